@@ -1,0 +1,91 @@
+"""Load, audit and publish BigEarthNet LMDB archives without running what is in them.
+
+``loads`` and ``PatchReader`` read patches that ``pickle.loads`` would have to be trusted with; ``PatchWriter`` writes
+them in the canonical form. Importing this package pulls in numpy and nothing heavier; the reader, the writer and the
+unpickler are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ben_secure.errors import (
+    BenSecureError,
+    LimitExceededError,
+    MissingExtraError,
+    PatchFormatError,
+    StoreError,
+    UndecidedError,
+    UnsafePickleError,
+    UntrustedDataError,
+)
+from ben_secure.limits import Limits
+
+if TYPE_CHECKING:
+    from ben_secure.patches import (
+        Band,
+        BenS1_Band,
+        BenS2_10mBand,
+        BenS2_20mBand,
+        BenS2_60mBand,
+        BigEarthNet_S1_Patch,
+        BigEarthNet_S1_S2_Patch,
+        BigEarthNet_S2_Patch,
+        BigEarthNetPatch,
+    )
+    from ben_secure.pickles import PatchUnpickler, load, loads
+    from ben_secure.store.reader import PatchReader
+    from ben_secure.store.writer import PatchWriter
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Band",
+    "BenS1_Band",
+    "BenS2_10mBand",
+    "BenS2_20mBand",
+    "BenS2_60mBand",
+    "BenSecureError",
+    "BigEarthNetPatch",
+    "BigEarthNet_S1_Patch",
+    "BigEarthNet_S1_S2_Patch",
+    "BigEarthNet_S2_Patch",
+    "LimitExceededError",
+    "Limits",
+    "MissingExtraError",
+    "PatchFormatError",
+    "PatchReader",
+    "PatchUnpickler",
+    "PatchWriter",
+    "StoreError",
+    "UndecidedError",
+    "UnsafePickleError",
+    "UntrustedDataError",
+    "load",
+    "loads",
+]
+
+_HOME = {
+    "PatchReader": "ben_secure.store.reader",
+    "PatchUnpickler": "ben_secure.pickles",
+    "PatchWriter": "ben_secure.store.writer",
+    "load": "ben_secure.pickles",
+    "loads": "ben_secure.pickles",
+}
+"""Where the names live that are imported on first use; the others of ``__all__`` are in ``ben_secure.patches``."""
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME.get(name, "ben_secure.patches")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

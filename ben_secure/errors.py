@@ -1,0 +1,157 @@
+"""Every error that ben_secure raises about data: one root, two branches, the branch is the exit code.
+
+``UntrustedDataError`` means that the data was judged and refused (exit 1). ``UndecidedError`` means that it could
+not be judged (exit 2). Whatever untrusted bytes cause leaves as one of these; a caller's own mistake stays a
+``TypeError``, ``ValueError`` or ``KeyError``. This module imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+_SHOWN_CHARACTERS = 120
+
+
+def printable(text: object, limit: int = _SHOWN_CHARACTERS) -> str:
+    """Make hostile text safe to show: everything but printable ASCII is escaped, and it is cut to a length.
+
+    LMDB keys, global names and strings from a payload can hold terminal escapes, line breaks, right-to-left marks
+    and megabytes. Every piece of text that comes from a file passes through here before a person sees it.
+
+    Args:
+        text: A str, or bytes (shown as ``b'...'``), a number, None, or a short tuple or list of these. Of anything
+            else only the type is shown: a ``repr`` can take more memory than there is.
+        limit: Most characters in the result; what is cut is replaced by ``...``.
+
+    Returns:
+        Printable ASCII of at most ``limit`` characters.
+    """
+    if isinstance(text, bytes | bytearray):
+        shown = repr(bytes(text[: limit + 1]))
+    elif isinstance(text, str):
+        shown = "".join(map(_escaped, text[: limit + 1]))
+    elif text is None or type(text) in (int, float, bool):
+        shown = ascii(text)
+    elif type(text) in (tuple, list):
+        shown = _sequence(text, limit)
+    else:
+        shown = f"<{type(text).__name__}>"
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _escaped(character: str) -> str:
+    return character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")
+
+
+def _sequence(sequence: Any, limit: int) -> str:
+    parts = [
+        f"<{type(part).__name__}>" if type(part) in (tuple, list) else printable(part, limit) for part in sequence[:8]
+    ]
+    left, right = "()" if type(sequence) is tuple else "[]"
+    return left + ", ".join([*parts, "..."] if len(sequence) > 8 else parts) + right
+
+
+class Rule(str, Enum):
+    """Stable ids of the reasons for which a value is refused; reports carry them."""
+
+    NOT_A_PICKLE = "not-a-pickle"
+    MALFORMED = "malformed"
+    TRAILING_DATA = "trailing-data"
+    FORBIDDEN_OPCODE = "forbidden-opcode"
+    FORBIDDEN_GLOBAL = "forbidden-global"
+    CALL_SHAPE = "call-shape"
+    LIMIT = "limit-exceeded"
+    STRUCTURE = "unsafe-structure"
+    ARRAY = "invalid-array"
+    PATCH = "invalid-patch"
+    METADATA = "invalid-metadata"
+    LMDB_KEY = "invalid-lmdb-key"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class BenSecureError(Exception):
+    """Root of all errors about data; never raised itself.
+
+    The message says what failed, what was found against what was expected, and what to do. Where in the data it
+    happened rides as attributes, which survive pickling (errors cross the borders of DataLoader workers).
+
+    Attributes:
+        message: The text without the place; printable ASCII where it quotes the data.
+        database: Path of the database, if known.
+        lmdb_key: Raw LMDB key of the value, if known.
+        rule: Stable id of the refusal, if it is one.
+        offset: Byte offset in the value (or in the data file, for a store error), if known.
+        opcode: Name of the pickle opcode at ``offset``, if known.
+        global_name: ``module.name`` that the payload asked for, escaped, if that is what was refused.
+    """
+
+    _PLACE = ("database", "lmdb_key", "rule", "offset", "opcode", "global_name")
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        database: str | None = None,
+        lmdb_key: bytes | None = None,
+        rule: Rule | None = None,
+        offset: int | None = None,
+        opcode: str | None = None,
+        global_name: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.database = database
+        self.lmdb_key = lmdb_key
+        self.rule = rule
+        self.offset = offset
+        self.opcode = opcode
+        self.global_name = global_name
+
+    def located(self, database: str, lmdb_key: bytes | None = None) -> BenSecureError:
+        """Add the database and the LMDB key, for a layer that knows them; returns ``self`` to be raised."""
+        self.database = self.database or database
+        self.lmdb_key = self.lmdb_key if self.lmdb_key is not None else lmdb_key
+        return self
+
+    def __str__(self) -> str:
+        place = ""
+        if self.lmdb_key is not None:
+            place += f" at LMDB key {printable(self.lmdb_key)}"
+        if self.database is not None:
+            place += f" in {printable(self.database, 400)}"
+        return f"{self.message} [{place.strip()}]" if place else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: getattr(self, name) for name in self._PLACE if getattr(self, name) is not None}
+        return type(self), (self.message,), state
+
+
+class UntrustedDataError(BenSecureError):
+    """The data was judged and refused (exit code 1); never raised itself."""
+
+
+class UnsafePickleError(UntrustedDataError):
+    """The pickle asks for something that no honest patch needs: a global, an opcode, a call, a structure."""
+
+
+class LimitExceededError(UntrustedDataError):
+    """The value is larger, deeper or longer than the limits allow (see ``ben_secure.limits``)."""
+
+
+class PatchFormatError(UntrustedDataError):
+    """The value is harmless but is not a patch: truncated, a band missing or misshapen, metadata of another type."""
+
+
+class UndecidedError(BenSecureError):
+    """The data could not be judged (exit code 2); never raised itself."""
+
+
+class StoreError(UndecidedError):
+    """The database cannot be read or written: missing, truncated, damaged, or of a kind that is not supported."""
+
+
+class MissingExtraError(UndecidedError):
+    """An optional dependency is not installed; the message names the extra to install."""

@@ -1,0 +1,53 @@
+"""Frozen resource limits, each with its reason.
+
+A limit is a ceiling on what a hostile value can make the reader spend; honest values stay far below. There is no
+value that means "unlimited" and no way to change a limit from the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one value may cost. Every limit is a positive int and inclusive.
+
+    An honest S1+S2 patch of the original package has 277 kB, 1,035 opcodes, 253 memo entries and depth 6.
+
+    Attributes:
+        max_value_bytes: Bytes of one stored value. 16 MiB holds an S1+S2 patch of complex128 bands nine times over.
+        max_opcodes: Opcodes of one pickle; bounds the time of the check (some 0.1 us an opcode).
+        max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
+        max_depth: Nesting of containers. Deeper tuples overflow the C stack in ``hash`` and ``repr``.
+        max_nodes: Objects after every shared reference is written out; a "billion laughs" pickle has few opcodes and
+            many nodes.
+        max_text_bytes: Bytes of all strings longer than 255 bytes; a string can take four times its bytes in memory.
+        max_int_bytes: Bytes of one integer. Printing an integer takes time quadratic in its length.
+        max_bands: Bands of one patch.
+        max_side: Pixels along one side of a band.
+        max_array_dims: Dimensions of one metadata array (numpy 1 stops at 32).
+        max_name_characters: Characters of one metadata or global name.
+    """
+
+    max_value_bytes: int = 16 * 2**20
+    max_opcodes: int = 50_000
+    max_memo: int = 50_000
+    max_depth: int = 32
+    max_nodes: int = 50_000
+    max_text_bytes: int = 2**20
+    max_int_bytes: int = 64
+    max_bands: int = 64
+    max_side: int = 16_384
+    max_array_dims: int = 16
+    max_name_characters: int = 256
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{field.name} must be a positive int, not {value!r}; there is no 'unlimited'")
+
+
+DEFAULT_LIMITS = Limits()
+"""The limits that every reader uses unless the caller passes others."""
