@@ -1,0 +1,388 @@
+"""The plain-data rule: what may be metadata of a patch, and how its numpy leaves travel.
+
+Metadata is str, int, float, bool, None, bytes, list, tuple, dict with str keys, set, numpy arrays and scalars of
+numeric, bool or str dtype, and one-dimensional object arrays of plain str; exact types, nothing else. So it can be
+checked completely, compared, and rebuilt without running anything. The checks never follow a subclass's methods,
+never recurse, and end within their limits whatever cycles or shared references they are handed. The rebuilders take
+hostile arguments and allocate nothing before length, shape and dtype agree.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Container, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from ben_secure.bands import PIXEL_DTYPES
+from ben_secure.errors import printable
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    AnyArray: TypeAlias = npt.NDArray[Any]
+
+REMEDY = (
+    "use str, int, float, bool, None, bytes, list, tuple, dict with str keys, set, or numpy arrays and scalars of "
+    "numeric, bool or str dtype (dates as ISO 8601 strings, paths as str)"
+)
+
+_LEAVES = frozenset({str, float, bool, type(None), bytes})
+_SET_MEMBERS = _LEAVES | {int}
+_CONTAINERS = frozenset({list, tuple, dict})
+# Levels of nesting that a pickle needs around the metadata and inside a packed array; ``Limits.max_depth`` counts them.
+_ENVELOPE_DEPTH = 8
+_FIXED_DTYPES = PIXEL_DTYPES | {"|b1"}
+_STR_DTYPE = re.compile(r"[<>]U(0|[1-9][0-9]{0,4})", re.ASCII)
+# Dimensions of an array without elements are bounded by this alone; any larger one overflows numpy's own arithmetic.
+_MAX_DIMENSION = 2**31
+_MAX_CODE_POINT = 0x10FFFF
+
+
+def check_name(name: object, taken: Container[str], limits: Limits = DEFAULT_LIMITS) -> None:
+    """Check that a piece of metadata may have this name.
+
+    Args:
+        name: The name; hostile.
+        taken: Names that the patch uses itself: methods, bands, band attributes.
+        limits: Bound on its length.
+
+    Raises:
+        TypeError: The name is not exactly a str.
+        ValueError: It is empty, too long, a dunder or taken.
+    """
+    if type(name) is not str:
+        raise TypeError(f"a metadata name must be a str, not {printable(type(name).__name__)}")
+    if not 0 < len(name) <= limits.max_name_characters:
+        raise ValueError(f"a metadata name must have 1 to {limits.max_name_characters} characters, not {len(name)}")
+    if name in taken or (name.startswith("__") and name.endswith("__")):
+        raise ValueError(f"metadata {printable(name)!r} would shadow something of the patch itself; rename it")
+
+
+def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent: int = 0) -> int:
+    """Check that a value is metadata, as deep as it goes.
+
+    Args:
+        name: What to call it in a message.
+        value: The value; hostile, but no longer changing.
+        limits: Bounds on nodes (a shared object counts each time), depth and integers.
+        spent: Nodes already counted in other values of the same patch.
+
+    Returns:
+        Nodes counted so far, this value's included.
+
+    Raises:
+        TypeError: Something in it is not of an admitted type; the message has its path, its type and the remedy.
+        ValueError: It is too big, too deep (or a cycle), or an integer is too long.
+    """
+    nodes = spent + 1
+    if type(value) in _LEAVES:
+        return nodes
+    # Plain leaves are never queued, so the common case makes no tuple.
+    pending: list[tuple[tuple[object, ...], Any]] = [((name,), value)]
+    while pending:
+        path, node = pending.pop()
+        kind = type(node)
+        children: Iterable[tuple[object, object]] = ()
+        if kind in _CONTAINERS:
+            nodes += len(node)
+            children = _dict_items(path, node) if kind is dict else enumerate(node)
+            if len(path) > limits.max_depth - _ENVELOPE_DEPTH:
+                raise ValueError(
+                    f"metadata {_shown(path)}: nested deeper than {limits.max_depth - _ENVELOPE_DEPTH}, or a cycle"
+                )
+        else:
+            nodes += _check_leaf(path, node, limits)
+        if nodes > limits.max_nodes:
+            raise ValueError(f"metadata {_shown(path)}: a patch may hold {limits.max_nodes} objects in its metadata")
+        for key, child in children:
+            if type(child) not in _LEAVES:
+                pending.append(((*path, key), child))
+    return nodes
+
+
+def _shown(path: tuple[object, ...]) -> str:
+    """Write a path as it would be typed: ``'acquired'['x'][2]``."""
+    return printable(path[0]).join("''") + "".join(
+        f"['{printable(step, 40)}']" if type(step) is str else f"[{step}]" for step in path[1:]
+    )
+
+
+def _dict_items(path: tuple[object, ...], node: dict[object, object]) -> Iterable[tuple[object, object]]:
+    for key in node:
+        if type(key) is not str:
+            raise TypeError(
+                f"metadata {_shown(path)} has a key of type {printable(type(key).__name__)}; dict keys must be str"
+            )
+    return node.items()
+
+
+def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
+    """Check an int, a set or a numpy leaf and return how many nodes are in it; refuse anything else."""
+    if type(node) is int:
+        # A pickle spends one more bit on the sign.
+        if node.bit_length() >= 8 * limits.max_int_bytes:
+            raise ValueError(f"metadata {_shown(path)}: an integer takes more than {limits.max_int_bytes} bytes")
+        return 0
+    if type(node) is set:
+        for member in node:
+            if type(member) not in _SET_MEMBERS:
+                raise TypeError(
+                    f"metadata {_shown(path)} has a set member of type {printable(type(member).__name__)}; members "
+                    "must be str, int, float, bool, None or bytes"
+                )
+            if type(member) is int:
+                _check_leaf(path, member, limits)
+        return len(node)
+    if type(node) is np.ndarray:
+        return _check_array(path, node, limits)
+    # The exact scalar type, found from its dtype: a subclass of numpy's is refused.
+    if isinstance(node, np.generic) and type(node) is node.dtype.type and _admitted(node.dtype):
+        return 0
+    found = type(node)
+    if found.__module__ != "builtins":
+        raise TypeError(
+            f"metadata {_shown(path)} is a {printable(f'{found.__module__}.{found.__qualname__}')}; {REMEDY}"
+        )
+    raise TypeError(f"metadata {_shown(path)} is a {found.__qualname__}; {REMEDY}")
+
+
+def _admitted(dtype: np.dtype[Any]) -> bool:
+    return dtype.str in _FIXED_DTYPES or dtype.kind == "U"
+
+
+def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> int:
+    if array.ndim > limits.max_array_dims:
+        raise ValueError(
+            f"metadata {_shown(path)}: an array may have {limits.max_array_dims} dimensions, not {array.ndim}"
+        )
+    if _admitted(array.dtype):
+        return 0
+    if array.dtype.kind != "O" or array.ndim != 1:
+        raise TypeError(f"metadata {_shown(path)} is an array of shape {array.shape} and dtype {array.dtype}; {REMEDY}")
+    for place, item in enumerate(array):
+        if type(item) is not str:
+            raise TypeError(
+                f"metadata {_shown(path)} is an object array whose item {place} is a {printable(type(item).__name__)}; "
+                "only one-dimensional object arrays of str are admitted"
+            )
+    return array.size
+
+
+def equal(a: object, b: object) -> bool:
+    """Compare two pieces of metadata by type and by value, all the way down.
+
+    1, 1.0 and True differ; so do 0.0 and -0.0; NaN equals NaN; arrays agree in dtype, byte order, shape and every bit.
+
+    Args:
+        a: Admitted metadata.
+        b: Admitted metadata.
+
+    Returns:
+        Whether they are the same.
+    """
+    return _equal(a, b)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    kind = type(a)
+    if isinstance(a, np.generic) and isinstance(b, np.generic) and kind is not np.str_:
+        return a.dtype.str == b.dtype.str and a.tobytes() == b.tobytes()
+    if kind is not type(b):
+        return False
+    if kind is list or kind is tuple:
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if kind is dict:
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if kind is set:
+        return {_leaf_key(member) for member in a} == {_leaf_key(member) for member in b}
+    if kind is np.ndarray:
+        return _same_array(a, b)
+    return bool(_leaf_key(a) == _leaf_key(b))
+
+
+def _leaf_key(leaf: object) -> tuple[type, object]:
+    """Spell a plain leaf so that == tells types, zeros and NaN apart as ``equal`` does."""
+    return type(leaf), leaf.hex() if type(leaf) is float else leaf
+
+
+def _same_array(a: AnyArray, b: AnyArray) -> bool:
+    if a.shape != b.shape or a.dtype.str != b.dtype.str:
+        return False
+    return a.tolist() == b.tolist() if a.dtype.kind == "O" else a.tobytes() == b.tobytes()
+
+
+class PackedArray:
+    """Stands for a numpy array in what is pickled, so that no global of numpy is named; a ``rebuild_array``."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: AnyArray) -> None:
+        self.array = array
+
+    def __reduce__(self) -> tuple[object, tuple[str, tuple[int, ...], bytes | list[str]]]:
+        array = self.array
+        data = array.tolist() if array.dtype.kind == "O" else array.tobytes("C")
+        return rebuild_array, (array.dtype.str, array.shape, data)
+
+
+class PackedScalar:
+    """Stands for a numpy scalar in what is pickled; a ``rebuild_scalar``."""
+
+    __slots__ = ("scalar",)
+
+    def __init__(self, scalar: np.generic) -> None:
+        self.scalar = scalar
+
+    def __reduce__(self) -> tuple[object, tuple[str, bytes]]:
+        scalar = self.scalar
+        if isinstance(scalar, np.str_):
+            # Not tobytes(), which gives an empty text four bytes.
+            return rebuild_scalar, (f"<U{len(scalar)}", scalar.encode("utf-32-le", "surrogatepass"))
+        return rebuild_scalar, (scalar.dtype.str, scalar.tobytes())
+
+
+def pack(value: object) -> object:
+    """Replace every numpy leaf by its packed form; the same object comes back if there is none.
+
+    Args:
+        value: Metadata that ``check_value`` has passed (which bounds its depth).
+
+    Returns:
+        What to pickle.
+    """
+    return _pack(value)
+
+
+def _pack(value: Any) -> object:
+    kind = type(value)
+    if kind in _SET_MEMBERS or kind is set:
+        return value
+    if kind is list or kind is tuple:
+        packed = [_pack(item) for item in value]
+        return value if all(map(_identical, packed, value)) else kind(packed)
+    if kind is dict:
+        packed = [_pack(item) for item in value.values()]
+        return value if all(map(_identical, packed, value.values())) else dict(zip(value, packed, strict=True))
+    return PackedArray(value) if kind is np.ndarray else PackedScalar(value)
+
+
+def _identical(a: object, b: object) -> bool:
+    return a is b
+
+
+def array_from_bytes(
+    dtype: np.dtype[Any] | str, shape: object, data: object, fortran: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> AnyArray:
+    """Build an array from its bytes in one step; nothing is allocated before everything agrees.
+
+    Args:
+        dtype: Numeric, bool or str dtype, or its ``dtype.str``; hostile.
+        shape: Tuple of lengths; hostile.
+        data: Exactly the array's bytes; hostile.
+        fortran: Whether the bytes are in Fortran order.
+        limits: Bound on the number of dimensions.
+
+    Returns:
+        A new writable array that owns a copy of the data.
+
+    Raises:
+        TypeError: An argument is not exactly of its type.
+        ValueError: The dtype is not admitted, the shape is out of bounds or does not fit the data, a bool is neither 0
+            nor 1, or a character is beyond U+10FFFF.
+    """
+    checked = _checked_dtype(dtype)
+    if type(data) is not bytes and type(data) is not bytearray:
+        raise TypeError(f"the data of an array must be bytes, not {printable(type(data).__name__)}")
+    dimensions = _checked_shape(shape, limits)
+    expected = math.prod(dimensions) * checked.itemsize
+    if len(data) != expected:
+        raise ValueError(
+            f"an array of shape {dimensions} and dtype {checked.str} has {expected} bytes, not {len(data)}"
+        )
+    _check_bits(checked, data)
+    return np.ndarray(dimensions, checked, bytearray(data), order="F" if fortran else "C")
+
+
+def _checked_dtype(dtype: object) -> np.dtype[Any]:
+    code = dtype.str if isinstance(dtype, np.dtype) else dtype
+    if type(code) is not str:
+        raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")
+    if code not in _FIXED_DTYPES and not _STR_DTYPE.fullmatch(code):
+        raise ValueError(f"dtype {printable(code)} is not admitted; only numeric, bool and str dtypes are")
+    return np.dtype(code)
+
+
+def _checked_shape(shape: object, limits: Limits) -> tuple[int, ...]:
+    if type(shape) is not tuple or any(type(length) is not int for length in shape):
+        raise TypeError(f"the shape of an array must be a tuple of int, not {printable(type(shape).__name__)}")
+    if len(shape) > limits.max_array_dims:
+        raise ValueError(f"an array may have {limits.max_array_dims} dimensions, not {len(shape)}")
+    if any(not 0 <= length < _MAX_DIMENSION for length in shape) or math.prod(n or 1 for n in shape) >= _MAX_DIMENSION:
+        raise ValueError("the shape of an array is negative or too large")
+    return shape
+
+
+def _check_bits(dtype: np.dtype[Any], data: bytes | bytearray) -> None:
+    """Refuse bytes that are no value of the dtype: numpy would take them and misbehave later."""
+    if dtype.kind == "b" and data.translate(None, b"\0\1"):
+        raise ValueError("a bool in an array must be 0 or 1")
+    if dtype.kind == "U" and data and int(np.frombuffer(data, dtype.str[0] + "u4").max()) > _MAX_CODE_POINT:
+        raise ValueError("a character in an array is beyond U+10FFFF")
+
+
+def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = DEFAULT_LIMITS) -> AnyArray:
+    """Build an array from what a canonical value says of it; every argument is hostile.
+
+    Args:
+        dtype: ``dtype.str``; ``|O`` for a one-dimensional object array of str.
+        shape: Tuple of lengths.
+        data: Its bytes in C order; the list of str for ``|O``.
+        limits: Bound on the number of dimensions.
+
+    Returns:
+        A new writable array.
+
+    Raises:
+        TypeError: An argument is not exactly of its type.
+        ValueError: The arguments do not agree, or are not admitted (see ``array_from_bytes``).
+    """
+    if type(dtype) is not str:
+        raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")
+    if dtype != "|O":
+        return array_from_bytes(dtype, shape, data, False, limits)
+    if type(data) is not list or any(type(item) is not str for item in data):
+        raise TypeError(f"the data of an object array must be a list of str, not {printable(type(data).__name__)}")
+    if _checked_shape(shape, limits) != (len(data),):
+        raise ValueError(f"an object array of {len(data)} strings must have the shape ({len(data)},)")
+    array: AnyArray = np.empty(len(data), dtype=object)
+    array[:] = data
+    return array
+
+
+def rebuild_scalar(dtype: object, data: object) -> np.generic:
+    """Build a numpy scalar from what a canonical value says of it; every argument is hostile.
+
+    Args:
+        dtype: ``dtype.str`` of a numeric, bool or str dtype.
+        data: Exactly its bytes.
+
+    Returns:
+        The scalar, in this machine's byte order as every numpy scalar is.
+
+    Raises:
+        TypeError: An argument is not exactly of its type.
+        ValueError: The arguments do not agree, or are not admitted (see ``array_from_bytes``).
+    """
+    if type(dtype) is not str:
+        raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")
+    array = array_from_bytes(dtype, (), data)
+    if array.dtype.kind == "U":
+        # numpy would drop trailing NUL characters, which a str may have.
+        codec = "utf-32-le" if dtype[0] == "<" else "utf-32-be"
+        return np.str_(array.tobytes().decode(codec, "surrogatepass"))
+    scalar: np.generic = array.reshape(1)[0]
+    return scalar

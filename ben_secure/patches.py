@@ -1,0 +1,213 @@
+"""The patch classes: a drop-in for ``bigearthnet_patch_interface`` on one contiguous pixel buffer.
+
+The three classes with fixed bands, and every name of the interface in one place. What they all share, and the rules on
+what a patch may be, are in ``ben_secure.patch_base``; nothing is checked or rebuilt here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from ben_secure.band_objects import Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand
+from ben_secure.bands import S1_BANDS, S2_BANDS
+from ben_secure.layouts import STANDARD_KINDS, Layout
+from ben_secure.patch_access import Sentinel1Access, Sentinel2Access
+from ben_secure.patch_base import BigEarthNetPatch, kind_of, rebuild, rebuild_patch
+from ben_secure.scaling import (
+    S2_DN_TO_REFLECTANCE,
+    random_ben_S1_band,
+    random_ben_S2_band,
+    s2_to_float,
+    s2_to_float32,
+    s2_to_float64,
+)
+
+if TYPE_CHECKING:
+    from ben_secure.layouts import PixelArray
+
+__all__ = [
+    "S2_DN_TO_REFLECTANCE",
+    "Band",
+    "BenS1_Band",
+    "BenS2_10mBand",
+    "BenS2_20mBand",
+    "BenS2_60mBand",
+    "BigEarthNetPatch",
+    "BigEarthNet_S1_Patch",
+    "BigEarthNet_S1_S2_Patch",
+    "BigEarthNet_S2_Patch",
+    "kind_of",
+    "random_ben_S1_band",
+    "random_ben_S2_band",
+    "rebuild",
+    "rebuild_patch",
+    "s2_to_float",
+    "s2_to_float32",
+    "s2_to_float64",
+]
+
+S1T = TypeVar("S1T", bound="BigEarthNet_S1_Patch")
+S2T = TypeVar("S2T", bound="BigEarthNet_S2_Patch")
+S1S2T = TypeVar("S1S2T", bound="BigEarthNet_S1_S2_Patch")
+PartT = TypeVar("PartT", bound=BigEarthNetPatch)
+
+
+class BigEarthNet_S1_Patch(Sentinel1Access, BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
+    """A Sentinel-1 patch: VH and VV, decibel, 10 m, (120, 120) each."""
+
+    __slots__ = ()
+
+    def __init__(self, bandVH: PixelArray, bandVV: PixelArray, **kwargs: object) -> None:
+        """Make a patch; pixels are copied, in their dtype.
+
+        Args:
+            bandVH: VH, numeric (120, 120), usually float32 decibel.
+            bandVV: VV, likewise.
+            **kwargs: Metadata; becomes attributes and ``__stored_args__``.
+
+        Raises:
+            TypeError: A band is no array, or metadata is of a type that is not admitted.
+            ValueError: A band's shape or dtype is not as it must be, or a metadata name is taken.
+        """
+        self._fill_standard(S1_BANDS, (bandVH, bandVV), kwargs)
+
+    @classmethod
+    def short_init(cls: type[S1T], VH: PixelArray, VV: PixelArray, **kwargs: object) -> S1T:
+        """Make a patch by short band names; otherwise as the constructor."""
+        return cls(VH, VV, **kwargs)
+
+
+class BigEarthNet_S2_Patch(Sentinel2Access, BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
+    """A Sentinel-2 patch: the 12 bands of Level-2A without B10."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        band01: PixelArray,
+        band02: PixelArray,
+        band03: PixelArray,
+        band04: PixelArray,
+        band05: PixelArray,
+        band06: PixelArray,
+        band07: PixelArray,
+        band08: PixelArray,
+        band8A: PixelArray,
+        band09: PixelArray,
+        band11: PixelArray,
+        band12: PixelArray,
+        **kwargs: object,
+    ) -> None:
+        """Make a patch; pixels are copied, in their dtype.
+
+        Args:
+            band01: B01, numeric (20, 20), usually uint16 digital numbers, as all the others.
+            band02: B02, (120, 120).
+            band03: B03, (120, 120).
+            band04: B04, (120, 120).
+            band05: B05, (60, 60).
+            band06: B06, (60, 60).
+            band07: B07, (60, 60).
+            band08: B08, (120, 120).
+            band8A: B8A, (60, 60).
+            band09: B09, (20, 20).
+            band11: B11, (60, 60).
+            band12: B12, (60, 60).
+            **kwargs: Metadata; becomes attributes and ``__stored_args__``.
+
+        Raises:
+            TypeError: A band is no array, or metadata is of a type that is not admitted.
+            ValueError: A band's shape or dtype is not as it must be, or a metadata name is taken.
+        """
+        bands = band01, band02, band03, band04, band05, band06, band07, band08, band8A, band09, band11, band12
+        self._fill_standard(S2_BANDS, bands, kwargs)
+
+    @classmethod
+    def short_init(
+        cls: type[S2T],
+        B01: PixelArray,
+        B02: PixelArray,
+        B03: PixelArray,
+        B04: PixelArray,
+        B05: PixelArray,
+        B06: PixelArray,
+        B07: PixelArray,
+        B08: PixelArray,
+        B8A: PixelArray,
+        B09: PixelArray,
+        B11: PixelArray,
+        B12: PixelArray,
+        **kwargs: object,
+    ) -> S2T:
+        """Make a patch by short band names; otherwise as the constructor."""
+        return cls(B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
+
+
+class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
+    """A Sentinel-1 patch and its Sentinel-2 twin in one buffer."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        bandVH: PixelArray,
+        bandVV: PixelArray,
+        band01: PixelArray,
+        band02: PixelArray,
+        band03: PixelArray,
+        band04: PixelArray,
+        band05: PixelArray,
+        band06: PixelArray,
+        band07: PixelArray,
+        band08: PixelArray,
+        band8A: PixelArray,
+        band09: PixelArray,
+        band11: PixelArray,
+        band12: PixelArray,
+        **kwargs: object,
+    ) -> None:
+        """Make a patch; arguments and errors as for the Sentinel-1 and the Sentinel-2 patch."""
+        s2 = band01, band02, band03, band04, band05, band06, band07, band08, band8A, band09, band11, band12
+        self._fill_standard(S1_BANDS + S2_BANDS, (bandVH, bandVV, *s2), kwargs)
+
+    @classmethod
+    def short_init(
+        cls: type[S1S2T],
+        VH: PixelArray,
+        VV: PixelArray,
+        B01: PixelArray,
+        B02: PixelArray,
+        B03: PixelArray,
+        B04: PixelArray,
+        B05: PixelArray,
+        B06: PixelArray,
+        B07: PixelArray,
+        B08: PixelArray,
+        B8A: PixelArray,
+        B09: PixelArray,
+        B11: PixelArray,
+        B12: PixelArray,
+        **kwargs: object,
+    ) -> S1S2T:
+        """Make a patch by short band names; otherwise as the constructor."""
+        return cls(VH, VV, B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
+
+    @property
+    def s1_patch(self) -> BigEarthNet_S1_Patch:
+        """The Sentinel-1 bands as a patch over the same buffer, without metadata; the same object each time."""
+        return self._part(BigEarthNet_S1_Patch)
+
+    @property
+    def s2_patch(self) -> BigEarthNet_S2_Patch:
+        """The Sentinel-2 bands as a patch over the same buffer, without metadata; the same object each time."""
+        return self._part(BigEarthNet_S2_Patch)
+
+    def _part(self, cls: type[PartT]) -> PartT:
+        part: PartT | None = self._views.get(cls._kind)
+        if part is None:
+            slots = [self._layout.by_name[spec.name] for group in STANDARD_KINDS[cls._kind] for spec in group]
+            layout = Layout.standard(cls._kind, Layout.spell(cls._kind, [slot.dtype.str for slot in slots]))
+            start = slots[0].offset
+            pixels = memoryview(self._pixels)[start : start + layout.nbytes]
+            part = self._views.setdefault(cls._kind, cls._assemble(layout, pixels, {}))
+        return part
