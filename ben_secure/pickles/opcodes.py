@@ -1,0 +1,284 @@
+"""First wall: decide from the bytes alone whether one pickle is admissible, and hand out the program that was read.
+
+The walk keeps an abstract stack and memo: of every object it knows the kind, the depth and the size, and of every
+string the text, so that it knows each global before anything is resolved. It never imports a name from the data,
+never builds an object of the data, and never reads past the payload or its limits; whatever it is unsure of, it
+refuses. What is executed later is not the payload but the opcodes that the walk has passed, in one frame, with the
+pixel blocks out of band (protocol 5, PEP 574): the C unpickler cannot read another program than was checked.
+
+What is refused, and why it would be dangerous, is in threat_model.md (T1 to T3). Called by ``unpickler`` only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, NoReturn
+
+from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError, printable
+from ben_secure.limits import Limits
+from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Segments, Snapshot
+from ben_secure.pickles._steps import MARK, NO_FRAME, STEPS, Item, kind_name, opcode_name
+
+_HEADER = b"\x80\x05\x95"  # PROTO 5, FRAME
+_NEXT_BUFFER = b"\x97"
+
+
+class Program(NamedTuple):
+    """A checked pickle, ready to be executed.
+
+    Attributes:
+        opcodes: The program in protocol 5, one frame; NEXT_BUFFER stands for each block.
+        blocks: The blocks in order: views of the payload, format B for bytes and b for bytearray.
+    """
+
+    opcodes: bytes
+    blocks: list[memoryview]
+
+
+def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = frozenset()) -> Program:
+    """Check that a payload is exactly one pickle that does only what an honest patch needs.
+
+    Args:
+        payload: One whole pickle, of protocol 4 or 5.
+        limits: What it may cost.
+        classes: (module, qualified name) of the patch subclasses that the caller declared.
+
+    Returns:
+        What may be executed.
+
+    Raises:
+        UnsafePickleError: A global outside the allow-list, an opcode, call or structure that no patch needs.
+        LimitExceededError: It is larger, deeper or longer than ``limits`` allow.
+        PatchFormatError: It is not a pickle, is cut short or damaged, or data follows it.
+    """
+    if len(payload) > limits.max_value_bytes:
+        raise LimitExceededError(
+            f"the value has {len(payload)} bytes, at most {limits.max_value_bytes} are read; "
+            "if it is honest, pass Limits(max_value_bytes=...)",
+            rule=Rule.LIMIT,
+        )
+    if payload[:1] != b"\x80":
+        raise PatchFormatError(
+            f"not a pickle: it starts with {printable(payload[:8])}, a pickled patch with the PROTO opcode b'\\x80'",
+            rule=Rule.NOT_A_PICKLE,
+            offset=0,
+        )
+    return Walk(payload, limits, classes).run()
+
+
+class Walk:
+    """One walk over one payload. ``run`` does the frequent opcodes itself, the table below has the others."""
+
+    __slots__ = (
+        "blocks", "classes", "copied", "data", "end", "frame_end", "limits", "long_text", "marks", "memo", "numeric",
+        "ops", "piece", "pos", "program", "segments", "stack",
+    )  # fmt: skip
+
+    def __init__(self, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]]) -> None:
+        self.data = data
+        self.end = len(data)
+        self.limits = limits
+        self.classes = classes
+        self.segments = Segments.of(limits, classes)
+        self.program: list[bytes] = []  # of the segments before the last cut
+        self.piece: list[bytes] = []  # since the last cut, up to ``copied``
+        self.blocks: list[memoryview] = []
+        snapshot, self.pos = self.segments.skip_known(data, self.program, self.blocks)
+        self.copied = self.pos
+        self.stack: list[Item] = list(snapshot.stack)
+        self.marks: list[int] = list(snapshot.marks)
+        self.memo: list[Item] = list(snapshot.memo)
+        self.frame_end = NO_FRAME if snapshot.frame_left < 0 else self.pos + snapshot.frame_left
+        self.ops = snapshot.ops
+        self.numeric = snapshot.numeric
+        self.long_text = snapshot.long_text
+
+    def run(self) -> Program:
+        """Walk to the STOP opcode, which must be the last byte."""
+        data, stack, memo, pos, ops = self.data, self.stack, self.memo, self.pos, self.ops
+        start, most, most_memo = ops, self.limits.max_opcodes, self.limits.max_memo
+        try:
+            while True:
+                self.pos = pos
+                op = data[pos]
+                if op == 0x8C:  # SHORT_BINUNICODE
+                    pos += 2 + data[pos + 1]
+                    stack.append(str(data[self.pos + 2 : pos], "utf-8", "surrogatepass"))
+                elif op == 0x94:  # MEMOIZE
+                    item = stack[-1]
+                    if isinstance(item, str) and len(memo) < most_memo:
+                        memo.append(item)
+                    else:
+                        self.memoize()
+                    pos += 1
+                elif op == 0x68:  # BINGET
+                    item = memo[data[pos + 1]]
+                    if isinstance(item, str) or item[4]:
+                        stack.append(item)
+                    else:
+                        self.fetch(data[pos + 1])
+                    pos += 2
+                elif op == 0x2E:  # STOP
+                    return self.stop()
+                else:
+                    step = STEPS[op]
+                    if step is None:
+                        self.refuse(f"the opcode {opcode_name(op)} is not needed by any patch", Rule.FORBIDDEN_OPCODE)
+                    self.ops = ops
+                    pos = step(self, pos + 1)
+                if pos >= self.frame_end:
+                    self.leave_frame(pos)
+                ops += 1
+                if ops > most:
+                    self.exceed("opcodes", ops, most)
+        except IndexError:
+            self.malformed(f"cut short or out of step after {ops - start} opcodes")
+        except UnicodeDecodeError:
+            self.malformed("a string is not UTF-8")
+
+    # Ending with an error.
+
+    def refuse(self, message: str, rule: Rule = Rule.STRUCTURE, global_name: str | None = None) -> NoReturn:
+        """Refuse what no honest patch does."""
+        name = opcode_name(self.data[self.pos])
+        raise UnsafePickleError(
+            f"{message} ({name} at byte {self.pos}); do not load this value with pickle",
+            rule=rule, offset=self.pos, opcode=name, global_name=global_name,
+        )  # fmt: skip
+
+    def malformed(self, message: str) -> NoReturn:
+        """Refuse what is not a whole pickle."""
+        raise PatchFormatError(
+            f"the pickle is damaged: {message} (byte {self.pos} of {self.end}); fetch the value again",
+            rule=Rule.MALFORMED, offset=self.pos,
+        )  # fmt: skip
+
+    def exceed(self, what: str, found: int, most: int) -> NoReturn:
+        """Refuse what costs too much."""
+        raise LimitExceededError(
+            f"{what}: found {found}, at most {most} are allowed (byte {self.pos}); "
+            "if the value is honest, pass larger Limits",
+            rule=Rule.LIMIT, offset=self.pos, opcode=opcode_name(self.data[self.pos]),
+        )  # fmt: skip
+
+    # Stack and memo.
+
+    def pop(self) -> Item:
+        """Take the top of the stack; an empty one raises IndexError, as the end of the data does."""
+        item = self.stack.pop()
+        if item is MARK:
+            self.malformed("there is nothing above the mark")
+        return item
+
+    def pop_mark(self) -> list[Item]:
+        """Take everything above the innermost mark, and the mark."""
+        if not self.marks:
+            self.malformed("there is no mark")
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark - 1 :]
+        return items
+
+    def memoize(self) -> None:
+        """MEMOIZE: store the top of the stack in the next memo entry."""
+        if len(self.memo) >= self.limits.max_memo:
+            self.exceed("memo entries", len(self.memo) + 1, self.limits.max_memo)
+        item = self.stack[-1]
+        if item is MARK:
+            self.malformed("there is nothing above the mark")
+        if not isinstance(item, str) and not item[4]:
+            if item[3] >= 0:
+                self.refuse("one object is stored in the memo twice")
+            self.stack[-1] = item = (item[0], item[1], item[2], len(self.memo), False)
+        self.memo.append(item)
+
+    def fetch(self, index: int) -> None:
+        """BINGET, LONG_BINGET: push a memo entry; a container cannot be changed from then on."""
+        item = self.memo[index]
+        if not isinstance(item, str) and not item[4]:
+            self.memo[index] = item = (item[0], item[1], item[2], item[3], True)
+        self.stack.append(item)
+
+    def weigh(self, parts: list[Item], depth: int = 0, nodes: int = 1) -> tuple[int, int]:
+        """Depth and nodes of a container that holds these parts (and had the given depth and nodes before)."""
+        for part in parts:
+            if isinstance(part, str):
+                nodes += 1
+            else:
+                nodes += part[2]
+                if part[1] >= depth:
+                    depth = part[1] + 1
+        depth = depth or 1
+        if depth > self.limits.max_depth:
+            self.exceed("nesting depth", depth, self.limits.max_depth)
+        if nodes > self.limits.max_nodes:
+            self.exceed("objects, shared ones written out", nodes, self.limits.max_nodes)
+        return depth, nodes
+
+    def grow(self, kind: str, parts: list[Item], kind_after: str | None = None) -> None:
+        """Put parts into the container on top of the stack, which must be one of this payload's own making."""
+        target = self.pop()
+        if isinstance(target, str) or target[0] != kind:
+            self.refuse(f"the target is a {kind_name(target)}, not a fresh {kind}")
+        index = target[3]
+        if target[4] or (index >= 0 and self.memo[index][4]):
+            self.refuse(f"a {kind} is changed after it was used")
+        depth, nodes = self.weigh(parts, target[1], target[2])
+        grown: Item = (kind_after or kind, depth, nodes, index, kind_after is not None)
+        self.stack.append(grown)
+        if index >= 0:
+            self.memo[index] = grown
+
+    # Frames, segments and the end.
+
+    def leave_frame(self, pos: int) -> None:
+        """Refuse an opcode that straddles the end of a frame: the C unpickler would then run another program."""
+        if pos > self.frame_end:
+            self.refuse("an opcode crosses the end of its frame")
+        self.frame_end = NO_FRAME
+
+    def leave_out(self, pos: int) -> None:
+        """Leave the current opcode, which ends at ``pos``, out of the program that is executed."""
+        self.piece.append(self.data[self.copied : self.pos])
+        self.copied = pos
+
+    def cut(self, pos: int, block: int = 0, form: Form = "B") -> int:
+        """End a segment at ``pos``, before a block of opaque bytes, and remember it; returns the end of the block.
+
+        The block becomes a view of the payload, whose format tells bytes ("B") and bytearray ("b") apart.
+        """
+        after = pos + block
+        if block:
+            self.leave_out(after)
+            self.piece.append(_NEXT_BUFFER)
+            self.blocks.append(memoryview(self.data)[pos:after].cast(form))
+        else:
+            self.piece.append(self.data[self.copied : pos])
+            self.copied = pos
+        program = b"".join(self.piece)
+        self.program.append(program)
+        self.piece.clear()
+        if self.ops >= self.limits.max_opcodes:
+            self.exceed("opcodes", self.ops + 1, self.limits.max_opcodes)
+        # Beyond the frame, leave_frame refuses. And copies of a large state at many cuts would take quadratic time.
+        if after <= self.frame_end and len(self.program) <= MAX_CUTS and len(self.memo) + len(self.stack) < MAX_STATE:
+            frame_left = -1 if self.frame_end in (NO_FRAME, after) else self.frame_end - after
+            self.segments.remember(
+                self.data, pos, block, form, program,
+                Snapshot(self.stack, self.marks, self.memo, frame_left, self.ops + 1, self.numeric, self.long_text),
+            )  # fmt: skip
+        return after
+
+    def stop(self) -> Program:
+        """STOP: one object is left, and nothing follows; returns the program."""
+        if len(self.stack) != 1 or self.marks:
+            self.malformed(f"it ends with {len(self.stack)} objects instead of one")
+        if self.frame_end not in (NO_FRAME, self.pos + 1):
+            self.refuse("the last frame does not end with the pickle")
+        if self.pos + 1 != self.end:
+            raise PatchFormatError(
+                f"{self.end - self.pos - 1} bytes follow the end of the pickle at byte {self.pos}: a second pickle, "
+                "or a damaged value; fetch the value again",
+                rule=Rule.TRAILING_DATA, offset=self.pos + 1,
+            )  # fmt: skip
+        opcodes = b"".join((*self.program, *self.piece, self.data[self.copied :]))
+        return Program(b"".join((_HEADER, len(opcodes).to_bytes(8, "little"), opcodes)), self.blocks)

@@ -1,0 +1,240 @@
+"""Second wall: turn an admitted pickle into a patch with an unpickler that can reach nothing.
+
+``find_class`` looks the exact (module, name) pair up in a frozen table and returns an inert stand-in; it never
+imports, never splits on dots, never falls back. What the pickle leaves behind are records, which are read and
+checked after the last opcode, when nothing can change them any more; only then is a patch built. No byte reaches
+the unpickler that ``opcodes`` has not passed; it gets the program that was read there, not the payload.
+
+Order of steps: read (bounded), ``opcodes.check``, unpickle onto stand-ins, build the patch, give it out.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, BinaryIO, NoReturn
+
+from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePickleError, printable
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches import BigEarthNetPatch, rebuild
+from ben_secure.pickles import opcodes
+from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES
+from ben_secure.pickles.arrays import (
+    CallRecord,
+    Dtype,
+    FromBuffer,
+    NdarrayName,
+    RebuildArray,
+    RebuildScalar,
+    Reconstruct,
+    Recorder,
+    Scalar,
+    resolve,
+)
+from ben_secure.pickles.legacy import (
+    BAND_RECORDS,
+    PATCH_RECORDS,
+    PatchRecord,
+    UnbuiltObject,
+    patch_of,
+    patch_record,
+    stand_in,
+)
+
+
+class RebuildPatch(Recorder):
+    """Stands for ``ben_secure.patches.rebuild_patch``."""
+
+    __slots__ = ()
+    function, arity = "rebuild_patch", 6
+
+
+def _stand_ins() -> Mapping[tuple[str, str], object]:
+    reconstruct, scalar, from_buffer = Reconstruct(), Scalar(), FromBuffer()
+    table: dict[tuple[str, str], object] = {
+        ("ben_secure.patches", "rebuild_patch"): RebuildPatch(),
+        ("ben_secure.metadata", "rebuild_array"): RebuildArray(),
+        ("ben_secure.metadata", "rebuild_scalar"): RebuildScalar(),
+        ("numpy", "ndarray"): NdarrayName(),
+        ("numpy", "dtype"): Dtype(),
+    }
+    for core in ("numpy.core", "numpy._core"):
+        table[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        table[f"{core}.multiarray", "scalar"] = scalar
+        table[f"{core}.numeric", "_frombuffer"] = from_buffer
+    for name in BAND_CLASSES:
+        table["bigearthnet_patch_interface.band_interface", name] = stand_in(BAND_RECORDS[name])
+    for name, module in PATCH_MODULES.items():
+        table[module, name] = stand_in(PATCH_RECORDS[name])
+    return MappingProxyType(table)
+
+
+STAND_INS = _stand_ins()
+"""What each pair of the allow-list resolves to; has exactly the keys of ``allowlist.KINDS``."""
+_stand_in = STAND_INS.get
+
+
+@lru_cache(maxsize=32)
+def _declared(
+    classes: tuple[type[BigEarthNetPatch], ...],
+) -> tuple[Mapping[tuple[str, str], tuple[type[UnbuiltObject], type[PatchRecord]]], frozenset[tuple[str, str]]]:
+    """Stand-ins and records for the subclasses that the caller declared, and the pairs that name them."""
+    table: dict[tuple[str, str], tuple[type[UnbuiltObject], type[PatchRecord]]] = {}
+    for cls in classes:
+        if not isinstance(cls, type) or not issubclass(cls, BigEarthNetPatch):  # type: ignore[redundant-expr]
+            raise TypeError(f"classes must hold subclasses of BigEarthNetPatch, not {cls!r}")
+        pair = (cls.__module__, cls.__qualname__)
+        if pair in KINDS or pair in table:
+            raise ValueError(f"{pair[0]}.{pair[1]} is declared twice or is a class of the interface itself")
+        record = patch_record(cls)
+        table[pair] = stand_in(record), record
+    return MappingProxyType(table), frozenset(table)
+
+
+class PatchUnpickler(pickle.Unpickler):
+    """Unpickler that admits patches and nothing else.
+
+    Args:
+        file: Binary file that holds exactly one pickled patch, to its end.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur besides the interface's own; named by their module
+            and qualified name. Their code is never called: an instance is made without ``__new__`` and ``__init__``.
+        limits: What the value may cost.
+
+    Raises:
+        BenSecureError: As ``loads``.
+        TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        classes: Iterable[type[BigEarthNetPatch]] = (),
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        payload = file.read(limits.max_value_bytes + 1)
+        self._limits = limits
+        self._classes, pairs = _declared(tuple(classes))
+        program = opcodes.check(payload, limits, pairs)
+        super().__init__(io.BytesIO(program.opcodes), buffers=program.blocks)
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Look a global up in the frozen table; nothing is ever imported.
+
+        Raises:
+            UnsafePickleError: The pair is not in the table.
+        """
+        found = _stand_in((module, name))
+        if found is None and (module, name) in self._classes:
+            found = self._classes[module, name][0]
+        if found is None:
+            asked = printable(f"{module}.{name}", self._limits.max_name_characters)
+            raise UnsafePickleError(
+                f"the payload asks for {asked}, which no patch needs; do not load this value with pickle",
+                rule=Rule.FORBIDDEN_GLOBAL,
+                global_name=asked,
+            )
+        return found
+
+    def persistent_load(self, pid: object) -> NoReturn:
+        """Refuse every persistent id; patches have none.
+
+        Raises:
+            UnsafePickleError: Always.
+        """
+        raise UnsafePickleError("the payload refers to something outside itself", rule=Rule.FORBIDDEN_OPCODE)
+
+    def load(self) -> BigEarthNetPatch:
+        """Unpickle and build the patch.
+
+        Returns:
+            The patch. Nothing that is only partly built or checked is ever given out.
+
+        Raises:
+            UnsafePickleError: A call of another shape than honest patches make.
+            PatchFormatError: What came out is not a whole, valid patch.
+        """
+        try:
+            return self._finish(super().load())
+        except BenSecureError:
+            raise
+        except Exception as error:  # the decode boundary: whatever the C unpickler raises about untrusted bytes
+            raise PatchFormatError(
+                f"the pickle cannot be read as a patch: {type(error).__name__}: {printable(str(error))}; "
+                "fetch the value again",
+                rule=Rule.MALFORMED,
+            ) from error
+
+    def _finish(self, result: object) -> BigEarthNetPatch:
+        if isinstance(result, PatchRecord):
+            return patch_of(result, self._limits)
+        if type(result) is CallRecord and result.function == "rebuild_patch":
+            return self._canonical(*result.arguments)
+        raise PatchFormatError(f"the pickle holds a {printable(type(result).__name__)}, not a patch", rule=Rule.PATCH)
+
+    def _canonical(
+        self, version: object, kind: object, layout: Any, pixels: Any, stored: Any, extras: Any
+    ) -> BigEarthNetPatch:
+        """Build a patch from the arguments of a canonical value (docs/format.md)."""
+        if type(version) is not int or version != 1:
+            raise PatchFormatError(
+                f"version {printable(version)} of the canonical value is unknown, this package reads version 1; "
+                "a newer ben_secure may read it",
+                rule=Rule.PATCH,
+            )
+        if type(kind) is str:
+            record = PATCH_RECORDS.get(kind)
+        else:
+            record = next((records for stand_in, records in self._classes.values() if stand_in is kind), None)
+        if record is None:
+            raise PatchFormatError(f"no patch class is called {printable(kind)}", rule=Rule.PATCH)
+        try:
+            if type(pixels) is memoryview:
+                pixels = bytearray(pixels)
+            stored, extras = resolve([stored, extras], self._limits)
+            return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
+        except (TypeError, ValueError) as error:
+            raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+
+
+def load(
+    file: BinaryIO, *, classes: Iterable[type[BigEarthNetPatch]] = (), limits: Limits = DEFAULT_LIMITS
+) -> BigEarthNetPatch:
+    """Read one pickled patch from a binary file, to its end.
+
+    Args, Returns and Raises as for ``loads``.
+    """
+    return PatchUnpickler(file, classes=classes, limits=limits).load()
+
+
+def loads(
+    data: bytes | bytearray | memoryview,
+    *,
+    classes: Iterable[type[BigEarthNetPatch]] = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> BigEarthNetPatch:
+    """Read one pickled patch: canonical, or written by any generation of bigearthnet_patch_interface.
+
+    Args:
+        data: The pickle; nothing may follow it.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur besides the interface's own, as declared by the
+            caller, for archives of people who inherited from it.
+        limits: What the value may cost.
+
+    Returns:
+        The patch, on one new writable buffer.
+
+    Raises:
+        UnsafePickleError: The pickle asks for something that no honest patch needs; nothing of it was executed.
+        LimitExceededError: It costs more than ``limits`` allow.
+        PatchFormatError: It is damaged, or is not a patch.
+        TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
+    """
+    if not isinstance(data, bytes):
+        if not isinstance(data, bytearray | memoryview):
+            raise TypeError(f"a pickled patch must be bytes, bytearray or memoryview, not {type(data).__name__}")
+        data = bytes(data)
+    return load(io.BytesIO(data), classes=classes, limits=limits)

@@ -1,0 +1,127 @@
+"""Values that the original package wrote load here as what the original package itself loads.
+
+Each generation is installed from PyPI into a virtual environment of its own; it writes values and describes what it
+reads, and the same description is made of what ``ben_secure`` reads.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import venv
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import ben_secure
+from ben_secure.store.pages import PageReader
+
+SCRIPT = pathlib.Path(__file__).parent / "original" / "script.py"
+GENERATIONS = {
+    "interface-0.1.0": ["bigearthnet-patch-interface==0.1.0", "numpy<2", "pydantic<2"],
+    "numpy1-pydantic1": ["bigearthnet-patch-interface==0.1.2", "numpy<2", "pydantic<2"],
+    "numpy2-pydantic1": ["bigearthnet-patch-interface==0.1.2", "numpy>=2", "pydantic<2"],
+    "numpy2-pydantic2": ["bigearthnet-patch-interface==0.1.2", "numpy>=2", "pydantic>=2"],
+}
+if sys.version_info >= (3, 13):  # numpy 1 has no wheels for it
+    GENERATIONS = {name: needs for name, needs in GENERATIONS.items() if "numpy<2" not in needs}
+
+
+sys.modules["archive_patches"] = sys.modules[__name__]
+
+
+class OwnPatch(ben_secure.BigEarthNetPatch):
+    """The caller's own class, under the name that the values give it."""
+
+    __module__ = "archive_patches"
+
+
+def describe(patch: ben_secure.BigEarthNetPatch) -> dict[str, object]:
+    """The description of ``original/script.py``, made of one of our patches."""
+    names = {"__name__": "description", "__file__": str(SCRIPT)}
+    source = SCRIPT.read_text()
+    exec(compile(source[source.index("def plain") : source.index('if __name__ == "__main__"')], SCRIPT, "exec"), names)
+    names.update(np=np, hashlib=hashlib, re=re)
+    return json.loads(json.dumps(names["describe"](patch)))  # type: ignore[operator]
+
+
+def expect(described: dict[str, object]) -> dict[str, object]:
+    """What a value should load as: 0.1.0 does not sort the bands of a merged patch, 0.1.2 and this package do."""
+    if described["order"][:2] == ["VH", "VV"] and len(described["order"]) == 14:
+        described["order"] = described["order"][2:] + described["order"][:2]
+        lines = described["repr"].split("\n")
+        described["repr"] = "\n".join([lines[0], *lines[3:15], *lines[1:3], *lines[15:]])
+    return described
+
+
+def install(folder: pathlib.Path, needs: list[str]) -> pathlib.Path:
+    """Make a virtual environment; returns its interpreter."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True, capture_output=True, text=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory):
+    """Interpreters with each generation of the original package."""
+    folder = tmp_path_factory.mktemp("originals")
+    try:
+        with ThreadPoolExecutor() as pool:
+            made = pool.map(lambda item: install(folder / item[0], item[1]), GENERATIONS.items())
+            return dict(zip(GENERATIONS, made, strict=True))
+    except subprocess.CalledProcessError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the original package cannot be installed here: {error.stderr[-300:]}")
+
+
+def ask(python: pathlib.Path, *arguments: str, text: str = "") -> str:
+    """Run the script under one generation."""
+    command = [python, "-W", "ignore", SCRIPT, *arguments]
+    return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_every_value_loads_as_the_original_loads_it(originals, generation, tmp_path):
+    """Class, bands, dtypes, pixels, stacked arrays, metadata with its types, attributes and repr are the original's."""
+    ask(originals[generation], "make", str(tmp_path))
+    values = sorted(tmp_path.iterdir())
+    theirs = json.loads(ask(originals[generation], "describe", text="\n".join(map(str, values))))
+    assert len(values) == len(theirs) >= 16
+    for value, expected in zip(values, map(expect, theirs), strict=True):
+        patch = ben_secure.loads(value.read_bytes(), classes=[OwnPatch])
+        assert describe(patch) == expected, value.name
+        again = ben_secure.loads(patch.dumps(), classes=[OwnPatch])
+        assert describe(again) == expected, f"canonical form of {value.name}"
+        assert again == patch
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_an_undeclared_subclass_is_refused(originals, generation, tmp_path):
+    """The caller's own class is admitted by declaring it, never by the data; the twin above declares it."""
+    ask(originals[generation], "make", str(tmp_path))
+    for value in tmp_path.glob("own.*"):
+        with pytest.raises(ben_secure.UnsafePickleError, match=r"archive_patches\.OwnPatch"):
+            ben_secure.loads(value.read_bytes())
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_real_archives_load_as_the_original_loads_them(originals, generation, real_data, tmp_path):
+    """The same for every value of the real databases, if they are at hand."""
+    checked = 0
+    for database in sorted((real_data / "legacy" / generation).glob("*.lmdb")):
+        with PageReader(database) as pages:
+            items = list(pages.items())
+        for place, (_, value) in enumerate(items):
+            (tmp_path / f"{place:03}").write_bytes(value)
+        paths = "\n".join(str(tmp_path / f"{place:03}") for place in range(len(items)))
+        theirs = json.loads(ask(originals[generation], "describe", text=paths))
+        for (_, value), expected in zip(items, map(expect, theirs), strict=True):
+            assert describe(ben_secure.loads(value)) == expected
+            checked += 1
+    assert checked == 18

@@ -1,0 +1,41 @@
+"""The names that users may rely on."""
+
+import pickle
+
+import pytest
+
+import ben_secure
+
+
+def test_every_public_name_resolves():
+    """Each name of ``__all__`` can be fetched and is listed by ``dir``."""
+    for name in ben_secure.__all__:
+        assert getattr(ben_secure, name) is not None
+    assert set(ben_secure.__all__) <= set(dir(ben_secure))
+
+
+def test_unknown_name_is_an_attribute_error():
+    """A misspelt name fails as in any module, and ``hasattr`` is false."""
+    with pytest.raises(AttributeError, match="no attribute 'PatchRaeder'"):
+        ben_secure.PatchRaeder  # noqa: B018
+    assert not hasattr(ben_secure, "pickle")
+
+
+def test_errors_have_one_root_and_two_branches():
+    """Every public error is refused (exit 1) or undecided (exit 2), never both."""
+    for name in ben_secure.__all__:
+        found = getattr(ben_secure, name)
+        if isinstance(found, type) and issubclass(found, Exception) and found is not ben_secure.BenSecureError:
+            branches = [issubclass(found, b) for b in (ben_secure.UntrustedDataError, ben_secure.UndecidedError)]
+            assert sum(branches) == 1
+
+
+def test_errors_survive_pickling():
+    """An error that crosses the border of a worker keeps its text and place."""
+    error = ben_secure.UnsafePickleError(
+        "refused", lmdb_key=b"k\x1b", database="a.lmdb", offset=3, global_name="os.system"
+    )
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is ben_secure.UnsafePickleError
+    assert str(again) == str(error) == "refused [at LMDB key b'k\\x1b' in a.lmdb]"
+    assert (again.offset, again.global_name) == (3, "os.system")
