@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from ben_secure.errors import Rule, printable
-from ben_secure.pickles._segments import CUT_AFTER_OPCODES, CUT_BLOCK_BYTES, Form
+from ben_secure.pickles._segments import CUT_BLOCK_BYTES, Form
 from ben_secure.pickles.allowlist import KINDS, Kind
 
 if TYPE_CHECKING:
@@ -28,12 +28,36 @@ _BYTES: Item = ("bytes", 0, 1, -1, True)
 _BYTEARRAY: Item = ("bytearray", 0, 1, -1, True)
 _EMPTY_TUPLE: Item = ("tuple", 1, 1, -1, True)
 MARK: Item = ("mark", 0, 0, -1, False)
+PUSHED: dict[int, Item] = {
+    0x4E: _NONE,
+    0x88: _NUMBER,
+    0x89: _NUMBER,
+    0x29: _EMPTY_TUPLE,
+    0x5D: ("list", 1, 1, -1, False),
+    0x7D: ("dict", 1, 1, -1, False),
+    0x8F: ("set", 1, 1, -1, False),
+}
+"""Opcodes without operands and what each pushes: NONE, NEWTRUE, NEWFALSE, EMPTY_TUPLE, EMPTY_LIST, _DICT, _SET."""
 _HASHABLE = ("number", "none", "bytes")
 _MAX_NUMERIC_MEMBERS = 1024
 """Integers can be chosen to collide in a set (hash is modulo 2**61 - 1), which makes it quadratic; strings cannot."""
 
 NO_FRAME = sys.maxsize
+NEXT_BUFFER = b"\x97"
 _PROTOCOLS = (4, 5)
+
+
+def frame(opcodes: bytes) -> bytes:
+    """A pickle of protocol 5 whose only frame holds these opcodes."""
+    return b"".join((b"\x80\x05\x95", len(opcodes).to_bytes(8, "little"), opcodes))
+
+
+def decoded(text: bytes) -> str:
+    """Text as the unpickler decodes it: UTF-8, lone surrogates allowed."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "surrogatepass")
 
 
 def opcode_name(op: int) -> str:
@@ -103,7 +127,7 @@ def _long_string(walk: Walk, pos: int) -> int:
     walk.long_text += length
     if walk.long_text > walk.limits.max_text_bytes:
         walk.exceed("bytes of text", walk.long_text, walk.limits.max_text_bytes)
-    walk.stack.append(str(walk.data[pos + 4 : pos + 4 + length], "utf-8", "surrogatepass"))
+    walk.stack.append(decoded(walk.data[pos + 4 : pos + 4 + length]))
     return pos + 4 + length
 
 
@@ -113,20 +137,6 @@ def _integer(walk: Walk, pos: int) -> int:
         walk.exceed("bytes of an integer", length, walk.limits.max_int_bytes)
     walk.stack.append(_NUMBER)
     return pos + 1 + length
-
-
-def _mark(walk: Walk, pos: int) -> int:
-    walk.stack.append(MARK)
-    walk.marks.append(len(walk.stack))
-    return pos
-
-
-def _empty(kind: str) -> Step:
-    def step(walk: Walk, pos: int) -> int:
-        walk.stack.append((kind, 1, 1, -1, False))
-        return pos
-
-    return step
 
 
 def _tuple_of(count: int) -> Step:
@@ -150,8 +160,11 @@ def _append(walk: Walk, pos: int) -> int:
 
 
 def _appends(walk: Walk, pos: int) -> int:
-    walk.grow("list", walk.pop_mark())
-    return walk.cut(pos) if walk.segments.opcodes_since_cut(walk.ops) >= CUT_AFTER_OPCODES else pos
+    items = walk.pop_mark()
+    walk.grow("list", items)
+    # A list of bands is the end of what all values share; its first item is an object.
+    bands = bool(items) and not isinstance(items[0], str) and items[0][0] == "object"
+    return walk.cut(pos) if bands else pos
 
 
 def _set_items(walk: Walk, items: list[Item]) -> None:
@@ -189,7 +202,7 @@ def _additems(walk: Walk, pos: int) -> int:
 
 def _long_binget(walk: Walk, pos: int) -> int:
     walk.data[pos + 4]
-    walk.fetch(int.from_bytes(walk.data[pos : pos + 4], "little"))
+    walk.fetch(int.from_bytes(walk.data[pos : pos + 4], "little"), pos + 4)
     return pos + 4
 
 
@@ -235,16 +248,14 @@ def _build(walk: Walk, pos: int) -> int:
 
 _KNOWN: dict[int, Step] = {
     0x80: _proto, 0x95: _frame,
-    0x28: _mark,
-    0x4E: _push(_NONE), 0x88: _push(_NUMBER), 0x89: _push(_NUMBER),
     0x4B: _push(_NUMBER, 1), 0x4D: _push(_NUMBER, 2), 0x4A: _push(_NUMBER, 4), 0x47: _push(_NUMBER, 8),
     0x8A: _integer,
     0x58: _long_string,
     0x43: _block(_BYTES, 1), 0x42: _block(_BYTES, 4), 0x96: _block(_BYTEARRAY, 8, "b"),
-    0x29: _push(_EMPTY_TUPLE), 0x85: _tuple_of(1), 0x86: _tuple_of(2), 0x87: _tuple_of(3), 0x74: _tuple,
-    0x5D: _empty("list"), 0x61: _append, 0x65: _appends,
-    0x7D: _empty("dict"), 0x73: _setitem, 0x75: _setitems,
-    0x8F: _empty("set"), 0x90: _additems,
+    0x85: _tuple_of(1), 0x86: _tuple_of(2), 0x87: _tuple_of(3), 0x74: _tuple,
+    0x61: _append, 0x65: _appends,
+    0x73: _setitem, 0x75: _setitems,
+    0x90: _additems,
     0x6A: _long_binget,
     0x93: _stack_global, 0x52: _reduce, 0x81: _newobj, 0x62: _build,
 }  # fmt: skip

@@ -11,8 +11,8 @@ Source of the shapes: ``ndarray.__reduce__``, ``dtype.__reduce__`` and ``generic
 
 from __future__ import annotations
 
-import operator
-from typing import Any, ClassVar, NoReturn
+from collections.abc import Sequence
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -68,11 +68,25 @@ class Inert:
         refuse_call(f"pickling {type(self).__name__}")
 
 
-class Record(Inert):
-    """What an object was given as its state; complete."""
+class Block(Inert):
+    """Stands for the n-th opaque block of a value in what many values share (``_prefix``)."""
 
-    __slots__ = ("arguments", "state")
+    __slots__ = ("place",)
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+
+Blocks: TypeAlias = Sequence[memoryview]
+"""All opaque blocks of one value."""
+
+
+class Record(Inert):
+    """What an object was given as its state; complete. ``checked`` is for who reads it, to keep a verdict."""
+
+    __slots__ = ("arguments", "checked", "state")
     arguments: Any
+    checked: Any
     state: Any
 
 
@@ -84,6 +98,7 @@ class Unbuilt(Record):
 
     def __setstate__(self, state: object) -> None:
         self.state = state
+        self.checked = None
         self.__class__ = self.built  # type: ignore[assignment] # same slots, so that Python allows it
 
 
@@ -238,8 +253,21 @@ def array_state(record: object) -> tuple[Any, Any, bool, Any]:
     refuse_array("record", type(record).__name__)
 
 
-def build(record: object) -> Any:
+def bytes_of(data: Any, blocks: Blocks) -> Any:
+    """A bytes object or bytearray that came out of band, as itself; anything else as it is."""
+    if type(data) is Block:
+        data = blocks[data.place]
+    if type(data) is memoryview:
+        return bytes(data) if data.format == "B" else bytearray(data)
+    return data
+
+
+def build(record: object, blocks: Blocks) -> Any:
     """Build the array or scalar of one record.
+
+    Args:
+        record: The record.
+        blocks: The opaque blocks of the value.
 
     Returns:
         A writable array that owns its pixels, or a numpy scalar.
@@ -249,8 +277,8 @@ def build(record: object) -> Any:
             length of the data is not shape times item size.
     """
     try:
-        if type(record) is CallRecord:
-            arguments: list[Any] = [bytes(part) if type(part) is memoryview else part for part in record.arguments]
+        if type(record) is CallRecord and record.function != "_frombuffer":
+            arguments = [bytes_of(part, blocks) for part in record.arguments]
             if record.function == "rebuild_array":
                 return rebuild_array(*arguments[:3])
             if record.function == "rebuild_scalar":
@@ -262,7 +290,7 @@ def build(record: object) -> Any:
             code = dtype_text(dtype)
             if code == "|O":
                 return rebuild_array(code, shape, data)
-            array = array_from_bytes(code, shape, bytes(data) if type(data) is memoryview else data, fortran)
+            array = array_from_bytes(code, shape, bytes_of(data, blocks), fortran)
             # numpy's own __setstate__ swaps foreign bytes as it reads; _frombuffer does not.
             return array.astype(array.dtype.newbyteorder("="), copy=False) if type(record) is ArrayRecord else array
     except (TypeError, ValueError) as error:
@@ -272,24 +300,29 @@ def build(record: object) -> Any:
     refuse_array("place for", type(record).__name__)
 
 
-def resolve(value: Any, limits: Limits) -> Any:
-    """Replace the array records in metadata by arrays; what has none is returned as it is.
+def resolve(stored: Any, extras: Any, blocks: Blocks, limits: Limits) -> tuple[Any, Any]:
+    """Copy the metadata of a patch, with arrays in the place of array records.
 
     Args:
-        value: Metadata as the unpickler left it: plain containers, free of cycles (``opcodes`` saw to that).
+        stored: Metadata as the unpickler left it: plain containers, free of cycles (``opcodes`` saw to that).
+        extras: The other attributes, likewise, or None.
+        blocks: The opaque blocks of the value.
         limits: For the depth, so that this holds alone too.
 
     Returns:
-        The metadata. What was one object in several places still is: nothing is built twice.
+        Copies of both, so that nothing that other values share gets out. What was one object in several places is one
+        object in the copies too: nothing is built twice.
 
     Raises:
         PatchFormatError: A record is not that of a plain array.
     """
-    return _resolve(value, limits.max_depth, {})
+    done: dict[int, Any] = {}
+    copied = _resolve(stored, blocks, limits.max_depth, done)
+    return copied, None if extras is None else _resolve(extras, blocks, limits.max_depth, done)
 
 
-def _resolve(value: Any, depth: int, done: dict[int, Any]) -> Any:
-    """``resolve`` to a depth; ``done`` has what was resolved, by the id of what it was (all of it stays alive)."""
+def _resolve(value: Any, blocks: Blocks, depth: int, done: dict[int, Any]) -> Any:
+    """``resolve`` to a depth; ``done`` has the copies by the id of what was copied (all of which stays alive)."""
     kind = type(value)
     if kind in _SCALARS:
         return value
@@ -297,23 +330,23 @@ def _resolve(value: Any, depth: int, done: dict[int, Any]) -> Any:
         return done[id(value)]
     if depth < 0:
         refuse_array("place in the metadata", "too deep")
-    found = value
+    found: Any
     if kind is list or kind is tuple:
-        if not _SCALARS.issuperset(map(type, value)):
-            parts = [_resolve(part, depth - 1, done) for part in value]
-            if not all(map(operator.is_, parts, value)):
-                found = parts if kind is list else tuple(parts)
+        if _SCALARS.issuperset(map(type, value)):
+            found = value.copy() if kind is list else value
+        else:
+            found = kind([_resolve(part, blocks, depth - 1, done) for part in value])
     elif kind is dict:
-        for name, part in value.items():
-            if type(part) not in _SCALARS:
-                value[name] = _resolve(part, depth - 1, done)
+        found = {
+            name: part if type(part) in _SCALARS else _resolve(part, blocks, depth - 1, done)
+            for name, part in value.items()
+        }
     elif kind is set:
-        if memoryview in map(type, value):
-            found = {bytes(part) if type(part) is memoryview else part for part in value}
-    elif kind is memoryview:  # a long bytes object or bytearray, which came out of band
-        found = bytes(value) if value.format == "B" else bytearray(value)
-    elif isinstance(value, Inert):
-        found = build(value)
+        found = {bytes_of(part, blocks) for part in value}
+    elif kind is Block or kind is memoryview:
+        found = bytes_of(value, blocks)
+    else:
+        found = build(value, blocks) if isinstance(value, Inert) else value
     done[id(value)] = found
     return found
 

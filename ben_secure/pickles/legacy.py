@@ -32,7 +32,17 @@ from ben_secure.patches import (
     kind_of,
     rebuild,
 )
-from ben_secure.pickles.arrays import Record, SealedType, Unbuilt, array_state, dtype_text, rearranged, resolve
+from ben_secure.pickles.arrays import (
+    Block,
+    Blocks,
+    Record,
+    SealedType,
+    Unbuilt,
+    array_state,
+    dtype_text,
+    rearranged,
+    resolve,
+)
 
 _FIELDS = ("name", "spatial_resolution", "data_shape", "data")
 _PYDANTIC_STATES = (
@@ -126,11 +136,12 @@ def refuse_patch(message: str) -> NoReturn:
     raise PatchFormatError(f"not a valid patch: {message}; ask the publisher of the value", rule=Rule.PATCH)
 
 
-def patch_of(record: PatchRecord, limits: Limits) -> BigEarthNetPatch:
+def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> BigEarthNetPatch:
     """Build the patch that a finished record describes.
 
     Args:
         record: The record, after the whole pickle has run.
+        blocks: The opaque blocks of the value.
         limits: Bounds on bands and metadata.
 
     Returns:
@@ -145,16 +156,16 @@ def patch_of(record: PatchRecord, limits: Limits) -> BigEarthNetPatch:
     rest = _state(record)
     plain: str | tuple[Entry, ...]
     if kind == GENERIC:
-        plain, pixels = _generic_bands(rest, limits)
+        plain, pixels = _generic_bands(rest, blocks, limits)
     elif kind == _MERGED:
-        plain, pixels = _merged_bands(rest)
+        plain, pixels = _merged_bands(rest, blocks)
     else:
-        plain, pixels = _standard_bands(kind, rest)
+        plain, pixels = _standard_bands(kind, rest, blocks)
     stored = rest.pop("__stored_args__", None)
     if type(stored) is not dict:
         refuse_patch(f"its __stored_args__ are a {type(stored).__name__}, not a dict")
     extras = _extras(rest, stored)
-    stored, extras = resolve([stored, extras], limits)
+    stored, extras = resolve(stored, extras, blocks, limits)
     try:
         return rebuild(cls, plain, pixels, stored, extras, limits)
     except (TypeError, ValueError) as error:
@@ -173,69 +184,73 @@ def _extras(rest: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | No
     for name, value in stored.items():
         if name not in rest:
             refuse_patch(f"the metadata {printable(name)} is stored but not an attribute")
-        # The pickler shares what has an identity; of numbers it writes two.
-        if rest[name] is value or equal(rest[name], value):
+        # The pickler shares what has an identity, but of a number it writes two.
+        if rest[name] is value or (type(value) in (int, float) and equal(rest[name], value)):
             del rest[name]
     return rest or None
 
 
-def _standard_bands(kind: str, rest: dict[str, Any]) -> tuple[str, bytearray]:
+def _standard_bands(kind: str, rest: dict[str, Any], blocks: Blocks) -> tuple[str, bytearray]:
     """Take the bands of a patch class with fixed bands out of its state; returns the dtypes and the pixels."""
-    found, codes, blocks = _fixed(kind, rest)
+    found, codes, pixels = _fixed(kind, rest, blocks)
     _check_listed(kind, rest, found)
-    return _spell(kind, tuple(codes)), bytearray().join(blocks)
+    return _spell(kind, tuple(codes)), bytearray().join(pixels)
 
 
-def _merged_bands(rest: dict[str, Any]) -> tuple[str, bytearray]:
+def _merged_bands(rest: dict[str, Any], blocks: Blocks) -> tuple[str, bytearray]:
     """The same for S1+S2, whose bands are those of two inner patches."""
     found: list[BandRecord] = []
     codes: list[str] = []
-    blocks: list[Pixels] = []
+    pixels: list[Pixels] = []
     for attribute, kind in _INNER:
         inner = rest.pop(attribute, None)
         if type(inner) is not PATCH_RECORDS[kind]:
             refuse_patch(f"its {attribute} is a {type(inner).__name__}, not a {kind}")
         inner_rest = _state(inner)
-        inner_found, inner_codes, inner_blocks = _fixed(kind, inner_rest)
+        inner_found, inner_codes, inner_pixels = _fixed(kind, inner_rest, blocks)
         _check_listed(kind, inner_rest, inner_found)
         if inner_rest.pop("__stored_args__", None) != {} or inner_rest:
             refuse_patch(f"its {attribute} has metadata of its own")
         found += inner_found
         codes += inner_codes
-        blocks += inner_blocks
+        pixels += inner_pixels
     _check_listed(_MERGED, rest, found)
-    return _spell(_MERGED, tuple(codes)), bytearray().join(blocks)
+    return _spell(_MERGED, tuple(codes)), bytearray().join(pixels)
 
 
-def _fixed(kind: str, rest: dict[str, Any]) -> tuple[list[BandRecord], list[str], list[Pixels]]:
+def _fixed(kind: str, rest: dict[str, Any], blocks: Blocks) -> tuple[list[BandRecord], list[str], list[Pixels]]:
     """Take the band attributes out of a state: the records, their dtypes and their pixels in storage order."""
     found: list[BandRecord] = []
     codes: list[str] = []
-    blocks: list[Pixels] = []
-    dtype, code, item_bytes = None, "", 0
-    for attribute, record, expected, pixels in _SLOTS[kind]:
-        band = rest.pop(attribute, None)
-        if type(band) is not record:
-            refuse_patch(f"{attribute} of a {kind} is a {type(band).__name__}, not a {record.band_class}")
-        fields = _fields(band)
-        array = fields["data"]
-        shape, array_dtype, fortran, data = array_state(array)
-        if (fields["name"], fields["spatial_resolution"], fields["data_shape"], shape) != expected:
-            refuse_patch(f"{attribute} is not {_described(*expected)} but {_described(*_claims(fields), shape)}")
-        if array_dtype is not dtype:  # bands share their dtype object
-            dtype = array_dtype
-            code, item_bytes = _pixel_dtype(dtype)
-        if type(data) not in _BYTES or len(data) != pixels * item_bytes:
-            refuse_patch(f"{attribute} does not have {pixels} pixels of {item_bytes} bytes")
-        found.append(band)
+    pixels: list[Pixels] = []
+    for slot in _SLOTS[kind]:
+        band = rest.pop(slot[0], None)
+        if type(band) is not slot[1]:
+            refuse_patch(f"{slot[0]} of a {kind} is a {type(band).__name__}, not a {slot[1].band_class}")
+        # Bands that many values share are checked once (see _prefix); the verdict holds for this slot.
+        if band.checked is None or band.checked[0] is not slot:
+            band.checked = _check_band(band, slot)
+        _, code, item_bytes, fortran, data = band.checked
+        if type(data) is Block:
+            data = blocks[data.place]
+        if type(data) not in _BYTES or len(data) != slot[3] * item_bytes:
+            refuse_patch(f"{slot[0]} does not have {slot[3]} pixels of {item_bytes} bytes")
         if fortran or code[0] == ">":
-            native, block = rearranged(array, code, shape, fortran, data)
-            codes.append(native)
-            blocks.append(block)
-        else:
-            codes.append(code)
-            blocks.append(data)
-    return found, codes, blocks
+            code, data = rearranged(band.state["__dict__"]["data"], code, slot[2][2], fortran, data)
+        found.append(band)
+        codes.append(code)
+        pixels.append(data)
+    return found, codes, pixels
+
+
+def _check_band(band: BandRecord, slot: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Check all of a band but its bytes; returns slot, dtype, item size, memory order and data."""
+    attribute, _, expected, _ = slot
+    fields = _fields(band)
+    shape, dtype, fortran, data = array_state(fields["data"])
+    if (*_claims(fields), shape) != expected:
+        refuse_patch(f"{attribute} is not {_described(*expected)} but {_described(*_claims(fields), shape)}")
+    return slot, *_pixel_dtype(dtype), fortran, data
 
 
 def _claims(fields: dict[str, Any]) -> tuple[object, object, object]:
@@ -255,7 +270,7 @@ def _pixel_dtype(record: object) -> tuple[str, int]:
     return code, _ITEM_BYTES[code]
 
 
-def _generic_bands(rest: dict[str, Any], limits: Limits) -> tuple[tuple[Entry, ...], bytearray]:
+def _generic_bands(rest: dict[str, Any], blocks: Blocks, limits: Limits) -> tuple[tuple[Entry, ...], bytearray]:
     """Take the bands of a patch that lists its own: the entries of its layout and the pixels."""
     listed = _listed(rest)
     attributes = {id(value): name for name, value in rest.items() if isinstance(value, BandRecord)}
@@ -278,6 +293,8 @@ def _generic_bands(rest: dict[str, Any], limits: Limits) -> tuple[tuple[Entry, .
         ):
             refuse_patch(f"one of its bands is {_described(name, metres, claimed, shape)}, not rows and columns")
         code, item_bytes = _pixel_dtype(dtype)
+        if type(data) is Block:
+            data = blocks[data.place]
         if type(data) not in _BYTES or len(data) != shape[0] * shape[1] * item_bytes:
             refuse_patch(f"band {printable(name)} does not have {shape[0] * shape[1]} pixels of {item_bytes} bytes")
         code, block = rearranged(array, code, shape, fortran, data)

@@ -11,27 +11,48 @@ What is refused, and why it would be dangerous, is in threat_model.md (T1 to T3)
 
 from __future__ import annotations
 
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError, printable
 from ben_secure.limits import Limits
-from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Segments, Snapshot
-from ben_secure.pickles._steps import MARK, NO_FRAME, STEPS, Item, kind_name, opcode_name
-
-_HEADER = b"\x80\x05\x95"  # PROTO 5, FRAME
-_NEXT_BUFFER = b"\x97"
+from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Segments, Snapshot, Tail
+from ben_secure.pickles._steps import (
+    MARK,
+    NEXT_BUFFER,
+    NO_FRAME,
+    PUSHED,
+    STEPS,
+    Item,
+    decoded,
+    frame,
+    kind_name,
+    opcode_name,
+)
 
 
 class Program(NamedTuple):
     """A checked pickle, ready to be executed.
 
     Attributes:
-        opcodes: The program in protocol 5, one frame; NEXT_BUFFER stands for each block.
-        blocks: The blocks in order: views of the payload, format B for bytes and b for bytearray.
+        opcodes: The program in protocol 5, one frame; each block is out of band.
+        buffers: What its NEXT_BUFFER opcodes push, in order: blocks, and objects of a captured prefix.
+        blocks: All blocks in the order of the payload: views of it, format B for bytes and b for bytearray.
+        known: The segments that were known, if the state after them is to be captured.
     """
 
     opcodes: bytes
+    buffers: list[Any]
     blocks: list[memoryview]
+    known: Known | None
+
+
+class Known(NamedTuple):
+    """The known beginning of a payload, for ``_prefix.capture``; its result goes to ``segments.keep_prefix``."""
+
+    segments: Segments
+    program: list[bytes]
+    snapshot: Snapshot
+    blocks: int
 
 
 def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = frozenset()) -> Program:
@@ -62,15 +83,16 @@ def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = 
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
-    return Walk(payload, limits, classes).run()
+    walk = Walk(payload, limits, classes)
+    return walk.recall() or walk.run()
 
 
 class Walk:
     """One walk over one payload. ``run`` does the frequent opcodes itself, the table below has the others."""
 
     __slots__ = (
-        "blocks", "classes", "copied", "data", "end", "frame_end", "limits", "long_text", "marks", "memo", "numeric",
-        "ops", "piece", "pos", "program", "segments", "stack",
+        "blocks", "buffers", "classes", "copied", "data", "end", "fetched", "frame_end", "known", "limits", "long_text",
+        "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments", "skipped", "stack", "start",
     )  # fmt: skip
 
     def __init__(self, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]]) -> None:
@@ -83,7 +105,18 @@ class Walk:
         self.piece: list[bytes] = []  # since the last cut, up to ``copied``
         self.blocks: list[memoryview] = []
         snapshot, self.pos = self.segments.skip_known(data, self.program, self.blocks)
-        self.copied = self.pos
+        self.copied = self.start = self.pos
+        self.known = None
+        self.buffers: list[Any] = self.blocks
+        self.own: dict[int, Any] = {}
+        self.fetched: list[int] = []
+        self.prefix = self.segments.prefix
+        if self.prefix is not None:
+            self.program = [self.prefix.preamble]
+            self.buffers, self.own = self.prefix.begin()
+        elif self.segments.wants_prefix():
+            self.known = Known(self.segments.here(), self.program.copy(), snapshot, len(self.blocks))
+        self.skipped = len(self.program)
         self.stack: list[Item] = list(snapshot.stack)
         self.marks: list[int] = list(snapshot.marks)
         self.memo: list[Item] = list(snapshot.memo)
@@ -92,47 +125,71 @@ class Walk:
         self.numeric = snapshot.numeric
         self.long_text = snapshot.long_text
 
+    def recall(self) -> Program | None:
+        """The program, if the rest of the payload is known too."""
+        tail = None if self.known else self.segments.tail(self.data, self.pos)
+        if tail is None:
+            return None
+        prefix, own = self.prefix, self.own
+        if prefix is not None:
+            self.buffers += [own[index] if index in own else prefix.memo[index] for index in tail.fetched]
+        return Program(frame(b"".join((*self.program, tail.program))), self.buffers, self.blocks, None)
+
     def run(self) -> Program:
-        """Walk to the STOP opcode, which must be the last byte."""
-        data, stack, memo, pos, ops = self.data, self.stack, self.memo, self.pos, self.ops
-        start, most, most_memo = ops, self.limits.max_opcodes, self.limits.max_memo
+        """Walk to the STOP opcode, which must be the last byte. The frequent opcodes are done here, for speed."""
+        data, stack, marks, memo, pos, ops = self.data, self.stack, self.marks, self.memo, self.pos, self.ops
+        frame_end, most, resumed = self.frame_end, self.limits.max_opcodes, self.prefix is not None
         try:
             while True:
-                self.pos = pos
                 op = data[pos]
                 if op == 0x8C:  # SHORT_BINUNICODE
-                    pos += 2 + data[pos + 1]
-                    stack.append(str(data[self.pos + 2 : pos], "utf-8", "surrogatepass"))
+                    end = pos + 2 + data[pos + 1]
+                    try:
+                        stack.append(data[pos + 2 : end].decode())
+                    except UnicodeDecodeError:
+                        stack.append(decoded(data[pos + 2 : end]))
+                    pos = end
                 elif op == 0x94:  # MEMOIZE
                     item = stack[-1]
-                    if isinstance(item, str) and len(memo) < most_memo:
-                        memo.append(item)
-                    else:
-                        self.memoize()
+                    if not isinstance(item, str) and not item[4]:
+                        self.pos = pos
+                        item = self.name(item)
+                    memo.append(item)
                     pos += 1
                 elif op == 0x68:  # BINGET
-                    item = memo[data[pos + 1]]
-                    if isinstance(item, str) or item[4]:
-                        stack.append(item)
+                    index = data[pos + 1]
+                    item = memo[index]
+                    if resumed or (not isinstance(item, str) and not item[4]):
+                        self.pos = pos
+                        self.fetch(index, pos + 2)
                     else:
-                        self.fetch(data[pos + 1])
+                        stack.append(item)
                     pos += 2
-                elif op == 0x2E:  # STOP
-                    return self.stop()
+                elif op in PUSHED:
+                    stack.append(PUSHED[op])
+                    pos += 1
+                elif op == 0x28:  # MARK
+                    stack.append(MARK)
+                    marks.append(len(stack))
+                    pos += 1
                 else:
+                    self.pos, self.ops = pos, ops
                     step = STEPS[op]
                     if step is None:
-                        self.refuse(f"the opcode {opcode_name(op)} is not needed by any patch", Rule.FORBIDDEN_OPCODE)
-                    self.ops = ops
+                        return self.stop()
                     pos = step(self, pos + 1)
-                if pos >= self.frame_end:
-                    self.leave_frame(pos)
+                    frame_end = self.frame_end
+                if pos >= frame_end:
+                    frame_end = self.leave_frame(pos)
                 ops += 1
                 if ops > most:
+                    self.pos = pos
                     self.exceed("opcodes", ops, most)
         except IndexError:
-            self.malformed(f"cut short or out of step after {ops - start} opcodes")
+            self.pos = pos
+            self.malformed("cut short or out of step")
         except UnicodeDecodeError:
+            self.pos = pos
             self.malformed("a string is not UTF-8")
 
     # Ending with an error.
@@ -178,36 +235,44 @@ class Walk:
         del self.stack[mark - 1 :]
         return items
 
-    def memoize(self) -> None:
-        """MEMOIZE: store the top of the stack in the next memo entry."""
-        if len(self.memo) >= self.limits.max_memo:
-            self.exceed("memo entries", len(self.memo) + 1, self.limits.max_memo)
-        item = self.stack[-1]
+    def name(self, item: tuple[str, int, int, int, bool]) -> Item:
+        """MEMOIZE of an object that may still change: it learns its memo index, so that the two stay one."""
         if item is MARK:
             self.malformed("there is nothing above the mark")
-        if not isinstance(item, str) and not item[4]:
-            if item[3] >= 0:
-                self.refuse("one object is stored in the memo twice")
-            self.stack[-1] = item = (item[0], item[1], item[2], len(self.memo), False)
-        self.memo.append(item)
+        if item[3] >= 0:
+            self.refuse("one object is stored in the memo twice")
+        named: Item = (item[0], item[1], item[2], len(self.memo), False)
+        self.stack[-1] = named
+        return named
 
-    def fetch(self, index: int) -> None:
-        """BINGET, LONG_BINGET: push a memo entry; a container cannot be changed from then on."""
+    def fetch(self, index: int, pos: int) -> None:
+        """BINGET, LONG_BINGET ending at ``pos``: push a memo entry; a container cannot be changed from then on."""
         item = self.memo[index]
         if not isinstance(item, str) and not item[4]:
             self.memo[index] = item = (item[0], item[1], item[2], item[3], True)
         self.stack.append(item)
+        prefix = self.prefix
+        if prefix is not None:  # the program that goes on after it has a memo of its own
+            self.leave_out(pos)
+            known = len(prefix.memo)
+            if index < known:
+                self.piece.append(NEXT_BUFFER)
+                self.fetched.append(index)
+                self.buffers.append(self.own[index] if index in self.own else prefix.memo[index])
+            else:
+                self.piece.append(b"j" + (index - known).to_bytes(4, "little"))
 
     def weigh(self, parts: list[Item], depth: int = 0, nodes: int = 1) -> tuple[int, int]:
         """Depth and nodes of a container that holds these parts (and had the given depth and nodes before)."""
+        depth = depth or 1
         for part in parts:
             if isinstance(part, str):
                 nodes += 1
             else:
-                nodes += part[2]
-                if part[1] >= depth:
-                    depth = part[1] + 1
-        depth = depth or 1
+                _, below, inside, _, _ = part
+                nodes += inside
+                if below >= depth:
+                    depth = below + 1
         if depth > self.limits.max_depth:
             self.exceed("nesting depth", depth, self.limits.max_depth)
         if nodes > self.limits.max_nodes:
@@ -216,7 +281,7 @@ class Walk:
 
     def grow(self, kind: str, parts: list[Item], kind_after: str | None = None) -> None:
         """Put parts into the container on top of the stack, which must be one of this payload's own making."""
-        target = self.pop()
+        target = self.stack.pop()
         if isinstance(target, str) or target[0] != kind:
             self.refuse(f"the target is a {kind_name(target)}, not a fresh {kind}")
         index = target[3]
@@ -230,11 +295,12 @@ class Walk:
 
     # Frames, segments and the end.
 
-    def leave_frame(self, pos: int) -> None:
+    def leave_frame(self, pos: int) -> int:
         """Refuse an opcode that straddles the end of a frame: the C unpickler would then run another program."""
         if pos > self.frame_end:
             self.refuse("an opcode crosses the end of its frame")
         self.frame_end = NO_FRAME
+        return NO_FRAME
 
     def leave_out(self, pos: int) -> None:
         """Leave the current opcode, which ends at ``pos``, out of the program that is executed."""
@@ -249,8 +315,11 @@ class Walk:
         after = pos + block
         if block:
             self.leave_out(after)
-            self.piece.append(_NEXT_BUFFER)
-            self.blocks.append(memoryview(self.data)[pos:after].cast(form))
+            view = memoryview(self.data)[pos:after].cast(form)
+            self.piece.append(NEXT_BUFFER)
+            self.buffers.append(view)
+            if self.buffers is not self.blocks:
+                self.blocks.append(view)
         else:
             self.piece.append(self.data[self.copied : pos])
             self.copied = pos
@@ -260,7 +329,8 @@ class Walk:
         if self.ops >= self.limits.max_opcodes:
             self.exceed("opcodes", self.ops + 1, self.limits.max_opcodes)
         # Beyond the frame, leave_frame refuses. And copies of a large state at many cuts would take quadratic time.
-        if after <= self.frame_end and len(self.program) <= MAX_CUTS and len(self.memo) + len(self.stack) < MAX_STATE:
+        worth = self.prefix is None and len(self.program) <= MAX_CUTS and len(self.memo) + len(self.stack) < MAX_STATE
+        if after <= self.frame_end and worth:
             frame_left = -1 if self.frame_end in (NO_FRAME, after) else self.frame_end - after
             self.segments.remember(
                 self.data, pos, block, form, program,
@@ -269,7 +339,12 @@ class Walk:
         return after
 
     def stop(self) -> Program:
-        """STOP: one object is left, and nothing follows; returns the program."""
+        """STOP, or an opcode that no patch needs. One object must be left, and nothing follow; returns the program."""
+        op = self.data[self.pos]
+        if op != 0x2E:
+            self.refuse(f"the opcode {opcode_name(op)} is not needed by any patch", Rule.FORBIDDEN_OPCODE)
+        if len(self.memo) > self.limits.max_memo:
+            self.exceed("memo entries", len(self.memo), self.limits.max_memo)
         if len(self.stack) != 1 or self.marks:
             self.malformed(f"it ends with {len(self.stack)} objects instead of one")
         if self.frame_end not in (NO_FRAME, self.pos + 1):
@@ -280,5 +355,7 @@ class Walk:
                 "or a damaged value; fetch the value again",
                 rule=Rule.TRAILING_DATA, offset=self.pos + 1,
             )  # fmt: skip
-        opcodes = b"".join((*self.program, *self.piece, self.data[self.copied :]))
-        return Program(b"".join((_HEADER, len(opcodes).to_bytes(8, "little"), opcodes)), self.blocks)
+        tail = b"".join((*self.piece, self.data[self.copied :]))
+        if len(self.program) == self.skipped:
+            self.segments.remember_tail(self.data, self.start, Tail(tail, tuple(self.fetched)))
+        return Program(frame(b"".join((*self.program, tail))), self.buffers, self.blocks, self.known)

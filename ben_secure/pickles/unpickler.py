@@ -21,8 +21,10 @@ from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePick
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.pickles import opcodes
+from ben_secure.pickles._prefix import capture
 from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES
 from ben_secure.pickles.arrays import (
+    Block,
     CallRecord,
     Dtype,
     FromBuffer,
@@ -118,8 +120,8 @@ class PatchUnpickler(pickle.Unpickler):
         payload = file.read(limits.max_value_bytes + 1)
         self._limits = limits
         self._classes, pairs = _declared(tuple(classes))
-        program = opcodes.check(payload, limits, pairs)
-        super().__init__(io.BytesIO(program.opcodes), buffers=program.blocks)
+        self._program = program = opcodes.check(payload, limits, pairs)
+        super().__init__(io.BytesIO(program.opcodes), buffers=program.buffers)
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Look a global up in the frozen table; nothing is ever imported.
@@ -158,7 +160,10 @@ class PatchUnpickler(pickle.Unpickler):
             PatchFormatError: What came out is not a whole, valid patch.
         """
         try:
-            return self._finish(super().load())
+            patch = self._finish(super().load())
+            if self._program.known is not None:
+                self._capture(self._program.known)
+            return patch
         except BenSecureError:
             raise
         except Exception as error:  # the decode boundary: whatever the C unpickler raises about untrusted bytes
@@ -168,9 +173,21 @@ class PatchUnpickler(pickle.Unpickler):
                 rule=Rule.MALFORMED,
             ) from error
 
+    def _capture(self, known: opcodes.Known) -> None:
+        """Keep the state after the beginning that this value shares with others, which were admitted like it."""
+        classes = self._classes
+
+        class Resolver(pickle.Unpickler):
+            """Executes a known beginning over the same stand-ins."""
+
+            def find_class(self, module: str, name: str, /) -> Any:
+                return _stand_in((module, name)) or classes[module, name][0]
+
+        known.segments.keep_prefix(capture(Resolver, known.program, known.snapshot, known.blocks))
+
     def _finish(self, result: object) -> BigEarthNetPatch:
         if isinstance(result, PatchRecord):
-            return patch_of(result, self._limits)
+            return patch_of(result, self._program.blocks, self._limits)
         if type(result) is CallRecord and result.function == "rebuild_patch":
             return self._canonical(*result.arguments)
         raise PatchFormatError(f"the pickle holds a {printable(type(result).__name__)}, not a patch", rule=Rule.PATCH)
@@ -192,9 +209,12 @@ class PatchUnpickler(pickle.Unpickler):
         if record is None:
             raise PatchFormatError(f"no patch class is called {printable(kind)}", rule=Rule.PATCH)
         try:
+            blocks = self._program.blocks
+            if type(pixels) is Block:
+                pixels = blocks[pixels.place]
             if type(pixels) is memoryview:
                 pixels = bytearray(pixels)
-            stored, extras = resolve([stored, extras], self._limits)
+            stored, extras = resolve(stored, extras, blocks, self._limits)
             return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error

@@ -1,0 +1,157 @@
+"""The rounds of ``bench_load.py``; runs inside its virtual environment and prints one JSON object."""
+
+import json
+import pathlib
+import pickle
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+import bigearthnet_patch_interface.merged_interface as merged
+import bigearthnet_patch_interface.s2_interface as s2_only
+import lmdb
+import numpy as np
+import safetensors.numpy
+
+import ben_secure
+
+PATCHES = 64
+SIDES = {
+    **dict.fromkeys(("02", "03", "04", "08"), 120),
+    **dict.fromkeys(("05", "06", "07", "8A", "11", "12"), 60),
+    **dict.fromkeys(("01", "09"), 20),
+}
+LABELS = [f"class {number} of some nomenclature, with a name as long as they are" for number in range(43)]
+GROUPS = (("02", "03", "04", "08"), ("05", "06", "07", "8A", "11", "12"), ("01", "09"))
+
+
+def build(folder):
+    """Write the same patches as the original's pickles, in canonical form and as safetensors."""
+    rng = np.random.default_rng(0)
+    legacy = {"s2": {}, "s1_s2": {}}
+    tensors = {}
+    for number in range(PATCHES):
+        name = f"S2A_MSIL2A_20170613T101031_{number}_{number * 7 % 90}"
+        bands = {f"band{b}": rng.integers(0, 10_000, (side, side), dtype="uint16") for b, side in SIDES.items()}
+        radar = {b: rng.normal(-15, 4, (120, 120)).astype("float32") for b in ("bandVH", "bandVV")}
+        # No two patches have the same labels: what is read after the pixels is new every time.
+        labels = [LABELS[i] for i in rng.choice(43, 3, replace=False)]
+        metadata = {"labels": labels, "new_labels": labels[:2]}
+        legacy["s2"][name] = s2_only.BigEarthNet_S2_Patch(**bands, **metadata).dumps()
+        legacy["s1_s2"][name] = merged.BigEarthNet_S1_S2_Patch(**bands, **radar, **metadata).dumps()
+        tensors[name] = safetensors.numpy.save({b.removeprefix("band"): array for b, array in bands.items()})
+    for kind, values in legacy.items():
+        write(f"{folder}/{kind}.legacy", values)
+        with ben_secure.PatchWriter(f"{folder}/{kind}.canonical") as writer:
+            for name, value in values.items():
+                writer[name] = ben_secure.loads(value)
+    write(f"{folder}/safetensors", tensors)
+    return legacy
+
+
+def write(path, values):
+    with lmdb.open(path, map_size=2**28) as environment, environment.begin(write=True) as transaction:
+        for name, value in values.items():
+            transaction.put(name.encode(), value)
+
+
+def stacked(patch):
+    """The three arrays that a training loop wants."""
+    return patch.get_stacked_10m_bands(), patch.get_stacked_20m_bands(), patch.get_stacked_60m_bands()
+
+
+def ways(folder, legacy):
+    """Every way of reading, as a function of a patch name."""
+    names = list(legacy["s2"])
+    reader = ben_secure.PatchReader(f"{folder}/s2.canonical")
+    legacy_reader = ben_secure.PatchReader(f"{folder}/s2.legacy")
+    canonical = {name: reader.raw(name) for name in names}
+    environment = lmdb.open(f"{folder}/s2.legacy", readonly=True, lock=False, readahead=False)
+    tensor_environment = lmdb.open(f"{folder}/safetensors", readonly=True, lock=False, readahead=False)
+
+    def original_read(name):
+        with environment.begin(buffers=False) as transaction:
+            return stacked(pickle.loads(transaction.get(name.encode())))
+
+    def tensors_read(name):
+        with tensor_environment.begin(buffers=False) as transaction:
+            arrays = safetensors.numpy.load(transaction.get(name.encode()))
+        return [np.stack([arrays[band] for band in group]) for group in GROUPS]
+
+    return names, {
+        "original: loads, S2": lambda name: pickle.loads(legacy["s2"][name]),
+        "original: loads, S1+S2": lambda name: pickle.loads(legacy["s1_s2"][name]),
+        "original: loads + stacked": lambda name: stacked(pickle.loads(legacy["s2"][name])),
+        "original: get + loads + stacked": original_read,
+        "safetensors: get + load + stack": tensors_read,
+        "ours: canonical loads + stacked": lambda name: stacked(ben_secure.loads(canonical[name])),
+        "ours: reader + stacked": lambda name: stacked(reader[name]),
+        "ours: legacy reader + stacked": lambda name: stacked(legacy_reader[name]),
+        "ours: legacy loads + stacked": lambda name: stacked(ben_secure.loads(legacy["s2"][name])),
+        "ours: legacy loads, S2": lambda name: ben_secure.loads(legacy["s2"][name]),
+        "ours: legacy loads, S1+S2": lambda name: ben_secure.loads(legacy["s1_s2"][name]),
+    }
+
+
+def rounds(names, functions, seconds):
+    """Interleaved rounds; returns the samples of every way, in seconds a patch."""
+    samples = {way: [] for way in functions}
+    order = list(functions)
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop or len(samples[order[0]]) < 3:
+        random.shuffle(order)
+        random.shuffle(names)
+        for way in order:
+            function = functions[way]
+            start = time.perf_counter()
+            for name in names:
+                function(name)
+            samples[way].append((time.perf_counter() - start) / len(names))
+    return samples
+
+
+def import_times():
+    """Interleaved import times in fresh interpreters."""
+    samples = {"import numpy": [], "import ben_secure": []}
+    for _ in range(15):
+        for statement, found in samples.items():
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True)
+            found.append(time.perf_counter() - start)
+    return samples
+
+
+BUDGETS = [
+    ("ours: canonical loads + stacked", "original: loads + stacked", 0.08),
+    ("ours: reader + stacked", "original: get + loads + stacked", 0.15),
+    ("ours: legacy loads + stacked", "original: loads + stacked", 0.5),
+    ("ours: reader + stacked", "safetensors: get + load + stack", 0.7),
+    ("ours: legacy loads, S2", "original: loads, S2", 1.35),
+    ("ours: legacy loads, S1+S2", "original: loads, S1+S2", 1.35),
+    ("import ben_secure", "import numpy", 1.3),
+]
+
+
+def main():
+    folder, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+    names, functions = ways(folder, build(folder))
+    for name in names:  # warm, and the same arrays everywhere
+        expected = functions["original: loads + stacked"](name)
+        for way in functions:
+            found = functions[way](name)
+            if isinstance(found, tuple | list):
+                for left, right in zip(found, expected, strict=True):
+                    np.testing.assert_array_equal(left, right)
+    samples = rounds(names, functions, seconds) | import_times()
+    medians = {way: statistics.median(found) for way, found in samples.items()}
+    ratios = [
+        {"what": f"{ours} / {theirs}", "ratio": medians[ours] / medians[theirs], "budget": budget}
+        for ours, theirs, budget in BUDGETS
+    ]
+    json.dump({"microseconds": {way: found * 1e6 for way, found in medians.items()}, "ratios": ratios}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
