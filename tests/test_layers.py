@@ -29,7 +29,7 @@ UPWARD = {("patch_access", "pickles")}
 
 HOMES = {
     "lmdb": {"store.writer", "store._staging", "demo"},
-    "pickle": {"pickles.unpickler", "patch_access", "patch_base"},
+    "pickle": {"pickles.unpickler", "pickles._prefix", "patch_access", "patch_base"},
     "pickletools": {"pickles._steps", "cli"},
     "typer": {"cli"},
     "rich": {"cli", "audit", "demo"},

@@ -16,7 +16,8 @@ import pickle
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ben_secure.pickles._steps import MARK, NEXT_BUFFER, frame
+from ben_secure.pickles._segments import frame
+from ben_secure.pickles._steps import MARK, NEXT_BUFFER
 from ben_secure.pickles.arrays import Block, Unbuilt
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ passed it; positions in a state are relative, so it holds wherever the segment l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 
@@ -87,6 +88,11 @@ class _Node:
         self.visits = 0  # values whose known segments ended here
         self.prefix: Prefix | None = None
 
+    def keep(self, prefix: Prefix) -> None:
+        """Keep the captured state. The tails so far are written for a program that does without."""
+        self.tails = {}
+        self.prefix = prefix
+
 
 class _Tree:
     __slots__ = ("cost", "root")
@@ -103,27 +109,68 @@ _DEFAULT_TREE = _Tree()
 _TREES: dict[tuple[Limits, frozenset[tuple[str, str]]], _Tree] = {}
 
 
+def frame(opcodes: bytes) -> bytes:
+    """A pickle of protocol 5 whose only frame holds these opcodes."""
+    return b"".join((b"\x80\x05\x95", len(opcodes).to_bytes(8, "little"), opcodes))
+
+
+class Program(NamedTuple):
+    """A checked pickle, ready to be executed.
+
+    Attributes:
+        opcodes: The program in protocol 5, one frame; each block is out of band.
+        buffers: What its NEXT_BUFFER opcodes push, in order: blocks, and objects of a captured prefix.
+        blocks: All blocks in the order of the payload: views of it, format B for bytes and b for bytearray.
+        known: The segments that were known, if the state after them is to be captured.
+    """
+
+    opcodes: bytes
+    buffers: list[Any]
+    blocks: list[memoryview]
+    known: Known | None
+
+
+class Known(NamedTuple):
+    """The known beginning of a payload, for ``_prefix.capture``; ``keep`` takes the result."""
+
+    program: list[bytes]
+    snapshot: Snapshot
+    blocks: int
+    keep: Callable[[Prefix], None]
+
+
 class Segments:
-    """A walk's place in the tree: first along known edges, then growing a new branch."""
+    """A payload's way through the tree: first along known edges, then growing a new branch.
 
-    __slots__ = ("_node", "_start", "_tree")
+    Attributes:
+        end: Where the known segments end.
+        snapshot: The state there.
+        prefix: The unpickler's state there, if it was captured.
+        blocks: The opaque blocks before.
+    """
 
-    def __init__(self, tree: _Tree) -> None:
+    __slots__ = ("_node", "_program", "_start", "_tree", "blocks", "end", "prefix", "snapshot")
+
+    def __init__(self, tree: _Tree, data: bytes) -> None:
         self._tree = tree
-        self._node = tree.root
-        self._start = 0
+        self._program: list[bytes] = []
+        self.blocks: list[memoryview] = []
+        self._node = self._follow(data)
+        self._start = self.end
+        self.snapshot = self._node.snapshot
+        self.prefix = self._node.prefix
 
     @classmethod
-    def of(cls, limits: Limits, classes: frozenset[tuple[str, str]]) -> Segments:
-        """The tree for these rules; a verdict under other limits or classes says nothing."""
+    def of(cls, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]]) -> Segments:
+        """What is known of a payload under these rules; a verdict under other limits or classes says nothing."""
         if limits is DEFAULT_LIMITS and not classes:  # saves the hash of the limits
-            return cls(_DEFAULT_TREE)
+            return cls(_DEFAULT_TREE, data)
         tree = _TREES.get((limits, classes))
         if tree is None:
             if len(_TREES) >= _MAX_TREES:
                 _TREES.clear()
             tree = _TREES[limits, classes] = _Tree()
-        return cls(tree)
+        return cls(tree, data)
 
     @staticmethod
     def forget() -> None:
@@ -131,13 +178,9 @@ class Segments:
         _TREES.clear()
         _DEFAULT_TREE.clear()
 
-    def skip_known(self, data: bytes, program: list[bytes], blocks: list[memoryview]) -> tuple[Snapshot, int]:
-        """Follow the segments that are known, collecting the program and the opaque blocks.
-
-        Returns:
-            The state after them and the position.
-        """
-        node, pos, end = self._node, 0, len(data)
+    def _follow(self, data: bytes) -> _Node:
+        """Follow the segments that are known, collecting the program and the opaque blocks."""
+        node, pos, end = self._tree.root, 0, len(data)
         view = memoryview(data)
         found = True
         while found:
@@ -151,54 +194,55 @@ class Segments:
                     pos = after
                     if child.block:
                         block = view[start:pos]
-                        blocks.append(block if child.form == "B" else block.cast(child.form))
-                    program.append(child.program)
+                        self.blocks.append(block if child.form == "B" else block.cast(child.form))
+                    self._program.append(child.program)
                     node, found = child, True
                     break
-        self._node, self._start = node, pos
+        self.end = pos
         node.visits += 1
-        return node.snapshot, pos
+        return node
 
-    def tail(self, data: bytes, pos: int) -> Tail | None:
-        """What is known of everything that is left after the known segments: labels recur, too."""
-        if len(data) - pos > _MAX_TAIL_BYTES:
+    def begin(self) -> tuple[list[bytes], list[Any], dict[int, Any]]:
+        """The program up to ``end``, what it pushes, and the memo entries that are this value's own."""
+        if self.prefix is None:
+            return self._program.copy(), self.blocks, {}
+        items, own = self.prefix.begin()
+        return [self.prefix.preamble], items, own
+
+    def known(self) -> Known | None:
+        """The known segments, if enough values went this way for the state after them to be worth capturing."""
+        node = self._node
+        if node.prefix is not None or node.visits < _VISITS or node.snapshot.ops < _PREFIX_OPCODES:
             return None
-        return self._node.tails.get(data[pos:])
+        return Known(self._program, self.snapshot, len(self.blocks), node.keep)
 
-    def remember_tail(self, data: bytes, pos: int, tail: Tail) -> None:
-        """Keep the verdict on the last part of an admitted value."""
-        if len(data) - pos <= _MAX_TAIL_BYTES:
+    def recall(self, data: bytes) -> Program | None:
+        """The whole program, if everything after the known segments is known as well: labels recur, too."""
+        if len(data) - self.end > _MAX_TAIL_BYTES:
+            return None
+        tail = self._node.tails.get(data[self.end :])
+        if tail is None or self.known() is not None:
+            return None
+        program, buffers, own = self.begin()
+        if self.prefix is not None:
+            memo = self.prefix.memo
+            buffers += [own[index] if index in own else memo[index] for index in tail.fetched]
+        program.append(tail.program)
+        return Program(frame(b"".join(program)), buffers, self.blocks, None)
+
+    def remember_tail(self, data: bytes, tail: Tail) -> None:
+        """Keep the verdict on everything after the known segments of an admitted value."""
+        if len(data) - self.end <= _MAX_TAIL_BYTES:
             tails = self._node.tails
             if len(tails) >= _MAX_TAILS:
                 tails.clear()
-            tails[data[pos:]] = tail
-            self._pay(2 * (len(data) - pos) // 32)
+            tails[data[self.end :]] = tail
+            self._pay(2 * (len(data) - self.end) // 32)
 
     def _pay(self, cost: int) -> None:
         self._tree.cost += cost
         if self._tree.cost > _MAX_TREE_COST:
             self._tree.clear()
-
-    @property
-    def prefix(self) -> Prefix | None:
-        """The unpickler's state where the known segments end, if it was captured."""
-        return self._node.prefix
-
-    def wants_prefix(self) -> bool:
-        """Whether enough values went this way for the state to be worth capturing."""
-        node = self._node
-        return node.prefix is None and node.visits >= _VISITS and node.snapshot.ops >= _PREFIX_OPCODES
-
-    def here(self) -> Segments:
-        """This place, to come back to."""
-        place = Segments(self._tree)
-        place._node = self._node
-        return place
-
-    def keep_prefix(self, prefix: Prefix) -> None:
-        """Keep the captured state. The tails are written for the program that has none."""
-        self._node.tails = {}
-        self._node.prefix = prefix
 
     def remember(self, data: bytes, pos: int, block: int, form: Form, program: bytes, after: Snapshot) -> None:
         """Add the segment that ends at ``pos``, before ``block`` opaque bytes: its program and the state after."""

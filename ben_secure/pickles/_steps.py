@@ -47,11 +47,6 @@ NEXT_BUFFER = b"\x97"
 _PROTOCOLS = (4, 5)
 
 
-def frame(opcodes: bytes) -> bytes:
-    """A pickle of protocol 5 whose only frame holds these opcodes."""
-    return b"".join((b"\x80\x05\x95", len(opcodes).to_bytes(8, "little"), opcodes))
-
-
 def decoded(text: bytes) -> str:
     """Text as the unpickler decodes it: UTF-8, lone surrogates allowed."""
     try:

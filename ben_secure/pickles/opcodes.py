@@ -11,11 +11,11 @@ What is refused, and why it would be dangerous, is in threat_model.md (T1 to T3)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError, printable
 from ben_secure.limits import Limits
-from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Segments, Snapshot, Tail
+from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Program, Segments, Snapshot, Tail, frame
 from ben_secure.pickles._steps import (
     MARK,
     NEXT_BUFFER,
@@ -24,35 +24,9 @@ from ben_secure.pickles._steps import (
     STEPS,
     Item,
     decoded,
-    frame,
     kind_name,
     opcode_name,
 )
-
-
-class Program(NamedTuple):
-    """A checked pickle, ready to be executed.
-
-    Attributes:
-        opcodes: The program in protocol 5, one frame; each block is out of band.
-        buffers: What its NEXT_BUFFER opcodes push, in order: blocks, and objects of a captured prefix.
-        blocks: All blocks in the order of the payload: views of it, format B for bytes and b for bytearray.
-        known: The segments that were known, if the state after them is to be captured.
-    """
-
-    opcodes: bytes
-    buffers: list[Any]
-    blocks: list[memoryview]
-    known: Known | None
-
-
-class Known(NamedTuple):
-    """The known beginning of a payload, for ``_prefix.capture``; its result goes to ``segments.keep_prefix``."""
-
-    segments: Segments
-    program: list[bytes]
-    snapshot: Snapshot
-    blocks: int
 
 
 def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = frozenset()) -> Program:
@@ -83,8 +57,8 @@ def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = 
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
-    walk = Walk(payload, limits, classes)
-    return walk.recall() or walk.run()
+    segments = Segments.of(payload, limits, classes)
+    return segments.recall(payload) or Walk(payload, limits, classes, segments).run()
 
 
 class Walk:
@@ -92,31 +66,17 @@ class Walk:
 
     __slots__ = (
         "blocks", "buffers", "classes", "copied", "data", "end", "fetched", "frame_end", "known", "limits", "long_text",
-        "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments", "skipped", "stack", "start",
+        "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments", "skipped", "stack",
     )  # fmt: skip
 
-    def __init__(self, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]]) -> None:
+    def __init__(self, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]], segments: Segments) -> None:
+        snapshot = segments.snapshot
         self.data = data
         self.end = len(data)
         self.limits = limits
         self.classes = classes
-        self.segments = Segments.of(limits, classes)
-        self.program: list[bytes] = []  # of the segments before the last cut
-        self.piece: list[bytes] = []  # since the last cut, up to ``copied``
-        self.blocks: list[memoryview] = []
-        snapshot, self.pos = self.segments.skip_known(data, self.program, self.blocks)
-        self.copied = self.start = self.pos
-        self.known = None
-        self.buffers: list[Any] = self.blocks
-        self.own: dict[int, Any] = {}
-        self.fetched: list[int] = []
-        self.prefix = self.segments.prefix
-        if self.prefix is not None:
-            self.program = [self.prefix.preamble]
-            self.buffers, self.own = self.prefix.begin()
-        elif self.segments.wants_prefix():
-            self.known = Known(self.segments.here(), self.program.copy(), snapshot, len(self.blocks))
-        self.skipped = len(self.program)
+        self.segments = segments
+        self.pos = self.copied = segments.end
         self.stack: list[Item] = list(snapshot.stack)
         self.marks: list[int] = list(snapshot.marks)
         self.memo: list[Item] = list(snapshot.memo)
@@ -124,16 +84,13 @@ class Walk:
         self.ops = snapshot.ops
         self.numeric = snapshot.numeric
         self.long_text = snapshot.long_text
-
-    def recall(self) -> Program | None:
-        """The program, if the rest of the payload is known too."""
-        tail = None if self.known else self.segments.tail(self.data, self.pos)
-        if tail is None:
-            return None
-        prefix, own = self.prefix, self.own
-        if prefix is not None:
-            self.buffers += [own[index] if index in own else prefix.memo[index] for index in tail.fetched]
-        return Program(frame(b"".join((*self.program, tail.program))), self.buffers, self.blocks, None)
+        self.blocks = segments.blocks
+        self.program, self.buffers, self.own = segments.begin()  # what was executed before the last cut
+        self.known = segments.known()
+        self.piece: list[bytes] = []  # since the last cut, up to ``copied``
+        self.skipped = len(self.program)
+        self.fetched: list[int] = []
+        self.prefix = segments.prefix
 
     def run(self) -> Program:
         """Walk to the STOP opcode, which must be the last byte. The frequent opcodes are done here, for speed."""
@@ -357,5 +314,5 @@ class Walk:
             )  # fmt: skip
         tail = b"".join((*self.piece, self.data[self.copied :]))
         if len(self.program) == self.skipped:
-            self.segments.remember_tail(self.data, self.start, Tail(tail, tuple(self.fetched)))
+            self.segments.remember_tail(self.data, Tail(tail, tuple(self.fetched)))
         return Program(frame(b"".join((*self.program, tail))), self.buffers, self.blocks, self.known)

@@ -22,6 +22,7 @@ from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.pickles import opcodes
 from ben_secure.pickles._prefix import capture
+from ben_secure.pickles._segments import Known
 from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES
 from ben_secure.pickles.arrays import (
     Block,
@@ -119,6 +120,7 @@ class PatchUnpickler(pickle.Unpickler):
     ) -> None:
         payload = file.read(limits.max_value_bytes + 1)
         self._limits = limits
+        self._globals = 0  # looked up so far
         self._classes, pairs = _declared(tuple(classes))
         self._program = program = opcodes.check(payload, limits, pairs)
         super().__init__(io.BytesIO(program.opcodes), buffers=program.buffers)
@@ -129,6 +131,7 @@ class PatchUnpickler(pickle.Unpickler):
         Raises:
             UnsafePickleError: The pair is not in the table.
         """
+        self._globals += 1
         found = _stand_in((module, name))
         if found is None and (module, name) in self._classes:
             found = self._classes[module, name][0]
@@ -173,7 +176,7 @@ class PatchUnpickler(pickle.Unpickler):
                 rule=Rule.MALFORMED,
             ) from error
 
-    def _capture(self, known: opcodes.Known) -> None:
+    def _capture(self, known: Known) -> None:
         """Keep the state after the beginning that this value shares with others, which were admitted like it."""
         classes = self._classes
 
@@ -183,7 +186,7 @@ class PatchUnpickler(pickle.Unpickler):
             def find_class(self, module: str, name: str, /) -> Any:
                 return _stand_in((module, name)) or classes[module, name][0]
 
-        known.segments.keep_prefix(capture(Resolver, known.program, known.snapshot, known.blocks))
+        known.keep(capture(Resolver, known.program, known.snapshot, known.blocks))
 
     def _finish(self, result: object) -> BigEarthNetPatch:
         if isinstance(result, PatchRecord):
@@ -214,7 +217,9 @@ class PatchUnpickler(pickle.Unpickler):
                 pixels = blocks[pixels.place]
             if type(pixels) is memoryview:
                 pixels = bytearray(pixels)
-            stored, extras = resolve(stored, extras, blocks, self._limits)
+            # One global and one block are the call and the pixels: nothing in the metadata stands for something else.
+            if self._globals > 1 or len(blocks) != 1 or self._program.buffers is not blocks:
+                stored, extras = resolve(stored, extras, blocks, self._limits)
             return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error

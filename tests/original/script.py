@@ -77,7 +77,7 @@ except ImportError:
     BigEarthNetPatch = None
 else:
 
-    class OwnPatch(BigEarthNetPatch):  # noqa: F811
+    class OwnPatch(BigEarthNetPatch):
         __module__ = "archive_patches"
 
         def __init__(self, ndvi, scl, **metadata):
