@@ -1,0 +1,76 @@
+"""The command line: parses arguments, runs one command, and always ends with one of four exit codes.
+
+0: everything was checked and is good. 1: something was refused. 2: it could not be decided (a usage error, a missing
+or damaged database, nothing to check, a broken pipe, an error of our own). 130: interrupted. Python ends with 1 on a
+stray exception, and so do the libraries used here on a broken pipe, so ``main`` lets nothing through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+PROGRAM = "ben-secure"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            exit_code = _run(arguments)
+            if sys.stdout is not None:  # it is None if the caller closed it
+                sys.stdout.flush()
+        except (BrokenPipeError, SystemExit):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            from ben_secure.cli._common import fail
+
+            exit_code = fail(arguments, error)
+            sys.stdout.flush()
+        return exit_code
+    except (OSError, SystemExit):
+        # Nobody reads the output. (rich leaves a broken pipe with SystemExit(1), which would say "refused".)
+        _discard_output()
+        return 2
+    except Exception as error:  # not even the failure could be told: a broken installation
+        print(f"{PROGRAM}: {type(error).__name__}: {error!a}", file=sys.stderr)
+        return 2
+
+
+def run() -> None:
+    """Run the command of this process and exit; the console script."""
+    sys.exit(main())
+
+
+def _run(arguments: list[str]) -> int:
+    # Imported here: typer and rich take longer to load than most commands to run.
+    import typer
+
+    from ben_secure.cli._app import app
+
+    program = typer.main.get_command(app)
+    try:
+        # Not program.main(), which has exit codes of its own for interrupts and broken pipes. The copy is emptied.
+        with program.make_context(PROGRAM, arguments[:] or ["--help"]) as context:
+            return int(program.invoke(context))
+    except typer.Exit as stop:  # --help, --version
+        return stop.exit_code if arguments else 2
+
+
+def _discard_output() -> None:
+    """Point stdout and stderr to nowhere, so that Python's flush at exit cannot fail and change the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

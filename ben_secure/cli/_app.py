@@ -1,0 +1,30 @@
+"""The list of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import ben_secure
+from ben_secure.cli import audit, demo, inspect
+
+app = typer.Typer(name="ben-secure", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command("demo")(demo.command)
+app.command("audit")(audit.command)
+app.command("inspect")(inspect.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ben-secure {ben_secure.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit codes: 0 all good, 1 refused, 2 could not decide, 130 interrupted.")
+def _about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Load, audit and publish BigEarthNet LMDB archives without running what is in them."""

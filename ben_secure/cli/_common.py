@@ -1,0 +1,110 @@
+"""What the commands share: where output goes, and how a failure is told.
+
+Results go to stdout, diagnostics and progress to stderr. Nothing here interprets markup, emoji codes or links, so
+that text which slipped through could still not style the terminal; text from files is escaped by its caller all the
+same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ben_secure.audit.report import SCHEMA
+from ben_secure.audit.run import Progress as Callback
+from ben_secure.errors import BenSecureError, UntrustedDataError, printable
+
+_PIPE_WIDTH = 120
+
+
+def console() -> Console:
+    """Make the console for results, on what is stdout now."""
+    out = Console(markup=False, emoji=False, highlight=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = _PIPE_WIDTH
+    return out
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """Print one JSON object as ASCII on stdout."""
+    text = json.dumps(document, indent=2, allow_nan=False)
+    # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
+    print(text.replace("\x7f", "\\u007f"))
+
+
+def wants_json(arguments: list[str]) -> bool:
+    """Whether a command line asks for JSON, though it may not parse otherwise."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def fail(arguments: list[str], error: BaseException) -> int:
+    """Tell why a command failed, in one line or one JSON object.
+
+    Args:
+        arguments: The command line.
+        error: What happened.
+
+    Returns:
+        The exit code: 130 interrupted, 1 if data was refused, otherwise 2.
+    """
+    exit_code, message = _explain(error)
+    if wants_json(arguments):
+        document = {
+            "schema": SCHEMA,
+            "command": printable(arguments[0]) if not arguments[0].startswith("-") else None,
+            "verdict": "refused" if exit_code == 1 else "undecided",
+            "exit_code": exit_code,
+            "error": message,
+        }
+        print_json(document)
+    else:
+        print(f"ben-secure: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, BenSecureError):
+        return 1 if isinstance(error, UntrustedDataError) else 2, printable(str(error), 1000)
+    if hasattr(error, "format_message"):  # a usage error of typer, which has had more than one base class
+        return 2, f"{printable(error.format_message(), 1000)} (ben-secure --help shows what there is)"
+    if isinstance(error, OSError):
+        return 2, printable(str(error), 1000)
+    return 2, f"internal error, please report it: {type(error).__name__}: {printable(str(error), 1000)}"
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callback | None]:
+    """Show progress on stderr while the block runs, if stderr is a terminal.
+
+    Args:
+        what: What is being done; one word or two.
+
+    Yields:
+        What to call with done and total, or None.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():  # FORCE_COLOR, which rich obeys, makes no terminal
+        yield None
+        return
+    err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        last = -1
+
+        def show(done: int, total: int) -> None:
+            nonlocal last
+            # A thousand updates in all; each costs more than a small value takes.
+            if done * 1000 // max(total, 1) != last or done == total:
+                last = done * 1000 // max(total, 1)
+                bar.update(task, completed=done, total=total)
+
+        yield show

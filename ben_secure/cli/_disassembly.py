@@ -1,0 +1,129 @@
+"""List the opcodes and the globals of a value that nobody vouches for, without running it.
+
+``pickletools`` decodes each opcode by itself and executes none. What is listed is escaped, and bounded in lines, in
+characters a line, in opcodes read and in bytes read behind the place of interest.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+from ben_secure.errors import printable
+from ben_secure.limits import DEFAULT_LIMITS
+
+_HEAD, _BEFORE, _AFTER = 12, 40, 12
+_WINDOW_BYTES = 2**20
+_SHOWN_CHARACTERS = 60
+# Writing an integer in decimal takes time quadratic in its length; Python refuses to beyond 4,300 digits.
+_SHOWN_BITS = 512
+
+
+def disassemble(value: bytes, refused_at: int | None) -> list[str]:
+    """List the opcodes around a place in a value; opcodes behind a STOP, as of a second pickle, too.
+
+    Args:
+        value: The stored bytes; hostile.
+        refused_at: Byte at which the loader refused the value, marked with ``>``; None lists the beginning.
+
+    Returns:
+        At most ``_HEAD + _BEFORE + _AFTER`` lines of printable ASCII, and notes on what was left out.
+    """
+    focus, after = (0, _HEAD + _BEFORE) if refused_at is None else (refused_at, _AFTER)
+    head: list[str] = []
+    tail: deque[str] = deque(maxlen=_BEFORE + _AFTER)
+    skipped = 0
+    rest = None
+    # The loader gives up at max_opcodes, so the place where it refused is among these.
+    for position, text in islice(_lines(value[: focus + _WINDOW_BYTES]), DEFAULT_LIMITS.max_opcodes + _AFTER):
+        if after == 0:
+            rest = position
+            break
+        after -= position > focus
+        line = f"{'>' if position == refused_at else ' '} {text}"
+        if len(head) < _HEAD:
+            head.append(line)
+        else:
+            skipped += len(tail) == tail.maxlen
+            tail.append(line)
+    gap = [f"            ... {skipped:,} opcodes left out ..."] if skipped else []
+    end = [f"            ... the rest, from byte {rest:,} of {len(value):,}, left out ..."] if rest is not None else []
+    return head + gap + list(tail) + end
+
+
+def _lines(value: bytes) -> Iterator[tuple[int, str]]:
+    """Decode opcode by opcode, beginning again behind each STOP; what cannot be decoded ends it.
+
+    Yields:
+        Position and line.
+    """
+    stream = io.BytesIO(value)
+    while (start := stream.tell()) < len(value):
+        if start:
+            yield start - 1, f"{'':11}-- behind the STOP --"
+        try:
+            for opcode, argument, position in pickletools.genops(stream):
+                place = position or 0
+                yield place, f"{place:>9,}  {opcode.name:<17} {_shown(argument)}".rstrip()
+        except Exception as error:  # whatever pickletools raises about hostile bytes; ValueError, mostly
+            yield stream.tell(), f"{'':11}-- cannot be read on: {printable(str(error))} --"
+            return
+
+
+def _shown(argument: object) -> str:
+    if argument is None:
+        return ""
+    if isinstance(argument, int) and argument.bit_length() > _SHOWN_BITS:
+        return f"(integer of {argument.bit_length():,} bits)"
+    if isinstance(argument, bytes | bytearray):
+        return f"{printable(argument, _SHOWN_CHARACTERS)} ({len(argument):,} bytes)"
+    if isinstance(argument, str):
+        return ascii(argument[:_SHOWN_CHARACTERS]) + ("..." if len(argument) > _SHOWN_CHARACTERS else "")
+    return printable(argument)
+
+
+def globals_named(value: bytes) -> list[str]:
+    """List the globals that an admitted value names.
+
+    Args:
+        value: A value that the loader has accepted.
+
+    Returns:
+        Each ``module.name`` once, in the order in which they first occur.
+    """
+    memo: list[str] = []
+    pushed = ["", ""]
+    found: dict[str, None] = {}
+    for opcode, argument, _ in pickletools.genops(value):
+        if opcode.name == "MEMOIZE":
+            memo.append(pushed[-1])
+        elif opcode.name == "STACK_GLOBAL":
+            found[".".join(pushed)] = None
+        else:
+            fetches = opcode.name in ("BINGET", "LONG_BINGET")
+            text = memo[argument] if fetches and isinstance(argument, int) else argument
+            pushed = [pushed[-1], text if isinstance(text, str) else ""]
+    return list(found)
+
+
+def format_of(value: bytes) -> str:
+    """Tell which program wrote an admitted value, from the names in it.
+
+    Args:
+        value: A value that the loader has accepted.
+
+    Returns:
+        ``canonical`` or the generation of bigearthnet_patch_interface, numpy and pydantic, and the pickle protocol.
+    """
+    protocol = f"pickle protocol {value[1]}"
+    names = globals_named(value)
+    if names[0] == "ben_secure.patches.rebuild_patch":
+        return f"canonical, {protocol}"
+    texts = {argument for _, argument, _ in pickletools.genops(value) if isinstance(argument, str)}
+    interface = "0.1.2" if "_bands" in texts else "0.1.0"
+    numpy = "2" if any(name.startswith("numpy._core.") for name in names) else "1"
+    pydantic = "2" if "__pydantic_fields_set__" in texts else "1"
+    return f"legacy: bigearthnet_patch_interface {interface}, numpy {numpy}, pydantic {pydantic}, {protocol}"

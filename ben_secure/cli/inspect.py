@@ -1,0 +1,192 @@
+"""``ben-secure inspect``: what is this database, what is this value? Never runs or trusts what it shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ben_secure.audit.findings import Finding
+from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
+from ben_secure.audit.scan import scan_value
+from ben_secure.cli._common import console, print_json
+from ben_secure.cli._describe import band_facts, metadata_facts
+from ben_secure.cli._disassembly import disassemble, format_of, globals_named
+from ben_secure.errors import LimitExceededError, printable
+from ben_secure.pickles import loads
+from ben_secure.store.pages import PageReader
+
+_SHOWN_KEYS = 5
+_STATISTICS = ("min", "mean", "max")
+
+
+def command(
+    database: Annotated[str, typer.Argument(metavar="DB", help="LMDB directory, or its data file.")],
+    lmdb_key: Annotated[str | None, typer.Argument(metavar="KEY", help="LMDB key (patch name) of one value.")] = None,
+    as_hex: Annotated[bool, typer.Option("--hex", help="KEY is hexadecimal, as in audit --json.")] = False,
+    as_opcodes: Annotated[
+        bool, typer.Option("--disassemble", help="List the opcodes of the value too; nothing is run.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> int:
+    """Show what is known of a database, or of one value in it.
+
+    Exit code 0: shown, and the value is a patch. 1: the value is refused. 2: there is no such database or value.
+    """
+    with PageReader(database) as reader:
+        if lmdb_key is None:
+            document = _database_facts(reader)
+        else:
+            document = _value_facts(reader, _raw_key(lmdb_key, as_hex), as_opcodes)
+    if as_json:
+        print_json(document)
+    elif lmdb_key is None:
+        _print_database(document, console())
+    else:
+        _print_value(document, console())
+    return 1 if document["verdict"] == "refused" else 0
+
+
+def _raw_key(text: str, as_hex: bool) -> bytes:
+    if not as_hex:
+        return os.fsencode(text)
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise typer.BadParameter("it is not hexadecimal; leave --hex out for a name", param_hint="KEY") from None
+
+
+def _database_facts(reader: PageReader) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "command": "inspect",
+        "database": reader.path,
+        "verdict": None,  # no value was looked at
+        "exit_code": 0,
+        "error": None,
+        "facts": asdict(reader.facts),
+        "first_lmdb_keys": [printable_key(lmdb_key) for lmdb_key in islice(reader.keys(), _SHOWN_KEYS)],
+    }
+
+
+def _value_facts(reader: PageReader, lmdb_key: bytes, as_opcodes: bool) -> dict[str, Any]:
+    try:
+        value = reader.get(lmdb_key)
+        if value is None:
+            first = next(reader.keys(), None)
+            hint = f"; the first one is {printable_key(first)}" if first is not None else ", which is empty"
+            raise typer.BadParameter(f"{printable_key(lmdb_key)} is not in this database{hint}", param_hint="KEY")
+        finding = scan_value(lmdb_key, value)
+    except LimitExceededError as error:  # too long, and so not read
+        value, finding = b"", Finding.from_error(lmdb_key, error)
+    document = {
+        "schema": SCHEMA,
+        "command": "inspect",
+        "database": reader.path,
+        "verdict": "clean" if finding is None else "refused",
+        "exit_code": 0 if finding is None else 1,
+        "error": None,
+        "lmdb_key": printable_key(lmdb_key),
+        "lmdb_key_hex": lmdb_key.hex(),
+        "value_bytes": len(value),
+    }
+    if finding is None:
+        document |= _patch_facts(value)
+    else:
+        document["finding"] = finding_to_json(finding)
+    if as_opcodes:
+        document["disassembly"] = disassemble(value, None if finding is None else finding.offset)
+    return document
+
+
+def _patch_facts(value: bytes) -> dict[str, object]:
+    patch = loads(value)
+    return {
+        "format": format_of(value),
+        "globals": globals_named(value),
+        "patch_class": type(patch).__name__,
+        "bands": [band_facts(band) for band in patch.bands],
+        "metadata": metadata_facts(patch),
+    }
+
+
+def _print_database(document: dict[str, Any], out: Console) -> None:
+    facts = document["facts"]
+    pages = ", ".join(f"{facts[f'{kind}_pages']:,} {kind}" for kind in ("branch", "leaf", "overflow"))
+    rows = [
+        ("database", printable(document["database"], 400)),
+        ("records", f"{facts['entries']:,}"),
+        ("file", f"{facts['file_bytes']:,} bytes (map size {facts['map_bytes']:,})"),
+        ("pages", f"{facts['page_bytes']:,} bytes each: {pages}; last page {facts['last_page']:,}"),
+        ("tree depth", str(facts["depth"])),
+        ("last commit", f"transaction {facts['txnid']:,}"),
+    ]
+    rows += [("first keys" if not place else "", key) for place, key in enumerate(document["first_lmdb_keys"])]
+    _print_rows(rows, out)
+    out.print("Values were not looked at: ben-secure audit DB checks all, ben-secure inspect DB KEY shows one.")
+
+
+def _print_value(document: dict[str, Any], out: Console) -> None:
+    rows = [
+        ("LMDB key", document["lmdb_key"]),
+        ("value", f"{document['value_bytes']:,} bytes"),
+    ]
+    finding = document.get("finding")
+    if finding is None:
+        rows += [("class", document["patch_class"]), ("format", document["format"])]
+        _print_rows(rows, out)
+        out.print()
+        _print_bands(document["bands"], out)
+        _print_metadata(document["metadata"], out)
+    else:
+        place = [("at byte", f"{finding['offset']:,}")] if finding["offset"] is not None else []
+        optional = [(name, finding[name]) for name in ("opcode", "global") if finding[name] is not None]
+        _print_rows([*rows, ("refused by", finding["rule"]), *place, *optional, ("because", finding["message"])], out)
+    if "disassembly" in document:
+        out.print("\n".join(["", *document["disassembly"]]), soft_wrap=True)
+    out.print()
+    if finding is None:
+        out.print("CLEAN: a patch and nothing else", style="bold green")
+    else:
+        out.print("REFUSED: do not load this value with pickle", style="bold red")
+
+
+def _print_rows(rows: Iterable[tuple[str, str]], out: Console) -> None:
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    out.print(grid)
+
+
+def _print_bands(bands: list[dict[str, Any]], out: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("band", overflow="fold")
+    for heading in ("resolution", "shape", "dtype", "min", "mean", "max"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for band in bands:
+        numbers = [f"{band[name]:.6g}" if isinstance(band[name], float) else str(band[name]) for name in _STATISTICS]
+        shape = " x ".join(map(str, band["shape"]))
+        table.add_row(band["name"], f"{band['resolution_m']} m", shape, band["dtype"], *numbers)
+    out.print(table)
+
+
+def _print_metadata(metadata: list[dict[str, Any]], out: Console) -> None:
+    if not metadata:
+        return
+    out.print()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("metadata", overflow="fold")
+    table.add_column("type", overflow="fold")
+    table.add_column("value", overflow="fold")
+    for entry in metadata:
+        table.add_row(entry["name"], entry["type"], entry["value"])
+    out.print(table)

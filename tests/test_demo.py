@@ -1,0 +1,184 @@
+"""The demo: shows what it says, runs nothing, leaves nothing behind."""
+
+import io
+import re
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ben_secure import BenSecureError, PatchReader, StoreError, demo, loads
+from ben_secure.cli import main
+from ben_secure.errors import Rule
+
+CANARIES = 4
+# Reads like a program that does not know better: from a stream, to its end.
+STOCK_PICKLE = """
+import io, pathlib, pickle, sys
+stream = io.BytesIO(pathlib.Path(sys.argv[1]).read_bytes())
+while stream.read(1):
+    stream.seek(-1, io.SEEK_CUR)
+    pickle.load(stream)
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    """The folder in which the demo makes its temporary directory."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def tour(directory=None, width=100):
+    """Exit code and output of the demo."""
+    out = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False)
+    exit_code = demo.run(directory, out)
+    return exit_code, out.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_demo_shows_every_attack_refused(temporary, width):
+    """The output fits a screen, names each attack, and nothing stays behind."""
+    exit_code, text = tour(width=width)
+    assert exit_code == 0
+    assert len(text.splitlines()) <= 45
+    assert max(map(len, text.splitlines())) <= 100
+    for attack in demo.attacks(b"", ""):
+        assert re.search(rf"^{re.escape(attack.holds)} +{re.escape(attack.would)} +[a-z]+-[a-z]+", text, re.MULTILINE)
+    assert "audit: 24 values, 24 clean, 0 refused; exit code 0 (clean)" in text
+    assert "audit: 24 values, 15 clean, 9 refused; exit code 1 (refused)" in text
+    assert "create: absent" in text
+    assert text.splitlines()[-1] == "OK: all honest patches read, 9 of 9 attacks refused"
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_directory_that_is_named_stays(tmp_path, capsys):
+    """Both databases are there to be looked at, with the commands that the demo and its README name."""
+    directory = tmp_path / "new" / "it's here"
+    exit_code, text = tour(str(directory))
+    assert exit_code == 0
+    assert sorted(path.name for path in directory.iterdir()) == ["attacked.lmdb", "honest.lmdb"]
+    assert main(["audit", str(directory / "honest.lmdb")]) == 0
+    assert main(["audit", str(directory / "attacked.lmdb")]) == 1
+    capsys.readouterr()
+    hint = re.search(r"Look into it: ben-secure (.+)", text)[1]
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m ben_secure {hint}"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "STACK_GLOBAL" in done.stdout
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path, capsys):
+    """The demo writes into nobody's data."""
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(StoreError, match="is not empty; name a new or an empty directory"):
+        tour(str(tmp_path))
+    assert main(["demo", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    with pytest.raises(StoreError, match="cannot use this directory"):
+        tour(str(tmp_path / "mine"))
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "temporary"}
+
+
+def test_the_process(tmp_path):
+    """``python -m ben_secure demo`` ends with 0 and cleans up."""
+    command = [sys.executable, "-m", "ben_secure", "demo"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"TMPDIR": str(tmp_path), "PATH": ""}, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+    assert main(["demo", "--json"]) == 2
+
+
+def test_an_attack_that_gets_through_is_told(monkeypatch):
+    """The demo does not say OK by habit: a value that is accepted, a patch that is refused, a canary."""
+    attacks = demo.attacks
+
+    def harmless(honest, canary):
+        first, *others = attacks(honest, canary)
+        return demo.Attack(holds=first.holds, would=first.would, value=honest), *others
+
+    monkeypatch.setattr(demo, "attacks", harmless)
+    exit_code, text = tour()
+    assert exit_code == 1
+    assert "WRONG: a shell command: got through" in text
+    assert "OK" not in text
+
+
+def test_a_canary_is_told(monkeypatch):
+    """If anything had run, the demo would say so."""
+    plant = demo._plant
+
+    def run_one(database, planted):
+        (database.parent / "canary").touch()
+        return plant(database, planted)
+
+    monkeypatch.setattr(demo, "_plant", run_one)
+    exit_code, text = tour()
+    assert exit_code == 1
+    assert "create: THERE" in text
+    assert "WRONG: an attack ran" in text
+
+
+def test_an_honest_patch_that_is_refused_is_told(monkeypatch):
+    """The database must be clean before anything is planted, and what is not planted must stay so."""
+    plant = demo._plant
+    monkeypatch.setattr(demo, "_plant", lambda database, planted: dict(list(plant(database, planted).items())[1:]))
+    with pytest.raises(BenSecureError):  # the patches that were not attacked are read again
+        tour()
+
+
+@pytest.mark.threat("T1")
+def test_the_attacks_are_live(tmp_path):
+    """Stock pickle does what the demo says of the first four (in a process of its own)."""
+    honest = demo.make_patch(0, 0).dumps()
+    for number, attack in enumerate(demo.attacks(honest, str(tmp_path / "it's a canary"))[:CANARIES]):
+        value = tmp_path / f"value{number}"
+        value.write_bytes(attack.value)
+        subprocess.run([sys.executable, "-c", STOCK_PICKLE, value], capture_output=True, timeout=60)
+        canary = tmp_path / "it's a canary"
+        assert canary.exists(), attack.holds
+        canary.unlink()
+
+
+@pytest.mark.threat("T1")
+def test_each_attack_meets_its_own_rule():
+    """The attacks are of different kinds, and an honest value beside them is accepted."""
+    honest = demo.make_patch(0, 0).dumps()
+    rules = []
+    for attack in demo.attacks(honest, "canary"):
+        with pytest.raises(BenSecureError) as refusal:
+            loads(attack.value)
+        rules.append(refusal.value.rule)
+    assert rules == [
+        Rule.FORBIDDEN_GLOBAL, Rule.FORBIDDEN_GLOBAL, Rule.STRUCTURE, Rule.TRAILING_DATA, Rule.CALL_SHAPE, Rule.ARRAY,
+        Rule.FORBIDDEN_OPCODE, Rule.LIMIT, Rule.PATCH,
+    ]  # fmt: skip
+    assert loads(honest) == demo.make_patch(0, 0)
+
+
+def test_the_scenes_are_plausible():
+    """Digital numbers, decibel and labels are in the range of real patches, and repeat."""
+    patches = [demo.make_patch(column, row) for column in range(4) for row in range(3)]
+    for patch in patches:
+        s2 = np.concatenate([band.data.ravel() for band in patch.bands if band.data.dtype == np.uint16])
+        s1 = np.stack([patch.bandVH.data, patch.bandVV.data])
+        assert 1 <= s2.min() < s2.max() < 10_000
+        assert -50 < s1.min() < s1.max() < 10
+        assert s1.dtype == np.float32
+        assert 1 <= len(patch.labels) <= 4
+    assert len({tuple(patch.labels) for patch in patches}) > 2
+    assert patches[1] == demo.make_patch(0, 1) != patches[2]
+
+
+def test_the_demo_databases_can_be_read_in_python(tmp_path):
+    """What the demo leaves is an ordinary database."""
+    tour(str(tmp_path / "d"))
+    with PatchReader(tmp_path / "d" / "honest.lmdb") as reader:
+        assert len(reader) == 24
+        assert reader["S2A_MSIL2A_20170613T101031_30_40"].s2_patch.get_stacked_10m_bands().shape == (4, 120, 120)
