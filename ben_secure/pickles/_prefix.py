@@ -6,7 +6,7 @@ segments between marks, with a ``Block`` in the place of each opaque block. A va
 pushes the captured objects (NEXT_BUFFER) and goes on with the rest.
 
 What is shared between values is never changed: an object that the rest may still change (``opcodes`` knows which:
-the unsealed ones) is made anew for each value, and nothing mutable leaves ``arrays.resolve`` without a copy.
+the unsealed ones) is made anew for each value, and nothing mutable leaves ``arrays.Resolver`` without a copy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Prefix:
         self._items = [found for item, found in zip(snapshot.stack, stack, strict=True) if item is not MARK]
         self._changeable: list[tuple[int, int]] = []  # place among the items, index in the memo or -1
         for place, item in enumerate(item for item in snapshot.stack if item is not MARK):
-            if not isinstance(item, str) and not item[4]:
+            if not isinstance(item, str) and not item[4] and not _sealed(snapshot, item[3]):
                 self._changeable.append((place, item[3]))
 
     def begin(self) -> tuple[list[Any], dict[int, Any]]:
@@ -44,6 +44,12 @@ class Prefix:
         for place, index in self._changeable:
             items[place] = own[index] = _anew(items[place])
         return items, own
+
+
+def _sealed(snapshot: Snapshot, index: int) -> bool:
+    """Whether an object was fetched from the memo since: then it has a second place, and cannot be changed any more."""
+    item = snapshot.memo[index] if index >= 0 else None
+    return isinstance(item, tuple) and item[4]
 
 
 def _anew(captured: Any) -> Any:

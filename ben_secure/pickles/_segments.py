@@ -76,7 +76,7 @@ class Tail(NamedTuple):
 
 
 class _Node:
-    __slots__ = ("block", "edges", "form", "prefix", "program", "snapshot", "tails", "visits")
+    __slots__ = ("after", "block", "edges", "form", "program", "snapshot", "visits")
 
     def __init__(self, snapshot: Snapshot, program: bytes, block: int, form: Form) -> None:
         self.snapshot = snapshot
@@ -84,14 +84,14 @@ class _Node:
         self.block = block  # opaque bytes after that segment
         self.form = form  # format of their view
         self.edges: tuple[tuple[bytes, _Node], ...] = ()
-        self.tails: dict[bytes, Tail] = {}
         self.visits = 0  # values whose known segments ended here
-        self.prefix: Prefix | None = None
+        # The captured state, and tails that are written for it (or for none): one object, so that threads that read
+        # it never mix the two.
+        self.after: tuple[Prefix | None, dict[bytes, Tail]] = (None, {})
 
     def keep(self, prefix: Prefix) -> None:
-        """Keep the captured state. The tails so far are written for a program that does without."""
-        self.tails = {}
-        self.prefix = prefix
+        """Keep the captured state."""
+        self.after = (prefix, {})
 
 
 class _Tree:
@@ -149,7 +149,7 @@ class Segments:
         blocks: The opaque blocks before.
     """
 
-    __slots__ = ("_node", "_program", "_start", "_tree", "blocks", "end", "prefix", "snapshot")
+    __slots__ = ("_node", "_program", "_start", "_tails", "_tree", "blocks", "end", "prefix", "snapshot", "visits")
 
     def __init__(self, tree: _Tree, data: bytes) -> None:
         self._tree = tree
@@ -158,7 +158,8 @@ class Segments:
         self._node = self._follow(data)
         self._start = self.end
         self.snapshot = self._node.snapshot
-        self.prefix = self._node.prefix
+        self.prefix, self._tails = self._node.after
+        self.visits = self._node.visits
 
     @classmethod
     def of(cls, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]]) -> Segments:
@@ -211,16 +212,15 @@ class Segments:
 
     def known(self) -> Known | None:
         """The known segments, if enough values went this way for the state after them to be worth capturing."""
-        node = self._node
-        if node.prefix is not None or node.visits < _VISITS or node.snapshot.ops < _PREFIX_OPCODES:
+        if self.prefix is not None or self.visits < _VISITS or self.snapshot.ops < _PREFIX_OPCODES:
             return None
-        return Known(self._program, self.snapshot, len(self.blocks), node.keep)
+        return Known(self._program, self.snapshot, len(self.blocks), self._node.keep)
 
     def recall(self, data: bytes) -> Program | None:
         """The whole program, if everything after the known segments is known as well: labels recur, too."""
         if len(data) - self.end > _MAX_TAIL_BYTES:
             return None
-        tail = self._node.tails.get(data[self.end :])
+        tail = self._tails.get(data[self.end :])
         if tail is None or self.known() is not None:
             return None
         program, buffers, own = self.begin()
@@ -233,10 +233,9 @@ class Segments:
     def remember_tail(self, data: bytes, tail: Tail) -> None:
         """Keep the verdict on everything after the known segments of an admitted value."""
         if len(data) - self.end <= _MAX_TAIL_BYTES:
-            tails = self._node.tails
-            if len(tails) >= _MAX_TAILS:
-                tails.clear()
-            tails[data[self.end :]] = tail
+            if len(self._tails) >= _MAX_TAILS:
+                self._tails.clear()
+            self._tails[data[self.end :]] = tail
             self._pay(2 * (len(data) - self.end) // 32)
 
     def _pay(self, cost: int) -> None:

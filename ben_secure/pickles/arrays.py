@@ -2,7 +2,7 @@
 
 A payload that asks for ``numpy.ndarray`` gets none of numpy's objects: not one of them survives hostile state (a
 dtype whose state hides an object field turns bytes into pointers; ``_reconstruct`` allocates what it is told). The
-stand-ins only write down their arguments. When the whole pickle has run and nothing can change any more, ``resolve``
+stand-ins only write down their arguments. When the whole pickle has run and nothing can change any more, ``Resolver``
 checks each record against the one shape that honest pickles have and builds the array in one step from the bytes at
 hand, with a dtype from a closed set. Nothing is allocated before its length has been checked.
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 
-from ben_secure.errors import PatchFormatError, Rule, UnsafePickleError, printable
+from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError, printable
 from ben_secure.limits import Limits
 from ben_secure.metadata import array_from_bytes, rebuild_array, rebuild_scalar
 
@@ -253,102 +253,102 @@ def array_state(record: object) -> tuple[Any, Any, bool, Any]:
     refuse_array("record", type(record).__name__)
 
 
-def bytes_of(data: Any, blocks: Blocks) -> Any:
-    """A bytes object or bytearray that came out of band, as itself; anything else as it is."""
-    if type(data) is Block:
-        data = blocks[data.place]
-    if type(data) is memoryview:
-        return bytes(data) if data.format == "B" else bytearray(data)
-    return data
+class Resolver:
+    """Copies the metadata of one patch, with arrays in the place of array records.
 
-
-def build(record: object, blocks: Blocks) -> Any:
-    """Build the array or scalar of one record.
+    What was one object in several places is one object in the copy too: nothing is built twice. And no more bytes are
+    made than a value may have: many records can stand on one block.
 
     Args:
-        record: The record.
         blocks: The opaque blocks of the value.
-
-    Returns:
-        A writable array that owns its pixels, or a numpy scalar.
-
-    Raises:
-        PatchFormatError: The record is incomplete or not one of an array; the dtype is not in the closed set; the
-            length of the data is not shape times item size.
+        limits: For the depth and the bytes, so that this holds alone too.
     """
-    try:
-        if type(record) is CallRecord and record.function != "_frombuffer":
-            arguments = [bytes_of(part, blocks) for part in record.arguments]
-            if record.function == "rebuild_array":
-                return rebuild_array(*arguments[:3])
-            if record.function == "rebuild_scalar":
-                return rebuild_scalar(*arguments[:2])
-            if record.function == "scalar":
-                return rebuild_scalar(dtype_text(arguments[0]), arguments[1])
-        if type(record) is ArrayRecord or type(record) is CallRecord:
-            shape, dtype, fortran, data = array_state(record)
-            code = dtype_text(dtype)
-            if code == "|O":
-                return rebuild_array(code, shape, data)
-            array = array_from_bytes(code, shape, bytes_of(data, blocks), fortran)
-            # numpy's own __setstate__ swaps foreign bytes as it reads; _frombuffer does not.
-            return array.astype(array.dtype.newbyteorder("="), copy=False) if type(record) is ArrayRecord else array
-    except (TypeError, ValueError) as error:
-        raise PatchFormatError(
-            f"an array in the metadata is invalid: {error}; ask the publisher of the value", rule=Rule.ARRAY
-        ) from error
-    refuse_array("place for", type(record).__name__)
 
+    __slots__ = ("_blocks", "_depth", "_done", "_left")
 
-def resolve(stored: Any, extras: Any, blocks: Blocks, limits: Limits) -> tuple[Any, Any]:
-    """Copy the metadata of a patch, with arrays in the place of array records.
+    def __init__(self, blocks: Blocks, limits: Limits) -> None:
+        self._blocks = blocks
+        self._depth = limits.max_depth
+        self._left = limits.max_value_bytes
+        self._done: dict[int, Any] = {}  # copies by the id of what was copied, all of which stays alive
 
-    Args:
-        stored: Metadata as the unpickler left it: plain containers, free of cycles (``opcodes`` saw to that).
-        extras: The other attributes, likewise, or None.
-        blocks: The opaque blocks of the value.
-        limits: For the depth, so that this holds alone too.
+    def copy(self, value: Any) -> Any:
+        """Copy a piece of metadata, so that nothing that other values share gets out.
 
-    Returns:
-        Copies of both, so that nothing that other values share gets out. What was one object in several places is one
-        object in the copies too: nothing is built twice.
+        Args:
+            value: As the unpickler left it: plain containers, free of cycles (``opcodes`` saw to that).
 
-    Raises:
-        PatchFormatError: A record is not that of a plain array.
-    """
-    done: dict[int, Any] = {}
-    copied = _resolve(stored, blocks, limits.max_depth, done)
-    return copied, None if extras is None else _resolve(extras, blocks, limits.max_depth, done)
+        Raises:
+            PatchFormatError: A record is not that of a plain array.
+            LimitExceededError: The arrays have more bytes than a value may have.
+        """
+        return self._copy(value, self._depth)
 
-
-def _resolve(value: Any, blocks: Blocks, depth: int, done: dict[int, Any]) -> Any:
-    """``resolve`` to a depth; ``done`` has the copies by the id of what was copied (all of which stays alive)."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if id(value) in done:
-        return done[id(value)]
-    if depth < 0:
-        refuse_array("place in the metadata", "too deep")
-    found: Any
-    if kind is list or kind is tuple:
-        if _SCALARS.issuperset(map(type, value)):
-            found = value.copy() if kind is list else value
+    def _copy(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind in _SCALARS:
+            return value
+        if id(value) in self._done:
+            return self._done[id(value)]
+        if depth < 0:
+            refuse_array("place in the metadata", "too deep")
+        found: Any
+        if kind is list or kind is tuple:
+            if _SCALARS.issuperset(map(type, value)):
+                found = value.copy() if kind is list else value
+            else:
+                found = kind([self._copy(part, depth - 1) for part in value])
+        elif kind is dict:
+            found = {name: self._copy(part, depth - 1) for name, part in value.items()}
+        elif kind is set:
+            found = {self._bytes(part) for part in value}
+        elif kind is Block or kind is memoryview:
+            found = self._bytes(value)
         else:
-            found = kind([_resolve(part, blocks, depth - 1, done) for part in value])
-    elif kind is dict:
-        found = {
-            name: part if type(part) in _SCALARS else _resolve(part, blocks, depth - 1, done)
-            for name, part in value.items()
-        }
-    elif kind is set:
-        found = {bytes_of(part, blocks) for part in value}
-    elif kind is Block or kind is memoryview:
-        found = bytes_of(value, blocks)
-    else:
-        found = build(value, blocks) if isinstance(value, Inert) else value
-    done[id(value)] = found
-    return found
+            found = self._build(value) if isinstance(value, Inert) else value
+        self._done[id(value)] = found
+        return found
+
+    def _bytes(self, data: Any) -> Any:
+        """A bytes object or bytearray that came out of band, as itself; anything else as it is."""
+        if type(data) is Block:
+            data = self._blocks[data.place]
+        if type(data) in (memoryview, bytes, bytearray):
+            self._left -= len(data)
+            if self._left < 0:
+                raise LimitExceededError(
+                    "the arrays in the metadata take more bytes than a value may have; "
+                    "if the value is honest, pass larger Limits",
+                    rule=Rule.LIMIT,
+                )
+        if type(data) is memoryview:
+            return bytes(data) if data.format == "B" else bytearray(data)
+        return data
+
+    def _build(self, record: object) -> Any:
+        """Build the array (writable, owning its pixels) or numpy scalar of one record; errors as ``copy``."""
+        try:
+            if type(record) is CallRecord and record.function != "_frombuffer":
+                arguments = [self._bytes(part) for part in record.arguments]
+                if record.function == "rebuild_array":
+                    return rebuild_array(*arguments[:3])
+                if record.function == "rebuild_scalar":
+                    return rebuild_scalar(*arguments[:2])
+                if record.function == "scalar":
+                    return rebuild_scalar(dtype_text(arguments[0]), arguments[1])
+            if type(record) is ArrayRecord or type(record) is CallRecord:
+                shape, dtype, fortran, data = array_state(record)
+                code = dtype_text(dtype)
+                if code == "|O":
+                    return rebuild_array(code, shape, data)
+                array = array_from_bytes(code, shape, self._bytes(data), fortran)
+                # numpy's own __setstate__ swaps foreign bytes as it reads; _frombuffer does not.
+                return array.astype(array.dtype.newbyteorder("="), copy=False) if type(record) is ArrayRecord else array
+        except (TypeError, ValueError) as error:
+            raise PatchFormatError(
+                f"an array in the metadata is invalid: {error}; ask the publisher of the value", rule=Rule.ARRAY
+            ) from error
+        refuse_array("place for", type(record).__name__)
 
 
 def rearranged(

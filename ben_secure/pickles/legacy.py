@@ -36,12 +36,12 @@ from ben_secure.pickles.arrays import (
     Block,
     Blocks,
     Record,
+    Resolver,
     SealedType,
     Unbuilt,
     array_state,
     dtype_text,
     rearranged,
-    resolve,
 )
 
 _FIELDS = ("name", "spatial_resolution", "data_shape", "data")
@@ -165,7 +165,8 @@ def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> BigEarthNet
     if type(stored) is not dict:
         refuse_patch(f"its __stored_args__ are a {type(stored).__name__}, not a dict")
     extras = _extras(rest, stored)
-    stored, extras = resolve(stored, extras, blocks, limits)
+    resolver = Resolver(blocks, limits)
+    stored, extras = resolver.copy(stored), resolver.copy(extras)
     try:
         return rebuild(cls, plain, pixels, stored, extras, limits)
     except (TypeError, ValueError) as error:

@@ -98,6 +98,7 @@ class Walk:
         frame_end, most, resumed = self.frame_end, self.limits.max_opcodes, self.prefix is not None
         try:
             while True:
+                here = pos
                 op = data[pos]
                 if op == 0x8C:  # SHORT_BINUNICODE
                     end = pos + 2 + data[pos + 1]
@@ -137,10 +138,11 @@ class Walk:
                     pos = step(self, pos + 1)
                     frame_end = self.frame_end
                 if pos >= frame_end:
+                    self.pos = here
                     frame_end = self.leave_frame(pos)
                 ops += 1
                 if ops > most:
-                    self.pos = pos
+                    self.pos = here
                     self.exceed("opcodes", ops, most)
         except IndexError:
             self.pos = pos

@@ -34,8 +34,8 @@ from ben_secure.pickles.arrays import (
     RebuildScalar,
     Reconstruct,
     Recorder,
+    Resolver,
     Scalar,
-    resolve,
 )
 from ben_secure.pickles.legacy import (
     BAND_RECORDS,
@@ -219,7 +219,8 @@ class PatchUnpickler(pickle.Unpickler):
                 pixels = bytearray(pixels)
             # One global and one block are the call and the pixels: nothing in the metadata stands for something else.
             if self._globals > 1 or len(blocks) != 1 or self._program.buffers is not blocks:
-                stored, extras = resolve(stored, extras, blocks, self._limits)
+                resolver = Resolver(blocks, self._limits)
+                stored, extras = resolver.copy(stored), resolver.copy(extras)
             return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
