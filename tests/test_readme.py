@@ -1,0 +1,64 @@
+"""Every block of the README is run, and prints what it says."""
+
+import pathlib
+import re
+import shlex
+import sys
+import types
+
+import pytest
+
+from ben_secure import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def run_python(source: str, names: dict[str, object]) -> None:
+    exec(compile(source, "README.md", "exec"), names)
+
+
+def run_console(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Run each ``$`` line and compare what it prints with what stands below it."""
+    for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+        program, *arguments = shlex.split(command)
+        assert program == "ben-secure"
+        capsys.readouterr()
+        code = cli.main(arguments)
+        printed = capsys.readouterr().out
+        assert code == 0, printed
+        for line in expected.splitlines():
+            assert line.rstrip() in [found.rstrip() for found in printed.splitlines()], printed
+
+
+def test_every_block_runs(tmp_path, monkeypatch, capsys):
+    """Python blocks run in order in one namespace, console blocks print the lines that they show."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    module = types.ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)
+    names = vars(module)
+    kinds = [kind for kind, _ in BLOCKS]
+    assert kinds.count("python") >= 3
+    assert kinds.count("console") >= 1
+    for kind, text in BLOCKS:
+        if kind == "python":
+            run_python(text, names)
+        elif kind == "console":
+            run_console(text, capsys)
+        else:
+            assert kind == "sh", f"no way to run a {kind} block"
+
+
+def test_the_two_commands_are_those_of_ci():
+    """The README's install-and-run and install-and-test commands are there, and CI runs the second to the letter."""
+    commands = [text.strip() for kind, text in BLOCKS if kind == "sh"]
+    assert commands == ["pip install . && ben-secure demo", "pip install '.[test]' && pytest"]
+    assert f"\n{commands[1]}\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_links_lead_somewhere():
+    """Every relative link of the README names a file of the repository."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
