@@ -213,12 +213,13 @@ class PatchUnpickler(pickle.Unpickler):
             raise PatchFormatError(f"no patch class is called {printable(kind)}", rule=Rule.PATCH)
         try:
             blocks = self._program.blocks
+            # One global and one block are the call and the pixels: then nothing in the metadata stands for anything.
+            plain = self._globals == 1 and len(blocks) == 1 and pixels is blocks[0]
             if type(pixels) is Block:
                 pixels = blocks[pixels.place]
             if type(pixels) is memoryview:
                 pixels = bytearray(pixels)
-            # One global and one block are the call and the pixels: nothing in the metadata stands for something else.
-            if self._globals > 1 or len(blocks) != 1 or self._program.buffers is not blocks:
+            if not plain:
                 resolver = Resolver(blocks, self._limits)
                 stored, extras = resolver.copy(stored), resolver.copy(extras)
             return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
