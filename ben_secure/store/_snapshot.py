@@ -1,0 +1,209 @@
+"""One committed state of a database: look a key up, read a value, walk the records, all from one meta page.
+
+It takes for granted that the pages of this state are not overwritten meanwhile; ``pages.PageReader``, its only
+caller, checks that after each read and throws the answer away if they may have been. It never follows a page number
+that was not checked against the database and the file, and never reads more than a bounded number of bytes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from ben_secure.errors import LimitExceededError, Rule, StoreError
+from ben_secure.store._datafile import DataFile
+from ben_secure.store._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
+from ben_secure.store._nodes import PAGE_HEADER, Branch, Leaf, Node, check_overflow_header
+
+# Bytes of pages kept of each kind. The branch pages of 600,000 patches are 2 MB; leaf pages are kept for readers
+# that go in key order. A parsed branch page takes some three times its bytes.
+_CACHE_BYTES = 8 * 2**20
+
+_Page = TypeVar("_Page", Branch, Leaf)
+
+
+class Snapshot:
+    """One committed state; its caches live and die with it.
+
+    Attributes:
+        meta: The meta page that describes the state.
+        file_bytes: Size of the data file when the snapshot was taken. Its pages were all written by then.
+    """
+
+    __slots__ = ("_branches", "_file", "_leaves", "_max_pages", "_max_value_bytes", "_meta_pages", "file_bytes", "meta")
+
+    def __init__(self, file: DataFile, max_value_bytes: int) -> None:
+        """Read both meta pages and pick the newer intact one.
+
+        Args:
+            file: The data file.
+            max_value_bytes: Longer values are refused before they are read.
+
+        Raises:
+            StoreError: There is no intact meta page, or it describes a database of an unsupported kind.
+        """
+        self._file = file
+        self._max_value_bytes = max_value_bytes
+        self._meta_pages, metas = _read_metas(file)
+        # As mdb_env_pick_meta: the higher transaction id, the first page if both are equal.
+        self.meta = max(metas, key=lambda meta: meta.txnid)
+        self.file_bytes = file.size()
+        check_meta(self.meta, self.file_bytes)
+        self._max_pages = _CACHE_BYTES // self.meta.page_bytes
+        self._branches: dict[int, Branch] = {}
+        self._leaves: dict[int, Leaf] = {}
+
+    def is_current(self) -> bool:
+        """Whether the meta pages still are, byte for byte, those that this snapshot was made from."""
+        return self._file.read_up_to(0, len(self._meta_pages)) == self._meta_pages
+
+    def find(self, lmdb_key: bytes) -> tuple[Leaf, Node] | None:
+        """Descend from the root to a key.
+
+        Returns:
+            The leaf page and the node in it, or None if there is no such key.
+
+        Raises:
+            StoreError: A page on the way is damaged, outside the file or of an unsupported kind.
+        """
+        if not self.meta.depth:
+            return None
+        number = self.meta.root
+        for _ in range(self.meta.depth - 1):
+            branch = self._page(Branch, self._branches, number)
+            number = branch.children[branch.child_index(lmdb_key)]
+        leaf = self._page(Leaf, self._leaves, number)
+        node = leaf.find(lmdb_key)
+        return None if node is None else (leaf, node)
+
+    def get(self, lmdb_key: bytes) -> bytes | None:
+        """Read the value of a key, or None if there is no such key.
+
+        Raises:
+            StoreError: A page on the way is damaged, outside the file or of an unsupported kind.
+            LimitExceededError: The value is longer than ``max_value_bytes``.
+        """
+        found = self.find(lmdb_key)
+        return None if found is None else self._value(*found)
+
+    def key_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[bytes]]:
+        """Walk the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.
+
+        Raises:
+            StoreError: As ``find``, or keys do not ascend, or there are not as many as the meta page says.
+        """
+        for _, nodes in self._walk(start, stop):
+            yield [node.lmdb_key for node in nodes]
+
+    def item_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[tuple[bytes, bytes]]]:
+        """Walk the records from ``start`` (inclusive) to ``stop`` (exclusive), one at a time.
+
+        Raises:
+            StoreError: As ``key_batches``.
+            LimitExceededError: A value is longer than ``max_value_bytes``.
+        """
+        for leaf, nodes in self._walk(start, stop):
+            for node in nodes:
+                yield [(node.lmdb_key, self._value(leaf, node))]
+
+    def _walk(self, start: bytes | None, stop: bytes | None) -> Iterator[tuple[Leaf, list[Node]]]:
+        # Each page of an honest tree has one parent and each entry is counted. So pages and entries are counted down:
+        # a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long.
+        meta = self.meta
+        pages_left = meta.last_page - 1  # all but the two meta pages
+        entries = 0
+        previous = b""
+        paths = [iter((meta.root,) if meta.depth else ())]
+        descent = start or b""
+        while paths:
+            number = next(paths[-1], None)
+            if number is None:
+                paths.pop()
+                continue
+            pages_left -= 1
+            if len(paths) < meta.depth:
+                branch = self._page(Branch, self._branches, number)
+                paths.append(iter(branch.children[branch.child_index(descent) :]))
+                continue
+            descent = b""  # the first leaf is reached; from here on every child is walked
+            leaf = self._page(Leaf, self._leaves, number)
+            nodes = leaf.nodes(previous)
+            previous = nodes[-1].lmdb_key
+            entries += len(nodes)
+            pages_left -= sum(self._overflow_pages(node) for node in nodes if node.overflow_page is not None)
+            if pages_left < 0 or entries > meta.entries:
+                raise self._miscounted(f"more pages or entries than the {meta.last_page - 1} and {meta.entries}")
+            if start and nodes[0].lmdb_key < start:
+                nodes = [node for node in nodes if node.lmdb_key >= start]
+            if stop is not None and previous >= stop:
+                yield leaf, [node for node in nodes if node.lmdb_key < stop]
+                return
+            yield leaf, nodes
+        if not start and entries != meta.entries:
+            raise self._miscounted(f"{entries} entries, not the {meta.entries}")
+
+    def _miscounted(self, found: str) -> StoreError:
+        return StoreError(
+            f"this LMDB file is damaged: its tree has {found} of its meta page; fetch this database again"
+        )
+
+    def _overflow_pages(self, node: Node) -> int:
+        return (PAGE_HEADER - 1 + node.length) // self.meta.page_bytes + 1  # OVPAGES in mdb.c
+
+    def _value(self, leaf: Leaf, node: Node) -> bytes:
+        if node.length > self._max_value_bytes:
+            raise LimitExceededError(
+                f"the value has {node.length} bytes, expected at most {self._max_value_bytes} "
+                "(Limits.max_value_bytes); inspect where this database comes from",
+                rule=Rule.LIMIT,
+                lmdb_key=node.lmdb_key,
+            )
+        if node.overflow_page is None:
+            return leaf.page[node.data : node.data + node.length]
+        pages = self._overflow_pages(node)
+        offset = self._offset(node.overflow_page, pages)
+        # The value first: then the header is in the page cache, and a cold read costs one access to the disk. Both
+        # are of one commit, or the caller notices.
+        value = self._file.read(offset + PAGE_HEADER, node.length)
+        header = self._file.read(offset, PAGE_HEADER)
+        check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
+        return value
+
+    def _offset(self, number: int, pages: int = 1) -> int:
+        """Byte offset of a run of pages, all of them checked to be inside the database and the file."""
+        size, last_page = self.meta.page_bytes, self.meta.last_page
+        if not 2 <= number <= last_page - pages + 1:
+            raise StoreError(
+                f"this LMDB file is damaged: it refers to pages {number} to {number + pages - 1}, expected 2 to "
+                f"{last_page}; fetch this database again"
+            )
+        if (number + pages) * size > self.file_bytes:
+            raise StoreError(
+                f"the data file is truncated: page {number + pages - 1} ends at byte {(number + pages) * size}, the "
+                f"file at {self.file_bytes}; fetch this database again",
+                offset=number * size,
+            )
+        return number * size
+
+    def _page(self, kind: Callable[[bytes, int], _Page], cache: dict[int, _Page], number: int) -> _Page:
+        page = cache.get(number)
+        if page is None:
+            page = kind(self._file.read(self._offset(number), self.meta.page_bytes), number)
+            if len(cache) >= self._max_pages:
+                cache.clear()  # one step, so safe between threads; reading a page again costs a microsecond
+            cache[number] = page
+        return page
+
+
+def _read_metas(file: DataFile) -> tuple[bytes, list[Meta]]:
+    """Read both meta pages at once: their bytes, and those of them (one or two) that are intact."""
+    head = file.read_up_to(0, META_BYTES)
+    first = parse_meta(head, 0)
+    # The first page says where the second begins. If the first is torn, the second is known by its own page size.
+    for size in (first.page_bytes,) if first else PAGE_SIZES:
+        pages = file.read_up_to(0, size + META_BYTES)
+        metas = [parse_meta(pages[:META_BYTES], 0), parse_meta(pages[size:], 1)]
+        intact = [meta for meta in metas if meta is not None and meta.page_bytes == size]
+        if intact:
+            return pages, intact
+    raise not_lmdb(head)

@@ -1,0 +1,132 @@
+"""A private place beside a database in which its next version is made, and the step that puts it into service.
+
+The place is a directory ``.NAME.ben-secure-writing`` beside what will be replaced, on the same file system, readable
+by its owner only, held by a lock on the file ``lock`` in it. It never touches the database before ``publish``, whose
+one ``rename`` either happens or does not: a process killed at any moment leaves the old database, or none, or the new
+one complete. What a killed writer left behind is recognised (its lock is free) and removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+
+from ben_secure.errors import StoreError, printable
+
+_SUFFIX = ".ben-secure-writing"
+_LOCK_NAME = "lock"
+_CONTENT_NAME = "new"
+_ATTEMPTS = 100
+
+
+class Staging:
+    """The place, from ``__init__`` (which takes it) to ``discard`` (which gives it up, after ``publish`` or without).
+
+    Attributes:
+        directory: Path of an empty directory to build the new version in.
+    """
+
+    def __init__(self, target: str) -> None:
+        """Take the place beside ``target``, removing what a killed writer left there.
+
+        Args:
+            target: Absolute path of the directory or file that ``publish`` will create or replace.
+
+        Raises:
+            StoreError: Another writer is at work on this target, or the place cannot be made.
+        """
+        self._target = target
+        self._parent, name = os.path.split(target)
+        self._place = os.path.join(self._parent, f".{name}{_SUFFIX}")
+        self.directory = os.path.join(self._place, _CONTENT_NAME)
+        self._lock = -1
+        try:
+            for _ in range(_ATTEMPTS):
+                self._lock = self._take()
+                if self._lock >= 0:
+                    break
+            else:
+                raise StoreError(f"writers come and go at {printable(target, 400)}; try again when they are done")
+            shutil.rmtree(self.directory, ignore_errors=True)
+            os.mkdir(self.directory)
+        except OSError as error:
+            self.discard()
+            raise StoreError(
+                f"cannot write in {printable(self._parent, 400)}: {printable(str(error))}; "
+                "the directory must exist and be writable"
+            ) from error
+
+    def _take(self) -> int:
+        """Try to take the place: a locked file descriptor, or -1 if another writer gave it up just now."""
+        try:
+            os.mkdir(self._place, 0o700)
+        except FileExistsError:
+            found = os.lstat(self._place)
+            # In a directory that others may write to, somebody could lay a place of his own in our way.
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise StoreError(
+                    f"{printable(self._place, 400)} is in the way and is not a private directory of this user; "
+                    "find out who put it there, and remove it"
+                ) from None
+        try:
+            lock = os.open(os.path.join(self._place, _LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return -1
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The writer that had the place may have removed the file after we opened it: then this lock holds nothing.
+            if os.path.samestat(os.fstat(lock), os.stat(os.path.join(self._place, _LOCK_NAME))):
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise StoreError(
+                f"another writer is at work on {printable(self._target, 400)}; wait until it is done"
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(lock)
+        return -1
+
+    def publish(self, name: str | None = None) -> None:
+        """Put the new version into service, durably: from here on it is the target, even if the power fails.
+
+        Args:
+            name: File in ``directory`` that replaces the target file; None to make ``directory`` itself the target,
+                which must not exist.
+
+        Raises:
+            StoreError: The operating system refuses; the target is as it was.
+        """
+        source = os.path.join(self.directory, name) if name else self.directory
+        try:
+            for path in [os.path.join(self.directory, entry) for entry in os.listdir(self.directory)]:
+                _sync(path)
+            _sync(self.directory)
+            os.rename(source, self._target)
+            _sync(self._parent)
+        except OSError as error:
+            raise StoreError(
+                f"cannot put the new database in place at {printable(self._target, 400)}: {printable(str(error))}"
+            ) from error
+
+    def discard(self) -> None:
+        """Remove what is left in the place and give it up; doing it twice is harmless."""
+        if self._lock < 0:
+            return
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the next writer may be in it already
+            os.unlink(os.path.join(self._place, _LOCK_NAME))
+            os.rmdir(self._place)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _sync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,265 @@
+"""Read an LMDB 0.9 database that nobody vouches for, through ``os.pread``: bounds-checked, private copies, no liblmdb.
+
+It never maps the file, never hands it to liblmdb, never writes, never touches ``lock.mdb``, and whatever the file
+holds ends in an answer or a ``BenSecureError``, after work in proportion to the file at most. Against liblmdb's map:
+a crafted file cannot crash the process (T5), a writer cannot change bytes between check and use (T6), and a file that
+shrinks is an error and not a SIGBUS (T7). It agrees with liblmdb on every well-formed plain database.
+
+Consistency without a lock. LMDB never overwrites a page of the last committed state. Say that our snapshot is the
+state of transaction T. Its pages are freed by transactions F >= T + 1, which enter them in the free list under F. A
+writer W takes from the free list only what was entered before ``mdb_find_oldest``, which is W - 1 where no reader is
+registered (we never are), so F <= W - 2 and W >= T + 3. There is one writer at a time, so before W may begin, T + 1
+and T + 2 were committed, and each commit changes a meta page: N goes to page N & 1, its transaction id written last.
+Pages of the file are written before the meta page that refers to them. So: **read first; if the meta pages then still
+are those that the snapshot was made from, what was read is of state T and was current when it was checked.** If they
+changed, the snapshot and its cached pages are dropped and the read is done again. This holds for errors too: what
+looks damaged while a writer moves is read again before it is reported. A meta page that was torn when it was read
+differs at the check as well. (It does not hold over a network file system with the writer on another host, where LMDB
+itself does not work either; a value is still read within its bounds there, and a signature covers its content.)
+
+The parts: ``_datafile`` reads bytes, ``_meta`` and ``_nodes`` decide on bytes alone, ``_snapshot`` puts one committed
+state together, this module notices that a state has passed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from types import TracebackType
+from typing import TypeVar
+
+from ben_secure.errors import BenSecureError, StoreError
+from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.store._datafile import DataFile
+from ben_secure.store._snapshot import Snapshot
+
+_ATTEMPTS = 1000
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseFacts:
+    """What the newer meta page says of a database; unverified, as everything in the file.
+
+    Attributes:
+        page_bytes: Page size.
+        depth: Levels of the tree; 0 for an empty database.
+        branch_pages: Pages of branches.
+        leaf_pages: Pages of leaves.
+        overflow_pages: Pages of values that do not fit into a leaf.
+        last_page: Number of the last page in use.
+        entries: Records.
+        txnid: Id of the last committed transaction.
+        map_bytes: Map size of the last writer.
+        file_bytes: Size of the data file.
+    """
+
+    page_bytes: int
+    depth: int
+    branch_pages: int
+    leaf_pages: int
+    overflow_pages: int
+    last_page: int
+    entries: int
+    txnid: int
+    map_bytes: int
+    file_bytes: int
+
+
+class PageReader:
+    """The records of one plain LMDB database, by raw key.
+
+    Threads may share a reader; a forked child may go on using the one that it inherited; pickled, it travels as its
+    path and opens the file anew. A reader keeps the file that it opened: if a writer puts a new file in its place
+    (as ``PatchWriter`` does), open a new reader to see it.
+
+    Attributes:
+        path: The database as the caller named it.
+        absolute_path: The same from the root, for another process.
+        max_value_bytes: Longer values are refused before they are read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_value_bytes: int = DEFAULT_LIMITS.max_value_bytes) -> None:
+        """Open a database: a directory with ``data.mdb`` inside, or the data file itself (``subdir=False``).
+
+        Args:
+            path: The directory or the file.
+            max_value_bytes: Longest value to read.
+
+        Raises:
+            StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database, 64-bit and
+                little-endian, or it is damaged on the way to its first record.
+        """
+        self.path = os.fspath(path)
+        self.max_value_bytes = max_value_bytes
+        self.absolute_path = os.path.abspath(self.path)
+        try:
+            self._file = DataFile(self.path)
+            self._snapshot = self._take_snapshot()
+            next(self.keys(), None)  # named databases and damaged roots show here, not in the middle of the work
+        except BenSecureError as error:
+            self.close()
+            error.located(self.path)
+            raise
+
+    def get(self, lmdb_key: bytes) -> bytes | None:
+        """Read the value of a key.
+
+        Args:
+            lmdb_key: Raw key.
+
+        Returns:
+            A private copy of the value, or None if there is no such key.
+
+        Raises:
+            LimitExceededError: The value is longer than ``max_value_bytes``; it was not read.
+            StoreError: The database is damaged or truncated, or a writer is too busy for a consistent read.
+        """
+        return self._consistent(lambda snapshot: snapshot.get(lmdb_key), lmdb_key)
+
+    def __contains__(self, lmdb_key: bytes) -> bool:
+        """Whether there is such a key; does not read the value. Raises as ``get`` does."""
+        return self._consistent(lambda snapshot: snapshot.find(lmdb_key) is not None, lmdb_key)
+
+    def __len__(self) -> int:
+        """Number of records, as the meta page has it; a full walk checks it."""
+        return self._consistent(lambda snapshot: snapshot.meta.entries)
+
+    def keys(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[bytes]:
+        """Walk the keys in order without reading values that stand outside the tree.
+
+        If a writer commits meanwhile, the walk goes on in the new state, behind the last key that it gave.
+
+        Args:
+            start: First key to give, if it is there; None for the beginning.
+            stop: Key to end before; None for the end.
+
+        Yields:
+            Keys, strictly ascending.
+
+        Raises:
+            StoreError: As ``get``; and if the keys do not ascend or are not as many as the database claims.
+        """
+        return self._follow(Snapshot.key_batches, lambda lmdb_key: lmdb_key, start, stop)
+
+    def items(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Walk the records in key order; arguments and errors as for ``keys``.
+
+        Yields:
+            Key and value, keys strictly ascending.
+
+        Raises:
+            LimitExceededError: A value is longer than ``max_value_bytes``. This ends the walk; go on with
+                ``start=error.lmdb_key + b"\\0"``.
+            StoreError: As ``keys``.
+        """
+        return self._follow(Snapshot.item_batches, itemgetter(0), start, stop)
+
+    @property
+    def facts(self) -> DatabaseFacts:
+        """What the newer meta page says now."""
+        return self._consistent(_facts)
+
+    def _take_snapshot(self) -> Snapshot:
+        # A meta page may be read while it is written; what is still wrong the third time is not a writer's doing.
+        for _ in range(2):
+            try:
+                return Snapshot(self._file, self.max_value_bytes)
+            except StoreError:
+                continue
+        return Snapshot(self._file, self.max_value_bytes)
+
+    def _consistent(self, read: Callable[[Snapshot], _Result], lmdb_key: bytes | None = None) -> _Result:
+        """Read, then check that the snapshot is current; else again in a new one (see the module's docstring)."""
+        snapshot = self._snapshot
+        for _ in range(_ATTEMPTS):
+            try:
+                result = read(snapshot)
+            except BenSecureError as error:
+                if snapshot.is_current():
+                    error.located(self.path, lmdb_key)
+                    raise
+            else:
+                if snapshot.is_current():
+                    return result
+            snapshot = self._snapshot = self._take_snapshot()
+        raise self._busy()
+
+    def _follow(
+        self,
+        batches: Callable[[Snapshot, bytes | None, bytes | None], Iterator[list[_Result]]],
+        key_of: Callable[[_Result], bytes],
+        start: bytes | None,
+        stop: bytes | None,
+    ) -> Iterator[_Result]:
+        """Yield what a walk gives, checking each batch as ``_consistent`` does."""
+        snapshot = self._snapshot
+        walk = batches(snapshot, start, stop)
+        failures = 0
+        while failures < _ATTEMPTS:
+            try:
+                batch = next(walk, None)
+            except BenSecureError as error:
+                if snapshot.is_current():
+                    error.located(self.path)
+                    raise
+            else:
+                if snapshot.is_current():
+                    if batch is None:
+                        return
+                    if batch:
+                        yield from batch
+                        start = key_of(batch[-1]) + b"\0"  # the least key behind it
+                        failures = 0
+                    continue
+            failures += 1
+            snapshot = self._snapshot = self._take_snapshot()
+            walk = batches(snapshot, start, stop)
+        raise self._busy()
+
+    def _busy(self) -> StoreError:
+        return StoreError(
+            f"a writer committed during each of {_ATTEMPTS} attempts to read; try again when it is done",
+            database=self.path,
+        )
+
+    def close(self) -> None:
+        """Close the file; doing it twice is harmless. No other thread may be reading."""
+        if hasattr(self, "_file"):
+            self._file.close()
+
+    def __enter__(self) -> PageReader:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[[str, int], PageReader], tuple[str, int]]:
+        return _reopen, (self.absolute_path, self.max_value_bytes)
+
+
+def _reopen(path: str, max_value_bytes: int) -> PageReader:
+    return PageReader(path, max_value_bytes=max_value_bytes)
+
+
+def _facts(snapshot: Snapshot) -> DatabaseFacts:
+    meta = snapshot.meta
+    return DatabaseFacts(
+        page_bytes=meta.page_bytes,
+        depth=meta.depth,
+        branch_pages=meta.branch_pages,
+        leaf_pages=meta.leaf_pages,
+        overflow_pages=meta.overflow_pages,
+        last_page=meta.last_page,
+        entries=meta.entries,
+        txnid=meta.txnid,
+        map_bytes=meta.map_bytes,
+        file_bytes=snapshot.file_bytes,
+    )

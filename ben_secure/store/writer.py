@@ -1,0 +1,213 @@
+"""``PatchWriter``: write patches as canonical values into an LMDB database that appears complete or not at all.
+
+The only module that uses liblmdb, and it opens nothing but files that it has made itself in this run: to add to an
+existing database, its records are read with ``pages`` and written anew, so that liblmdb never parses pages from
+elsewhere (T5). It never changes a database in place (see ``_staging``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from types import TracebackType
+
+import lmdb
+
+from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches import BigEarthNetPatch
+from ben_secure.store._datafile import DATA_FILE_NAME, data_file_path, lock_file_path
+from ben_secure.store._staging import Staging
+from ben_secure.store.pages import PageReader
+
+_CHUNK_BYTES = 64 * 2**20
+_FIRST_MAP_BYTES = 2**30
+_MAX_KEY_BYTES = 511  # MDB_MAXKEYSIZE of liblmdb
+
+
+class PatchWriter:
+    """Writes patches by name: ``with PatchWriter(path) as writer: writer[name] = patch``.
+
+    The database is built in a hidden directory beside ``path`` and renamed to ``path`` when the block ends. An
+    exception that leaves the block, or a crash, leaves what was at ``path`` as it was. A writer is for one thread.
+
+    Attributes:
+        path: The database as the caller named it.
+        limits: No value may be longer than ``limits.max_value_bytes``, or readers would refuse it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, append: bool = False, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Name the database; nothing is touched before the ``with`` block begins.
+
+        Args:
+            path: Directory to make (with ``data.mdb`` inside); with ``append`` an existing database, which may be
+                the data file itself.
+            append: Add to an existing database: copy its records as they are, unverified, then add the new ones. It
+                takes the space of both. No other program may write to the database meanwhile.
+            limits: Limits for values, the existing ones included.
+        """
+        self.path = os.fspath(path)
+        self.limits = limits
+        self._append = append
+        self._cleanup: contextlib.ExitStack | None = None  # set while the writer is open
+
+    def __enter__(self) -> PatchWriter:
+        """Begin to write.
+
+        Raises:
+            StoreError: ``path`` exists (without ``append``), or is not a readable database (with it), another writer
+                is at work on it, or its directory cannot be written to.
+        """
+        self._target = target = os.path.abspath(self.path)
+        self._target_file = os.path.realpath(data_file_path(target))
+        self._refuse_existing(target)
+        with contextlib.ExitStack() as cleanup:
+            self._staging = Staging(self._target_file if self._append else target)
+            cleanup.callback(self._staging.discard)
+            self._refuse_existing(target)  # once more, now that no other writer can make it
+            self._pending: dict[bytes, bytes] = {}
+            self._pending_bytes = 0
+            self._map_bytes = _FIRST_MAP_BYTES
+            # Written through in one go at the end (Staging.publish): until then nobody needs this file. No other
+            # process knows of it, so it needs no lock.mdb.
+            try:
+                self._env = cleanup.enter_context(
+                    lmdb.open(
+                        self._staging.directory,
+                        map_size=self._map_bytes,
+                        sync=False,
+                        lock=False,
+                        lib_version=0,  # the file format of LMDB 0.9, whatever the environment variable says
+                    )
+                )
+            except lmdb.Error as error:
+                raise self._failed(error) from error
+            if self._append:
+                self._copy_original()
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __setitem__(self, name: str, patch: BigEarthNetPatch) -> None:
+        """Write one patch.
+
+        Args:
+            name: Name of the patch, 1 to 511 bytes in UTF-8.
+            patch: The patch.
+
+        Raises:
+            ValueError: The name is empty, too long, not Unicode, or taken; or this is outside the ``with`` block.
+            TypeError: ``name`` is not a str, or ``patch`` is not a patch.
+            LimitExceededError: The patch is larger than ``limits.max_value_bytes``.
+            StoreError: The disk is full or fails.
+        """
+        if self._cleanup is None:
+            raise ValueError("a PatchWriter writes inside its with block only: with PatchWriter(path) as writer: ...")
+        if not isinstance(patch, BigEarthNetPatch):
+            raise TypeError(f"expected a patch, not {type(patch).__name__}")
+        lmdb_key = _lmdb_key(name)
+        with self._env.begin(buffers=True) as transaction:
+            taken = lmdb_key in self._pending or transaction.get(lmdb_key) is not None
+        if taken:
+            raise ValueError(
+                f"there is a patch named {printable(name)} in {printable(self.path, 400)} already; nothing is replaced"
+            )
+        self._put(lmdb_key, patch.dumps())
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the database into service, or throw the new one away if an exception leaves the block.
+
+        Raises:
+            StoreError: The last values cannot be written or the database cannot be put in place; what was at ``path``
+                is as it was.
+        """
+        cleanup, self._cleanup = self._cleanup, None
+        if cleanup is not None:
+            with cleanup:
+                if exc_type is None:
+                    self._publish()
+
+    def _refuse_existing(self, target: str) -> None:
+        if not self._append and os.path.lexists(target):
+            raise StoreError(
+                f"{printable(self.path, 400)} exists; expected a path at which nothing is yet: "
+                "choose another, remove it, or pass append=True to add to it",
+                database=self.path,
+            )
+
+    def _put(self, lmdb_key: bytes, value: bytes) -> None:
+        if len(value) > self.limits.max_value_bytes:
+            raise LimitExceededError(
+                f"the value has {len(value)} bytes, expected at most {self.limits.max_value_bytes} "
+                "(Limits.max_value_bytes); a reader would refuse it",
+                rule=Rule.LIMIT,
+                database=self.path,
+                lmdb_key=lmdb_key,
+            )
+        self._pending[lmdb_key] = value
+        self._pending_bytes += len(value)
+        if self._pending_bytes >= _CHUNK_BYTES:
+            self._write_chunk()
+
+    def _write_chunk(self) -> None:
+        """Commit the pending values; a chunk that does not fit is done again in a map of twice the size."""
+        try:
+            while True:
+                try:
+                    with self._env.begin(write=True) as transaction:
+                        for lmdb_key, value in sorted(self._pending.items()):
+                            transaction.put(lmdb_key, value)
+                    break
+                except lmdb.MapFullError:
+                    self._map_bytes *= 2
+                    self._env.set_mapsize(self._map_bytes)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def _copy_original(self) -> None:
+        with PageReader(self.path, max_value_bytes=self.limits.max_value_bytes) as original:
+            self._original_facts = original.facts
+            for lmdb_key, value in original.items():
+                self._put(lmdb_key, value)
+
+    def _publish(self) -> None:
+        self._write_chunk()
+        self._env.close()
+        if not self._append:
+            self._staging.publish()
+            return
+        with PageReader(self._target) as now:
+            if now.facts != self._original_facts:
+                raise StoreError(
+                    "the database was changed by another program while patches were added; nothing was written: "
+                    "stop the other program and begin again",
+                    database=self.path,
+                )
+        shutil.copymode(self._target_file, os.path.join(self._staging.directory, DATA_FILE_NAME))
+        self._staging.publish(DATA_FILE_NAME)
+        # liblmdb's lock file goes with the file that was replaced: programs that still have both open agree on it, but
+        # its transaction id would send those that open the new file to an older state of that.
+        with contextlib.suppress(OSError):
+            os.unlink(lock_file_path(self._target))
+
+    def _failed(self, error: lmdb.Error) -> StoreError:
+        return StoreError(f"cannot write the new database: {printable(str(error))}", database=self.path)
+
+
+def _lmdb_key(name: object) -> bytes:
+    """The LMDB key of a name, or ValueError or TypeError if it cannot be one."""
+    if not isinstance(name, str):
+        raise TypeError(f"patch names are str, not {type(name).__name__}")
+    lmdb_key = name.encode()
+    if not 1 <= len(lmdb_key) <= _MAX_KEY_BYTES:
+        raise ValueError(
+            f"the name {printable(name)} has {len(lmdb_key)} bytes, expected 1 to {_MAX_KEY_BYTES}; choose another"
+        )
+    return lmdb_key

@@ -1,0 +1,243 @@
+"""``PatchReader`` is a mapping of patches that can be shared, forked, pickled, and never gives out what is not one."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import lmdb
+import pytest
+from strategies import TwoBandPatch, make_patch, noise
+
+from ben_secure.errors import LimitExceededError, PatchFormatError, StoreError, UnsafePickleError
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S2_Patch
+from ben_secure.store.pages import PageReader
+from ben_secure.store.reader import PatchReader
+
+NAMES = ["S2A_0", "S2A_1", "S2B_0", "größe"]
+
+
+def build(path, values):
+    """A database of raw values."""
+    with lmdb.open(str(path), map_size=2**26, sync=False, lock=False) as env, env.begin(write=True) as transaction:
+        for name, value in values.items():
+            transaction.put(name if isinstance(name, bytes) else name.encode(), value)
+    return path
+
+
+@pytest.fixture(scope="module")
+def patches():
+    """Patches of two kinds, by name."""
+    kinds = [BigEarthNet_S2_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch]
+    return {name: make_patch(kind, seed=i, number=i) for i, (name, kind) in enumerate(zip(NAMES, kinds, strict=True))}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory, patches):
+    """A database of those patches."""
+    return build(tmp_path_factory.mktemp("reader") / "db", {name: patch.dumps() for name, patch in patches.items()})
+
+
+def test_is_a_mapping_in_key_order(path, patches):
+    """What ``Mapping`` promises, for patches."""
+    with PatchReader(path) as reader:
+        assert list(reader) == list(reader.keys()) == sorted(NAMES, key=str.encode)
+        assert len(reader) == 4
+        assert dict(reader.items()) == patches
+        assert all(reader[name] == patch for name, patch in patches.items())
+        assert "S2A_1" in reader
+        assert "S2A_2" not in reader
+        assert reader.get("S2A_1") == patches["S2A_1"]
+        assert reader.get("S2A_2") is None
+        assert reader.get("S2A_2", 7) == 7
+        assert reader.get_many(["größe", "S2A_0", "größe"]) == [patches[n] for n in ("größe", "S2A_0", "größe")]
+        assert reader.raw("S2B_0") == patches["S2B_0"].dumps()
+        assert reader.facts.entries == 4
+        assert repr(reader) == f"PatchReader({str(path)!r})"
+
+
+def test_missing_names_are_key_errors(path):
+    """The message has the name and the database; names that no LMDB key can be are missing like others."""
+    with PatchReader(path) as reader:
+        for name, shown in (("S2A_2", "S2A_2"), ("", ""), ("x" * 512, r"xxx\.\.\."), ("\ud800", r"\\ud800")):
+            assert name not in reader
+            for read in (reader.__getitem__, reader.raw, lambda name: reader.get_many([name])):
+                with pytest.raises(KeyError, match=f"no patch named .*{shown} in .*{path.name}"):
+                    read(name)
+
+
+def test_names_are_str(path):
+    """A caller who passes the LMDB key is told, not answered that it is missing."""
+    with PatchReader(path) as reader:
+        assert "S2A_0" in reader
+        for read in (reader.__getitem__, reader.raw, reader.get, reader.__contains__):
+            with pytest.raises(TypeError, match="patch names are str, not bytes"):
+                read(b"S2A_0")
+
+
+def test_readers_are_equal_only_to_themselves(path, patches):
+    """``==`` of mappings would read and compare two archives."""
+    with PatchReader(path) as reader, PatchReader(path) as other:
+        assert reader == reader
+        assert reader != other
+        assert reader != dict(patches)
+        assert len({reader, other, reader}) == 2
+
+
+def test_refusals_say_where(tmp_path, patches):
+    """A hostile value is refused with database and key; ``get`` does not take it for a missing one; others load."""
+    hostile = b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R."
+    path = build(
+        tmp_path / "db", {"bad": hostile, "cut": patches["S2A_0"].dumps()[:-1], "good": patches["S2A_0"].dumps()}
+    )
+    with PatchReader(path) as reader:
+        assert list(reader) == ["bad", "cut", "good"]
+        assert reader.raw("bad") == hostile
+        for read in (reader.__getitem__, reader.get):
+            with pytest.raises(UnsafePickleError) as caught:
+                read("bad")
+            for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+                assert (error.database, error.lmdb_key) == (str(path), b"bad")
+                assert f"[at LMDB key b'bad' in {path}]" in str(error)
+        with pytest.raises(PatchFormatError):
+            reader["cut"]
+        assert reader["good"] == patches["S2A_0"]
+
+
+def test_keys_that_are_not_utf8_are_reported(tmp_path, patches):
+    """By the walk, when it comes to them, escaped; every patch that has a name can still be read."""
+    value = patches["S2A_0"].dumps()
+    path = build(tmp_path / "db", {b"a": value, b"b\xff\x1b[2J": value, b"c": value})
+    with PatchReader(path) as reader:
+        walk = iter(reader)
+        assert next(walk) == "a"
+        with pytest.raises(PatchFormatError, match=r"the LMDB key b'b\\xff\\x1b\[2J' is not UTF-8") as caught:
+            next(walk)
+        assert caught.value.lmdb_key == b"b\xff\x1b[2J"
+        assert "\x1b" not in str(caught.value)
+        assert reader["c"] == patches["S2A_0"]
+        assert len(reader) == 3
+
+
+def test_limits_hold_for_store_and_pickle(path, patches):
+    """The length of the value, and what the trusted core counts."""
+    size = len(patches["S2A_0"].dumps())
+    with PatchReader(path, limits=Limits(max_value_bytes=size)) as reader:
+        assert reader["S2A_0"] == patches["S2A_0"]
+    for limits in (Limits(max_value_bytes=size - 1), Limits(max_opcodes=5)):
+        with PatchReader(path, limits=limits) as reader, pytest.raises(LimitExceededError) as caught:
+            reader["S2A_0"]
+        assert caught.value.lmdb_key == b"S2A_0"
+    with PatchReader(path, limits=Limits(max_value_bytes=size - 1)) as reader, pytest.raises(LimitExceededError):
+        reader.raw("S2A_0")
+
+
+def test_classes_are_declared_by_the_caller(tmp_path):
+    """A subclass is admitted if the caller names it, and only then."""
+    patch = TwoBandPatch(noise((3, 3), "<u2"), noise((60, 60), "<u2"))
+    path = build(tmp_path / "db", {"a": patch.dumps()})
+    with PatchReader(path, classes=[TwoBandPatch]) as reader:
+        assert reader["a"] == patch
+        assert type(reader["a"]) is TwoBandPatch
+    with PatchReader(path) as reader, pytest.raises(UnsafePickleError):
+        reader["a"]
+
+
+def test_sees_what_another_process_commits(tmp_path, patches):
+    """A reader opened before the commit."""
+    path = build(tmp_path / "db", {"a": patches["S2A_0"].dumps()})
+    with PatchReader(path) as reader:
+        assert list(reader) == ["a"]
+        build(path, {"b": patches["S2A_1"].dumps()})
+        assert list(reader) == ["a", "b"]
+        assert reader["b"] == patches["S2A_1"]
+
+
+def test_threads_share_a_reader(path, patches):
+    """Many at once."""
+    wrong = []
+
+    def read(reader):
+        for _ in range(20):
+            wrong.extend(name for name in NAMES if reader[name] != patches[name])
+
+    with PatchReader(path) as reader:
+        threads = [threading.Thread(target=read, args=(reader,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_forked_workers_share_a_reader(path, patches):
+    """As DataLoader workers do on Linux, while the parent goes on."""
+    with PatchReader(path) as reader:
+        assert reader["S2A_0"] == patches["S2A_0"]
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if dict(reader.items()) == patches else 1)
+            children.append(child)
+        assert dict(reader.items()) == patches
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+
+
+def test_readers_travel_to_spawned_workers(path, patches, monkeypatch):
+    """With limits and classes, and to another working directory."""
+    monkeypatch.chdir(path.parent)
+    limits = Limits(max_opcodes=DEFAULT_LIMITS.max_opcodes - 1)
+    with PatchReader(path.name, limits=limits, classes=[TwoBandPatch]) as reader:
+        pickled = pickle.dumps(reader)
+    with pickle.loads(pickled) as twin:
+        assert (twin.path, twin.limits, twin.classes) == (str(path), limits, (TwoBandPatch,))
+        assert dict(twin.items()) == patches
+    with PatchReader(path.name) as reader:
+        code = "import pickle, sys; print(*pickle.loads(sys.stdin.buffer.read()))"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+        child = subprocess.run(
+            [sys.executable, "-c", code], input=pickle.dumps(reader), cwd="/", env=environment, capture_output=True
+        )
+        assert child.stdout.decode().split() == list(reader)
+
+
+def test_closed_and_missing(path, tmp_path):
+    """A closed reader is a caller's mistake; a missing database is not."""
+    reader = PatchReader(path)
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        reader["S2A_0"]
+    with pytest.raises(StoreError, match="does not exist"):
+        PatchReader(tmp_path / "missing")
+
+
+@pytest.mark.threat("T5")
+def test_liblmdb_is_not_loaded(path):
+    """Not even imported by who only reads."""
+    code = (
+        f"import sys, ben_secure; r = ben_secure.PatchReader({str(path)!r}); r['S2A_0']; print('lmdb' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert child.stdout == "False\n"
+
+
+@pytest.mark.threat("T7")
+def test_truncation_under_an_open_reader_is_an_error(tmp_path, patches):
+    """And not the end of the process."""
+    path = build(tmp_path / "db", {"a": patches["S2A_0"].dumps()})
+    with PatchReader(path) as reader:
+        assert reader["a"] == patches["S2A_0"]
+        os.truncate(path / "data.mdb", 3 * 4096)
+        with pytest.raises(StoreError, match="truncated") as caught:
+            reader["a"]
+        assert (caught.value.database, caught.value.lmdb_key) == (str(path), b"a")
+
+
+def test_page_reader_and_patch_reader_agree(path, patches):
+    """The same records, one by raw key, one by name."""
+    with PatchReader(path) as reader, PageReader(path) as records:
+        assert [(name.encode(), reader.raw(name)) for name in reader] == list(records.items())
