@@ -149,29 +149,44 @@ class Segments:
         blocks: The opaque blocks before.
     """
 
-    __slots__ = ("_node", "_program", "_start", "_tails", "_tree", "blocks", "end", "prefix", "snapshot", "visits")
+    __slots__ = (
+        "_data",
+        "_node",
+        "_payload_end",
+        "_program",
+        "_start",
+        "_tails",
+        "_tree",
+        "blocks",
+        "end",
+        "prefix",
+        "snapshot",
+        "visits",
+    )
 
-    def __init__(self, tree: _Tree, data: bytes) -> None:
+    def __init__(self, tree: _Tree, data: bytes, end: int) -> None:
         self._tree = tree
+        self._data = data
+        self._payload_end = end
         self._program: list[bytes] = []
         self.blocks: list[memoryview] = []
-        self._node = self._follow(data)
+        self._node = self._follow()
         self._start = self.end
         self.snapshot = self._node.snapshot
         self.prefix, self._tails = self._node.after
         self.visits = self._node.visits
 
     @classmethod
-    def of(cls, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]]) -> Segments:
-        """What is known of a payload under these rules; a verdict under other limits or classes says nothing."""
+    def of(cls, data: bytes, end: int, limits: Limits, classes: frozenset[tuple[str, str]]) -> Segments:
+        """What is known of the payload ``data[:end]`` under these rules; a verdict under others says nothing."""
         if limits is DEFAULT_LIMITS and not classes:  # saves the hash of the limits
-            return cls(_DEFAULT_TREE, data)
+            return cls(_DEFAULT_TREE, data, end)
         tree = _TREES.get((limits, classes))
         if tree is None:
             if len(_TREES) >= _MAX_TREES:
                 _TREES.clear()
             tree = _TREES[limits, classes] = _Tree()
-        return cls(tree, data)
+        return cls(tree, data, end)
 
     @staticmethod
     def forget() -> None:
@@ -179,15 +194,16 @@ class Segments:
         _TREES.clear()
         _DEFAULT_TREE.clear()
 
-    def _follow(self, data: bytes) -> _Node:
+    def _follow(self) -> _Node:
         """Follow the segments that are known, collecting the program and the opaque blocks."""
-        node, pos, end = self._tree.root, 0, len(data)
+        data, end = self._data, self._payload_end
+        node, pos = self._tree.root, 0
         view = memoryview(data)
         found = True
         while found:
             found = False
             for segment, child in node.edges:
-                if data.startswith(segment, pos):
+                if data.startswith(segment, pos, end):
                     start = pos + len(segment)
                     after = start + child.block
                     if after >= end or after + child.snapshot.frame_left > end:
@@ -216,11 +232,11 @@ class Segments:
             return None
         return Known(self._program, self.snapshot, len(self.blocks), self._node.keep)
 
-    def recall(self, data: bytes) -> Program | None:
+    def recall(self) -> Program | None:
         """The whole program, if everything after the known segments is known as well: labels recur, too."""
-        if len(data) - self.end > _MAX_TAIL_BYTES:
+        if self._payload_end - self.end > _MAX_TAIL_BYTES:
             return None
-        tail = self._tails.get(data[self.end :])
+        tail = self._tails.get(self._data[self.end : self._payload_end])
         if tail is None or self.known() is not None:
             return None
         program, buffers, own = self.begin()
@@ -230,13 +246,14 @@ class Segments:
         program.append(tail.program)
         return Program(frame(b"".join(program)), buffers, self.blocks, None)
 
-    def remember_tail(self, data: bytes, tail: Tail) -> None:
+    def remember_tail(self, tail: Tail) -> None:
         """Keep the verdict on everything after the known segments of an admitted value."""
-        if len(data) - self.end <= _MAX_TAIL_BYTES:
+        size = self._payload_end - self.end
+        if size <= _MAX_TAIL_BYTES:
             if len(self._tails) >= _MAX_TAILS:
                 self._tails.clear()
-            self._tails[data[self.end :]] = tail
-            self._pay(2 * (len(data) - self.end) // 32)
+            self._tails[self._data[self.end : self._payload_end]] = tail
+            self._pay(2 * size // 32)
 
     def _pay(self, cost: int) -> None:
         self._tree.cost += cost

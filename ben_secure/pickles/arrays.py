@@ -335,7 +335,9 @@ class Resolver:
                 if record.function == "rebuild_scalar":
                     return rebuild_scalar(*arguments[:2])
                 if record.function == "scalar":
-                    return rebuild_scalar(dtype_text(arguments[0]), arguments[1])
+                    scalar = rebuild_scalar(dtype_text(arguments[0]), arguments[1])
+                    # numpy's own function ends a text at its trailing NULs.
+                    return np.str_(scalar.rstrip("\0")) if isinstance(scalar, np.str_) else scalar
             if type(record) is ArrayRecord or type(record) is CallRecord:
                 shape, dtype, fortran, data = array_state(record)
                 code = dtype_text(dtype)

@@ -29,13 +29,16 @@ from ben_secure.pickles._steps import (
 )
 
 
-def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = frozenset()) -> Program:
+def check(
+    payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = frozenset(), end: int | None = None
+) -> Program:
     """Check that a payload is exactly one pickle that does only what an honest patch needs.
 
     Args:
         payload: One whole pickle, of protocol 4 or 5.
         limits: What it may cost.
         classes: (module, qualified name) of the patch subclasses that the caller declared.
+        end: Where the pickle ends, if ``payload`` has more bytes: no byte from there on is looked at.
 
     Returns:
         What may be executed.
@@ -45,20 +48,22 @@ def check(payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = 
         LimitExceededError: It is larger, deeper or longer than ``limits`` allow.
         PatchFormatError: It is not a pickle, is cut short or damaged, or data follows it.
     """
-    if len(payload) > limits.max_value_bytes:
+    if end is None:
+        end = len(payload)
+    if end > limits.max_value_bytes:
         raise LimitExceededError(
-            f"the value has {len(payload)} bytes, at most {limits.max_value_bytes} are read; "
+            f"the value has {end} bytes, at most {limits.max_value_bytes} are read; "
             "if it is honest, pass Limits(max_value_bytes=...)",
             rule=Rule.LIMIT,
         )
-    if payload[:1] != b"\x80":
+    if end < 1 or payload[0] != 0x80:
         raise PatchFormatError(
             f"not a pickle: it starts with {printable(payload[:8])}, a pickled patch with the PROTO opcode b'\\x80'",
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
-    segments = Segments.of(payload, limits, classes)
-    return segments.recall(payload) or Walk(payload, limits, classes, segments).run()
+    segments = Segments.of(payload, end, limits, classes)
+    return segments.recall() or Walk(payload, end, limits, classes, segments).run()
 
 
 class Walk:
@@ -69,10 +74,12 @@ class Walk:
         "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments", "skipped", "stack",
     )  # fmt: skip
 
-    def __init__(self, data: bytes, limits: Limits, classes: frozenset[tuple[str, str]], segments: Segments) -> None:
+    def __init__(
+        self, data: bytes, end: int, limits: Limits, classes: frozenset[tuple[str, str]], segments: Segments
+    ) -> None:
         snapshot = segments.snapshot
         self.data = data
-        self.end = len(data)
+        self.end = end
         self.limits = limits
         self.classes = classes
         self.segments = segments
@@ -300,6 +307,8 @@ class Walk:
     def stop(self) -> Program:
         """STOP, or an opcode that no patch needs. One object must be left, and nothing follow; returns the program."""
         op = self.data[self.pos]
+        if self.pos >= self.end:  # in what follows the payload; nothing of that is taken for a part of it
+            self.malformed("cut short")
         if op != 0x2E:
             self.refuse(f"the opcode {opcode_name(op)} is not needed by any patch", Rule.FORBIDDEN_OPCODE)
         if len(self.memo) > self.limits.max_memo:
@@ -314,7 +323,7 @@ class Walk:
                 "or a damaged value; fetch the value again",
                 rule=Rule.TRAILING_DATA, offset=self.pos + 1,
             )  # fmt: skip
-        tail = b"".join((*self.piece, self.data[self.copied :]))
+        tail = b"".join((*self.piece, self.data[self.copied : self.end]))
         if len(self.program) == self.skipped:
-            self.segments.remember_tail(self.data, Tail(tail, tuple(self.fetched)))
+            self.segments.remember_tail(Tail(tail, tuple(self.fetched)))
         return Program(frame(b"".join((*self.program, tail))), self.buffers, self.blocks, self.known)

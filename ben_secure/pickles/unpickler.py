@@ -119,10 +119,14 @@ class PatchUnpickler(pickle.Unpickler):
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         payload = file.read(limits.max_value_bytes + 1)
+        self._begin(payload, len(payload), tuple(classes), limits)
+
+    def _begin(self, value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> None:
+        """Check the payload, ``value[:end]``, and prepare to execute its program."""
         self._limits = limits
         self._globals = 0  # looked up so far
-        self._classes, pairs = _declared(tuple(classes))
-        self._program = program = opcodes.check(payload, limits, pairs)
+        self._classes, pairs = _declared(classes)
+        self._program = program = opcodes.check(value, limits, pairs, end)
         super().__init__(io.BytesIO(program.opcodes), buffers=program.buffers)
 
     def find_class(self, module: str, name: str, /) -> Any:
@@ -225,6 +229,16 @@ class PatchUnpickler(pickle.Unpickler):
             return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+
+
+def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> BigEarthNetPatch:
+    """Read the pickled patch in ``value[:end]``, without a copy of it; for who has checked what follows.
+
+    Args, Returns and Raises as for ``loads``.
+    """
+    unpickler = PatchUnpickler.__new__(PatchUnpickler)
+    unpickler._begin(value, end, classes, limits)
+    return unpickler.load()
 
 
 def load(
