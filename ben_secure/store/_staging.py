@@ -75,33 +75,37 @@ class Staging:
             lock = os.open(os.path.join(self._place, _LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             return -1
+        taken = False
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The writer that had the place may have removed the file after we opened it: then this lock holds nothing.
-            if os.path.samestat(os.fstat(lock), os.stat(os.path.join(self._place, _LOCK_NAME))):
-                return lock
+            taken = os.path.samestat(os.fstat(lock), os.stat(os.path.join(self._place, _LOCK_NAME)))
+        except FileNotFoundError:
+            pass
         except BlockingIOError:
-            os.close(lock)
             raise StoreError(
                 f"another writer is at work on {printable(self._target, 400)}; wait until it is done"
             ) from None
-        except FileNotFoundError:
-            pass
-        os.close(lock)
-        return -1
+        finally:
+            if not taken:
+                os.close(lock)
+        return lock if taken else -1
 
     def publish(self, name: str | None = None) -> None:
         """Put the new version into service, durably: from here on it is the target, even if the power fails.
 
         Args:
-            name: File in ``directory`` that replaces the target file; None to make ``directory`` itself the target,
-                which must not exist.
+            name: File in ``directory`` that replaces the target file and takes over its mode; None to make
+                ``directory`` itself the target, which must not exist.
 
         Raises:
-            StoreError: The operating system refuses; the target is as it was.
+            StoreError: The operating system refuses; the target is as it was (or is new but perhaps not yet durable,
+                if the very last step failed).
         """
         source = os.path.join(self.directory, name) if name else self.directory
         try:
+            if name:
+                shutil.copymode(self._target, source)
             for path in [os.path.join(self.directory, entry) for entry in os.listdir(self.directory)]:
                 _sync(path)
             _sync(self.directory)

@@ -117,15 +117,15 @@ class PageReader:
             LimitExceededError: The value is longer than ``max_value_bytes``; it was not read.
             StoreError: The database is damaged or truncated, or a writer is too busy for a consistent read.
         """
-        return self._consistent(lambda snapshot: snapshot.get(lmdb_key), lmdb_key)
+        return self._consistent(Snapshot.get, lmdb_key)
 
     def __contains__(self, lmdb_key: bytes) -> bool:
         """Whether there is such a key; does not read the value. Raises as ``get`` does."""
-        return self._consistent(lambda snapshot: snapshot.find(lmdb_key) is not None, lmdb_key)
+        return self._consistent(Snapshot.find, lmdb_key) is not None
 
     def __len__(self) -> int:
         """Number of records, as the meta page has it; a full walk checks it."""
-        return self._consistent(lambda snapshot: snapshot.meta.entries)
+        return self._consistent(lambda snapshot, _: snapshot.meta.entries)
 
     def keys(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[bytes]:
         """Walk the keys in order without reading values that stand outside the tree.
@@ -171,15 +171,15 @@ class PageReader:
                 continue
         return Snapshot(self._file, self.max_value_bytes)
 
-    def _consistent(self, read: Callable[[Snapshot], _Result], lmdb_key: bytes | None = None) -> _Result:
+    def _consistent(self, read: Callable[[Snapshot, bytes], _Result], lmdb_key: bytes = b"") -> _Result:
         """Read, then check that the snapshot is current; else again in a new one (see the module's docstring)."""
         snapshot = self._snapshot
         for _ in range(_ATTEMPTS):
             try:
-                result = read(snapshot)
+                result = read(snapshot, lmdb_key)
             except BenSecureError as error:
                 if snapshot.is_current():
-                    error.located(self.path, lmdb_key)
+                    error.located(self.path, lmdb_key or None)
                     raise
             else:
                 if snapshot.is_current():
@@ -249,7 +249,7 @@ def _reopen(path: str, max_value_bytes: int) -> PageReader:
     return PageReader(path, max_value_bytes=max_value_bytes)
 
 
-def _facts(snapshot: Snapshot) -> DatabaseFacts:
+def _facts(snapshot: Snapshot, _: bytes) -> DatabaseFacts:
     meta = snapshot.meta
     return DatabaseFacts(
         page_bytes=meta.page_bytes,

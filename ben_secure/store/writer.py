@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from types import TracebackType
 
 import lmdb
@@ -190,7 +189,6 @@ class PatchWriter:
                     "stop the other program and begin again",
                     database=self.path,
                 )
-        shutil.copymode(self._target_file, os.path.join(self._staging.directory, DATA_FILE_NAME))
         self._staging.publish(DATA_FILE_NAME)
         # liblmdb's lock file goes with the file that was replaced: programs that still have both open agree on it, but
         # its transaction id would send those that open the new file to an older state of that.
