@@ -33,6 +33,7 @@ REMEDY = (
 _LEAVES = frozenset({str, float, bool, type(None), bytes})
 _SET_MEMBERS = _LEAVES | {int}
 _CONTAINERS = frozenset({list, tuple, dict})
+_WEIGHT_BYTES = 64
 # Levels of nesting that a pickle needs around the metadata and inside a packed array; ``Limits.max_depth`` counts them.
 _ENVELOPE_DEPTH = 8
 _FIXED_DTYPES = PIXEL_DTYPES | {"|b1"}
@@ -78,30 +79,44 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
         TypeError: Something in it is not of an admitted type; the message has its path, its type and the remedy.
         ValueError: It is too big, too deep (or a cycle), or an integer is too long.
     """
-    nodes = spent + 1
-    if type(value) in _LEAVES:
-        return nodes
+    nodes = spent + 1 + _weight(value)
     # Plain leaves are never queued, so the common case makes no tuple.
-    pending: list[tuple[tuple[object, ...], Any]] = [((name,), value)]
+    pending: list[tuple[tuple[object, ...], Any]] = [] if type(value) in _LEAVES else [((name,), value)]
     while pending:
         path, node = pending.pop()
         kind = type(node)
         children: Iterable[tuple[object, object]] = ()
         if kind in _CONTAINERS:
             nodes += len(node)
-            children = _dict_items(path, node) if kind is dict else enumerate(node)
+            if kind is dict:
+                children = _dict_items(path, node)
+                nodes += sum(map(_weight, node))
+            else:
+                children = enumerate(node)
             if len(path) > limits.max_depth - _ENVELOPE_DEPTH:
                 raise ValueError(
                     f"metadata {_shown(path)}: nested deeper than {limits.max_depth - _ENVELOPE_DEPTH}, or a cycle"
                 )
         else:
             nodes += _check_leaf(path, node, limits)
-        if nodes > limits.max_nodes:
-            raise ValueError(f"metadata {_shown(path)}: a patch may hold {limits.max_nodes} objects in its metadata")
-        for key, child in children:
+        for key, child in children if nodes <= limits.max_nodes else ():
             if type(child) not in _LEAVES:
                 pending.append(((*path, key), child))
+            elif child:
+                nodes += _weight(child)
+        if nodes > limits.max_nodes:
+            break
+    if nodes > limits.max_nodes:
+        raise ValueError(
+            f"metadata {printable(name)!r}: a patch may hold {limits.max_nodes} objects in its metadata, each "
+            f"{_WEIGHT_BYTES} characters of text counted as one, and what is shared as often as it occurs"
+        )
     return nodes
+
+
+def _weight(leaf: object) -> int:
+    """What a text counts beyond one: shared, it is written out each time (by ``repr``, by ``dumps``)."""
+    return len(leaf) // _WEIGHT_BYTES if isinstance(leaf, str | bytes) else 0
 
 
 def _shown(path: tuple[object, ...]) -> str:
@@ -136,7 +151,7 @@ def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
                 )
             if type(member) is int:
                 _check_leaf(path, member, limits)
-        return len(node)
+        return len(node) + sum(map(_weight, node))
     if type(node) is np.ndarray:
         return _check_array(path, node, limits)
     # The exact scalar type, found from its dtype: a subclass of numpy's is refused.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pickles.allowlist import Declared
 
 if TYPE_CHECKING:
     from ben_secure.pickles._prefix import Prefix
@@ -106,7 +107,7 @@ class _Tree:
 
 
 _DEFAULT_TREE = _Tree()
-_TREES: dict[tuple[Limits, frozenset[tuple[str, str]]], _Tree] = {}
+_TREES: dict[tuple[Limits, Declared], _Tree] = {}
 
 
 def frame(opcodes: bytes) -> bytes:
@@ -177,7 +178,7 @@ class Segments:
         self.visits = self._node.visits
 
     @classmethod
-    def of(cls, data: bytes, end: int, limits: Limits, classes: frozenset[tuple[str, str]]) -> Segments:
+    def of(cls, data: bytes, end: int, limits: Limits, classes: Declared) -> Segments:
         """What is known of the payload ``data[:end]`` under these rules; a verdict under others says nothing."""
         if limits is DEFAULT_LIMITS and not classes:  # saves the hash of the limits
             return cls(_DEFAULT_TREE, data, end)

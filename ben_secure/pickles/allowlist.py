@@ -25,6 +25,15 @@ class Kind(IntEnum):
     """Only ever an argument of a call."""
 
 
+class Declared(frozenset[tuple[str, str]]):
+    """Pairs that name the caller's own classes; equal to itself only, because two classes can have one name."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+NONE_DECLARED = Declared()
+
 _INTERFACE = "bigearthnet_patch_interface"
 
 BAND_CLASSES: tuple[str, ...] = ("Band", "BenS1_Band", "BenS2_10mBand", "BenS2_20mBand", "BenS2_60mBand")

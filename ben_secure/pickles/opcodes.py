@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError, printable
+from ben_secure.errors import (
+    LimitExceededError,
+    PatchFormatError,
+    Rule,
+    UnsafePickleError,
+    UntrustedDataError,
+    printable,
+)
 from ben_secure.limits import Limits
 from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Program, Segments, Snapshot, Tail, frame
 from ben_secure.pickles._steps import (
@@ -27,11 +34,10 @@ from ben_secure.pickles._steps import (
     kind_name,
     opcode_name,
 )
+from ben_secure.pickles.allowlist import NONE_DECLARED, Declared
 
 
-def check(
-    payload: bytes, limits: Limits, classes: frozenset[tuple[str, str]] = frozenset(), end: int | None = None
-) -> Program:
+def check(payload: bytes, limits: Limits, classes: Declared = NONE_DECLARED, end: int | None = None) -> Program:
     """Check that a payload is exactly one pickle that does only what an honest patch needs.
 
     Args:
@@ -63,7 +69,12 @@ def check(
             offset=0,
         )
     segments = Segments.of(payload, end, limits, classes)
-    return segments.recall() or Walk(payload, end, limits, classes, segments).run()
+    try:
+        return segments.recall() or Walk(payload, end, limits, classes, segments).run()
+    except UntrustedDataError:
+        if end < len(payload):  # the walk may have run into what follows; the reason is to be found without it
+            return check(payload[:end], limits, classes)
+        raise
 
 
 class Walk:
@@ -74,9 +85,7 @@ class Walk:
         "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments", "skipped", "stack",
     )  # fmt: skip
 
-    def __init__(
-        self, data: bytes, end: int, limits: Limits, classes: frozenset[tuple[str, str]], segments: Segments
-    ) -> None:
+    def __init__(self, data: bytes, end: int, limits: Limits, classes: Declared, segments: Segments) -> None:
         snapshot = segments.snapshot
         self.data = data
         self.end = end
@@ -307,7 +316,7 @@ class Walk:
     def stop(self) -> Program:
         """STOP, or an opcode that no patch needs. One object must be left, and nothing follow; returns the program."""
         op = self.data[self.pos]
-        if self.pos >= self.end:  # in what follows the payload; nothing of that is taken for a part of it
+        if self.pos >= self.end:  # in what follows the payload, which is not part of it
             self.malformed("cut short")
         if op != 0x2E:
             self.refuse(f"the opcode {opcode_name(op)} is not needed by any patch", Rule.FORBIDDEN_OPCODE)

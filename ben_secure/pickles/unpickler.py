@@ -23,7 +23,7 @@ from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.pickles import opcodes
 from ben_secure.pickles._prefix import capture
 from ben_secure.pickles._segments import Known
-from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES
+from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES, Declared
 from ben_secure.pickles.arrays import (
     Block,
     CallRecord,
@@ -83,7 +83,7 @@ _stand_in = STAND_INS.get
 @lru_cache(maxsize=32)
 def _declared(
     classes: tuple[type[BigEarthNetPatch], ...],
-) -> tuple[Mapping[tuple[str, str], tuple[type[UnbuiltObject], type[PatchRecord]]], frozenset[tuple[str, str]]]:
+) -> tuple[Mapping[tuple[str, str], tuple[type[UnbuiltObject], type[PatchRecord]]], Declared]:
     """Stand-ins and records for the subclasses that the caller declared, and the pairs that name them."""
     table: dict[tuple[str, str], tuple[type[UnbuiltObject], type[PatchRecord]]] = {}
     for cls in classes:
@@ -94,7 +94,7 @@ def _declared(
             raise ValueError(f"{pair[0]}.{pair[1]} is declared twice or is a class of the interface itself")
         record = patch_record(cls)
         table[pair] = stand_in(record), record
-    return MappingProxyType(table), frozenset(table)
+    return MappingProxyType(table), Declared(table)
 
 
 class PatchUnpickler(pickle.Unpickler):
