@@ -184,13 +184,13 @@ class PatchUnpickler(pickle.Unpickler):
         """Keep the state after the beginning that this value shares with others, which were admitted like it."""
         classes = self._classes
 
-        class Resolver(pickle.Unpickler):
-            """Executes a known beginning over the same stand-ins."""
+        class Beginning(pickle.Unpickler):
+            """Executes the known segments over the same stand-ins."""
 
             def find_class(self, module: str, name: str, /) -> Any:
                 return _stand_in((module, name)) or classes[module, name][0]
 
-        known.keep(capture(Resolver, known.program, known.snapshot, known.blocks))
+        known.keep(capture(Beginning, known.program, known.snapshot, known.blocks))
 
     def _finish(self, result: object) -> BigEarthNetPatch:
         if isinstance(result, PatchRecord):
