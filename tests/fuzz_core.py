@@ -1,0 +1,284 @@
+"""Mutation fuzzing of the trusted core, by hand: ``python tests/fuzz_core.py --seconds 600``.
+
+Honest values and attacks are mutated, with and without regard for opcodes, and each result must pass ``examine``: a
+patch or one of our errors, in bounded time, the same verdict from a warm and an emptied cache of segments, and the same
+objects from the program that ``opcodes`` hands out as from the payload itself under both of CPython's unpicklers. The
+tests use the same functions for a few hundred examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import pathlib
+import pickle
+import pickletools
+import random
+import struct
+import sys
+import time
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from assembler import ATTACKS, canonical, dct, entry, name, number, text, tup
+from legacy_values import GENERATIONS, S1, S1_BANDS, pixels_of, small_tree, tree, write
+
+from ben_secure.errors import BenSecureError
+from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
+from ben_secure.pickles import loads, opcodes
+from ben_secure.pickles._segments import Segments
+from ben_secure.pickles.allowlist import KINDS
+from ben_secure.pickles.arrays import CallRecord, Inert, Record
+from ben_secure.pickles.unpickler import STAND_INS, loads_part
+
+_ADMITTED_NAMES = (
+    "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "BININT",
+    "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES",
+    "BYTEARRAY8", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS",
+    "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD",
+)  # fmt: skip
+ADMITTED = sorted(ord(known.code) for known in pickletools.opcodes if known.name in _ADMITTED_NAMES)
+"""The opcodes that honest values need; a new one has to be put here by hand."""
+_LENGTH = {0x8C: "<B", 0x58: "<I", 0x43: "<B", 0x42: "<I", 0x96: "<Q", 0x8A: "<B"}
+_OPERANDS = {0x80: 1, 0x95: 8, 0x4B: 1, 0x4D: 2, 0x4A: 4, 0x47: 8, 0x68: 1, 0x6A: 4}
+
+
+# Mutations.
+
+
+def pieces(value: bytes) -> list[bytes]:
+    """One piece an opcode, frames left out; what cannot be disassembled stays in one piece."""
+    found, last = [], 0
+    with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
+        starts = [position for _, _, position in pickletools.genops(value)]
+        for start, end in zip(starts, [*starts[1:], len(value)], strict=True):
+            if value[start] != pickle.FRAME[0]:
+                found.append(value[start:end])
+            last = end
+    return found + ([value[last:]] if last < len(value) else [])
+
+
+def random_opcode(rng: random.Random) -> bytes:
+    """One admitted opcode with an operand that fits."""
+    op = rng.choice(ADMITTED)
+    if op in _LENGTH:
+        words = ["", "x", "data", "labels", "_bands", "__dict__", "\ud800", "é", "z" * rng.choice((3, 300, 600))]
+        word = rng.choice(words).encode("utf-8", "surrogatepass")
+        word = word[:60] if op in (0x8A, 0x8C, 0x43) else word
+        return bytes([op]) + struct.pack(_LENGTH[op], len(word)) + word
+    if op == 0x95:
+        return b""
+    return bytes([op]) + (b"\x04" if op == 0x80 else rng.randbytes(_OPERANDS.get(op, 0)))
+
+
+def random_part(rng: random.Random) -> bytes:
+    """Some opcodes that belong together: a global, a small object, a fetch of what is likely to be there."""
+    module, attribute = rng.choice(list(KINDS))
+    return rng.choice(
+        (
+            name(module, attribute),
+            name(module, attribute) + b")\x81" + dct(text("x"), number(1)) + b"b",
+            name(module, attribute) + tup(number(1)) + b"R",
+            b"h" + bytes([rng.randrange(60)]),
+            b"](" + number(rng.randrange(300)) + b"e",
+            b"}(" + text("k") + b"Nu",
+            b"\x8f(" + number(rng.randrange(300)) + b"\x90",
+            tup(text("a"), b"N"),
+            b"\x94",
+            b"(",
+            b"\x85",
+        )
+    )
+
+
+def reframed(rng: random.Random, found: list[bytes]) -> bytes:
+    """Pieces put together with frames at random opcode boundaries."""
+    out, position = found[:1], 1
+    while position < len(found):
+        step = rng.randrange(1, max(2, len(found) // 2))
+        group = b"".join(found[position : position + step])
+        out.append(b"\x95" + struct.pack("<Q", len(group)) + group if rng.random() < 0.5 else group)
+        position += step
+    return b"".join(out)
+
+
+def mutate(rng: random.Random, value: bytes, others: list[bytes]) -> bytes:
+    """Change a value once."""
+    kind = rng.randrange(12)
+    if not value or kind < 3:
+        data = bytearray(value or b"\x80")
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            data[rng.randrange(min(len(data), 2000)) if rng.random() < 0.7 else rng.randrange(len(data))] = (
+                rng.randrange(256)
+            )
+        return bytes(data)
+    at = rng.randrange(len(value))
+    if kind == 3:
+        return value[:at]
+    if kind == 4:
+        return value[:at] + value[min(len(value), at + rng.randrange(1, 40)) :]
+    if kind == 5:
+        other = rng.choice(others)
+        start = rng.randrange(len(other))
+        return value[:at] + other[start : start + rng.randrange(200)] + value[at:]
+    found = pieces(value)
+    at = rng.randrange(len(found))
+    if kind == 6:
+        del found[at : at + rng.choice((1, 1, 2, 6))]
+    elif kind == 7:
+        found.insert(at, found[rng.randrange(len(found))])
+    elif kind == 8:
+        other = rng.randrange(len(found))
+        found[at], found[other] = found[other], found[at]
+    elif kind == 9:
+        found.insert(at, random_opcode(rng))
+    elif kind == 10:
+        found[at] = random_part(rng) if rng.random() < 0.5 else random_opcode(rng)
+    else:
+        other_pieces = pieces(rng.choice(others))
+        start = rng.randrange(len(other_pieces))
+        found[at : at + rng.randrange(4)] = other_pieces[start : start + rng.randrange(1, 12)]
+    return reframed(rng, found) if found and rng.random() < 0.5 else b"".join(found)
+
+
+def random_program(rng: random.Random) -> bytes:
+    """A program of admitted opcodes, most of which would fail; some do not."""
+    body = [random_part(rng) if rng.random() < 0.4 else random_opcode(rng) for _ in range(rng.randrange(1, 14))]
+    return b"\x80\x04" + b"".join(body) + rng.choice((b"", b"t", b"\x85", b"e")) + b"."
+
+
+# Properties.
+
+
+def structure(value: Any, depth: int = 0) -> Any:
+    """What an unpickler made, as plain data that can be compared; an object that occurs twice is written out twice."""
+    kind = type(value)
+    if depth > 200:
+        return "too deep"
+    if kind in (list, tuple):
+        return kind.__name__, [structure(part, depth + 1) for part in value]
+    if kind is dict:
+        return "dict", [(structure(key, depth + 1), structure(part, depth + 1)) for key, part in value.items()]
+    if kind in (set, frozenset):
+        return kind.__name__, sorted(map(repr, (structure(part, depth + 1) for part in value)))
+    if kind is memoryview:  # a block that came out of band
+        return ("bytes" if value.format == "B" else "bytearray"), value.tobytes()
+    if isinstance(value, CallRecord):
+        return "call", value.function, structure(value.arguments, depth + 1)
+    if isinstance(value, Record):
+        slots = [structure(getattr(value, slot, "unset"), depth + 1) for slot in ("arguments", "state")]
+        return kind.__name__, id(kind), slots
+    if isinstance(value, Inert | type):
+        return "stand-in", id(value)
+    return kind.__name__, bytes(value) if kind in (bytes, bytearray) else repr(value)
+
+
+class _CompiledUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, attribute: str, /) -> Any:
+        return STAND_INS[module, attribute]
+
+
+class _PythonUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+    def find_class(self, module: str, attribute: str, /) -> Any:
+        return STAND_INS[module, attribute]
+
+
+def outcome(unpickler: Any) -> Any:
+    """The structure that an unpickler makes; that it fails, if it does."""
+    try:
+        return structure(unpickler.load())
+    except Exception as error:
+        return "failed", error.rule if isinstance(error, BenSecureError) else None
+
+
+def verdict(value: bytes, footer: bytes = b"") -> Any:
+    """The patch, or the refusal without its text; the value may stand in front of something else."""
+    try:
+        return loads_part(value + footer, len(value), (), DEFAULT_LIMITS) if footer else loads(value)
+    except BenSecureError as error:
+        shown = str(error).isascii() and str(error).isprintable()
+        return type(error), error.rule, error.offset, error.opcode, error.global_name, shown
+
+
+def examine(value: bytes, family: bytes = b"") -> bool:
+    """Check every property for one value; returns whether it is a patch.
+
+    Args:
+        value: The value.
+        family: An honest value that may begin like it; the caches learn it first.
+    """
+    for _ in range(5 if family else 0):
+        loads(family)
+    start = time.process_time()
+    warm = verdict(value)
+    assert time.process_time() - start < 1
+    Segments.forget()
+    cold = verdict(value)
+    assert warm == cold
+    assert isinstance(cold, BigEarthNetPatch) or cold[-1]
+    for _ in range(4 if isinstance(cold, BigEarthNetPatch) else 1):
+        assert verdict(value) == cold
+    Segments.forget()
+    try:
+        program = opcodes.check(value, DEFAULT_LIMITS)
+    except BenSecureError:
+        assert not isinstance(cold, BigEarthNetPatch)
+        return False
+    executed = outcome(_CompiledUnpickler(io.BytesIO(program.opcodes), buffers=program.buffers))
+    assert executed == outcome(_CompiledUnpickler(io.BytesIO(value)))
+    assert executed == outcome(_PythonUnpickler(io.BytesIO(value)))
+    return isinstance(cold, BigEarthNetPatch)
+
+
+def honest_values() -> list[bytes]:
+    """Values of every kind and generation, small ones mostly."""
+    pixels = pixels_of(s1="|i1")
+    arrays = {"band" + band: pixels[band] for band, _ in S1_BANDS}
+    metadata = {"labels": ["Pastures", "Moors"], "snow": True, "cloud": 0.25, "set": {"a", 1}, "raw": bytes(700)}
+    patch = BigEarthNet_S1_Patch(**arrays, **metadata, x=pixels["B01"], y=pixels["B01"][0, 0])
+    generic = canonical(layout=tup(entry(), entry(band=text("h"), attribute=text("h"))), pixels=b"C\4abcd")
+    small = [write(small_tree(generation)) for generation in GENERATIONS]
+    return [
+        canonical(),
+        generic,
+        patch.dumps(),
+        *small,
+        write(small_tree(metadata=metadata)),
+        write(tree(S1, s1="|i1")),
+    ]
+
+
+def main() -> None:
+    """Fuzz for a time and print what was seen; a failure prints its seed and saves the value."""
+    import attacks  # noqa: F401 - fills ATTACKS
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    parser.add_argument("--save", type=pathlib.Path, default=pathlib.Path("failure.pickle"))
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    honest = honest_values()
+    hostile = [value for attack in ATTACKS if 0 < len(value := attack.value()) < 40_000]
+    end, count, accepted = time.monotonic() + options.seconds, 0, 0
+    while time.monotonic() < end:
+        base = rng.choice(honest)
+        value = random_program(rng) if rng.random() < 0.2 else base if rng.random() < 0.8 else rng.choice(hostile)
+        for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+            value = mutate(rng, value, honest)
+        count += 1
+        try:
+            accepted += examine(value, base)
+        except BaseException:
+            options.save.write_bytes(value)
+            print(f"seed {options.seed}, value {count}, saved as {options.save}", file=sys.stderr)
+            raise
+    print(f"seed {options.seed}: {count} values, {accepted} of them patches, no failure")
+
+
+if __name__ == "__main__":
+    main()

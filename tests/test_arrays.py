@@ -1,0 +1,224 @@
+"""Arrays and scalars: what numpy writes is rebuilt as numpy would, and the stand-ins do nothing at all."""
+
+import pickle
+
+import numpy as np
+import pytest
+from assembler import array_graph, canonical, part, with_metadata
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from legacy_values import GENERATIONS, Maker, small_tree, write
+
+from ben_secure.bands import PIXEL_DTYPES
+from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError
+from ben_secure.limits import Limits
+from ben_secure.metadata import rebuild_array
+from ben_secure.pickles import arrays, legacy, loads
+from ben_secure.pickles.unpickler import STAND_INS
+
+DTYPES = sorted(PIXEL_DTYPES | {"|b1", "<U1", ">U4", "<U9"})
+shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)
+
+
+def through(value, protocol=4):
+    """Metadata as numpy itself pickles it, in a legacy patch, as we load it."""
+    return loads(write(small_tree(metadata={"x": value}), protocol)).x
+
+
+def same(found, expected):
+    """The same array or scalar in every respect that can be seen."""
+    assert type(found) is type(expected)
+    assert (found.dtype.str, found.shape) == (expected.dtype.str, expected.shape)
+    assert found.tobytes() == expected.tobytes() if found.dtype.kind != "O" else found.tolist() == expected.tolist()
+    assert found.flags.f_contiguous == expected.flags.f_contiguous
+
+
+@st.composite
+def layouts(draw):
+    """Arrays of every admitted dtype, C-contiguous, column-major, strided or read-only."""
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    shape = draw(shapes)
+    count = int(np.prod(shape))
+    if dtype.kind in "bU":
+        array = draw(hnp.arrays(dtype, shape))
+    else:
+        array = np.frombuffer(draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize)), dtype)
+        array = array.reshape(shape)
+    how = draw(st.sampled_from(["plain", "column-major", "transposed", "reversed", "writable"]))
+    if how == "column-major":
+        array = np.asfortranarray(array)
+    elif how == "transposed":
+        array = array.T
+    elif how == "reversed":
+        array = array[::-1] if array.ndim else array
+    return array.copy() if how == "writable" else array
+
+
+@given(layouts(), st.sampled_from([4, 5]))
+def test_arrays_come_back_as_from_numpy(array, protocol):
+    """Dtype, byte order, shape, memory order and every bit are what ``pickle.loads`` gives, in both protocols."""
+    found = through(array, protocol)
+    same(found, pickle.loads(pickle.dumps(array, protocol)))
+    assert found.flags.writeable
+    found[...] = found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scalars_come_back_as_from_numpy(dtype):
+    """Scalars of every admitted dtype, in this machine's byte order as numpy has them."""
+    for scalar in (np.zeros((), dtype)[()], np.array([1], "u1").astype(dtype)[0]):
+        same(through(scalar), pickle.loads(pickle.dumps(scalar)))
+
+
+@pytest.mark.parametrize("text", ["", "a", "ä\U0001f6f0", "a" * 300, "\ud800"])
+def test_numpy_texts_come_back(text):
+    """``numpy.str_`` of any length, the empty one and lone surrogates included."""
+    assert through(np.str_(text)) == np.str_(text)
+    assert type(through(np.str_(text))) is np.str_
+
+
+def test_object_arrays_of_text_come_back():
+    """Labels from a parquet table: one dimension, text only."""
+    for strings in ([], ["a"], ["Pastures", "Sea and ocean", ""]):
+        array = np.array([*strings, None], dtype=object)[:-1]
+        for protocol in (4, 5):
+            same(through(array, protocol), array)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_both_names_of_numpys_core_are_admitted(generation):
+    """Arrays of numpy 1 and 2 load under either."""
+    maker = Maker(GENERATIONS[generation])
+    array = np.arange(6, dtype="<f4").reshape(2, 3)
+    metadata = {"a": maker.array(array), "b": maker.scalar(array[1, 1]), "c": maker.array_5(array)}
+    found = loads(write(small_tree(generation, metadata), 5))
+    assert (found.a.tolist(), found.b, found.c.tolist()) == (array.tolist(), 4, array.tolist())
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array(["2020-01-01"], "M8[D]"),
+        np.timedelta64(1, "s"),
+        np.zeros(2, [("a", "<u2"), ("b", "O")]),
+        np.zeros(2, [("a", "<u2")]),
+        np.array([b"x"]),
+        np.bytes_(b"x"),
+        np.array([b"x"], "V1"),
+        np.array([1, None], dtype=object),
+        np.array([["a"], ["b"]], dtype=object),
+        np.array([b"a", "b"], dtype=object),
+        np.zeros(1, np.longdouble),
+        np.zeros(1, np.dtype("<u2", metadata={"x": 1})),
+        np.zeros(1, np.dtype(("<u2", (2,)))).view(np.dtype([("a", "<u2", (2,))])),
+        np.ma.array([1, 2], mask=[0, 1]),
+        np.rec.array([(1,)], dtype=[("a", "<u2")]),
+    ],
+    ids=lambda value: f"{type(value).__name__} {value.dtype}",
+)
+def test_other_arrays_are_refused(value):
+    """No dates, structures, bytes, void, objects but text, long doubles, dtype metadata or subclasses."""
+    if value.dtype.metadata:  # numpy itself drops it, with a warning
+        graph = array_graph(dtype_state=(3, "<", None, None, None, -1, -1, 0, {"x": 1}))
+        with pytest.raises(PatchFormatError, match="dtype state"):
+            loads(with_metadata(part(graph)))
+        return
+    with pytest.raises((PatchFormatError, UnsafePickleError)) as caught:
+        through(value)
+    assert caught.value.rule in (Rule.ARRAY, Rule.FORBIDDEN_GLOBAL)
+
+
+def test_one_array_in_two_places_is_one_array():
+    """What is shared stays shared, in lists and between attributes and stored arguments; nothing is built twice."""
+    array = np.arange(3)
+    patch = loads(write(small_tree(metadata={"x": array, "y": [array, (array,)], "z": {"k": array}})))
+    assert patch.x is patch.y[0] is patch.y[1][0] is patch.z["k"] is patch.__stored_args__["x"]
+
+
+@pytest.mark.threat("T2")
+def test_arrays_of_a_value_are_bounded_together():
+    """Arrays cannot take more memory than a value may have bytes."""
+    patch = small_tree(metadata={"x": [np.zeros(1000, "|u1") for _ in range(10)]})
+    assert loads(write(patch), limits=Limits(max_value_bytes=20_000))
+    shared = bytes(1000)
+    graph = [array_graph(code="u1", dtype_state=(3, "|", None, None, None, -1, -1, 0), shape=(1000,), data=shared)]
+    graph *= 1
+    many = [
+        array_graph(code="u1", dtype_state=(3, "|", None, None, None, -1, -1, 0), shape=(1000,), data=shared)
+        for _ in range(100)
+    ]
+    assert loads(with_metadata(part(graph)), limits=Limits(max_value_bytes=20_000)).x[0].size == 1000
+    with pytest.raises((LimitExceededError, PatchFormatError)):
+        loads(with_metadata(part(many)), limits=Limits(max_value_bytes=20_000))
+
+
+# The stand-ins.
+
+
+@pytest.mark.threat("T1")
+@pytest.mark.parametrize("stand_in", STAND_INS.values(), ids=map(".".join, STAND_INS))
+def test_stand_ins_are_inert(stand_in):
+    """They take no state, no attribute, no pickling, and have no dict that could take one behind their back."""
+    assert not hasattr(stand_in, "__dict__") or isinstance(stand_in, type)
+    for attribute in ("x", "__class__", "__call__", "__setstate__", "__dict__", "__slots__", "__reduce__"):
+        with pytest.raises((AttributeError, TypeError, UnsafePickleError)):
+            setattr(stand_in, attribute, dict)
+    with pytest.raises((AttributeError, TypeError, UnsafePickleError)):
+        del stand_in.__setstate__
+    for protocol in (2, 4):
+        with pytest.raises((UnsafePickleError, pickle.PicklingError)):
+            pickle.dumps(stand_in if not isinstance(stand_in, type) else object.__new__(stand_in), protocol)
+    if isinstance(stand_in, type):
+        with pytest.raises(UnsafePickleError):
+            stand_in()
+        with pytest.raises(TypeError):
+            stand_in.__setstate__({})
+        instance = object.__new__(stand_in)
+        assert not hasattr(instance, "__dict__")
+        with pytest.raises(AttributeError):
+            instance.x = 1
+    else:
+        with pytest.raises(UnsafePickleError, match="BUILD"):
+            stand_in.__setstate__({})
+        if callable(stand_in):
+            with pytest.raises((UnsafePickleError, TypeError)):
+                stand_in(*range(9))
+
+
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize("cls", [arrays.UnbuiltArray, arrays.UnbuiltDtype, STAND_INS["numpy", "ndarray"]], ids=str)
+def test_a_state_is_taken_once(cls):
+    """What has its state takes no other."""
+    if not isinstance(cls, type):
+        return
+    record = object.__new__(cls)
+    record.__setstate__(("state",))
+    assert record.state == ("state",)
+    assert type(record) is not cls
+    with pytest.raises(UnsafePickleError, match="BUILD"):
+        record.__setstate__(())
+    assert record.state == ("state",)
+
+
+@pytest.mark.threat("T3")
+def test_unbuilt_objects_of_the_interface_take_one_state():
+    """The same for bands and patches."""
+    for (module, _), stand_in in STAND_INS.items():
+        if isinstance(stand_in, type):
+            record = object.__new__(stand_in)
+            record.__setstate__({"x": 1})
+            assert isinstance(record, legacy.BandRecord | legacy.PatchRecord), module
+            with pytest.raises(UnsafePickleError):
+                record.__setstate__({})
+
+
+@pytest.mark.threat("T3")
+def test_rebuild_array_is_what_canonical_values_name():
+    """Our own functions are as strict as the stand-ins: plain pickle over a canonical value is no way around."""
+    assert rebuild_array("<u2", (1,), b"\1\0").tolist() == [1]
+    for arguments in (("|O", (1,), b"\x41" * 8), ("<u2", (2**40,), b""), ("|V8", (1,), b"\x41" * 8)):
+        with pytest.raises((TypeError, ValueError)):
+            rebuild_array(*arguments)
+    assert loads(canonical()) == pickle.loads(canonical())

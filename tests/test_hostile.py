@@ -1,0 +1,393 @@
+"""Every attack of the corpus is refused by the whole, and code does not run behind either wall alone."""
+
+import contextlib
+import copyreg
+import io
+import json
+import pickle
+import re
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import assembler
+import attacks
+import numpy as np
+import pytest
+from assembler import (
+    MEMO,
+    REBUILD_ARRAY,
+    REBUILD_SCALAR,
+    array_blob,
+    blob,
+    call,
+    canonical,
+    dct,
+    get,
+    lst,
+    name,
+    number,
+    part,
+    text,
+    tup,
+    with_metadata,
+)
+from attacks import ATTACKS
+from legacy_values import GENERATIONS, MERGED, S1, S2, Maker, small_tree, tree, write
+
+import ben_secure
+from ben_secure import metadata, patches
+from ben_secure.errors import BenSecureError, PatchFormatError, UnsafePickleError
+from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.pickles import PatchUnpickler, allowlist, arrays, legacy, loads, opcodes, unpickler
+from ben_secure.pickles._segments import Segments
+
+MEMORY = 64 * 2**20
+CODE = [attack for attack in ATTACKS if attack.threat == "T1"]
+WATCHED = [
+    thing
+    for module in (patches, metadata, arrays, legacy, unpickler, allowlist)
+    for thing in vars(module).values()
+    if isinstance(thing, type) and thing.__module__.startswith("ben_secure")
+]
+WATCHED += [type(found) if not isinstance(found, type) else found for found in unpickler.STAND_INS.values()]
+WATCHED += [*legacy.PATCH_RECORDS.values(), *legacy.BAND_RECORDS.values()]
+# Filled when it is first asked for, by honest code.
+LAZY = {"__abstractmethods__", "__weakref__", "_abc_impl"}
+
+
+def each(corpus):
+    """Parameters of a test over attacks, each marked with its threat."""
+    return [pytest.param(attack, id=attack.name, marks=pytest.mark.threat(attack.threat)) for attack in corpus]
+
+
+def process_state():
+    """What hostile values might change for the whole process."""
+    classes = {cls: (set(dir(cls)), {k: v for k, v in vars(cls).items() if k not in LAZY}) for cls in WATCHED}
+    functions = {f: vars(f).copy() for f in (patches.rebuild_patch, metadata.rebuild_array, metadata.rebuild_scalar)}
+    return classes, functions, dict(unpickler.STAND_INS), dict(allowlist.KINDS), sorted(vars(pickle.Unpickler))
+
+
+BEFORE = process_state()
+HONEST = canonical()
+HONEST_PATCH = loads(HONEST)
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A working directory where attacks find what they need; at the end nothing ran and nothing changed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil.py").write_text(attacks.CODE)
+    (tmp_path / "spare").touch()
+    yield tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "spare"]
+    assert "evil" not in sys.modules
+    assert process_state() == BEFORE
+    assert loads(HONEST) == HONEST_PATCH
+
+
+@contextlib.contextmanager
+def extension(attack, cached):
+    """Register what the attack wants registered, used already or not."""
+    if attack.extension is None:
+        yield
+        return
+    module, attribute, code = attack.extension
+    copyreg.add_extension(module, attribute, code)
+    if cached:
+        copyreg._extension_cache[code] = getattr(sys.modules[module], attribute)
+    try:
+        yield
+    finally:
+        copyreg.remove_extension(module, attribute, code)
+        copyreg._extension_cache.pop(code, None)
+
+
+def test_every_attack_has_its_own_name_and_reason():
+    """Names identify attacks, and each says what it would do."""
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) > 1000
+    assert all(attack.why for attack in ATTACKS)
+    assert {attack.threat for attack in ATTACKS} == {"T1", "T2", "T3", "T4"}
+
+
+@pytest.mark.threat("T1")
+def test_attacks_that_run_do_run_under_the_stock_unpickler(tmp_path):
+    """The corpus is alive: what claims to run code creates the canary when plain pickle loads it."""
+    script = """
+import copyreg, io, json, os, pathlib, pickle, sys, tempfile, warnings
+warnings.simplefilter("ignore")
+sys.path[:0] = json.loads(sys.argv[1])
+import numpy as np
+import attacks
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("canary",)
+dead = []
+alive = [attack for attack in attacks.ATTACKS if attack.runs]
+for attack in alive:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        pathlib.Path("evil.py").write_text(attacks.CODE)
+        pathlib.Path("spare").touch()
+        np.save("evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+        if attack.extension:
+            copyreg.add_extension(*attack.extension)
+        try:
+            pickle.load(io.BytesIO(attack.value()))
+        except Exception:
+            pass
+        if not os.path.lexists("canary"):
+            dead.append(attack.name)
+        if attack.extension:
+            copyreg.remove_extension(*attack.extension)
+        sys.modules.pop("evil", None)
+        sys.path.remove(folder)
+        os.chdir("/")
+json.dump([dead, len(alive)], open(sys.argv[2], "w"))
+"""
+    roots = [str(path) for path in sys.path if path]
+    report = tmp_path / "report"
+    subprocess.run([sys.executable, "-c", script, json.dumps(roots), report], check=True, capture_output=True)
+    dead, alive = json.loads(report.read_text())
+    assert dead == []
+    assert alive >= 70
+
+
+@pytest.mark.parametrize("attack", each(ATTACKS))
+def test_attack_is_refused(attack, trap):
+    """Refused with its class, rule and words, in bounded time and memory; its twin is a patch."""
+    value, cached = attack.value(), attack.name.endswith("1")
+    with extension(attack, cached):
+        start = time.process_time()
+        with pytest.raises(BenSecureError) as caught:
+            loads(value)
+        assert time.process_time() - start < 1
+    error = caught.value
+    assert type(error) is attack.error
+    assert error.rule in attack.rules
+    assert re.search(attack.words, str(error))
+    assert str(error).isascii()
+    assert str(error).isprintable()
+    assert len(str(error)) < 1000
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+    assert isinstance(loads(attack.twin()), ben_secure.BigEarthNetPatch)
+
+
+@pytest.mark.parametrize("attack", each([attack for attack in ATTACKS if attack.threat == "T2"]))
+def test_attack_takes_little_memory(attack):
+    """At its peak, less than 64 MB more than the value itself."""
+    value = attack.value()
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BenSecureError):
+            loads(value)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.threat("T1")
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.extension], ids=lambda attack: attack.name)
+def test_registered_extension_is_refused(attack, cached, trap):
+    """What the application registered with copyreg, and perhaps used before, is out of reach too."""
+    with extension(attack, cached), pytest.raises(UnsafePickleError, match="EXT"):
+        loads(attack.value())
+
+
+@pytest.mark.parametrize("attack", each(CODE))
+def test_first_wall_alone(attack):
+    """``opcodes.check`` refuses every attack that is after execution, without help from the unpickler."""
+    with extension(attack, True), pytest.raises(attack.error) as caught:
+        opcodes.check(attack.value(), DEFAULT_LIMITS)
+    assert caught.value.rule in attack.rules
+
+
+@pytest.fixture
+def without_first_wall(monkeypatch):
+    """``opcodes.check`` admits everything as it is."""
+
+    def admit(payload, limits, classes=frozenset(), end=None):
+        return opcodes.Program(payload[:end], [], [], None)
+
+    monkeypatch.setattr(opcodes, "check", admit)
+
+
+@pytest.mark.parametrize("attack", each(CODE))
+def test_second_wall_alone(attack, without_first_wall, trap):
+    """``PatchUnpickler`` runs no code although every opcode is admitted; what comes out is a patch or our error.
+
+    An extension that the application registered *and* used before is the one thing that only the first wall stops: the
+    C unpickler takes it from copyreg's cache without asking ``find_class``.
+    """
+    with extension(attack, False), contextlib.suppress(BenSecureError):
+        assert isinstance(loads(attack.value()), ben_secure.BigEarthNetPatch)
+
+
+@pytest.mark.threat("T1")
+@pytest.mark.parametrize("attack", [attack for attack in CODE if attack.runs], ids=lambda attack: attack.name)
+def test_second_wall_finds_every_name(attack, without_first_wall, trap):
+    """Behind the second wall alone, what runs elsewhere is refused, not just harmless by luck."""
+    with extension(attack, False), pytest.raises(BenSecureError):
+        PatchUnpickler(io.BytesIO(attack.value())).load()
+
+
+HONEST_VALUES = {
+    "canonical": canonical(),
+    "canonical with metadata": canonical(stored=dct(text("x"), lst(number(1), text("a"))), extras=dct(text("y"), b"N")),
+    **{f"small {generation}": write(small_tree(generation)) for generation in GENERATIONS},
+    "S1 numpy1-pydantic1": write(tree(S1, s1="|i1")),
+    "S2 numpy2-pydantic2": write(tree(S2, "numpy2-pydantic2", s2="|u1")),
+}
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("value", HONEST_VALUES.values(), ids=HONEST_VALUES)
+def test_truncation_is_refused(value, warm):
+    """An honest value cut at any opcode, and at any byte of a small one, is damaged and nothing else."""
+    Segments.forget()
+    for _ in range(6 if warm else 0):
+        loads(value)
+    ends = set(range(min(len(value), 1500))) | set(range(0, len(value), 997)) | set(range(len(value) - 300, len(value)))
+    position = 0
+    from fuzz_core import pieces
+
+    for piece in pieces(value):
+        position = value.index(piece, position)
+        ends |= {position, position + 1}
+    for end in sorted(ends & set(range(len(value)))):
+        with pytest.raises(PatchFormatError) as caught:
+            loads(value[:end])
+        assert caught.value.rule in ("malformed", "not-a-pickle")
+    assert isinstance(loads(value), ben_secure.BigEarthNetPatch)
+
+
+def one_array_many_times(count):
+    """A list of one array."""
+    array = call(REBUILD_ARRAY, text("|u1"), tup(number(10**6)), blob(b"\1" * 10**6))
+    return with_metadata(lst(array + MEMO, *[get(0)] * count))
+
+
+def one_band_record_many_times(generation, count=64):
+    """Bands that share their array."""
+    maker, pixels = Maker(GENERATIONS[generation]), np.zeros((2000, 2000), "|u1")
+    array = maker.array(pixels)
+    return write(
+        maker.generic({f"b{n}": maker.band("Band", f"b{n}", 10, pixels, data=array) for n in range(count)}, {})
+    )
+
+
+def equal_but_not_the_same(count):
+    """Attributes and stored arguments that are equal, block by block."""
+    graph = small_tree(metadata={})
+    graph.state["x"] = [bytes(10**6)] * count
+    graph.state["__stored_args__"] = {"x": [bytes(bytearray(10**6))] * count}
+    return write(graph)
+
+
+def shared_text(count, shared="A" * 100_000):
+    """A list of one text, or of one bytes object."""
+    return write(small_tree(metadata={"x": [shared] * count}))
+
+
+COSTLY = {
+    "one array, a thousand times": lambda: one_array_many_times(1000),
+    "one array as 64 bands": lambda: one_band_record_many_times("numpy1-pydantic1"),
+    "equal blocks compared a thousand times": lambda: equal_but_not_the_same(5000),
+    "one text, 9,000 times": lambda: shared_text(9000),
+    "str scalar": lambda: with_metadata(call(REBUILD_SCALAR, text("<U1000000"), blob(b"\0\0\1\0" * 10**6))),
+    "short wide texts": lambda: with_metadata(lst(*[text("A" * 250 + "\U0001f6f0")] * 40_000)),
+    "one block, 9,000 times": lambda: with_metadata(lst(blob(bytes(10**6)) + MEMO, *[get(0)] * 9000)),
+    "one bytearray, 9,000 times": lambda: with_metadata(lst(array_blob(bytes(10**6)) + MEMO, *[get(0)] * 9000)),
+    "one array as a thousand scalars' data": lambda: with_metadata(
+        tup(blob(b"\1" * 10**6) + MEMO, *[call(REBUILD_ARRAY, text("|u1"), tup(number(10**6)), get(0))] * 1000)
+    ),
+    "9,000 empty sets": lambda: with_metadata(lst(b"\x8f" * 9000)),
+    "colliding integers": lambda: with_metadata(assembler.members(*[number((2**61 - 1) * n) for n in range(1, 1025)])),
+    "largest pixels": lambda: canonical(
+        layout=tup(assembler.entry(rows=number(3600), columns=number(4000))), pixels=array_blob(bytes(3600 * 4000))
+    ),
+}
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize("make", COSTLY.values(), ids=COSTLY)
+def test_small_values_stay_small(make):
+    """A value that may or may not be admitted costs no more than others: sharing in it stays sharing."""
+    value = make()
+    start = time.process_time()
+    for _ in range(2):
+        with contextlib.suppress(BenSecureError):
+            loads(value)
+    assert time.process_time() - start < 2
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BenSecureError):
+            loads(value)
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize(
+    "make", [lambda: shared_text(3000), lambda: shared_text(3000, bytes(100_000))], ids=["text", "bytes"]
+)
+def test_what_is_admitted_can_be_shown_and_written(make):
+    """A patch that comes out of a small value stays small when it is printed, written or compared."""
+    try:
+        patch = loads(make())
+    except BenSecureError:
+        return
+    tracemalloc.start()
+    try:
+        assert len(repr(patch)) < MEMORY
+        assert len(patch.dumps()) < MEMORY
+        assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.threat("T3")
+def test_values_do_not_share_what_can_change():
+    """However often and in whatever company a value is loaded, each patch is all its own."""
+    graph = tree(MERGED, s1="|i1", s2="|u1", metadata={"labels": ["a"], "d": {"k": [1]}, "t": ([2],), "s": {3}})
+    graph.state["a"] = graph.state["__stored_args__"]["a"] = Maker().array(np.zeros(3, "<u2"))
+    for value in (write(graph), loads(write(graph)).dumps()):
+        Segments.forget()
+        fresh = loads(value)
+        loaded = [loads(value) for _ in range(8)]
+        for patch in loaded:
+            patch.labels.append("b")
+            patch.d["k"].append(2)
+            patch.t[0].append(3)
+            patch.s.add(4)
+            patch.a[:] = 7
+            patch.get_band_by_name("VV").data[:] = 9
+            patch.__stored_args__["more"] = 1
+        assert loads(value) == fresh
+        assert len({id(patch.labels) for patch in loaded}) == len(loaded)
+
+
+@pytest.mark.threat("T4")
+def test_messages_do_not_show_addresses():
+    """Where something lies in memory is nobody's business, and the same value gives the same report."""
+    for attack in ATTACKS:
+        with pytest.raises(BenSecureError) as caught:
+            loads(attack.value())
+        assert " at 0x" not in str(caught.value), attack.name
+
+
+@pytest.mark.threat("T1")
+def test_names_of_the_package_under_attack_exist():
+    """The controls that name parts of our own package name something that is there."""
+    assert name("ben_secure.patches", "rebuild_patch") in HONEST
+    assert part(Maker().dtype("<u2"))
+    assert unpickler.pickle.loads is pickle.loads

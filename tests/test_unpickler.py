@@ -1,0 +1,466 @@
+"""``load``, ``loads`` and ``PatchUnpickler``: what they take, what they give, and that nothing else comes out."""
+
+import io
+import os
+import pickle
+import random
+import sys
+
+import fuzz_core
+import numpy as np
+import pytest
+import strategies
+from assembler import (
+    REBUILD_PATCH,
+    array_blob,
+    blob,
+    call,
+    canonical,
+    canonical_parts,
+    dct,
+    entry,
+    name,
+    new,
+    number,
+    program,
+    text,
+    tup,
+    with_metadata,
+)
+from fuzz_core import honest_values, mutate
+from hypothesis import example, given
+from hypothesis import strategies as st
+from legacy_values import GENERIC, MERGED, PATCH_MODULES, S1, S2, Maker, New, name_of, small_tree, write
+from strategies import TwoBandPatch, make_patch
+
+import ben_secure
+from ben_secure import BigEarthNetPatch
+from ben_secure.bands import S1_BANDS
+from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
+from ben_secure.limits import Limits
+from ben_secure.pickles import PatchUnpickler, load, loads
+from ben_secure.pickles._segments import Segments
+from ben_secure.pickles.unpickler import STAND_INS
+
+VALUES = honest_values()
+
+
+class Guarded(BigEarthNetPatch):
+    """A subclass whose code would be noticed."""
+
+    calls: list[str] = []  # noqa: RUF012
+
+    def __init__(self, *arguments, **keywords):
+        self.calls.append("__init__")
+        super().__init__(*arguments, **keywords)
+
+    def __new__(cls, *arguments, **keywords):
+        cls.calls.append("__new__")
+        return super().__new__(cls)
+
+    def __setattr__(self, attribute, value):
+        self.calls.append("__setattr__")
+        super().__setattr__(attribute, value)
+
+    def __setstate__(self, state):
+        self.calls.append("__setstate__")
+
+    def __reduce_ex__(self, protocol):
+        self.calls.append("__reduce_ex__")
+        return super().__reduce_ex__(protocol)
+
+
+class Child(ben_secure.BigEarthNet_S1_Patch):
+    """A subclass of a class with fixed bands."""
+
+
+# What goes in.
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda value: memoryview(bytearray(value))])
+def test_loads_takes_bytes_like_data(kind):
+    """Bytes, bytearray and memoryview are the same value; what is changed afterwards does not change the patch."""
+    value = make_patch(ben_secure.BigEarthNet_S1_Patch).dumps()
+    data = kind(value)
+    patch = loads(data)
+    if not isinstance(data, bytes) and not memoryview(data).readonly:
+        data[:] = bytes(len(data))
+    assert patch == loads(value)
+
+
+def test_loads_takes_a_strided_memoryview():
+    """A view that is not contiguous is read as the bytes that it shows."""
+    value = canonical()
+    assert loads(memoryview(bytes(b for pair in zip(value, value, strict=True) for b in pair))[::2]) == loads(value)
+
+
+@pytest.mark.parametrize("data", [None, "text", 5, ["x"], np.zeros(3), io.BytesIO(b"x")])
+def test_loads_takes_nothing_else(data):
+    """Anything else is the caller's mistake, not the data's."""
+    with pytest.raises(TypeError, match="must be bytes"):
+        loads(data)
+
+
+def test_load_reads_a_file_to_its_end(tmp_path):
+    """A file holds exactly one value."""
+    (tmp_path / "one").write_bytes(canonical())
+    (tmp_path / "two").write_bytes(canonical() * 2)
+    with (tmp_path / "one").open("rb") as file:
+        assert load(file) == loads(canonical())
+    with (tmp_path / "two").open("rb") as file, pytest.raises(PatchFormatError) as caught:
+        load(file)
+    assert caught.value.rule == Rule.TRAILING_DATA
+
+
+def test_files_are_read_up_to_the_limit_only():
+    """Of an endless file no more is read than a value may have."""
+
+    class Endless(io.RawIOBase):
+        asked = 0
+
+        def read(self, size=-1):
+            assert size >= 0
+            self.asked += size
+            return b"\x80" * size
+
+    file = Endless()
+    with pytest.raises(LimitExceededError, match="at most 1000"):
+        load(file, limits=Limits(max_value_bytes=1000))
+    assert file.asked == 1001
+
+
+@pytest.mark.threat("T2")
+def test_value_of_just_the_largest_size_passes():
+    """The limit on bytes is inclusive."""
+    value = canonical()
+    assert loads(value, limits=Limits(max_value_bytes=len(value)))
+    with pytest.raises(LimitExceededError, match=f"{len(value)} bytes"):
+        loads(value, limits=Limits(max_value_bytes=len(value) - 1))
+
+
+# What comes out.
+
+
+@given(strategies.patches())
+def test_canonical_values_come_back(patch):
+    """Every patch that can be made can be written and read, again and again, and is itself."""
+    value = patch.dumps()
+    for _ in range(6):
+        again = loads(value, classes=[TwoBandPatch])
+        assert type(again) is type(patch)
+        assert again == patch
+
+
+@given(strategies.metadata())
+def test_legacy_metadata_comes_back(metadata):
+    """What may be metadata comes back from a legacy value as it went in, numpy's leaves as numpy writes them."""
+    maker = Maker()
+    found = loads(write(small_tree(metadata={key: _as_numpy_writes(maker, value) for key, value in metadata.items()})))
+    plain = loads(write(small_tree(metadata={})))
+    expected = BigEarthNetPatch(bands=plain.bands, **metadata)
+    for key in metadata:
+        assert ben_secure.metadata.equal(getattr(found, key), _native(getattr(expected, key)))
+        assert ben_secure.metadata.equal(found.__stored_args__[key], _native(metadata[key]))
+
+
+def _as_numpy_writes(maker, value):
+    """The graph that the stock pickler would write for metadata."""
+    if isinstance(value, np.ndarray):
+        return maker.array(value)
+    if isinstance(value, np.generic):
+        return maker.scalar(value)
+    if type(value) in (list, tuple):
+        return type(value)(_as_numpy_writes(maker, part) for part in value)
+    if type(value) is dict:
+        return {key: _as_numpy_writes(maker, part) for key, part in value.items()}
+    return value
+
+
+def _native(value):
+    """What numpy's own loader makes of it: native byte order, texts that end at their trailing NULs."""
+    if isinstance(value, np.str_):
+        return np.str_(value.rstrip("\0"))
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        return value.astype(value.dtype.newbyteorder("="))
+    if type(value) in (list, tuple):
+        return type(value)(map(_native, value))
+    if type(value) is dict:
+        return {key: _native(part) for key, part in value.items()}
+    return value
+
+
+def test_small_pixels_and_long_metadata():
+    """It does not matter which parts of a value are long."""
+    for pixels in (1, 511, 512, 513):
+        for raw in (1, 511, 512, 513):
+            for blocks in (1, 2, 3):
+                stored = dct(*(part for n in range(blocks) for part in (text(f"x{n}"), blob(bytes([n]) * raw))))
+                value = canonical(
+                    layout=tup(entry(columns=number(pixels))), pixels=array_blob(b"\3" * pixels), stored=stored
+                )
+                for _ in range(6):
+                    patch = loads(value)
+                    assert patch.get_band_data_by_name("g").tolist() == [[3] * pixels]
+                    assert [getattr(patch, f"x{n}") for n in range(blocks)] == [bytes([n]) * raw for n in range(blocks)]
+
+
+def test_pixels_belong_to_the_patch():
+    """Two loads of one value share no pixels, and the value itself stays as it is."""
+    for value in (canonical(), canonical(pixels=blob(b"\7\x08")), write(small_tree())):
+        before = bytes(value)
+        first, second = loads(value), loads(value)
+        for band in first.bands:
+            band.data[...] = 99
+        assert value == before
+        assert loads(value) == second != first
+
+
+def test_long_bytes_in_metadata_come_back_as_bytes():
+    """A block that travels out of band is a plain object in the end, in containers and sets, too."""
+    for size in (1, 511, 512, 5000):
+        raw = bytes(range(256)) * 20
+        stored = {"a": raw[:size], "b": [raw[:size], (raw[:size],)], "c": {"k": {raw[:size], "x"}}}
+        patch = make_patch(ben_secure.BigEarthNet_S1_Patch, **stored)
+        assert loads(patch.dumps()) == patch
+        assert loads(patch.dumps()).__stored_args__ == stored
+        assert loads(write(small_tree(metadata=stored))).__stored_args__ == stored
+
+
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize("size", [1, 511, 512, 5000])
+def test_bytearray_in_metadata_is_refused_at_any_size(size):
+    """Whether a value is admitted does not hang on how long a part of it is."""
+    with pytest.raises(PatchFormatError, match="bytearray"):
+        loads(with_metadata(array_blob(bytes(size))))
+    assert loads(with_metadata(blob(bytes(size)))).x == bytes(size)
+
+
+@pytest.mark.threat("T1")
+@given(st.integers(0, 2**63), st.binary(max_size=80))
+@example(0, canonical())
+def test_what_follows_a_payload_is_not_looked_at(seed, footer):
+    """A payload in front of anything is what it is alone: the same patch, or the same refusal at the same place."""
+    rng = random.Random(seed)
+    value = rng.choice(VALUES)
+    if rng.random() < 0.8:
+        value = mutate(rng, value, VALUES)
+    if rng.random() < 0.3:
+        value = value[: rng.randrange(len(value) + 1)]
+    alone = fuzz_core.verdict(value)
+    for _ in range(5):
+        assert fuzz_core.verdict(value, footer) == alone
+
+
+# Subclasses that the caller declares.
+
+
+@pytest.mark.threat("T1")
+def test_declared_subclass_is_made_without_its_code():
+    """A declared class is admitted, canonical or legacy, and none of its methods run."""
+    band = ben_secure.Band(name="g", data=np.zeros((1, 2), "|u1"), spatial_resolution=10, data_shape=(1, 2))
+    value = Guarded(bands=[band], x=1).dumps()
+    graph = small_tree(metadata={"x": 1})
+    graph.cls = name_of(Guarded.__module__, "Guarded")
+    Guarded.calls.clear()
+    for data in (value, write(graph)):
+        for _ in range(6):
+            assert type(loads(data, classes=[Guarded])) is Guarded
+        with pytest.raises(UnsafePickleError, match="Guarded") as caught:
+            loads(data)
+        assert caught.value.rule == Rule.FORBIDDEN_GLOBAL
+    assert Guarded.calls == []
+
+
+def test_declared_subclass_of_fixed_bands_keeps_their_rules():
+    """A class derived from S1 has the bands of S1."""
+    bands = {spec.attribute: np.zeros(spec.shape, "|i1") for spec in S1_BANDS}
+    value = Child(**bands, x=1).dumps()
+    assert type(loads(value, classes=[Child, Guarded])) is Child
+    graph = New(name_of(Child.__module__, "Child"), small_tree().state)
+    with pytest.raises(PatchFormatError, match="bandVH"):
+        loads(write(graph), classes=[Child])
+
+
+@pytest.mark.threat("T1")
+def test_declaring_a_class_admits_that_name_only():
+    """Neither the class's module nor names below the class come with it."""
+    pair = (Guarded.__module__, Guarded.__qualname__)
+    for module, attribute in ((pair[0], "os"), (pair[0], f"{pair[1]}.calls"), (pair[1], pair[0]), (pair[0], "Child")):
+        with pytest.raises(UnsafePickleError, match="asks for"):
+            loads(canonical(kind=name(module, attribute)), classes=[Guarded])
+    assert type(loads(canonical(kind=name(*pair)), classes=[Guarded])) is Guarded
+    with pytest.raises(UnsafePickleError) as caught:
+        loads(program(call(name(*pair), number(1))), classes=[Guarded])
+    assert caught.value.rule == Rule.CALL_SHAPE
+
+
+@pytest.mark.threat("T3")
+def test_a_class_that_is_defined_again():
+    """The class that the caller declares now is the one that comes out, not one of the same name from before."""
+    old, new_one = (type("Mine", (BigEarthNetPatch,), {"__module__": "archive"}) for _ in range(2))
+    graph = small_tree(metadata={"raw": bytes(700), "labels": ["a"] * 100})
+    graph.cls = name_of("archive", "Mine")
+    layout = tup(*[entry(band=text(f"b{n}")) for n in range(40)])
+    kind = name("archive", "Mine")
+    for value in (
+        write(graph),
+        canonical(kind=kind, layout=layout, pixels=array_blob(bytes(80)), stored=dct(text("x"), blob(bytes(600)))),
+    ):
+        for cls in (old, new_one, old):
+            for _ in range(6):
+                assert type(loads(value, classes=[cls])) is cls
+
+
+@pytest.mark.parametrize(
+    ("classes", "error"),
+    [
+        ([int], TypeError),
+        (["Guarded"], TypeError),
+        ([Guarded, Guarded], ValueError),
+        ([list[int]], TypeError),
+        (5, TypeError),
+    ],
+)
+def test_only_patch_classes_can_be_declared(classes, error):
+    """A wrong declaration is the caller's mistake."""
+    with pytest.raises(error):
+        loads(canonical(), classes=classes)
+
+
+def test_class_under_a_name_of_the_interface_cannot_be_declared():
+    """What the table has cannot be declared away."""
+    posing = type("BigEarthNet_S1_Patch", (BigEarthNetPatch,), {"__module__": PATCH_MODULES[S1]})
+    with pytest.raises(ValueError, match="interface itself"):
+        loads(canonical(), classes=[posing])
+
+
+@pytest.mark.threat("T3")
+def test_an_admitted_class_is_no_kind():
+    """The kind of a canonical value is a name or a declared class, not just any class of the table."""
+    for module, attribute in (PATCH_MODULES[GENERIC], GENERIC), (PATCH_MODULES[S2], S2):
+        with pytest.raises(PatchFormatError, match="no patch class"):
+            loads(canonical(kind=name(module, attribute)), classes=[Guarded])
+    with pytest.raises(PatchFormatError, match="no patch class"):
+        loads(canonical(kind=new(name(PATCH_MODULES[MERGED], MERGED))))
+
+
+# The unpickler itself.
+
+
+@pytest.mark.threat("T1")
+@pytest.mark.parametrize(
+    "pair", [("os", "system"), ("builtins", "eval"), ("numpy", "load"), ("", ""), ("numpy", "dtype.type")]
+)
+def test_find_class_imports_nothing(pair):
+    """Whoever calls ``find_class`` gets a stand-in of the table or an error."""
+    unpickler = PatchUnpickler(io.BytesIO(canonical()))
+    with pytest.raises(UnsafePickleError, match="asks for"):
+        unpickler.find_class(*pair)
+    for known, stand_in in STAND_INS.items():
+        assert unpickler.find_class(*known) is stand_in
+    with pytest.raises(UnsafePickleError, match="outside itself"):
+        unpickler.persistent_load("x")
+
+
+def test_unpickler_is_used_once():
+    """A second ``load`` has nothing to read and says so as one of our errors."""
+    unpickler = PatchUnpickler(io.BytesIO(canonical()))
+    assert unpickler.load() == loads(canonical())
+    with pytest.raises(BenSecureError):
+        unpickler.load()
+
+
+@pytest.mark.threat("T1")
+def test_nothing_is_executed_before_all_is_checked():
+    """A bad last opcode keeps the first from running: construction alone refuses."""
+    with pytest.raises(UnsafePickleError, match=r"os\.system"):
+        PatchUnpickler(io.BytesIO(program(canonical_parts(stored=dct(text("x"), name("os", "system"))))))
+
+
+def test_errors_keep_their_cause():
+    """What numpy or the interpreter said is chained, for whoever debugs an archive."""
+    with pytest.raises(PatchFormatError) as caught:
+        loads(canonical(pixels=array_blob(b"abc")))
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@pytest.mark.threat("T2")
+def test_a_full_stack_is_no_way_out():
+    """Close to the interpreter's recursion limit a value loads or is refused; nothing half built comes out."""
+    hostile, honest = with_metadata(name("os", "system")), canonical()
+
+    def at(depth, value):
+        return at(depth - 1, value) if depth else loads(value)
+
+    seen = set()
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
+        for value in (hostile, honest):
+            try:
+                assert at(depth, value) == loads(honest)
+                seen.add("patch")
+            except BenSecureError:
+                seen.add("refused")
+            except RecursionError:
+                seen.add("no room to begin")
+    assert seen == {"patch", "refused", "no room to begin"}
+    assert loads(honest)
+
+
+# Anything at all.
+
+
+@given(st.binary(max_size=400))
+@example(b"")
+@example(b"\x80")
+@example(b"\x80\x04.")
+def test_any_bytes_are_a_patch_or_one_of_our_errors(data):
+    """No bytes make anything else happen, with or without a plausible beginning."""
+    for value in (data, b"\x80\x04" + data, b"\x80\x05" + data + b".", canonical()[:40] + data):
+        with pytest.raises(BenSecureError):
+            loads(value)
+
+
+@given(st.integers(0, 2**63))
+def test_mutations_are_a_patch_or_one_of_our_errors(seed):
+    """Honest values with a few changes, too; what loads can be written and read again."""
+    rng = random.Random(seed)
+    value = rng.choice(VALUES)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        value = mutate(rng, value, VALUES)
+    found = fuzz_core.verdict(value)
+    if isinstance(found, BigEarthNetPatch):
+        assert loads(found.dumps()) == found
+        assert isinstance(repr(found), str)
+        assert pickle.loads(pickle.dumps(found)) == found
+
+
+@given(st.integers(0, 2**63))
+def test_flipped_bits_are_a_patch_or_one_of_our_errors(seed):
+    """One flipped bit anywhere, the most frequent damage of all."""
+    rng = random.Random(seed)
+    value = bytearray(rng.choice(VALUES))
+    place = rng.randrange(len(value)) if rng.random() < 0.3 else rng.randrange(min(len(value), 600))
+    value[place] ^= 1 << rng.randrange(8)
+    found = fuzz_core.verdict(bytes(value))
+    assert isinstance(found, BigEarthNetPatch) or found[-1]
+
+
+def test_short_fuzzing():
+    """A second of the fuzzer, as ``python tests/fuzz_core.py`` runs it for hours."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    rng = random.Random(seed)
+    for _ in range(300):
+        base = value = rng.choice(VALUES)
+        for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+            value = mutate(rng, value, VALUES)
+        try:
+            fuzz_core.examine(value, base)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {value!r}") from error
+    Segments.forget()
+
+
+def test_rebuild_patch_is_what_plain_pickle_finds():
+    """A canonical value names a function that exists, so that plain pickle reads it too."""
+    assert REBUILD_PATCH in canonical()
+    assert pickle.loads(canonical()) == loads(canonical())
