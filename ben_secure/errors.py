@@ -31,7 +31,7 @@ def printable(text: object, limit: int = _SHOWN_CHARACTERS) -> str:
         shown = repr(bytes(text[: limit + 1]))
     elif isinstance(text, str):
         shown = "".join(map(_escaped, text[: limit + 1]))
-    elif text is None or type(text) in (int, float, bool):
+    elif text is None or type(text) in (float, bool) or (type(text) is int and text.bit_length() <= 1024):
         shown = ascii(text)
     elif type(text) in (tuple, list):
         shown = _sequence(text, limit)
@@ -67,6 +67,10 @@ class Rule(str, Enum):
     PATCH = "invalid-patch"
     METADATA = "invalid-metadata"
     LMDB_KEY = "invalid-lmdb-key"
+    TAG_MISSING = "tag-missing"
+    TAG_INVALID = "tag-invalid"
+    MANIFEST = "manifest-mismatch"
+    SIGNATURE = "signature-invalid"
 
     def __str__(self) -> str:
         return self.value
@@ -145,12 +149,28 @@ class PatchFormatError(UntrustedDataError):
     """The value is harmless but is not a patch: truncated, a band missing or misshapen, metadata of another type."""
 
 
+class TagMismatchError(UntrustedDataError):
+    """The value is not the one that was tagged under this LMDB key, context and MAC key, or it bears no tag."""
+
+
+class SignatureError(UntrustedDataError):
+    """The envelope of a manifest is not signed by the keys that the caller trusts, or says something else."""
+
+
+class ManifestMismatchError(UntrustedDataError):
+    """The database is not the one that the signed manifest lists: a value missing, added, changed or moved."""
+
+
 class UndecidedError(BenSecureError):
     """The data could not be judged (exit code 2); never raised itself."""
 
 
 class StoreError(UndecidedError):
     """The database cannot be read or written: missing, truncated, damaged, or of a kind that is not supported."""
+
+
+class KeyFileError(UndecidedError):
+    """A key file cannot be used: missing, malformed, of another kind, or a secret that is not kept as one."""
 
 
 class MissingExtraError(UndecidedError):

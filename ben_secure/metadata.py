@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ben_secure.bands import PIXEL_DTYPES
+from ben_secure.equality import equal as equal
 from ben_secure.errors import printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 
@@ -33,7 +34,9 @@ REMEDY = (
 _LEAVES = frozenset({str, float, bool, type(None), bytes})
 _SET_MEMBERS = _LEAVES | {int}
 _CONTAINERS = frozenset({list, tuple, dict})
-_WEIGHT_BYTES = 64
+# What is shared is written out as often as it occurs (by repr, by dumps), so its bytes count: so many as one object.
+_TEXT_WEIGHT = 64
+_ARRAY_WEIGHT = 256
 # Levels of nesting that a pickle needs around the metadata and inside a packed array; ``Limits.max_depth`` counts them.
 _ENVELOPE_DEPTH = 8
 _FIXED_DTYPES = PIXEL_DTYPES | {"|b1"}
@@ -109,14 +112,15 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
     if nodes > limits.max_nodes:
         raise ValueError(
             f"metadata {printable(name)!r}: a patch may hold {limits.max_nodes} objects in its metadata, each "
-            f"{_WEIGHT_BYTES} characters of text counted as one, and what is shared as often as it occurs"
+            f"{_TEXT_WEIGHT} characters of text or {_ARRAY_WEIGHT} bytes of an array counted as one, and what is "
+            "shared as often as it occurs"
         )
     return nodes
 
 
 def _weight(leaf: object) -> int:
-    """What a text counts beyond one: shared, it is written out each time (by ``repr``, by ``dumps``)."""
-    return len(leaf) // _WEIGHT_BYTES if isinstance(leaf, str | bytes) else 0
+    """What a text counts beyond one."""
+    return len(leaf) // _TEXT_WEIGHT if isinstance(leaf, str | bytes) else 0
 
 
 def _shown(path: tuple[object, ...]) -> str:
@@ -156,7 +160,7 @@ def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
         return _check_array(path, node, limits)
     # The exact scalar type, found from its dtype: a subclass of numpy's is refused.
     if isinstance(node, np.generic) and type(node) is node.dtype.type and _admitted(node.dtype):
-        return 0
+        return _weight(node)
     found = type(node)
     if found.__module__ != "builtins":
         raise TypeError(
@@ -175,7 +179,7 @@ def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> i
             f"metadata {_shown(path)}: an array may have {limits.max_array_dims} dimensions, not {array.ndim}"
         )
     if _admitted(array.dtype):
-        return 0
+        return array.nbytes // _ARRAY_WEIGHT
     if array.dtype.kind != "O" or array.ndim != 1:
         raise TypeError(f"metadata {_shown(path)} is an array of shape {array.shape} and dtype {array.dtype}; {REMEDY}")
     for place, item in enumerate(array):
@@ -184,50 +188,7 @@ def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> i
                 f"metadata {_shown(path)} is an object array whose item {place} is a {printable(type(item).__name__)}; "
                 "only one-dimensional object arrays of str are admitted"
             )
-    return array.size
-
-
-def equal(a: object, b: object) -> bool:
-    """Compare two pieces of metadata by type and by value, all the way down.
-
-    1, 1.0 and True differ; so do 0.0 and -0.0; NaN equals NaN; arrays agree in dtype, byte order, shape and every bit.
-
-    Args:
-        a: Admitted metadata.
-        b: Admitted metadata.
-
-    Returns:
-        Whether they are the same.
-    """
-    return _equal(a, b)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    kind = type(a)
-    if isinstance(a, np.generic) and isinstance(b, np.generic) and kind is not np.str_:
-        return a.dtype.str == b.dtype.str and a.tobytes() == b.tobytes()
-    if kind is not type(b):
-        return False
-    if kind is list or kind is tuple:
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if kind is dict:
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    if kind is set:
-        return {_leaf_key(member) for member in a} == {_leaf_key(member) for member in b}
-    if kind is np.ndarray:
-        return _same_array(a, b)
-    return bool(_leaf_key(a) == _leaf_key(b))
-
-
-def _leaf_key(leaf: object) -> tuple[type, object]:
-    """Spell a plain leaf so that == tells types, zeros and NaN apart as ``equal`` does."""
-    return type(leaf), leaf.hex() if type(leaf) is float else leaf
-
-
-def _same_array(a: AnyArray, b: AnyArray) -> bool:
-    if a.shape != b.shape or a.dtype.str != b.dtype.str:
-        return False
-    return a.tolist() == b.tolist() if a.dtype.kind == "O" else a.tobytes() == b.tobytes()
+    return array.size + sum(map(_weight, array))
 
 
 class PackedArray:

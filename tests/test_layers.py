@@ -14,10 +14,10 @@ PACKAGE = pathlib.Path(ben_secure.__file__).parent
 # From the bottom up; a module may import from lower layers, and within its own folder.
 LAYERS = [
     ["errors"],
-    ["bands", "limits"],
+    ["bands", "equality", "limits"],
     ["layouts", "metadata"],
     ["band_objects", "patch_access", "patch_base", "patches", "scaling"],
-    ["pickles", "store.pages", "store._"],
+    ["pickles", "signing", "store.pages", "store._"],
     ["store.reader", "store.writer"],
     ["audit"],
     ["demo"],
@@ -33,6 +33,8 @@ HOMES = {
     "pickletools": {"pickles._steps", "cli"},
     "typer": {"cli"},
     "rich": {"cli", "audit", "demo"},
+    "cryptography": {"signing"},
+    "securesystemslib": {"signing"},
     "fickling": set(),
     "tifffile": set(),
     "torch": set(),

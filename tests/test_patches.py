@@ -806,13 +806,11 @@ class TestPickle:
     def test_what_could_not_be_read_back_is_not_written(self):
         """Each value is within its bounds, the whole is not: refused by dumps and dump, not by the next reader."""
         arrays = [np.zeros(1, "u1")] * (DEFAULT_LIMITS.max_opcodes // 6)
-        big = np.zeros(DEFAULT_LIMITS.max_value_bytes, "u1")
-        make_patch(BigEarthNet_S1_Patch, x=arrays[:1000], y=big[:1000]).dumps()
-        for value in (arrays, big):
-            patch = make_patch(BigEarthNet_S1_Patch, x=value)
-            for write in (patch.dumps, lambda patch=patch: patch.dump(io.BytesIO())):
-                with pytest.raises(ValueError, match=r"could not be read back, make it smaller: .* at most"):
-                    write()
+        make_patch(BigEarthNet_S1_Patch, x=arrays[:1000]).dumps()
+        patch = make_patch(BigEarthNet_S1_Patch, x=arrays)
+        for write in (patch.dumps, lambda: patch.dump(io.BytesIO())):
+            with pytest.raises(ValueError, match=r"could not be read back, make it smaller: .* at most"):
+                write()
 
     def test_a_subclass_is_written_as_its_class(self):
         """Plain pickle brings it back; the name of a standard class stands for itself."""
