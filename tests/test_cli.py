@@ -487,7 +487,7 @@ def test_disassembly_takes_any_bytes(value, refused_at):
 @pytest.mark.threat("T2")
 def test_a_value_that_is_too_long_to_be_read_is_refused(tmp_path, capsys):
     """It is told by audit and by inspect, and nothing of it is read."""
-    database = make_database(tmp_path / "db", {b"long": bytes(Limits().max_value_bytes + 1), b"short": HONEST[0]})
+    database = make_database(tmp_path / "db", {b"long": bytes(Limits().max_value_bytes + 65), b"short": HONEST[0]})
     assert main(["audit", str(database), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["checked"], document["clean"], document["rules"]) == (2, 1, {"limit-exceeded": 1})

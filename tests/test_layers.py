@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(ben_secure.__file__).parent
 # From the bottom up; a module may import from lower layers, and within its own folder.
 LAYERS = [
     ["errors"],
-    ["bands", "equality", "limits"],
+    ["bands", "equality", "footer", "limits"],
     ["layouts", "metadata"],
     ["band_objects", "patch_access", "patch_base", "patches", "scaling"],
     ["pickles", "signing", "store.pages", "store._"],

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.scan import scan_value
 from ben_secure.errors import LimitExceededError, Rule, UndecidedError
+from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.store.pages import PageReader
 
@@ -49,7 +50,7 @@ def audit_database(
     tally = _Tally()
     undecided = None
     try:
-        with PageReader(path, max_value_bytes=limits.max_value_bytes) as reader:
+        with PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as reader:
             undecided = _audit(reader, tally, tuple(classes), limits, progress)
     except UndecidedError as error:
         undecided = error.message

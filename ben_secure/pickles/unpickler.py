@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NoReturn
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePickleError, printable
+from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.pickles import opcodes
@@ -101,7 +102,8 @@ class PatchUnpickler(pickle.Unpickler):
     """Unpickler that admits patches and nothing else.
 
     Args:
-        file: Binary file that holds exactly one pickled patch, to its end.
+        file: Binary file that holds exactly one pickled patch, to its end; the footer of a tagged value may follow
+            (it is not verified here).
         classes: Subclasses of ``BigEarthNetPatch`` that may occur besides the interface's own; named by their module
             and qualified name. Their code is never called: an instance is made without ``__new__`` and ``__init__``.
         limits: What the value may cost.
@@ -118,8 +120,8 @@ class PatchUnpickler(pickle.Unpickler):
         classes: Iterable[type[BigEarthNetPatch]] = (),
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        payload = file.read(limits.max_value_bytes + 1)
-        self._begin(payload, len(payload), tuple(classes), limits)
+        value = file.read(limits.max_value_bytes + FOOTER_BYTES + 1)
+        self._begin(value, payload_end(value), tuple(classes), limits)
 
     def _begin(self, value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> None:
         """Check the payload, ``value[:end]``, and prepare to execute its program."""
@@ -260,7 +262,8 @@ def loads(
     """Read one pickled patch: canonical, or written by any generation of bigearthnet_patch_interface.
 
     Args:
-        data: The pickle; nothing may follow it.
+        data: The pickle. Nothing may follow it but the footer of a tagged value, which is not verified here: pass the
+            key to ``PatchReader`` for that.
         classes: Subclasses of ``BigEarthNetPatch`` that may occur besides the interface's own, as declared by the
             caller, for archives of people who inherited from it.
         limits: What the value may cost.

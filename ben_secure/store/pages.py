@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from ben_secure.errors import BenSecureError, StoreError
+from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.store._datafile import DataFile
 from ben_secure.store._snapshot import Snapshot
@@ -68,6 +69,10 @@ class DatabaseFacts:
     file_bytes: int
 
 
+MAX_STORED_BYTES = DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES
+"""Longest value that is read unless the caller says otherwise: a payload at the default limit, and its footer."""
+
+
 class PageReader:
     """The records of one plain LMDB database, by raw key.
 
@@ -81,12 +86,12 @@ class PageReader:
         max_value_bytes: Longer values are refused before they are read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_value_bytes: int = DEFAULT_LIMITS.max_value_bytes) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, max_value_bytes: int = MAX_STORED_BYTES) -> None:
         """Open a database: a directory with ``data.mdb`` inside, or the data file itself (``subdir=False``).
 
         Args:
             path: The directory or the file.
-            max_value_bytes: Longest value to read.
+            max_value_bytes: Longest value to read, with its footer if it is tagged.
 
         Raises:
             StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database, 64-bit and

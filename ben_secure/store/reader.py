@@ -1,20 +1,27 @@
 """``PatchReader``: an LMDB database of patches as a mapping from patch name to patch.
 
-Every value goes through ``pages`` (no liblmdb) and ``pickles.loads`` (no code execution). It never writes, never
-imports lmdb, and never gives out a patch that the trusted core has not passed.
+Every value goes through ``pages`` (no liblmdb), through ``_verification`` if a key was given, and through
+``pickles.loads_part`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
+patch that the trusted core has not passed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
+from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
-from ben_secure.pickles import loads
+from ben_secure.pickles.unpickler import loads_part
 from ben_secure.store.pages import DatabaseFacts, PageReader
+
+if TYPE_CHECKING:
+    from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
+    from ben_secure.store._verification import Demand, Verification, Verified
 
 
 class PatchReader(Mapping[str, BigEarthNetPatch]):
@@ -36,57 +43,128 @@ class PatchReader(Mapping[str, BigEarthNetPatch]):
         self,
         path: str | os.PathLike[str],
         *,
+        mac_key: MacKey | MacKeySet | None = None,
+        context: str = "",
+        verify_key: VerifyKey | Sequence[VerifyKey] | None = None,
+        threshold: int = 1,
+        manifest: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        version: str | None = None,
         limits: Limits = DEFAULT_LIMITS,
         classes: Iterable[type[BigEarthNetPatch]] = (),
     ) -> None:
         """Open a database: a directory with ``data.mdb`` inside, or the data file itself (``subdir=False``).
 
+        What is asked for here holds for every value, and nothing in the database can lower it.
+
         Args:
             path: The directory or the file.
+            mac_key: The team's key, or keys: every value must bear a tag of one of them, for its LMDB key and
+                ``context``; an untagged, changed, moved or renamed one is refused.
+            context: Name of the dataset in its tags.
+            verify_key: The publisher's key, or keys: every value must be the one in the manifest that they signed.
+            threshold: How many of the publishers' keys must have signed.
+            manifest: The manifest, with its envelope beside it; None for ``PATH.manifest``.
+            name: Name of the dataset that the manifest must have.
+            version: Version that the manifest must have; so an old signed release cannot pass for the new one.
             limits: What one value may cost.
             classes: Subclasses of ``BigEarthNetPatch`` that may occur; declared by the caller, never by the data.
 
         Raises:
-            StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database.
+            StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database; or the manifest
+                is missing.
+            SignatureError: The manifest is not signed by enough of the keys.
+            ManifestMismatchError: The manifest was changed, is of another name or version than asked for, or has
+                another number of records than the database.
+            TypeError: A key is of another type.
+            ValueError: A context without a ``mac_key``, or a manifest, name, version or threshold without a
+                ``verify_key``.
         """
         self.limits = limits
         self.classes = tuple(classes)
-        self._pages = PageReader(path, max_value_bytes=limits.max_value_bytes)
+        self._demand: Demand | None = None
+        if (mac_key, context, verify_key, threshold, manifest, name, version) != (None, "", None, 1, None, None, None):
+            from ben_secure.store._verification import demand_of  # it brings cryptography
+
+            self._demand = demand_of(mac_key, context, verify_key, threshold, manifest, name, version)
         self._latest = b""
+        self._pages = PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES)
         self.path = self._pages.path
+        self._verification = self._open_verification()
+
+    def _open_verification(self) -> Verification | None:
+        if self._demand is None:
+            return None
+        from ben_secure.store._verification import Verification
+
+        try:
+            verification = Verification(self._demand, self._pages.absolute_path)
+            if verification.manifest is not None:
+                verification.manifest.check_count(len(self._pages))
+        except BenSecureError as error:
+            self.close()
+            error.located(self.path)
+            raise
+        return verification
+
+    @property
+    def verified(self) -> Verified | None:
+        """What is verified for every patch that this reader gives out: tags, manifest, by whom. None for nothing."""
+        return None if self._verification is None else self._verification.verified
 
     def __getitem__(self, name: str) -> BigEarthNetPatch:
         """Read one patch.
 
         Raises:
             KeyError: There is no patch of this name.
+            TagMismatchError: As ``raw``.
+            ManifestMismatchError: As ``raw``.
             UntrustedDataError: The value is not a patch, or asks for what no honest patch needs.
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
+        lmdb_key, value, end = self._read(name)
         # The latest value stays until the next is there: if both it and the patch were freed each time, malloc would
         # give the top of the heap back and take it again, a page fault every 4 kB (four times the time, measured).
-        self._latest = payload = self.raw(name)
+        self._latest = value
         try:
-            return loads(payload, limits=self.limits, classes=self.classes)
+            return loads_part(value, end, self.classes, self.limits)
         except BenSecureError as error:
-            error.located(self.path, name.encode())
+            error.located(self.path, lmdb_key)
+            raise
+
+    def _read(self, name: str) -> tuple[bytes, bytes, int]:
+        """Read and verify a value: its LMDB key, the stored bytes, and where the payload ends; raises as ``raw``."""
+        lmdb_key = _lmdb_key(name)
+        value = None if lmdb_key is None else self._pages.get(lmdb_key)
+        try:
+            if value is None or lmdb_key is None:
+                if self._verification is not None and lmdb_key is not None:
+                    self._verification.check_absent(lmdb_key)
+                raise KeyError(f"no patch named {printable(name)} in {printable(self.path, 400)}")
+            if self._verification is None:
+                return lmdb_key, value, payload_end(value)
+            return lmdb_key, value, self._verification.payload_end(lmdb_key, value)
+        except BenSecureError as error:
+            error.located(self.path, lmdb_key)
             raise
 
     def raw(self, name: str) -> bytes:
-        """Read the stored bytes of one patch, unverified and undecoded.
+        """Read the stored bytes of one patch, verified as the reader was asked to, and not decoded.
+
+        Returns:
+            The whole value, with the footer of a tagged one.
 
         Raises:
             KeyError: There is no patch of this name.
+            TagMismatchError: A ``mac_key`` was given, and the value is not the one that was tagged.
+            ManifestMismatchError: A ``verify_key`` was given, and the value is not the one that was signed, or the
+                publisher's record of this name was removed.
             LimitExceededError: The value is longer than ``limits.max_value_bytes``.
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
-        lmdb_key = _lmdb_key(name)
-        value = None if lmdb_key is None else self._pages.get(lmdb_key)
-        if value is None:
-            raise KeyError(f"no patch named {printable(name)} in {printable(self.path, 400)}")
-        return value
+        return self._read(name)[1]
 
     def get_many(self, names: Iterable[str]) -> list[BigEarthNetPatch]:
         """Read several patches; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
@@ -150,13 +228,30 @@ class PatchReader(Mapping[str, BigEarthNetPatch]):
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., PatchReader], tuple[object, ...]]:
-        return _reopen, (type(self), self._pages.absolute_path, self.limits, self.classes)
+        return _reopen, (type(self), self._pages.absolute_path, self.limits, self.classes, self._demand)
 
 
 def _reopen(
-    kind: type[PatchReader], path: str, limits: Limits, classes: tuple[type[BigEarthNetPatch], ...]
+    kind: type[PatchReader],
+    path: str,
+    limits: Limits,
+    classes: tuple[type[BigEarthNetPatch], ...],
+    demand: Demand | None,
 ) -> PatchReader:
-    return kind(path, limits=limits, classes=classes)
+    if demand is None:
+        return kind(path, limits=limits, classes=classes)
+    return kind(
+        path,
+        mac_key=demand.mac_key,
+        context=demand.context,
+        verify_key=demand.verify_keys or None,
+        threshold=demand.threshold,
+        manifest=demand.manifest,
+        name=demand.name,
+        version=demand.version,
+        limits=limits,
+        classes=classes,
+    )
 
 
 def _lmdb_key(name: object) -> bytes | None:

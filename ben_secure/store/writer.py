@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import lmdb
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
+from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.store._datafile import DATA_FILE_NAME, data_file_path, lock_file_path
 from ben_secure.store._staging import Staging
 from ben_secure.store.pages import PageReader
+
+if TYPE_CHECKING:
+    from ben_secure.signing.keys import MacKey, MacKeySet
 
 _CHUNK_BYTES = 64 * 2**20
 _FIRST_MAP_BYTES = 2**30
@@ -33,10 +39,18 @@ class PatchWriter:
 
     Attributes:
         path: The database as the caller named it.
-        limits: No value may be longer than ``limits.max_value_bytes``, or readers would refuse it.
+        limits: No payload may be longer than ``limits.max_value_bytes``, or readers would refuse it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, append: bool = False, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        append: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+        mac_key: MacKey | MacKeySet | None = None,
+        context: str = "",
+    ) -> None:
         """Name the database; nothing is touched before the ``with`` block begins.
 
         Args:
@@ -44,11 +58,19 @@ class PatchWriter:
                 the data file itself.
             append: Add to an existing database: copy its records as they are, unverified, then add the new ones. It
                 takes the space of both. No other program may write to the database meanwhile.
-            limits: Limits for values, the existing ones included.
+            limits: Limits for values, the existing ones included; a tag does not count.
+            mac_key: Key to tag the patches with (the one of a set that tags), so that a reader with the key takes
+                nothing but them. What is there already is copied as it is and not tagged.
+            context: Name of the dataset that the tags are good for, at most 255 bytes in UTF-8.
+
+        Raises:
+            TypeError: ``mac_key`` is something else, or ``context`` is not a str.
+            ValueError: ``context`` is too long or not Unicode, or there is one without a key.
         """
         self.path = os.fspath(path)
         self.limits = limits
         self._append = append
+        self._tag = _tagger(mac_key, context)
         self._cleanup: contextlib.ExitStack | None = None  # set while the writer is open
 
     def __enter__(self) -> PatchWriter:
@@ -100,18 +122,29 @@ class PatchWriter:
             LimitExceededError: The patch is larger than ``limits.max_value_bytes``.
             StoreError: The disk is full or fails.
         """
-        if self._cleanup is None:
-            raise ValueError("a PatchWriter writes inside its with block only: with PatchWriter(path) as writer: ...")
+        self._refuse_outside()
         if not isinstance(patch, BigEarthNetPatch):
             raise TypeError(f"expected a patch, not {type(patch).__name__}")
         lmdb_key = _lmdb_key(name)
-        with self._env.begin(buffers=True) as transaction:
-            taken = lmdb_key in self._pending or transaction.get(lmdb_key) is not None
-        if taken:
-            raise ValueError(
-                f"there is a patch named {printable(name)} in {printable(self.path, 400)} already; nothing is replaced"
-            )
-        self._put(lmdb_key, patch.dumps())
+        self._refuse_taken(lmdb_key, name)
+        self._put(lmdb_key, self._tag(lmdb_key, patch.dumps()))
+
+    def put_stored(self, lmdb_key: bytes, value: bytes) -> None:
+        """Write a value as it will be stored, for who has made it: nothing is decoded, checked or tagged.
+
+        Args:
+            lmdb_key: Raw LMDB key, 1 to 511 bytes.
+            value: The stored bytes.
+
+        Raises:
+            ValueError: The key is empty, too long or taken; or this is outside the ``with`` block.
+            LimitExceededError: The value is larger than ``limits.max_value_bytes``.
+            StoreError: The disk is full or fails.
+        """
+        self._refuse_outside()
+        _check_length(lmdb_key, lmdb_key)
+        self._refuse_taken(lmdb_key, lmdb_key)
+        self._put(lmdb_key, value)
 
     def __exit__(
         self,
@@ -139,10 +172,22 @@ class PatchWriter:
                 database=self.path,
             )
 
+    def _refuse_outside(self) -> None:
+        if self._cleanup is None:
+            raise ValueError("a PatchWriter writes inside its with block only: with PatchWriter(path) as writer: ...")
+
+    def _refuse_taken(self, lmdb_key: bytes, name: str | bytes) -> None:
+        with self._env.begin(buffers=True) as transaction:
+            taken = lmdb_key in self._pending or transaction.get(lmdb_key) is not None
+        if taken:
+            raise ValueError(
+                f"there is a patch named {printable(name)} in {printable(self.path, 400)} already; nothing is replaced"
+            )
+
     def _put(self, lmdb_key: bytes, value: bytes) -> None:
-        if len(value) > self.limits.max_value_bytes:
+        if (length := payload_end(value)) > self.limits.max_value_bytes:
             raise LimitExceededError(
-                f"the value has {len(value)} bytes, expected at most {self.limits.max_value_bytes} "
+                f"the value has {length} bytes, expected at most {self.limits.max_value_bytes} "
                 "(Limits.max_value_bytes); a reader would refuse it",
                 rule=Rule.LIMIT,
                 database=self.path,
@@ -171,7 +216,7 @@ class PatchWriter:
         self._pending_bytes = 0
 
     def _copy_original(self) -> None:
-        with PageReader(self.path, max_value_bytes=self.limits.max_value_bytes) as original:
+        with PageReader(self.path, max_value_bytes=self.limits.max_value_bytes + FOOTER_BYTES) as original:
             self._original_facts = original.facts
             for lmdb_key, value in original.items():
                 self._put(lmdb_key, value)
@@ -204,8 +249,29 @@ def _lmdb_key(name: object) -> bytes:
     if not isinstance(name, str):
         raise TypeError(f"patch names are str, not {type(name).__name__}")
     lmdb_key = name.encode()
+    _check_length(lmdb_key, name)
+    return lmdb_key
+
+
+def _check_length(lmdb_key: bytes, name: str | bytes) -> None:
     if not 1 <= len(lmdb_key) <= _MAX_KEY_BYTES:
         raise ValueError(
             f"the name {printable(name)} has {len(lmdb_key)} bytes, expected 1 to {_MAX_KEY_BYTES}; choose another"
         )
-    return lmdb_key
+
+
+def _tagger(mac_key: MacKey | MacKeySet | None, context: str) -> Callable[[bytes, bytes], bytes]:
+    """What makes the value to be stored of an LMDB key and a payload."""
+    if mac_key is None:
+        if context:
+            raise ValueError("a context means nothing without a mac_key; pass both or neither")
+        return lambda lmdb_key, payload: payload
+    # Here, because it loads cryptography, which who writes without a key does not need.
+    from ben_secure.signing.keys import MacKey, MacKeySet
+    from ben_secure.signing.tags import append_tag, context_bytes
+
+    signing = mac_key.signing if isinstance(mac_key, MacKeySet) else mac_key
+    if not isinstance(signing, MacKey):
+        raise TypeError(f"mac_key must be a MacKey or a MacKeySet, not {type(signing).__name__}")
+    bound = context_bytes(context)
+    return lambda lmdb_key, payload: append_tag(signing, bound, lmdb_key, payload)

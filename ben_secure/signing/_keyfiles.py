@@ -1,0 +1,231 @@
+"""Key files on disk: read a secret only if it is kept as one; put a file in place whole or not at all.
+
+Knows nothing of what the files hold, and never shows a byte of it. A file is made under a hidden name beside its place
+(``.NAME.ben-secure-new``, created exclusively, private) and linked or renamed to it when it is whole and on disk; the
+hidden name also keeps two programs from changing one file at a time. Called by ``keys`` and, for passphrases, ``cli``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from ben_secure.errors import KeyFileError, printable
+
+Path = str | os.PathLike[str]
+
+_MAX_BYTES = 64 * 2**10
+_DATA_FILE_NAME = "data.mdb"
+_SUFFIX = ".ben-secure-new"
+
+
+def read_secret(path: Path, database: Path | None = None) -> bytes:
+    """Read a file that only its owner may know.
+
+    Args:
+        path: The file; a symbolic link is judged by what it leads to.
+        database: Database that the secret is for, if known: in its folder it would be copied and published with it.
+
+    Returns:
+        The whole content, at most 64 KiB.
+
+    Raises:
+        KeyFileError: It cannot be read, is not a regular file, belongs to another user (but root), can be read or
+            changed by others, or lies in the folder of a database.
+    """
+    path = _named(path)
+    _refuse_beside_data(path, database)
+    content, found = _read(path)
+    if found.st_uid not in (0, os.geteuid()):
+        raise KeyFileError(
+            f"{_shown(path)} belongs to user {found.st_uid}, who can read and change it; expected a secret of user "
+            f"{os.geteuid()}: {_command('chown', str(os.geteuid()), '--', path)}"
+        )
+    if found.st_mode & 0o077:
+        raise KeyFileError(
+            f"{_shown(path)} can be used by others: its mode is {_mode(found)}, expected 0600: "
+            f"{_command('chmod', '600', '--', path)}; if somebody may have read or changed it, make a new one"
+        )
+    return content
+
+
+def read_public(path: Path) -> bytes:
+    """Read a file that everybody may know, but nobody else may change.
+
+    Args:
+        path: The file; a symbolic link is judged by what it leads to.
+
+    Returns:
+        The whole content, at most 64 KiB.
+
+    Raises:
+        KeyFileError: It cannot be read, is not a regular file, or can be changed by others.
+    """
+    path = _named(path)
+    content, found = _read(path)
+    if found.st_mode & 0o022:
+        raise KeyFileError(
+            f"{_shown(path)} can be changed by others: its mode is {_mode(found)}, expected 0644: "
+            f"{_command('chmod', 'go-w', '--', path)}; then compare its fingerprint with the publisher's"
+        )
+    return content
+
+
+def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False) -> None:
+    """Create a file, durably.
+
+    Args:
+        path: Where; its directory must exist.
+        content: What the file will hold.
+        secret: Make it 0600 and refuse the folder of a database; otherwise it is 0644.
+        overwrite: Replace what is there (of a symbolic link the link, not what it leads to).
+
+    Raises:
+        KeyFileError: There is something already, or it cannot be written. What was there is as it was.
+    """
+    path = _named(path)
+    if secret:
+        _refuse_beside_data(path, None)
+    with _staged(path, 0o600 if secret else 0o644, overwrite) as file:
+        file.write(content)
+
+
+def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Replace the content of a secret file by something made of it, atomically and durably.
+
+    Args:
+        path: The file; of a symbolic link what it leads to is replaced.
+        change: Makes the new content of the old one.
+
+    Raises:
+        KeyFileError: As ``read_secret``, or it cannot be written. The file is as it was.
+    """
+    path = _named(path)
+    with _staged(os.path.realpath(path), 0o600, overwrite=True) as file:
+        file.write(change(read_secret(path)))
+
+
+@contextlib.contextmanager
+def _staged(path: str, mode: int, overwrite: bool) -> Iterator[BinaryIO]:
+    """Hold the hidden file beside ``path`` while the block fills it, then put it in place, durably."""
+    parent, name = os.path.split(os.path.abspath(path))
+    staged = os.path.join(parent, f".{name}{_SUFFIX}")
+    try:
+        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise KeyFileError(
+            f"{_shown(staged)} exists: another program is writing this key file, or one was killed while it was; "
+            f"if none is at work: {_command('rm', '--', staged)}"
+        ) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    renamed = False
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            yield file
+            file.flush()
+            os.fsync(fd)
+        if overwrite:
+            os.replace(staged, path)
+            renamed = True  # the hidden name may be another program's by now
+        else:
+            os.link(staged, path)  # unlike a rename it never replaces what is there
+        _sync_directory(parent)
+    except FileExistsError:
+        raise KeyFileError(
+            f"{_shown(path)} exists and is not overwritten; choose another name, or overwrite it knowingly "
+            "(--force, overwrite=True): what only the old key can sign or verify is lost then"
+        ) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if not renamed:
+            os.unlink(staged)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: str) -> tuple[bytes, os.stat_result]:
+    """The content of a regular file and its status, both of the file that was opened."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise KeyFileError(
+                    f"{_shown(path)} is a {stat.filemode(found.st_mode)[0]!r} node, expected a regular file; "
+                    "check the path"
+                )
+            with open(fd, "rb", closefd=False) as file:
+                content = file.read(_MAX_BYTES + 1)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise KeyFileError(f"cannot read {_shown(path)}: {printable(error.strerror)}; check the path") from error
+    if len(content) > _MAX_BYTES:
+        raise KeyFileError(f"{_shown(path)} has more than {_MAX_BYTES} bytes, so it is no key file; check the path")
+    return content, found
+
+
+def _refuse_beside_data(path: str, database: Path | None) -> None:
+    """Refuse a secret in the folder of the database that it is for, or of any that can be seen from where it lies."""
+    parent, name = os.path.split(os.path.abspath(path))
+    # Neither the secret nor a link to it: whoever may write to the folder would choose the key.
+    for place in {os.path.join(os.path.realpath(parent), name), os.path.realpath(path)}:
+        folders = [os.path.dirname(place)] if _is_environment(os.path.dirname(place)) else []
+        if database is not None:
+            folders.append(_folder(os.path.realpath(database)))
+        for folder in folders:
+            if os.path.commonpath([folder, place]) == folder:
+                raise KeyFileError(
+                    f"{_shown(path)} lies in the database's folder {_shown(folder)}, and would be copied and "
+                    f"published with it: {_command('mv', '--', place, os.path.join(os.path.dirname(folder), ''))}"
+                )
+
+
+def _folder(database: str) -> str:
+    """The folder that is the database; a data file under a name of its own (``subdir=False``) has none but itself."""
+    return os.path.dirname(database) if os.path.basename(database) == _DATA_FILE_NAME else database
+
+
+def _is_environment(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, _DATA_FILE_NAME))
+
+
+def _unwritable(path: str, error: OSError) -> KeyFileError:
+    return KeyFileError(
+        f"cannot write {_shown(path)}: {printable(error.strerror)}; the directory must exist and be writable"
+    )
+
+
+def _named(path: Path) -> str:
+    """The path as a str that the operating system can take."""
+    path = os.fspath(path)
+    with contextlib.suppress(UnicodeEncodeError):
+        if b"\0" not in os.fsencode(path):
+            return path
+    raise KeyFileError(f"{_shown(path)} cannot be the name of a file; check the path")
+
+
+def _shown(path: str) -> str:
+    return printable(path, 400)
+
+
+def _command(*words: str) -> str:
+    return f"type {printable(shlex.join(words), 900)}"
+
+
+def _mode(found: os.stat_result) -> str:
+    return f"{stat.S_IMODE(found.st_mode):04o}"

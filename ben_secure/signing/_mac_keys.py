@@ -1,0 +1,269 @@
+"""MAC keys: secrets that tag values, alone and in sets, and the JWK Sets (RFC 7517) that hold them.
+
+No secret is ever in a ``repr`` or in an error, not even as the cause of one. Public names are in ``keys``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from ben_secure.errors import KeyFileError, printable
+from ben_secure.signing import _keyfiles
+from ben_secure.signing._keyfiles import Path
+from ben_secure.signing._kinds import expect
+
+_MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than the hash
+_KEPT_STARTS = 16
+_SIGNS, _CHECKS = ["sign", "verify"], ["verify"]  # key_ops, RFC 7517, section 4.3
+
+
+class MacKey:
+    """A secret shared by all who may tag values; whoever can check a tag can also make one.
+
+    What the secret is used for is derived from it by HKDF (RFC 5869), so the key id says nothing of it. Pickling a
+    key, which is how it gets into a spawned DataLoader worker, writes the secret: never store that.
+
+    Attributes:
+        key_id: 8 bytes that name the key in the values tagged with it.
+    """
+
+    __slots__ = ("_secret", "_starts", "_tag_key", "key_id")
+
+    def __init__(self, secret: bytes) -> None:
+        """Take a secret.
+
+        Args:
+            secret: At least 32 random bytes (not a password, which could be guessed from one tagged value).
+
+        Raises:
+            TypeError: ``secret`` is not bytes.
+            ValueError: It is too short.
+        """
+        expect(bytes, secret, "the secret of a MacKey")
+        if len(secret) < _MIN_SECRET_BYTES:
+            raise ValueError(f"the secret of a MacKey has {len(secret)} bytes, expected {_MIN_SECRET_BYTES} or more")
+        self._secret = secret
+        self._tag_key = HKDF(SHA256(), 32, None, b"ben-secure/v1 value tag").derive(secret)
+        self.key_id = HKDF(SHA256(), 8, None, b"ben-secure/v1 key id").derive(secret)
+        self._starts: dict[bytes, hmac.HMAC] = {}
+
+    @classmethod
+    def generate(cls) -> MacKey:
+        """Make a new key of 32 random bytes."""
+        return cls(secrets.token_bytes(_MIN_SECRET_BYTES))
+
+    @property
+    def fingerprint(self) -> str:
+        """The key id in hexadecimal, for people to compare."""
+        return self.key_id.hex()
+
+    def start(self, head: bytes) -> hmac.HMAC:
+        """Begin an HMAC-SHA-256 under the value-tag key.
+
+        Args:
+            head: The first bytes, alike for many values; what the key and they cost is paid once.
+
+        Returns:
+            A new HMAC object that has been fed ``head``.
+        """
+        started = self._starts.get(head)
+        if started is None:
+            if len(self._starts) >= _KEPT_STARTS:
+                self._starts.clear()
+            started = self._starts[head] = hmac.new(self._tag_key, head, "sha256")
+        return started.copy()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MacKey) and hmac.compare_digest(self._secret, other._secret)
+
+    def __hash__(self) -> int:
+        return hash(self.key_id)
+
+    def __repr__(self) -> str:
+        return f"MacKey({self.fingerprint})"
+
+    def __reduce__(self) -> tuple[Callable[..., MacKey], tuple[bytes]]:
+        return MacKey, (self._secret,)
+
+    def to_jwk(self, signs: bool) -> dict[str, object]:
+        """Write the key as a JWK, the secret included.
+
+        Args:
+            signs: Whether it tags new values.
+        """
+        return {
+            "kty": "oct",
+            "alg": "HS256",
+            "kid": self.fingerprint,
+            "key_ops": _SIGNS if signs else _CHECKS,
+            "k": _base64url(self._secret),
+        }
+
+
+class MacKeySet:
+    """MAC keys of which one tags new values and all can check: so a key is rotated while old values stay valid.
+
+    In a file it is a JWK Set in which ``key_ops`` (RFC 7517, section 4.3) is ``["sign", "verify"]`` for the one that
+    tags and ``["verify"]`` for the others. Travels in a pickle as ``MacKey`` does.
+
+    Attributes:
+        signing: The key that tags.
+        by_id: All keys by key id.
+    """
+
+    __slots__ = ("by_id", "signing")
+
+    def __init__(self, signing: MacKey, *others: MacKey) -> None:
+        """Put keys together.
+
+        Args:
+            signing: The key that tags new values.
+            others: Keys that are only good to check values tagged before.
+
+        Raises:
+            TypeError: One is not a ``MacKey``.
+            ValueError: Two have one key id.
+        """
+        keys = (signing, *others)
+        for mac_key in keys:
+            expect(MacKey, mac_key, "each key of a MacKeySet")
+        self.signing = signing
+        self.by_id = MappingProxyType({mac_key.key_id: mac_key for mac_key in keys})
+        if len(self.by_id) != len(keys):
+            raise ValueError("a key is in the MacKeySet twice")
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the key that tags."""
+        return self.signing.fingerprint
+
+    def rotated(self, signing: MacKey) -> MacKeySet:
+        """Make a set with a new key that tags, in which all of these still check."""
+        return MacKeySet(signing, *self)
+
+    def __iter__(self) -> Iterator[MacKey]:
+        """The key that tags first, then the others."""
+        return iter(self.by_id.values())
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MacKeySet) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self.signing)
+
+    def __repr__(self) -> str:
+        return f"MacKeySet({', '.join(mac_key.fingerprint for mac_key in self)})"
+
+    def __reduce__(self) -> tuple[Callable[..., MacKeySet], tuple[MacKey, ...]]:
+        return MacKeySet, tuple(self)
+
+
+def read_mac_keys(path: Path, database: Path | None = None) -> MacKeySet:
+    """Read MAC keys from a JWK Set.
+
+    Args:
+        path: File of mode 0600, of this user or root.
+        database: Database that the keys are for, if known; its folder is no place for them.
+
+    Raises:
+        KeyFileError: The file is not kept as a secret (the message has the command to type), or is not a set of MAC
+            keys of which one tags.
+    """
+    return _from_jwk_set(_keyfiles.read_secret(path, database), path)
+
+
+def write_mac_keys(path: Path, mac_keys: MacKeySet, *, overwrite: bool = False) -> None:
+    """Write MAC keys into a new file of mode 0600, or over an old one if told so; whole or not at all.
+
+    Raises:
+        KeyFileError: There is a file already, or it cannot be written.
+        TypeError: ``mac_keys`` is not a ``MacKeySet``.
+    """
+    expect(MacKeySet, mac_keys, "mac_keys")
+    _keyfiles.create(path, _to_jwk_set(mac_keys), secret=True, overwrite=overwrite)
+
+
+def add_mac_key(path: Path) -> MacKeySet:
+    """Rotate: add a new key to a file, which tags from now on, while the others go on checking; atomically.
+
+    Returns:
+        What the file holds now.
+
+    Raises:
+        KeyFileError: As ``read_mac_keys``, or the file cannot be replaced; it is as it was.
+    """
+    signing = MacKey.generate()
+    _keyfiles.rewrite_secret(path, lambda content: _to_jwk_set(_from_jwk_set(content, path).rotated(signing)))
+    return read_mac_keys(path)
+
+
+def _to_jwk_set(mac_keys: MacKeySet) -> bytes:
+    entries = [mac_key.to_jwk(mac_key is mac_keys.signing) for mac_key in mac_keys]
+    return json.dumps({"keys": entries}, indent=2).encode() + b"\n"
+
+
+def _from_jwk_set(content: bytes, path: Path) -> MacKeySet:
+    try:
+        return _parsed_set(json.loads(content, object_pairs_hook=_unique))
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else "it is not JSON"
+    # Not in the block above: an error of json carries the text that it is about, and would come along as the context.
+    raise KeyFileError(
+        f"{printable(os.fspath(path), 400)} does not hold MAC keys: {reason}; "
+        "expected a JWK Set as ben-secure keygen mac writes it"
+    )
+
+
+def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError("a member occurs twice in one object")
+    return found
+
+
+def _parsed_set(document: object) -> MacKeySet:
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError('it has no list "keys"')
+    parsed = [_from_jwk(entry) for entry in entries]
+    signing = [mac_key for mac_key, signs in parsed if signs]
+    if len(signing) != 1:
+        raise ValueError(f'{len(signing)} keys have "sign" among their "key_ops", expected one')
+    return MacKeySet(signing[0], *(mac_key for mac_key, signs in parsed if not signs))
+
+
+def _from_jwk(entry: object) -> tuple[MacKey, bool]:
+    """One key, and whether it tags. Members that RFC 7517 does not require may be left out, but not say otherwise."""
+    if not isinstance(entry, dict) or entry.get("kty") != "oct":
+        raise ValueError('a key is not of "kty" "oct"')
+    encoded = entry.get("k")
+    if not isinstance(encoded, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", encoded) or len(encoded) % 4 == 1:
+        raise ValueError('the "k" of a key is not base64url')
+    secret = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+    if _base64url(secret) != encoded:  # bits to spare that are not zero
+        raise ValueError('the "k" of a key is not base64url')
+    mac_key = MacKey(secret)
+    for name, only in (("alg", "HS256"), ("use", "sig"), ("kid", mac_key.fingerprint)):
+        if entry.get(name, only) != only:
+            raise ValueError(f'the "{name}" of a key is not "{only}": it is a key for something else, or damaged')
+    operations = entry.get("key_ops", _SIGNS)
+    if operations not in (_SIGNS, _SIGNS[::-1], _CHECKS):
+        raise ValueError(f'the "key_ops" of the key {mac_key.fingerprint} are not those of a MAC key')
+    return mac_key, operations != _CHECKS
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

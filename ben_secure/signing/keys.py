@@ -1,0 +1,29 @@
+"""Keys and their files: ``MacKey`` for tags, ``SigningKey`` and ``VerifyKey`` for manifests.
+
+Three types, so that one cannot stand in for another: whoever can check a tag can also make one, whoever can verify a
+signature cannot. Keys are told apart by their fingerprints; no secret is in a ``repr``, a message or an error.
+"""
+
+from ben_secure.signing._mac_keys import MacKey, MacKeySet, add_mac_key, read_mac_keys, write_mac_keys
+from ben_secure.signing._publisher_keys import (
+    SigningKey,
+    VerifyKey,
+    read_signing_key,
+    read_verify_key,
+    write_signing_key,
+    write_verify_key,
+)
+
+__all__ = [
+    "MacKey",
+    "MacKeySet",
+    "SigningKey",
+    "VerifyKey",
+    "add_mac_key",
+    "read_mac_keys",
+    "read_signing_key",
+    "read_verify_key",
+    "write_mac_keys",
+    "write_signing_key",
+    "write_verify_key",
+]

@@ -1,0 +1,253 @@
+"""The signed list of all records of a release: check a value against it, and a database as a whole.
+
+Parses only bytes whose digest stands in a statement that trusted keys have signed, and takes no key, name or version
+from beside the data (T8). Order of steps in ``open_manifest``: envelope, name and version, digest of the manifest
+file, then its content, then the number of records; the reader compares that with the database's. Signing and checking
+do not touch the data file. What is read is read once, so what was hashed is what is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, StoreError, printable
+from ben_secure.signing._record_list import Record, RecordList, max_file_bytes
+from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, VerifiedStatement, verify_envelope
+from ben_secure.signing.keys import VerifyKey
+from ben_secure.signing.statement import Statement
+
+MANIFEST_SUFFIX = ".manifest"
+ENVELOPE_SUFFIX = ".dsse.json"
+_DATA_FILE_NAME = "data.mdb"
+
+
+class MismatchKind(str, Enum):
+    """How a record can differ from the signed list."""
+
+    MISSING = "missing"
+    ADDED = "added"
+    CHANGED = "changed"
+    MOVED = "moved"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """One record that is not as the publisher signed it.
+
+    Attributes:
+        kind: ``missing``: listed, not in the database. ``added``: in the database, not listed. ``moved``: the value
+            is listed under another key. ``changed``: the value is not listed at all.
+        lmdb_key: The key in question.
+        belongs_to: Key under which the value is listed, if it is (``moved``, and ``added`` for a renamed or copied
+            record).
+    """
+
+    kind: MismatchKind
+    lmdb_key: bytes
+    belongs_to: bytes | None = None
+
+    def error(self) -> ManifestMismatchError:
+        """Say it as an error, to be raised."""
+        origin = printable(self.belongs_to)
+        copied = "" if self.belongs_to is None else f", with the value of the LMDB key {origin}"
+        what = {
+            MismatchKind.MISSING: "the record is missing: the signed manifest lists it, and the database has it not",
+            MismatchKind.ADDED: f"the record was added: it is not in the signed manifest{copied}",
+            MismatchKind.CHANGED: "the value was changed: it is not the one in the signed manifest",
+            MismatchKind.MOVED: f"the value was moved: in the signed manifest it belongs to the LMDB key {origin}",
+        }[self.kind]
+        return ManifestMismatchError(
+            f"{what}; fetch this database again from its publisher", lmdb_key=self.lmdb_key, rule=Rule.MANIFEST
+        )
+
+
+class Manifest:
+    """The records that a publisher has signed. It cannot be made without a verified statement.
+
+    Threads may share one. It keeps the file's bytes, some 75 a record, and little more.
+
+    Attributes:
+        statement: What the publisher says of the release.
+        signed_by: Those of the caller's keys that have signed it.
+    """
+
+    def __init__(self, unverified: bytes, verified: VerifiedStatement) -> None:
+        """Check that these bytes are the manifest that was signed, then parse them.
+
+        Args:
+            unverified: The manifest file.
+            verified: From ``verify_envelope``.
+
+        Raises:
+            ManifestMismatchError: They are not: the file was changed, or is that of another release.
+        """
+        self.statement: Statement = verified.statement
+        self.signed_by: tuple[VerifyKey, ...] = verified.signed_by
+        found = hashlib.sha256(unverified).hexdigest()
+        if found != self.statement.manifest_sha256:
+            raise ManifestMismatchError(
+                f"this manifest is not the one that was signed: its SHA-256 is {found}, expected "
+                f"{self.statement.manifest_sha256}; it was changed, or belongs to another release than the envelope; "
+                "fetch both again from the publisher",
+                rule=Rule.MANIFEST,
+            )
+        self._records = RecordList(unverified)
+        self._check_count(len(self._records), "manifest")
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Walk the records in key order: LMDB key, and SHA-256 of the stored value."""
+        return iter(self._records)
+
+    def __repr__(self) -> str:
+        release = f"{printable(self.statement.name)} {printable(self.statement.version)}"
+        return f"<{type(self).__name__} of {release}, {len(self)} records>"
+
+    def digest_of(self, lmdb_key: bytes) -> bytes | None:
+        """Find the SHA-256 that is listed for a key: 32 bytes, or None if the key is not in the list."""
+        return self._records.digest_of(lmdb_key)
+
+    def check(self, lmdb_key: bytes, unverified_value: bytes) -> None:
+        """Check that a stored value is the one that the publisher signed for this key.
+
+        Args:
+            lmdb_key: Raw key under which the value was found.
+            unverified_value: The whole stored value, the footer of a tagged one included; a private copy.
+
+        Raises:
+            ManifestMismatchError: The key is not in the list, or the value was changed or moved.
+        """
+        # Everything compared here is public, so the comparison need not take constant time.
+        found = hashlib.sha256(unverified_value).digest()
+        listed = self._records.digest_of(lmdb_key)
+        if found != listed:
+            raise self._mismatch(lmdb_key, found, listed).error()
+
+    def check_count(self, entries: int) -> None:
+        """Check that a database has as many records as the list: at open, before any value is read.
+
+        Raises:
+            ManifestMismatchError: It has more or fewer.
+        """
+        self._check_count(entries, "database")
+
+    def diff(self, records: Iterable[Record]) -> Iterator[Mismatch]:
+        """Compare all records of a database with the list, in bounded memory.
+
+        Args:
+            records: Key and SHA-256 of the whole value of every record, keys ascending.
+
+        Yields:
+            Each record that is not as signed, in key order; nothing if the database is the one that was signed.
+        """
+        remaining = iter(self._records)
+        expected = next(remaining, None)
+        for lmdb_key, found in records:
+            while expected is not None and expected[0] < lmdb_key:
+                yield Mismatch(kind=MismatchKind.MISSING, lmdb_key=expected[0])
+                expected = next(remaining, None)
+            listed = None
+            if expected is not None and expected[0] == lmdb_key:
+                listed = expected[1]
+                expected = next(remaining, None)
+            if found != listed:
+                yield self._mismatch(lmdb_key, found, listed)
+        while expected is not None:
+            yield Mismatch(kind=MismatchKind.MISSING, lmdb_key=expected[0])
+            expected = next(remaining, None)
+
+    def _mismatch(self, lmdb_key: bytes, found: bytes, listed: bytes | None) -> Mismatch:
+        belongs_to = self._records.key_of(found)
+        if listed is None:
+            kind = MismatchKind.ADDED
+        else:
+            kind = MismatchKind.CHANGED if belongs_to is None else MismatchKind.MOVED
+        return Mismatch(kind=kind, lmdb_key=lmdb_key, belongs_to=belongs_to)
+
+    def _check_count(self, found: int, what: str) -> None:
+        if found != self.statement.count:
+            raise ManifestMismatchError(
+                f"the {what} has {found} records, expected the {self.statement.count} that were signed; records were "
+                "removed or added, or it is another release; fetch it again from the publisher",
+                rule=Rule.MANIFEST,
+            )
+
+
+def open_manifest(
+    path: str | os.PathLike[str],
+    verify_keys: Sequence[VerifyKey],
+    *,
+    threshold: int = 1,
+    name: str | None = None,
+    version: str | None = None,
+) -> Manifest:
+    """Open a manifest, whose envelope lies beside it (``PATH.dsse.json``).
+
+    Args:
+        path: The manifest file.
+        verify_keys: Keys of publishers, each of which the caller trusts.
+        threshold: How many of them must have signed.
+        name: Name of the dataset that is wanted; None if any that they have signed will do.
+        version: Version that is wanted; None if any will do, an old release included.
+
+    Raises:
+        SignatureError: The envelope is not signed by ``threshold`` of these keys, or is none of a manifest.
+        ManifestMismatchError: It is for another name or version, or the manifest is not the one that was signed.
+        StoreError: One of the two files is missing or cannot be read.
+        TypeError: A key is not a ``VerifyKey``.
+        ValueError: ``threshold`` is not between 1 and the number of distinct keys.
+    """
+    path = os.fspath(path)
+    reading = path + ENVELOPE_SUFFIX
+    try:
+        verified = verify_envelope(_read(reading, MAX_ENVELOPE_BYTES), verify_keys, threshold)
+        verified.statement.require(name, version)
+        reading = path
+        # The statement says how many records there are, so nobody can make us read more than their list can have.
+        return Manifest(_read(path, max_file_bytes(verified.statement.count)), verified)
+    except BenSecureError as error:
+        error.located(reading)
+        raise
+
+
+def manifest_path(database: str | os.PathLike[str]) -> str:
+    """Where the manifest of a database is looked for: beside it, under its name, never inside.
+
+    Args:
+        database: Directory with ``data.mdb`` inside, or a data file.
+
+    Returns:
+        ``DATABASE.manifest``; for a file ``data.mdb`` that of its directory.
+    """
+    path = os.path.abspath(database)
+    if os.path.basename(path) == _DATA_FILE_NAME:
+        path = os.path.dirname(path)
+    return path + MANIFEST_SUFFIX
+
+
+def _read(path: str, max_bytes: int) -> bytes:
+    """Read a whole file; of one that is longer than it may be, a byte more than that, which no check then passes."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode):
+                return file.read(min(found.st_size, max_bytes + 1))
+    except FileNotFoundError as error:
+        raise StoreError(
+            "there is no such file, so nothing says what the publisher signed; fetch the manifest and its envelope "
+            f"({MANIFEST_SUFFIX}, {MANIFEST_SUFFIX}{ENVELOPE_SUFFIX}) together with the database"
+        ) from error
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the path
+        raise StoreError(f"cannot read the file: {printable(str(error))}") from error
+    raise StoreError("this is not a regular file; expected a manifest or its envelope")

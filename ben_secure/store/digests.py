@@ -1,0 +1,91 @@
+"""A function of every value of a database, SHA-256 above all: in threads, with bounded memory, in key order.
+
+Reads through ``pages`` only (private copies by pread, no liblmdb) and decodes nothing. hashlib and ``pread`` release
+the GIL, so threads are enough and no value crosses the border of a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from ben_secure.errors import StoreError
+from ben_secure.store.pages import PageReader
+
+_BATCH_RECORDS = 128  # few enough to keep all threads busy to the end, enough that handing over costs nothing
+_BATCHES_A_WORKER = 3
+
+_Result = TypeVar("_Result")
+
+
+def record_digests(pages: PageReader, workers: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """Hash every value.
+
+    Args:
+        pages: The database.
+        workers: Threads; None for as many as there are processors to run on.
+
+    Yields:
+        LMDB key, and SHA-256 of the whole stored value (32 bytes), keys strictly ascending.
+
+    Raises:
+        StoreError: The database is damaged or truncated, or it was written to meanwhile.
+        LimitExceededError: A value is longer than ``pages.max_value_bytes``.
+    """
+    return map_values(pages, lambda _, value: hashlib.sha256(value).digest(), workers)
+
+
+def map_values(
+    pages: PageReader, function: Callable[[bytes, bytes], _Result], workers: int | None = None
+) -> Iterator[tuple[bytes, _Result]]:
+    """Apply a function to every record, in threads.
+
+    Args:
+        pages: The database.
+        function: Gets LMDB key and value; worth it if it releases the GIL for most of its time. What it raises ends
+            the walk.
+        workers: Threads; None for as many as there are processors to run on.
+
+    Yields:
+        LMDB key and what the function returned, keys strictly ascending.
+
+    Raises:
+        StoreError: The database is damaged or truncated, or it was written to meanwhile.
+        LimitExceededError: A value is longer than ``pages.max_value_bytes``.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    facts = pages.facts
+
+    def work(start: bytes, stop: bytes | None) -> list[tuple[bytes, _Result]]:
+        return [(lmdb_key, function(lmdb_key, value)) for lmdb_key, value in pages.items(start, stop)]
+
+    pending: deque[Future[list[tuple[bytes, _Result]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ben-secure-values")
+    try:
+        for start, stop in _ranges(pages):
+            pending.append(pool.submit(work, start, stop))
+            if len(pending) > workers * _BATCHES_A_WORKER:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if pages.facts != facts:
+        raise StoreError(
+            "the database was written to while it was read; try again when the writer is done", database=pages.path
+        )
+
+
+def _ranges(pages: PageReader) -> Iterator[tuple[bytes, bytes | None]]:
+    """Cut the keys into ranges of some records each: first key of this one, first key of the next."""
+    starts = islice(pages.keys(), 0, None, _BATCH_RECORDS)
+    start = next(starts, None)
+    while start is not None:
+        stop = next(starts, None)
+        yield start, stop
+        start = stop

@@ -1,0 +1,169 @@
+"""Sign a database as its publisher: hash every value, write the manifest and its envelope beside the database.
+
+Never changes or decodes the database. Both files are written under hidden names beside their places and put there when
+they are whole and on disk, the envelope last: without it, or with that of another, no manifest passes as a release.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ben_secure import __version__
+from ben_secure.errors import StoreError, printable
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
+from ben_secure.signing.envelope import sign_statement
+from ben_secure.signing.keys import SigningKey
+from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
+from ben_secure.signing.statement import Statement
+from ben_secure.store.digests import record_digests
+from ben_secure.store.pages import PageReader
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
+    _TemporaryFile = tempfile._TemporaryFileWrapper[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """What ``sign_database`` made.
+
+    Attributes:
+        statement: What was signed.
+        manifest: Absolute path of the manifest; the envelope is ``manifest + ".dsse.json"``.
+    """
+
+    statement: Statement
+    manifest: str
+
+
+def sign_database(
+    database: str | os.PathLike[str],
+    signers: Sequence[SigningKey | Signer],
+    *,
+    name: str,
+    version: str,
+    created: datetime,
+    license: str | None = None,
+    manifest: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Signed:
+    """Write and sign the manifest of a database.
+
+    Args:
+        database: Directory with ``data.mdb`` inside, or the data file.
+        signers: Who signs; at least one (see ``sign_statement``).
+        name: Name of the dataset.
+        version: Version of the release; a reader that asks for a version gets no other.
+        created: Time to be signed, UTC, in whole seconds.
+        license: Licence of the dataset.
+        manifest: Where to write the manifest; None for the place where readers look, beside the database.
+        overwrite: Replace a manifest and an envelope that are there.
+        limits: Values longer than ``limits.max_value_bytes`` are refused: a reader would not take them.
+        progress: Called after each record with how many were hashed and how many there are.
+
+    Returns:
+        What was signed, and where it is.
+
+    Raises:
+        StoreError: The database is empty, damaged, or was written to meanwhile; a manifest or an envelope is there
+            already; or they cannot be written.
+        LimitExceededError: A value is too long.
+        ValueError: Name, version, licence, time or a signer is not as it must be.
+    """
+    path = os.path.abspath(manifest) if manifest is not None else manifest_path(database)
+    with PageReader(database, max_value_bytes=limits.max_value_bytes) as pages, ExitStack() as stack:
+        total = len(pages)
+        if not total:
+            raise StoreError("the database is empty, so there is nothing to sign", database=pages.path)
+        draft = Statement(  # before hours are spent on hashing
+            name=name,
+            version=version,
+            license=license,
+            count=total,
+            manifest_sha256="0" * 64,
+            created=created,
+            tool_version=__version__,
+        )
+        for target in (path, path + ENVELOPE_SUFFIX):
+            _refuse_place(target, pages.absolute_path, overwrite)
+        try:
+            files = [stack.enter_context(_hidden_beside(path)) for _ in range(2)]
+            written = write_record_list(_records(pages, total, progress), files[0])
+            statement = replace(draft, count=written.count, manifest_sha256=written.sha256.hex())
+            files[1].write(sign_statement(statement, signers))
+            _put_in_place(files, (path, path + ENVELOPE_SUFFIX), overwrite)
+        except OSError as error:
+            raise StoreError(f"cannot write {printable(path, 400)}: {printable(str(error))}") from error
+    return Signed(statement=statement, manifest=path)
+
+
+def _records(pages: PageReader, total: int, progress: Callable[[int, int], None] | None) -> Iterator[Record]:
+    for done, (lmdb_key, digest) in enumerate(record_digests(pages), start=1):
+        if len(lmdb_key) > MAX_KEY_BYTES:
+            raise StoreError(
+                f"an LMDB key has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}; give this record a shorter "
+                "one",
+                database=pages.path,
+                lmdb_key=lmdb_key,
+            )
+        yield lmdb_key, digest
+        if progress is not None:
+            progress(done, total)
+
+
+def _refuse_place(target: str, database: str, overwrite: bool) -> None:
+    real_target, real_database = os.path.realpath(target), os.path.realpath(database)
+    if os.path.commonpath([real_target, real_database]) == real_database:
+        raise StoreError(
+            f"{printable(target, 400)} is inside the database; expected a place for the manifest outside of it"
+        )
+    if not overwrite and os.path.lexists(target):
+        raise _exists(target)
+
+
+def _exists(target: str) -> StoreError:
+    return StoreError(
+        f"{printable(target, 400)} exists and is not overwritten; choose another place for the manifest, or overwrite "
+        "manifest and envelope knowingly (--force, overwrite=True)"
+    )
+
+
+@contextmanager
+def _hidden_beside(path: str) -> Iterator[_TemporaryFile]:
+    """A new file beside ``path``, under a hidden name that is removed at the end."""
+    parent, name = os.path.split(path)
+    with tempfile.NamedTemporaryFile(dir=parent, prefix=f".{name}.", delete=False) as file:
+        try:
+            yield file
+        finally:
+            with suppress(FileNotFoundError):  # it was renamed
+                os.unlink(file.name)
+
+
+def _put_in_place(files: Sequence[_TemporaryFile], targets: Sequence[str], overwrite: bool) -> None:
+    """Give finished files their names, durably and in this order."""
+    for file in files:
+        os.fchmod(file.fileno(), 0o644)  # for everybody to read
+        file.flush()
+        os.fsync(file.fileno())
+    for file, target in zip(files, targets, strict=True):
+        try:
+            # A hard link, as opposed to a rename, never replaces what is there.
+            (os.replace if overwrite else os.link)(file.name, target)
+        except FileExistsError:
+            raise _exists(target) from None
+    directory = os.open(os.path.dirname(targets[0]), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
