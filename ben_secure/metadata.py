@@ -33,6 +33,7 @@ REMEDY = (
 
 _LEAVES = frozenset({str, float, bool, type(None), bytes})
 _SET_MEMBERS = _LEAVES | {int}
+_TEXT_ONLY = {str}
 _CONTAINERS = frozenset({list, tuple, dict})
 # What is shared is written out as often as it occurs (by repr, by dumps), so its bytes count: so many as one object.
 _TEXT_WEIGHT = 64
@@ -83,7 +84,10 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
         ValueError: It is too big, too deep (or a cycle), or an integer is too long.
     """
     nodes = spent + 1 + _weight(value)
-    # Plain leaves are never queued, so the common case makes no tuple.
+    if type(value) is list and set(map(type, value)) == _TEXT_ONLY:  # labels: the common case
+        nodes += len(value) + sum(map(len, value)) // _TEXT_WEIGHT
+        value = None
+    # Plain leaves are never queued, so no tuple is made for them.
     pending: list[tuple[tuple[object, ...], Any]] = [] if type(value) in _LEAVES else [((name,), value)]
     while pending:
         path, node = pending.pop()

@@ -65,14 +65,14 @@ class Snapshot:
 
 
 class Tail(NamedTuple):
-    """The last part of a value, when it has no opaque block: what of it is executed after the known segments.
+    """The last part of a value, when it has no opaque block, after the known segments.
 
     Attributes:
-        program: Its opcodes.
+        opcodes: The whole program of a value that ends so.
         fetched: Memo entries of the captured prefix that its NEXT_BUFFER opcodes push, in order.
     """
 
-    program: bytes
+    opcodes: bytes
     fetched: tuple[int, ...]
 
 
@@ -240,12 +240,12 @@ class Segments:
         tail = self._tails.get(self._data[self.end : self._payload_end])
         if tail is None or self.known() is not None:
             return None
-        program, buffers, own = self.begin()
-        if self.prefix is not None:
-            memo = self.prefix.memo
-            buffers += [own[index] if index in own else memo[index] for index in tail.fetched]
-        program.append(tail.program)
-        return Program(frame(b"".join(program)), buffers, self.blocks, None)
+        if self.prefix is None:
+            return Program(tail.opcodes, self.blocks, self.blocks, None)
+        buffers, own = self.prefix.begin()
+        memo = self.prefix.memo
+        buffers += [own[index] if index in own else memo[index] for index in tail.fetched]
+        return Program(tail.opcodes, buffers, self.blocks, None)
 
     def remember_tail(self, tail: Tail) -> None:
         """Keep the verdict on everything after the known segments of an admitted value."""
@@ -254,7 +254,7 @@ class Segments:
             if len(self._tails) >= _MAX_TAILS:
                 self._tails.clear()
             self._tails[self._data[self.end : self._payload_end]] = tail
-            self._pay(2 * size // 32)
+            self._pay((size + len(tail.opcodes)) // 32)
 
     def _pay(self, cost: int) -> None:
         self._tree.cost += cost

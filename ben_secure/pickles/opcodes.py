@@ -332,7 +332,7 @@ class Walk:
                 "or a damaged value; fetch the value again",
                 rule=Rule.TRAILING_DATA, offset=self.pos + 1,
             )  # fmt: skip
-        tail = b"".join((*self.piece, self.data[self.copied : self.end]))
+        opcodes = frame(b"".join((*self.program, *self.piece, self.data[self.copied : self.end])))
         if len(self.program) == self.skipped:
-            self.segments.remember_tail(Tail(tail, tuple(self.fetched)))
-        return Program(frame(b"".join((*self.program, tail))), self.buffers, self.blocks, self.known)
+            self.segments.remember_tail(Tail(opcodes, tuple(self.fetched)))
+        return Program(opcodes, self.buffers, self.blocks, self.known)

@@ -113,6 +113,8 @@ class PatchUnpickler(pickle.Unpickler):
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
     """
 
+    __slots__ = ("_classes", "_globals", "_limits", "_program")
+
     def __init__(
         self,
         file: BinaryIO,
@@ -281,4 +283,4 @@ def loads(
         if not isinstance(data, bytearray | memoryview):
             raise TypeError(f"a pickled patch must be bytes, bytearray or memoryview, not {type(data).__name__}")
         data = bytes(data)
-    return load(io.BytesIO(data), classes=classes, limits=limits)
+    return loads_part(data, payload_end(data), tuple(classes), limits)
