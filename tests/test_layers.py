@@ -17,10 +17,10 @@ LAYERS = [
     ["bands", "equality", "footer", "limits"],
     ["layouts", "metadata"],
     ["band_objects", "patch_access", "patch_base", "patches", "scaling"],
-    ["pickles", "signing", "store.pages", "store._"],
-    ["store.reader", "store.writer"],
+    ["pickles", "signing", "store.pages", "store._datafile", "store._meta", "store._nodes", "store._snapshot"],
+    ["store"],
     ["audit"],
-    ["demo"],
+    ["demo", "publish"],
     ["cli", "__main__"],
 ]
 
@@ -28,7 +28,7 @@ LAYERS = [
 UPWARD = {("patch_access", "pickles")}
 
 HOMES = {
-    "lmdb": {"store.writer", "store._staging", "demo"},
+    "lmdb": {"store.writer", "store.in_place", "demo"},
     "pickle": {"pickles.unpickler", "pickles._prefix", "patch_access", "patch_base"},
     "pickletools": {"pickles._steps", "cli"},
     "typer": {"cli"},
@@ -54,7 +54,7 @@ def modules() -> dict[str, ast.Module]:
 def layer(name: str) -> int:
     """Height of a module; the package itself only names what is below it."""
     for height, prefixes in enumerate(LAYERS):
-        if any(name == p or name.startswith((p + ".", p) if p.endswith("_") else p + ".") for p in prefixes):
+        if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
             return height
     raise AssertionError(f"{name} is in no layer: add it to LAYERS")
 
@@ -113,8 +113,14 @@ def test_no_assert_in_the_package():
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)], name
 
 
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    first = function.body[1] if ast.get_docstring(function) and len(function.body) > 1 else function.body[0]
+    return (function.end_lineno or 0) - first.lineno + 1
+
+
 def test_modules_fit_in_a_readers_head():
-    """Modules have a docstring and at most 400 lines, functions at most 60."""
+    """Modules have a docstring and at most 400 lines, functions at most 50 below theirs."""
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
@@ -122,4 +128,4 @@ def test_modules_fit_in_a_readers_head():
         assert ast.get_docstring(tree) or not tree.body, path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}:{node.lineno}"
+                assert body_lines(node) <= 50, f"{path}:{node.lineno}"
