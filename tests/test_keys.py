@@ -45,6 +45,8 @@ from ben_secure.signing.keys import (
     write_verify_key,
 )
 
+pytestmark = pytest.mark.threat("T10")
+
 VECTORS = pathlib.Path(__file__).parent / "vectors"
 GENERATOR = runpy.run_path(str(VECTORS / "generate_tags.py"))
 SECRETS = GENERATOR["SECRETS"]

@@ -31,6 +31,8 @@ from ben_secure.signing.tags import (
     verified_payload,
 )
 
+pytestmark = pytest.mark.threat("T9")
+
 VECTORS = pathlib.Path(__file__).parent / "vectors"
 TAGS = json.loads((VECTORS / "tags.json").read_text())
 KEY, OTHER = MacKey(bytes(range(32))), MacKey(bytes(range(32, 64)))
