@@ -1,0 +1,154 @@
+"""Copy a database record by record, each value made anew of the old one; the copy appears complete or not at all.
+
+Reads raw records with ``pages`` and never changes the source. A value that cannot be made anew is refused; nothing of
+such a database is copied unless the caller says so, and all refusals are counted in either case.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ben_secure.errors import LimitExceededError, StoreError, UntrustedDataError, printable
+from ben_secure.footer import FOOTER_BYTES
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.store.pages import PageReader
+from ben_secure.store.writer import PatchWriter
+
+KEPT = 20
+"""Refusals kept in detail; the rest are counted."""
+
+Progress = Callable[[int, int], None]
+"""Called with how many records were done and how many there are."""
+
+Transform = Callable[[bytes, bytes], bytes]
+"""Makes the new value of an LMDB key and an old value, or raises ``UntrustedDataError``."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Refusals:
+    """Values that were refused: how many, and the first of them.
+
+    Attributes:
+        count: All of them.
+        first: The errors of the first ones in key order, at most ``KEPT``; each knows its LMDB key.
+    """
+
+    count: int = 0
+    first: list[UntrustedDataError] = field(default_factory=list)
+
+    def add(self, lmdb_key: bytes, error: UntrustedDataError) -> None:
+        """Count one refused value."""
+        self.count += 1
+        if len(self.first) < KEPT:
+            error.lmdb_key = lmdb_key
+            self.first.append(error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """What ``rewrite`` did.
+
+    Attributes:
+        checked: Records read; all that there are.
+        written: Records in the new database; 0 if there is none.
+        refusals: Values that could not be made anew.
+    """
+
+    checked: int
+    written: int
+    refusals: Refusals
+
+
+def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededError]]:
+    """Walk all records, also past values that are too long to be read.
+
+    Args:
+        reader: The database.
+
+    Yields:
+        LMDB key, and the stored bytes or why they were not read.
+
+    Raises:
+        StoreError: The database is damaged, or it was changed while it was read.
+    """
+    before = reader.facts
+    start = None
+    while True:
+        try:
+            yield from reader.items(start)
+            break
+        except LimitExceededError as error:
+            if error.lmdb_key is None:
+                raise
+            yield error.lmdb_key, error
+            start = error.lmdb_key + b"\0"  # the least key behind it
+    if reader.facts.txnid != before.txnid:
+        raise StoreError(
+            "the database was changed while it was read; begin again when nobody writes to it", database=reader.path
+        )
+
+
+def rewrite(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    transform: Transform,
+    *,
+    skip_refused: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Progress | None = None,
+) -> Rewritten:
+    """Write a new database of the values of another.
+
+    Args:
+        source: The database to read.
+        target: Directory to make; there must be nothing yet.
+        transform: Makes each new value.
+        skip_refused: Leave refused values out and write the rest; otherwise one refused value means that nothing is
+            written, and the others are still looked at.
+        limits: Limits for old and new values.
+        progress: Called after each record.
+
+    Returns:
+        What was done. There is a new database exactly if ``written`` is not 0.
+
+    Raises:
+        StoreError: There is no database at ``source``, it is empty, damaged or was changed meanwhile, there is
+            something at ``target``, or it cannot be written.
+    """
+    target = os.fspath(target)
+    if os.path.lexists(target):
+        raise StoreError(f"{printable(target, 400)} exists, and nothing is overwritten; choose another name")
+    refusals = Refusals()
+    checked = written = 0
+    try:
+        with (
+            PageReader(source, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as reader,
+            PatchWriter(target, limits=limits) as writer,
+        ):
+            total = len(reader)
+            for lmdb_key, value in records(reader):
+                checked += 1
+                try:
+                    if not isinstance(value, bytes):
+                        raise value
+                    new_value = transform(lmdb_key, value)
+                    if skip_refused or not refusals.count:
+                        writer.put_stored(lmdb_key, new_value)
+                        written += 1
+                except UntrustedDataError as error:
+                    refusals.add(lmdb_key, error)
+                if progress is not None:
+                    progress(checked, total)
+            if not checked:
+                raise StoreError("the database is empty, so there is nothing to write", database=reader.path)
+            if not written or (refusals.count and not skip_refused):
+                raise _Abandoned
+    except _Abandoned:
+        written = 0
+    return Rewritten(checked=checked, written=written, refusals=refusals)
+
+
+class _Abandoned(Exception):
+    """Leaves the block of a writer whose database shall not appear."""

@@ -1,0 +1,102 @@
+"""What is done to value tags, one record at a time: put one on, check it, take it off. Never decodes a payload.
+
+Pure rules: a MAC key and bytes in, bytes or a refusal out. A tag that none of the given keys made is never replaced,
+only refused: ``Tagger`` says for each value whether it is to be changed, and ``rewrite`` and ``in_place`` do it.
+"""
+
+from __future__ import annotations
+
+from ben_secure.errors import LimitExceededError, Rule, TagMismatchError
+from ben_secure.footer import FOOTER_BYTES, MAGIC
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing.keys import MacKeySet
+from ben_secure.signing.tags import append_tag, context_bytes, verified_payload
+
+
+class Tagger:
+    """Gives values a tag that ``mac_keys`` make and check, and leaves alone what has one.
+
+    Attributes:
+        mac_keys: Keys whose tags are valid; one of them tags.
+        old_mac_keys: Keys whose tags are replaced, or None.
+        context: Name of the dataset, as bytes.
+    """
+
+    def __init__(
+        self,
+        mac_keys: MacKeySet,
+        context: str = "",
+        *,
+        old_mac_keys: MacKeySet | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """Decide on keys.
+
+        Args:
+            mac_keys: The key that tags, and others whose valid tags stay.
+            context: Name of the dataset, at most 255 bytes in UTF-8.
+            old_mac_keys: Replace valid tags that are not of the key that tags: of these keys, and of the others in
+                ``mac_keys``.
+            limits: No payload may be longer than ``limits.max_value_bytes``: a reader would not take it.
+
+        Raises:
+            ValueError: The context is too long or not Unicode.
+        """
+        self.mac_keys = mac_keys
+        self.old_mac_keys = old_mac_keys
+        self.context = context_bytes(context)
+        self._max_bytes = limits.max_value_bytes
+
+    def tagged(self, lmdb_key: bytes, value: bytes) -> bytes:
+        """Make the value as it shall be stored.
+
+        Args:
+            lmdb_key: Raw LMDB key.
+            value: The stored bytes, a private copy.
+
+        Returns:
+            ``value`` itself if it bears a tag that stays, otherwise the value with a new tag.
+
+        Raises:
+            TagMismatchError: It bears a tag that none of the keys made for this LMDB key and dataset.
+            LimitExceededError: It is longer than a reader takes.
+        """
+        if not value.endswith(MAGIC):
+            if len(value) > self._max_bytes:
+                raise LimitExceededError(
+                    f"the value has {len(value)} bytes, expected at most {self._max_bytes} "
+                    "(Limits.max_value_bytes); a reader would refuse it",
+                    rule=Rule.LIMIT,
+                    lmdb_key=lmdb_key,
+                )
+            return append_tag(self.mac_keys.signing, self.context, lmdb_key, value)
+        try:
+            payload = verified_payload(self.mac_keys, self.context, lmdb_key, value)
+            valid = self.old_mac_keys is None or verified_by(self.mac_keys.signing.key_id, value)
+        except TagMismatchError as error:
+            if self.old_mac_keys is None:
+                raise _foreign(error) from error
+            payload = verified_payload(self.old_mac_keys, self.context, lmdb_key, value)
+            valid = False
+        return value if valid else append_tag(self.mac_keys.signing, self.context, lmdb_key, bytes(payload))
+
+    def bare(self, lmdb_key: bytes, value: bytes) -> bytes:
+        """Give the payload of a value, after its tag was verified.
+
+        Raises:
+            TagMismatchError: The value bears no tag that one of the keys made for this LMDB key and dataset.
+        """
+        return bytes(verified_payload(self.mac_keys, self.context, lmdb_key, value))
+
+
+def verified_by(key_id: bytes, verified_value: bytes) -> bool:
+    """Whether the valid tag of a value is of this key."""
+    return verified_value[-FOOTER_BYTES:][32:40] == key_id
+
+
+def _foreign(error: TagMismatchError) -> TagMismatchError:
+    return TagMismatchError(
+        f"{error.message}; a tag is replaced only if an old key proves it (--retag --old-mac-key FILE)",
+        lmdb_key=error.lmdb_key,
+        rule=error.rule,
+    )
