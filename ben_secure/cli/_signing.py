@@ -1,0 +1,156 @@
+"""What the signing commands share: keys from files, and how outcomes are told.
+
+A secret is named by its file and never shown. LMDB keys and paths come from files: they are escaped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ben_secure.audit.findings import Finding
+from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
+from ben_secure.cli import _passphrase
+from ben_secure.cli._common import console, print_json
+from ben_secure.errors import printable
+from ben_secure.signing._keyfiles import read_secret
+from ben_secure.signing.keys import SigningKey, read_signing_key
+from ben_secure.signing.statement import MAX_TEXT_CHARACTERS
+from ben_secure.signing.tags import context_bytes
+from ben_secure.store.rewrite import Refusals, Rewritten
+
+Database = Annotated[str, typer.Argument(metavar="DB", help="LMDB directory, or its data file.")]
+MacKeyOption = Annotated[
+    str | None, typer.Option("--mac-key", metavar="FILE", help="Secret key file, from ben-secure keygen mac.")
+]
+
+
+def _context(given: str) -> str:
+    try:
+        context_bytes(given)
+    except ValueError as error:
+        raise typer.BadParameter(printable(str(error))) from error
+    return given
+
+
+ContextOption = Annotated[
+    str,
+    typer.Option("--context", metavar="C", help="Name of the dataset that the tags are good for.", callback=_context),
+]
+
+
+def _text(given: str | None) -> str | None:
+    """What can stand in a statement: found here, because hashing may take hours."""
+    if given is not None and not (given.isprintable() and 1 <= len(given) <= MAX_TEXT_CHARACTERS):
+        raise typer.BadParameter(f"it is {printable(given)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters")
+    return given
+
+
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the dataset.", callback=_text)]
+VersionOption = Annotated[str | None, typer.Option("--version", help="Version of the release.", callback=_text)]
+LicenseOption = Annotated[str | None, typer.Option("--license", help="Licence of the dataset.", callback=_text)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def signing_key_from(path: str, file: str | None, variable: str | None, database: str) -> SigningKey:
+    """Read a publisher's private key; ask for a passphrase if it is encrypted and no option says where to find it.
+
+    Args:
+        path: The key file.
+        file: ``--passphrase-file``.
+        variable: ``--passphrase-env``.
+        database: What will be signed.
+
+    Raises:
+        KeyFileError: The key cannot be used, or there is no passphrase.
+    """
+    passphrase = _passphrase.passphrase_from(file, variable)
+    if passphrase is None and b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in read_secret(path, database):
+        passphrase = _passphrase.prompt(f"the private key {printable(path, 400)}")
+    return read_signing_key(path, passphrase, database)
+
+
+def now() -> datetime:
+    """The time, as it is signed."""
+    return datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def document(command: str, database: str, verdict: str, exit_code: int, error: str | None = None) -> dict[str, Any]:
+    """Begin the JSON object of a command."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "database": database,
+        "verdict": verdict,
+        "exit_code": exit_code,
+        "error": error,
+    }
+
+
+def refusals_to_json(refusals: Refusals) -> dict[str, object]:
+    """Write refused values as plain data: ``refused``, the first ``findings``, and ``findings_left_out``."""
+    findings = [Finding.from_error(error.lmdb_key or b"", error) for error in refusals.first]
+    return {
+        "refused": refusals.count,
+        "findings": [finding_to_json(finding) for finding in findings],
+        "findings_left_out": refusals.count - len(findings),
+    }
+
+
+def print_refusals(refusals: Refusals, out: Console) -> None:
+    """Print refused values, a line each, and then once what to do about them."""
+    advice: dict[str, None] = {}
+    for error in refusals.first:
+        what, _, remedy = error.message.partition("; ")
+        out.print(f"{printable_key(error.lmdb_key or b'')}: {what}", soft_wrap=True)
+        advice[remedy] = None
+    print_left_out(refusals.count, len(refusals.first), "refused", out)
+    for remedy in filter(None, advice):
+        out.print(f"what to do: {remedy}", soft_wrap=True)
+
+
+def print_left_out(count: int, shown: int, what: str, out: Console) -> None:
+    """Say how many of a list were not shown."""
+    if count > shown:
+        out.print(f"and {count - shown:,} more {what}", soft_wrap=True)
+
+
+def print_verdict(text: str, exit_code: int, out: Console) -> None:
+    """Print the last line of a command."""
+    out.print(text, style=("bold green", "bold red", "bold yellow")[exit_code], soft_wrap=True)
+
+
+def print_facts(rows: Iterable[tuple[str, str]], out: Console) -> None:
+    """Print names and values, aligned."""
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        out.print(f"{name:<{width}}  {value}", soft_wrap=True)
+
+
+def tell_rewritten(command: str, source: str, target: str, done: Rewritten, headline: str, as_json: bool) -> int:
+    """Tell what became of a copy.
+
+    Returns:
+        The exit code: 1 if a value was refused, otherwise 0.
+    """
+    exit_code = 1 if done.refusals.count else 0
+    if as_json:
+        found = document(command, source, "refused" if exit_code else headline.lower(), exit_code)
+        counts = {"out": target if done.written else None, "checked": done.checked, "written": done.written}
+        print_json(found | counts | refusals_to_json(done.refusals))
+        return exit_code
+    out = console()
+    print_refusals(done.refusals, out)
+    place = printable(target, 400)
+    if done.written:
+        headline = f"{headline}: {done.written:,} of {done.checked:,} values are in {place}"
+    if exit_code:
+        written = f"the other {done.written:,} are in {place}" if done.written else "nothing was written"
+        headline = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(source, 400)}; {written}"
+    print_verdict(headline, exit_code, out)
+    return exit_code

@@ -1,0 +1,151 @@
+"""``ben-secure sign``: put a tag on every value (a team's secret), or sign the list of all (a publisher's key).
+
+It says "these bytes" and decodes none of them: what is hostile stays hostile, signed. ``publish`` audits first.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ben_secure.cli import _passphrase, _signing
+from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.errors import printable
+from ben_secure.signing.keys import SigningKey, read_mac_keys
+from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
+from ben_secure.store.in_place import Changed, change_in_place
+from ben_secure.store.rewrite import Rewritten, rewrite
+from ben_secure.store.sign import sign_database
+from ben_secure.store.tagging import Tagger
+
+
+def command(
+    database: _signing.Database,
+    mac_key: _signing.MacKeyOption = None,
+    context: _signing.ContextOption = "",
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="NEW", help="Write a tagged copy; without this DB itself is tagged.")
+    ] = None,
+    retag: Annotated[
+        bool, typer.Option("--retag", help="Replace tags made with another key, after verifying them.")
+    ] = False,
+    old_mac_key: Annotated[
+        str | None, typer.Option("--old-mac-key", metavar="FILE", help="Key file that verifies the tags to replace.")
+    ] = None,
+    signing_key: Annotated[
+        str | None, typer.Option("--signing-key", metavar="FILE", help="Publisher's private key (PEM).")
+    ] = None,
+    name: _signing.NameOption = None,
+    version: _signing.VersionOption = None,
+    license_: _signing.LicenseOption = None,
+    out_manifest: Annotated[
+        str | None,
+        typer.Option("--out-manifest", metavar="FILE", help="Manifest to write, outside of DB; DB.manifest otherwise."),
+    ] = None,
+    passphrase_file: _passphrase.FileOption = None,
+    passphrase_env: _passphrase.VariableOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite manifest and envelope.")] = False,
+    as_json: _signing.JsonOption = False,
+) -> int:
+    """Sign a database: --mac-key tags its values, --signing-key writes a signed manifest and leaves it alone.
+
+    Values are signed as they are, undecoded; audit the database first. Without --out, tagging changes the database
+    itself, in transactions: nobody else may use it meanwhile, and if it is interrupted, do it again.
+
+    Exit code 0: done. 1: values were refused, and nothing was written. 2: it could not be done.
+    """
+    if (mac_key is None) == (signing_key is None):
+        raise typer.BadParameter("say what to sign with: either --mac-key FILE or --signing-key FILE")
+    if mac_key is not None:
+        if any([name, version, license_, out_manifest, passphrase_file, passphrase_env, force]):
+            raise typer.BadParameter(
+                "--name, --version, --license, --out-manifest, --passphrase-... and --force belong to --signing-key"
+            )
+        if retag != (old_mac_key is not None):
+            raise typer.BadParameter("--retag and --old-mac-key FILE belong together")
+        return _tag(database, mac_key, context, out, old_mac_key, as_json)
+    if context or out or retag or old_mac_key:
+        raise typer.BadParameter("--context, --out, --retag and --old-mac-key belong to --mac-key")
+    if not name or not version:
+        raise typer.BadParameter("--signing-key needs --name and --version of the release")
+    key = _signing.signing_key_from(signing_key or "", passphrase_file, passphrase_env, database)
+    release = {"name": name, "version": version, "license": license_}
+    return _list(database, key, release, out_manifest, force, as_json)
+
+
+def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key: str | None, as_json: bool) -> int:
+    mac_keys = read_mac_keys(mac_key, database)
+    old_mac_keys = None if old_mac_key is None else read_mac_keys(old_mac_key, database)
+    tagger = Tagger(mac_keys, context, old_mac_keys=old_mac_keys)
+    done: Rewritten | Changed
+    with progress_bar("tagging") as progress:
+        if out is not None:
+            done = rewrite(database, out, tagger.tagged, progress=progress)
+            tagged = done.written
+        else:
+            done = change_in_place(database, tagger.tagged, progress=progress)
+            tagged = done.changed
+    exit_code = 1 if done.refusals.count else 0
+    place = printable(database if out is None else out, 400)
+    if as_json:
+        found = _signing.document("sign", database, "refused" if exit_code else "signed", exit_code)
+        counts = {"out": out if not exit_code else None, "checked": done.checked, "written": tagged}
+        key = {"key": mac_keys.fingerprint, "context": context}
+        print_json(found | key | counts | _signing.refusals_to_json(done.refusals))
+        return exit_code
+    console_out = console()
+    _signing.print_refusals(done.refusals, console_out)
+    if exit_code:
+        text = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(database, 400)}; "
+        _signing.print_verdict(text + "nothing was written", exit_code, console_out)
+        return exit_code
+    kept = done.checked - tagged
+    had = f" ({kept:,} were before)" if out is None and kept else ""
+    text = f"SIGNED: all {done.checked:,} values in {place} are tagged with the key {mac_keys.fingerprint}{had}"
+    _signing.print_verdict(text, exit_code, console_out)
+    return exit_code
+
+
+def _list(
+    database: str,
+    signing_key: SigningKey,
+    release: dict[str, str | None],
+    manifest: str | None,
+    force: bool,
+    as_json: bool,
+) -> int:
+    path = manifest_path(database) if manifest is None else manifest
+    with progress_bar("hashing") as progress:
+        signed = sign_database(
+            database,
+            [signing_key],
+            name=release["name"] or "",
+            version=release["version"] or "",
+            license=release["license"],
+            created=_signing.now(),
+            manifest=path,
+            overwrite=force,
+            progress=progress,
+        ).statement
+    if as_json:
+        facts = {
+            "manifest": path,
+            "envelope": path + ENVELOPE_SUFFIX,
+            "manifest_sha256": signed.manifest_sha256,
+            "count": signed.count,
+            "name": signed.name,
+            "version": signed.version,
+            "license": signed.license,
+            "created": signed.created.isoformat(),
+            "fingerprint": signing_key.fingerprint,
+        }
+        print_json(_signing.document("sign", database, "signed", 0) | facts)
+        return 0
+    out = console()
+    rows = [("manifest", printable(path, 400)), ("envelope", printable(path + ENVELOPE_SUFFIX, 400))]
+    _signing.print_facts([*rows, ("fingerprint", signing_key.fingerprint)], out)
+    out.print("Publish both files with the database, and the fingerprint where readers look for it.")
+    place = printable(database, 400)
+    _signing.print_verdict(f"SIGNED: {signed.count:,} records of {place}, by {signing_key.fingerprint}", 0, out)
+    return 0

@@ -1,0 +1,30 @@
+"""``ben-secure untag``: give back the bare values, each only after its tag has verified."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ben_secure.cli import _signing
+from ben_secure.cli._common import progress_bar
+from ben_secure.signing.keys import read_mac_keys
+from ben_secure.store.rewrite import rewrite
+from ben_secure.store.tagging import Tagger
+
+
+def command(
+    database: _signing.Database,
+    mac_key: Annotated[str, typer.Option("--mac-key", metavar="FILE", help="Secret key file.")],
+    out: Annotated[str, typer.Option("--out", metavar="NEW", help="Database to make; nothing may be there yet.")],
+    context: _signing.ContextOption = "",
+    as_json: _signing.JsonOption = False,
+) -> int:
+    """Write a copy of a database without tags. If one value does not verify, nothing is written.
+
+    Exit code 0: done. 1: a value does not verify. 2: it could not be done.
+    """
+    tagger = Tagger(read_mac_keys(mac_key, database), context)
+    with progress_bar("untagging") as progress:
+        done = rewrite(database, out, tagger.bare, progress=progress)
+    return _signing.tell_rewritten("untag", database, out, done, "UNTAGGED", as_json)

@@ -1,0 +1,249 @@
+"""``convert`` and ``untag``: a copy in another form, whole or not at all; what is hostile or unproven stays behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import assembler
+import pytest
+from attacks import ATTACKS
+from legacy_values import GENERATIONS, small_tree, tree, write
+from test_audit import SHELL, make_database
+
+from ben_secure import loads
+from ben_secure.cli import main
+from ben_secure.patches import BigEarthNetPatch
+from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
+from ben_secure.signing.tags import append_tag, verified_payload
+from ben_secure.store.pages import PageReader
+
+KEYS = MacKeySet(MacKey(bytes(range(32))))
+LEGACY = {generation.encode(): write(small_tree(generation)) for generation in GENERATIONS}
+LEGACY |= {b"s1": write(tree("BigEarthNet_S1_Patch")), b"canonical": assembler.canonical()}
+
+
+def records(path):
+    """All records of a database."""
+    with PageReader(path) as reader:
+        return dict(reader.items())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with a database of each kind and two key files."""
+    monkeypatch.chdir(tmp_path)
+    make_database(tmp_path / "legacy", LEGACY)
+    make_database(tmp_path / "hostile", LEGACY | {b"a": SHELL, b"\xffz": LEGACY[b"s1"]})
+    make_database(tmp_path / "empty", {})
+    tagged = {lmdb_key: append_tag(KEYS.signing, b"c", lmdb_key, value) for lmdb_key, value in LEGACY.items()}
+    make_database(tmp_path / "tagged", tagged)
+    make_database(tmp_path / "partly", tagged | {b"s1": LEGACY[b"s1"]})
+    write_mac_keys("key", KEYS)
+    write_mac_keys("other", MacKeySet(MacKey(bytes(32))))
+    return tmp_path
+
+
+def run(arguments, capsys):
+    """Run a command: exit code, stdout, stderr."""
+    code = main(arguments.split())
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_convert_keeps_the_patches(place, capsys):
+    """Each value of each generation is the same patch, now canonical; the source is as it was; again it is refused."""
+    before = records("legacy")
+    code, out, err = run("convert legacy new", capsys)
+    assert (code, out, err) == (0, "CONVERTED: 6 of 6 values are in new\n", "")
+    new = records("new")
+    assert records("legacy") == before
+    assert list(new) == sorted(LEGACY)
+    for lmdb_key, value in new.items():
+        assert loads(value) == loads(LEGACY[lmdb_key])
+        assert value == loads(value).dumps()
+    assert run("audit new", capsys)[0] == 0
+    code, out, err = run("convert legacy new", capsys)
+    assert (code, out) == (2, "")
+    assert err == "ben-secure: new exists, and nothing is overwritten; choose another name\n"
+    assert run("convert new again", capsys)[0] == 0
+    assert records("again") == new
+
+
+def test_convert_refuses_hostile_values(place, capsys):
+    """All are listed and nothing is written, unless the rest is asked for; the exit code stays 1."""
+    listed = sorted(os.listdir())
+    code, out, err = run("convert hostile new", capsys)
+    assert code == 1
+    assert err == ""
+    first, second, *advice, verdict = out.splitlines()
+    assert first.startswith("a: ")
+    assert "posix.system" in first
+    assert second == r"\xffz: the LMDB key is not UTF-8 (byte 0 of 2), so no reader can name this patch"
+    assert all(line.startswith("what to do: ") for line in advice)
+    assert verdict == "REFUSED: 2 of 8 values in hostile; nothing was written"
+    assert sorted(os.listdir()) == listed
+    code, out, _ = run("convert hostile new --skip-refused", capsys)
+    assert code == 1
+    assert out.splitlines()[-1] == "REFUSED: 2 of 8 values in hostile; the other 6 are in new"
+    assert sorted(records("new")) == sorted(LEGACY)
+    assert run("audit new", capsys)[0] == 0
+
+
+@pytest.mark.threat("T1")
+def test_convert_writes_nothing_of_an_attack(tmp_path, monkeypatch, capsys):
+    """Of all that would run code, with the rest asked for: only the honest value is written, nothing ran."""
+    monkeypatch.chdir(tmp_path)
+    payloads = [attack.value() for attack in ATTACKS if attack.threat == "T1"]
+    hostile = {b"%04d" % number: payload for number, payload in enumerate(payloads)}
+    make_database(tmp_path / "attacks", hostile | {b"honest": LEGACY[b"s1"]})
+    assert main(["convert", "attacks", "new", "--skip-refused", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert records("new") == {b"honest": loads(LEGACY[b"s1"]).dumps()}
+    assert document["refused"] == len(hostile) > 100
+    assert len(document["findings"]) == 20
+    assert document["findings_left_out"] == document["refused"] - 20
+    assert sorted(os.listdir()) == ["attacks", "new"]
+
+
+def test_a_patch_without_a_canonical_value_is_refused(place, capsys, monkeypatch):
+    """One at the limits, whose canonical form is beyond them, is a refusal like others."""
+
+    def dumps(patch):
+        if patch == loads(LEGACY[b"s1"]):
+            raise ValueError("this patch could not be read back, make it smaller")
+        return original(patch)
+
+    original = BigEarthNetPatch.dumps
+    monkeypatch.setattr(BigEarthNetPatch, "dumps", dumps)
+    code, out, _ = run("convert legacy new", capsys)
+    assert code == 1
+    assert out.splitlines()[0].startswith("s1: the patch has no canonical value: this patch could not be read back")
+
+
+@pytest.mark.threat("T9")
+def test_convert_with_keys(place, capsys):
+    """Old tags are verified before anything is decoded; new ones are made; a key for one is not taken for the other."""
+    assert run("convert legacy new --mac-key key --context c", capsys)[0] == 0
+    for lmdb_key, value in records("new").items():
+        payload = bytes(verified_payload(KEYS, b"c", lmdb_key, value))
+        assert payload == loads(LEGACY[lmdb_key]).dumps()
+    for source, options, refused in (
+        ("tagged", "", 6),
+        ("tagged", "--mac-key key --context c", 6),
+        ("tagged", "--source-mac-key other --source-context c", 6),
+        ("tagged", "--source-mac-key key --source-context d", 6),
+        ("tagged", "--source-mac-key key", 6),
+        ("legacy", "--source-mac-key key --source-context c", 6),
+        ("partly", "--source-mac-key key --source-context c", 1),
+    ):
+        code, out, _ = run(f"convert {source} bare {options}", capsys)
+        assert (code, f"REFUSED: {refused} of 6 values" in out) == (1, True)
+        assert not os.path.exists("bare")
+    assert run("convert tagged bare --source-mac-key key --source-context c", capsys)[0] == 0
+    assert records("bare") == {lmdb_key: loads(value).dumps() for lmdb_key, value in LEGACY.items()}
+    assert run("convert tagged same --source-mac-key key --mac-key key --context c", capsys)[0] == 0
+    assert records("same") == records("new")
+
+
+@pytest.mark.threat("T9")
+def test_untag_gives_back_what_was_signed(place, capsys):
+    """Only after each value verified."""
+    code, out, err = run("untag tagged --mac-key key --context c --out bare", capsys)
+    assert (code, out, err) == (0, "UNTAGGED: 6 of 6 values are in bare\n", "")
+    assert records("bare") == LEGACY
+    listed = sorted(os.listdir())
+    for arguments, refused in (
+        ("untag tagged --mac-key other --context c", 6),
+        ("untag tagged --mac-key key", 6),
+        ("untag legacy --mac-key key --context c", 6),
+        ("untag partly --mac-key key --context c", 1),
+    ):
+        code, out, _ = run(f"{arguments} --out new", capsys)
+        assert (code, f"REFUSED: {refused} of 6 values" in out) == (1, True)
+        assert sorted(os.listdir()) == listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("convert missing new", "does not exist"),
+        ("convert empty new", "the database is empty"),
+        ("convert legacy no/where", "cannot write in"),
+        ("convert legacy new --mac-key missing", "cannot read missing"),
+        ("convert legacy new --mac-key legacy/data.mdb", "chmod 600|lies in the database's folder"),
+        ("convert legacy new --context c", "--context belongs to"),
+        ("convert legacy new --source-context c", "--source-context belongs to"),
+        ("convert legacy", "Missing argument"),
+        ("untag tagged --mac-key key", "Missing option"),
+        ("untag tagged --out new", "Missing option"),
+        ("untag empty --mac-key key --out new", "the database is empty"),
+        ("untag tagged --mac-key key --out legacy", "exists, and nothing is overwritten"),
+        ("untag tagged --mac-key tagged --out new", "tagged"),
+        ("convert legacy new --skip-refused --force", "No such option"),
+    ],
+)
+def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
+    """Exit code 2, one line on stderr or one object, and nothing was made."""
+    listed = sorted(os.listdir())
+    code, out, err = run(arguments, capsys)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert any(part in err for part in message.split("|"))
+    code, out, err = run(f"{arguments} --json", capsys)
+    document = json.loads(out)
+    assert (code, err, document["schema"], document["exit_code"], document["verdict"]) == (2, "", 1, 2, "undecided")
+    assert sorted(os.listdir()) == listed
+
+
+def test_json(place, capsys):
+    """One object: what was read, written and refused."""
+    code, out, _ = run("convert legacy new --json", capsys)
+    assert code == 0
+    assert json.loads(out) == {
+        "schema": 1,
+        "command": "convert",
+        "database": "legacy",
+        "verdict": "converted",
+        "exit_code": 0,
+        "error": None,
+        "out": "new",
+        "checked": 6,
+        "written": 6,
+        "refused": 0,
+        "findings": [],
+        "findings_left_out": 0,
+    }
+    code, out, _ = run("untag partly --mac-key key --context c --out bare --json", capsys)
+    document = json.loads(out)
+    assert (code, document["verdict"], document["out"], document["written"]) == (1, "refused", None, 0)
+    assert [finding["lmdb_key"] for finding in document["findings"]] == ["s1"]
+    assert document["findings"][0]["rule"] == "tag-missing"
+    code, out, _ = run("untag tagged --mac-key key --context c --out bare --json", capsys)
+    assert (code, json.loads(out)["verdict"]) == (0, "untagged")
+
+
+def test_a_killed_convert_leaves_nothing_half(tmp_path):
+    """At random moments: there is no new database or a complete one, and doing it again does it."""
+    many = {b"%03d" % number: LEGACY[b"s1"] for number in range(100)}
+    make_database(tmp_path / "old", many)
+    command = [sys.executable, "-m", "ben_secure", "convert", str(tmp_path / "old"), str(tmp_path / "new")]
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    duration = time.perf_counter() - begin
+    complete = records(tmp_path / "new")
+    killed = 0
+    for part in (0.5, 0.7, 0.8, 0.9, 0.95):
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+            time.sleep(part * duration)
+            child.send_signal(signal.SIGKILL)
+        killed += child.returncode == -signal.SIGKILL
+        assert not (tmp_path / "new").exists() or records(tmp_path / "new") == complete
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    subprocess.run(command, check=True, capture_output=True)
+    assert records(tmp_path / "new") == complete
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]
+    assert killed > 0

@@ -1,0 +1,369 @@
+"""``sign``: a team's tags in place or in a copy, and a publisher's manifest; as a user would, and what can go wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import lmdb
+import pytest
+from legacy_values import small_tree, write
+from test_audit import SHELL, make_database
+
+from ben_secure.cli import _passphrase, main
+from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, VerifyKey, write_mac_keys, write_signing_key
+from ben_secure.signing.manifest import open_manifest
+from ben_secure.signing.tags import append_tag, verified_payload
+from ben_secure.store.pages import PageReader
+
+KEYS = MacKeySet(MacKey(bytes(range(32))))
+OTHER_KEYS = MacKeySet(MacKey(bytes(32)))
+PUBLISHER = SigningKey.generate()
+BARE = {b"patch %02d" % number: write(small_tree(metadata={"labels": [str(number)]})) for number in range(30)}
+
+
+def tagged(records, keys=KEYS, context=b""):
+    """The same records with their tags."""
+    return {lmdb_key: append_tag(keys.signing, context, lmdb_key, value) for lmdb_key, value in records.items()}
+
+
+def content(path):
+    """The bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def records(path):
+    """All records of a database."""
+    with PageReader(path) as reader:
+        return dict(reader.items())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with databases and keys."""
+    monkeypatch.chdir(tmp_path)
+    make_database(tmp_path / "db", BARE)
+    make_database(tmp_path / "empty", {})
+    write_mac_keys("key", KEYS)
+    write_mac_keys("other", OTHER_KEYS)
+    write_signing_key("publisher", PUBLISHER)
+    write_signing_key("locked", PUBLISHER, "open sesame")
+    return tmp_path
+
+
+def run(arguments, capsys):
+    """Run a command: exit code, stdout, stderr."""
+    code = main(arguments.split())
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# Tags
+
+
+@pytest.mark.threat("T9")
+def test_sign_in_place(place, capsys):
+    """All values get a tag; signing again keeps them; the key's id is shown, never the key."""
+    key_id = KEYS.fingerprint
+    code, out, err = run("sign db --mac-key key --context c", capsys)
+    assert (code, err) == (0, "")
+    assert out == f"SIGNED: all 30 values in db are tagged with the key {key_id}\n"
+    assert records("db") == tagged(BARE, context=b"c")
+    before = content("db/data.mdb")
+    code, out, _ = run("sign db --mac-key key --context c", capsys)
+    assert (code, out) == (
+        0,
+        f"SIGNED: all 30 values in db are tagged with the key {key_id} (30 were before)\n",
+    )
+    assert content("db/data.mdb") == before
+
+
+def test_sign_into_a_copy(place, capsys):
+    """The original stays byte for byte."""
+    before = content("db/data.mdb")
+    code, out, _ = run("sign db --mac-key key --out new", capsys)
+    assert (code, out) == (0, f"SIGNED: all 30 values in new are tagged with the key {KEYS.fingerprint}\n")
+    assert records("new") == tagged(BARE)
+    assert content("db/data.mdb") == before
+    code, out, err = run("sign db --mac-key key --out new", capsys)
+    assert (code, out) == (2, "")
+    assert err == "ben-secure: new exists, and nothing is overwritten; choose another name\n"
+    assert run("sign new --mac-key key --out again", capsys)[0] == 0
+    assert records("again") == records("new")
+
+
+def test_signing_resumes(place, capsys):
+    """Values that have their tag already are kept, the others get one."""
+    half = dict(list(BARE.items())[:11])
+    make_database(place / "half", BARE | tagged(half))
+    code, out, _ = run("sign half --mac-key key", capsys)
+    assert (code, "(11 were before)" in out) == (0, True)
+    assert records("half") == tagged(BARE)
+
+
+@pytest.mark.threat("T9")
+@pytest.mark.parametrize("out", ["", "--out new"])
+def test_foreign_tags_are_refused(place, capsys, out):
+    """Of another key, for another dataset, or invalid: listed, the first 20 and the count, and nothing is written."""
+    damaged = tagged(BARE)[b"patch 29"]
+    mixed = BARE | tagged(dict(list(BARE.items())[5:]), OTHER_KEYS) | {b"patch 29": b"\0" + damaged[1:]}
+    mixed[b"patch 04"] = tagged(BARE, context=b"another")[b"patch 04"]
+    make_database(place / "mixed", mixed)
+    before = content("mixed/data.mdb")
+    code, text, err = run(f"sign mixed --mac-key key {out}", capsys)
+    lines = text.splitlines()
+    assert (code, err) == (1, "")
+    assert lines[0].startswith("patch 04: the value was changed")
+    assert lines[1].startswith("patch 05: the value is")
+    assert OTHER_KEYS.fingerprint in lines[1]
+    assert lines[20] == "and 6 more refused"
+    assert any("--retag --old-mac-key FILE" in line for line in lines[21:])
+    assert lines[-1] == "REFUSED: 26 of 30 values in mixed; nothing was written"
+    assert content("mixed/data.mdb") == before
+    assert not os.path.exists("new")
+    code, text, _ = run(f"sign mixed --mac-key key --retag --old-mac-key other {out}", capsys)
+    assert (code, text.splitlines()[-1]) == (1, "REFUSED: 2 of 30 values in mixed; nothing was written")
+    assert content("mixed/data.mdb") == before
+
+
+@pytest.mark.threat("T9")
+def test_retag(place, capsys):
+    """The old key proves the old tags; afterwards only the new key's are there."""
+    make_database(place / "old", tagged(BARE, OTHER_KEYS, b"c"))
+    code, out, _ = run("sign old --mac-key key --context c --retag --old-mac-key other", capsys)
+    assert code == 0
+    assert records("old") == tagged(BARE, KEYS, b"c")
+    assert run("keygen mac key --add", capsys)[0] == 0  # rotation: the old tags stay valid, and can be replaced
+    assert run("sign old --mac-key key --context c", capsys)[0] == 0
+    assert records("old") == tagged(BARE, KEYS, b"c")
+    code, out, _ = run("sign old --mac-key key --context c --retag --old-mac-key key --json", capsys)
+    document = json.loads(out)
+    assert (code, document["written"]) == (0, 30)
+    assert document["key"] != KEYS.fingerprint
+    assert records("old") != tagged(BARE, KEYS, b"c")
+
+
+def test_signing_does_not_decode(place, capsys):
+    """It says "these bytes": a hostile value is signed as it is, and the audit still refuses it."""
+    make_database(place / "hostile", {b"a": SHELL, b"b": b"no pickle"})
+    assert run("sign hostile --mac-key key", capsys)[0] == 0
+    assert bytes(verified_payload(KEYS, b"", b"a", records("hostile")[b"a"])) == SHELL
+    assert not os.path.exists("canary")
+    assert run("audit hostile", capsys)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("sign db", "either --mac-key FILE or --signing-key FILE"),
+        ("sign db --mac-key key --signing-key publisher", "either --mac-key FILE or --signing-key FILE"),
+        ("sign db --mac-key missing", "cannot read missing"),
+        ("sign db --mac-key publisher", "does not hold MAC keys"),
+        ("sign missing --mac-key key", "does not exist"),
+        ("sign empty --mac-key key", "the database is empty"),
+        ("sign empty --mac-key key --out new", "the database is empty"),
+        ("sign publisher --mac-key key", "not an LMDB file"),
+        ("sign db --mac-key key --out empty", "exists, and nothing is overwritten"),
+        ("sign db --mac-key key --out db", "exists, and nothing is overwritten"),
+        ("sign db --mac-key key --retag", "belong together"),
+        ("sign db --mac-key key --old-mac-key other", "belong together"),
+        ("sign db --mac-key key --force", "belong to --signing-key"),
+        ("sign db --mac-key key --name n", "belong to --signing-key"),
+        ("sign db --mac-key key --context " + 300 * "x", "300 bytes"),
+        ("sign db --signing-key publisher --name n", "--name and --version"),
+        ("sign db --signing-key publisher --version 1", "--name and --version"),
+        ("sign db --signing-key publisher --name n --version 1 --context c", "belong to --mac-key"),
+        ("sign db --signing-key missing --name n --version 1", "cannot read missing"),
+        ("sign db --signing-key key --name n --version 1", "cannot be used as an Ed25519 key"),
+        ("sign db --signing-key locked --name n --version 1", "a passphrase is needed"),
+        ("sign db --signing-key locked --name n --version 1 --passphrase-env NOT_SET", "no passphrase in"),
+        ("sign db --signing-key locked --name n --version 1 --passphrase-env WRONG", "the passphrase is wrong"),
+        ("sign db --signing-key publisher --name n --version 1 --passphrase-env WRONG", "it is not encrypted"),
+        ("sign db --signing-key publisher --name n --version " + 300 * "1", "expected 1 to 256 printable characters"),
+        ("sign db --signing-key publisher --name \x1b[31m --version 1", "expected 1 to 256 printable characters"),
+        ("sign empty --signing-key publisher --name n --version 1", "the database is empty"),
+        ("sign missing --signing-key publisher --name n --version 1", "does not exist"),
+        ("sign db --signing-key publisher --name n --version 1 --out-manifest db/m", "is inside the database"),
+        ("sign db --signing-key publisher --name n --version 1 --out-manifest no/where", "cannot write"),
+    ],
+)
+def test_what_cannot_be_done_is_said(place, capsys, monkeypatch, arguments, message):
+    """Exit code 2, one line on stderr or one object, nothing made, and no secret anywhere."""
+    monkeypatch.setenv("WRONG", "guessed")
+    listed = sorted(os.listdir())
+    code, out, err = run(arguments, capsys)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert message in err
+    assert "internal error" not in err
+    code, out, err = run(f"{arguments} --json", capsys)
+    document = json.loads(out)
+    assert (code, err, document["schema"], document["exit_code"], document["verdict"]) == (2, "", 1, 2, "undecided")
+    assert "guessed" not in out
+    assert sorted(os.listdir()) == listed
+    assert records("db") == BARE
+
+
+def test_a_secret_must_be_kept_as_one(place, capsys):
+    """Readable by others, or inside of the database's folder: the message has the command to type."""
+    os.chmod("key", 0o640)
+    for arguments in ("sign db --mac-key key", "verify db --mac-key key", "untag db --mac-key key --out new"):
+        code, _, err = run(arguments, capsys)
+        assert (code, "chmod 600 -- key" in err) == (2, True), err
+    os.chmod("key", 0o600)
+    for name in ("key", "publisher"):
+        shutil.copy(name, f"db/{name}")
+    for arguments in (
+        "sign db --mac-key db/key",
+        "sign db --signing-key db/publisher --name n --version 1",
+        "verify db --mac-key db/key",
+        "convert db new --mac-key db/key",
+    ):
+        code, _, err = run(arguments, capsys)
+        assert (code, "lies in the database's folder" in err) == (2, True), err
+    assert records("db") == BARE
+
+
+def test_use_in_place_is_exclusive(place, capsys):
+    """While another program has the database open it is not touched; a copy can be made."""
+    code = "import lmdb, sys; env = lmdb.open('db', readonly=True); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        exit_code, _, err = run("sign db --mac-key key", capsys)
+        assert (exit_code, "another program has the database open" in err) == (2, True)
+        assert run("sign db --mac-key key --out new", capsys)[0] == 0
+        child.stdin.close()
+    assert records("db") == BARE
+
+
+def test_json(place, capsys):
+    """One object: which key, what was read and written, what was refused."""
+    code, out, err = run("sign db --mac-key key --context c --json", capsys)
+    expected = {
+        "schema": 1,
+        "command": "sign",
+        "database": "db",
+        "verdict": "signed",
+        "exit_code": 0,
+        "error": None,
+        "key": KEYS.fingerprint,
+        "context": "c",
+        "out": None,
+        "checked": 30,
+        "written": 30,
+        "refused": 0,
+        "findings": [],
+        "findings_left_out": 0,
+    }
+    assert (code, err, json.loads(out)) == (0, "", expected)
+    code, out, _ = run("sign db --mac-key other --context c --json", capsys)
+    document = json.loads(out)
+    assert (code, document["verdict"], document["written"], document["refused"]) == (1, "refused", 0, 30)
+    assert document["findings"][0]["rule"] == "tag-invalid"
+    assert (len(document["findings"]), document["findings_left_out"]) == (20, 10)
+
+
+@pytest.mark.threat("T9")
+def test_a_killed_sign_can_be_done_again(place):
+    """At random moments of a real process: every value is as before or rightly tagged, and a rerun completes."""
+    many = {b"%04d" % number: bytes([number % 251]) * 100_000 for number in range(250)}
+    make_database(place / "original", many)
+    command = [sys.executable, "-m", "ben_secure", "sign", "db", "--mac-key", "key"]
+    shutil.rmtree("db")
+    shutil.copytree("original", "db")
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    duration = time.perf_counter() - begin
+    killed = 0
+    for part in (0.6, 0.75, 0.85, 0.95):
+        shutil.rmtree("db")
+        shutil.copytree("original", "db")
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
+            time.sleep(part * duration)
+            child.send_signal(signal.SIGKILL)
+        killed += child.returncode == -signal.SIGKILL
+        with lmdb.open("db", readonly=True, lock=False) as env, env.begin() as transaction:
+            found = dict(transaction.cursor())
+        done = [lmdb_key for lmdb_key in many if found[lmdb_key] != many[lmdb_key]]
+        for lmdb_key in done:
+            assert verified_payload(KEYS, b"", lmdb_key, found[lmdb_key]) == many[lmdb_key]
+        subprocess.run(command, check=True, capture_output=True)
+        assert records("db") == tagged(many)
+    assert killed > 0
+
+
+# The manifest
+
+
+@pytest.mark.threat("T8")
+def test_sign_as_a_publisher(place, capsys):
+    """Manifest and envelope lie beside the database, which is not touched; the public key opens them."""
+    before = content("db/data.mdb"), sorted(os.listdir("db"))
+    arguments = "sign db --signing-key publisher --name Ben --version 1.0 --license CDLA-Permissive-1.0"
+    code, out, err = run(arguments, capsys)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == f"SIGNED: 30 records of db, by {PUBLISHER.fingerprint}"
+    assert (content("db/data.mdb"), sorted(os.listdir("db"))) == before
+    manifest = open_manifest("db.manifest", [PUBLISHER.verify_key], name="Ben", version="1.0")
+    assert (manifest.statement.license, len(manifest)) == ("CDLA-Permissive-1.0", 30)
+    signed = {name: content(name) for name in ("db.manifest", "db.manifest.dsse.json")}
+    code, out, err = run(arguments, capsys)
+    assert (code, out) == (2, "")
+    assert "exists" in err
+    assert "--force" in err
+    assert {name: content(name) for name in signed} == signed
+    assert run(arguments.replace("1.0 ", "1.1 ") + " --force", capsys)[0] == 0
+    open_manifest("db.manifest", [PUBLISHER.verify_key], name="Ben", version="1.1")
+    assert not [name for name in os.listdir() if name.startswith(".")]
+
+
+def test_the_manifest_goes_where_it_is_told(place, capsys):
+    """Anywhere but into the database."""
+    os.mkdir("elsewhere")
+    code, out, _ = run(
+        "sign db/data.mdb --signing-key publisher --name n --version 1 --out-manifest elsewhere/m --json", capsys
+    )
+    document = json.loads(out)
+    assert (code, document["verdict"], document["count"]) == (0, "signed", 30)
+    assert (document["manifest"], document["envelope"]) == ("elsewhere/m", "elsewhere/m.dsse.json")
+    assert document["fingerprint"] == PUBLISHER.fingerprint
+    assert sorted(os.listdir("elsewhere")) == ["m", "m.dsse.json"]
+    assert document["manifest_sha256"] == subprocess.check_output(["sha256sum", "elsewhere/m"], text=True).split()[0]
+
+
+def test_a_passphrase_is_asked_for_if_one_is_needed(place, capsys, monkeypatch):
+    """Only for an encrypted key, naming it."""
+    asked = []
+
+    def prompt(what):
+        asked.append(what)
+        return b"open sesame"
+
+    monkeypatch.setattr(_passphrase, "prompt", prompt)
+    for number, key in enumerate(("locked", "publisher")):
+        code, out, err = run(f"sign db --signing-key {key} --name n --version 1 --out-manifest m{number}", capsys)
+        assert (code, err) == (0, "")
+        assert f"by {PUBLISHER.fingerprint}" in out
+    assert asked == ["the private key locked"]
+
+
+def test_a_passphrase_comes_from_a_file_or_a_variable(place, capsys, monkeypatch):
+    """And is seen nowhere."""
+    monkeypatch.setenv("PASSPHRASE", "open sesame")
+    with open(os.open("passphrase", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write("open sesame\n")
+    for number, option in enumerate(("--passphrase-env PASSPHRASE", "--passphrase-file passphrase")):
+        code, out, err = run(
+            f"sign db --signing-key locked --name n --version {number} --out-manifest m{number} {option}", capsys
+        )
+        assert (code, err) == (0, "")
+        assert "sesame" not in out
+        assert isinstance(open_manifest(f"m{number}", [PUBLISHER.verify_key]).signed_by[0], VerifyKey)
+    os.chmod("passphrase", 0o644)
+    code, _, err = run(
+        "sign db --signing-key locked --name n --version 1 --passphrase-file passphrase --out-manifest m", capsys
+    )
+    assert (code, "chmod 600 -- passphrase" in err) == (2, True)
