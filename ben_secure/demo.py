@@ -27,6 +27,7 @@ from rich.table import Table
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.run import audit_database
 from ben_secure.bands import S1_BANDS, S2_BANDS
+from ben_secure.demo_signing import show_signing
 from ben_secure.errors import StoreError, printable
 from ben_secure.patches import BigEarthNet_S1_S2_Patch
 from ben_secure.store.reader import PatchReader
@@ -237,6 +238,7 @@ def run(directory: str | None, out: Console) -> int:
         shutil.copytree(honest, attacked)
         planted = _plant(attacked, attacks(_any_value(honest), str(canary)))
         problems += _show_attacked(attacked, planted, canary, out)
+        problems += show_signing(honest, out)
     if directory is None:
         out.print("To keep the databases and look into them: ben-secure demo DIR")
     else:

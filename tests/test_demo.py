@@ -46,13 +46,16 @@ def test_the_demo_shows_every_attack_refused(temporary, width):
     """The output fits a screen, names each attack, and nothing stays behind."""
     exit_code, text = tour(width=width)
     assert exit_code == 0
-    assert len(text.splitlines()) <= 45
+    assert len(text.splitlines()) <= 60
     assert max(map(len, text.splitlines())) <= 100
     for attack in demo.attacks(b"", ""):
         assert re.search(rf"^{re.escape(attack.holds)} +{re.escape(attack.would)} +[a-z]+-[a-z]+", text, re.MULTILINE)
     assert "audit: 24 values, 24 clean, 0 refused; exit code 0 (clean)" in text
     assert "audit: 24 values, 15 clean, 9 refused; exit code 1 (refused)" in text
     assert "create: absent" in text
+    for done in ("bit of a value flipped", "tag of a value stripped", "values swapped", "deleted", "older signed copy"):
+        assert re.search(rf"{done}.* +\w+ .*(changed|no tag|moved|records|version|release)", text), text
+    assert "NOT NOTICED" not in text
     assert text.splitlines()[-1] == "OK: all honest patches read, 9 of 9 attacks refused"
     assert list(temporary.iterdir()) == []
 

@@ -1,6 +1,7 @@
 """Imports go downward only, and heavy dependencies have one home each."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -20,7 +21,7 @@ LAYERS = [
     ["pickles", "signing", "store.pages", "store._datafile", "store._meta", "store._nodes", "store._snapshot"],
     ["store"],
     ["audit"],
-    ["demo", "publish"],
+    ["demo", "demo_signing", "publish"],
     ["cli", "__main__"],
 ]
 
@@ -28,11 +29,11 @@ LAYERS = [
 UPWARD = {("patch_access", "pickles")}
 
 HOMES = {
-    "lmdb": {"store.writer", "store.in_place", "demo"},
+    "lmdb": {"store.writer", "store.in_place", "demo", "demo_signing"},
     "pickle": {"pickles.unpickler", "pickles._prefix", "patch_access", "patch_base"},
     "pickletools": {"pickles._steps", "cli"},
     "typer": {"cli"},
-    "rich": {"cli", "audit", "demo"},
+    "rich": {"cli", "audit", "demo", "demo_signing"},
     "cryptography": {"signing"},
     "securesystemslib": {"signing"},
     "fickling": set(),
@@ -41,6 +42,7 @@ HOMES = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package by its dotted name below ``ben_secure``."""
     found = {}
