@@ -107,9 +107,9 @@ def verify_envelope(unverified: bytes, verify_keys: Sequence[VerifyKey], thresho
         TypeError: A key is not a ``VerifyKey``.
         ValueError: ``threshold`` is not between 1 and the number of distinct keys.
     """
-    distinct = list(dict.fromkeys(verify_keys))
-    for verify_key in distinct:
+    for verify_key in verify_keys:
         expect(VerifyKey, verify_key, "a key to verify with")
+    distinct = list(dict.fromkeys(verify_keys))
     if type(threshold) is not int or not 1 <= threshold <= len(distinct):
         raise ValueError(f"threshold is {threshold!r}, expected an int from 1 to the number of keys, {len(distinct)}")
     payload, signatures = _decode(unverified)
