@@ -320,6 +320,19 @@ def test_sign_as_a_publisher(place, capsys):
     assert not [name for name in os.listdir() if name.startswith(".")]
 
 
+def test_a_release_is_not_changed_in_place(place, capsys):
+    """Its values would not be those of the manifest any more; a copy can be tagged, or one that is tagged released."""
+    assert run("sign db --signing-key publisher --name n --version 1", capsys)[0] == 0
+    code, out, err = run("sign db --mac-key key", capsys)
+    assert (code, out) == (2, "")
+    assert "db.manifest lists the values as they are" in err
+    assert records("db") == BARE
+    assert run("sign db --mac-key key --out new", capsys)[0] == 0
+    assert run("sign new --signing-key publisher --name n --version 1", capsys)[0] == 0
+    assert run("sign new --mac-key key", capsys)[0] == 0  # nothing to change
+    assert records("new") == tagged(BARE)
+
+
 def test_the_manifest_goes_where_it_is_told(place, capsys):
     """Anywhere but into the database."""
     os.mkdir("elsewhere")

@@ -24,6 +24,7 @@ import lmdb.verify
 from ben_secure.errors import StoreError, UntrustedDataError, printable
 from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing.manifest import manifest_path
 from ben_secure.store._datafile import data_file_path, lock_file_path
 from ben_secure.store._staging import Staging
 from ben_secure.store.digests import map_values
@@ -85,6 +86,7 @@ def change_in_place(
         checked, to_change, refusals = _check(reader, transform, progress)
         if not to_change or refusals.count:
             return Changed(checked=checked, changed=0, refusals=refusals)
+        _refuse_if_released(path)
         _verify_structure(path, data_file)
         changed = _Editor(path, data_file).run(transform, to_change, progress)
     return Changed(checked=checked, changed=changed, refusals=refusals)
@@ -150,6 +152,17 @@ def _refuse_if_open(path: str) -> None:
         ) from None
     except OSError as error:
         raise StoreError(f"cannot use the lock file {printable(lock_file, 400)}: {printable(str(error))}") from error
+
+
+def _refuse_if_released(path: str) -> None:
+    """A signed manifest lists the stored values as they are: none of those that change would pass any more."""
+    manifest = manifest_path(path)
+    if os.path.lexists(manifest):
+        raise StoreError(
+            f"the manifest {printable(manifest, 400)} lists the values as they are; changed in place they would not "
+            "be those that were signed: write a new database (--out NEW), or move the manifest away",
+            database=path,
+        )
 
 
 def _verify_structure(path: str, data_file: str) -> None:

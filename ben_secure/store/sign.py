@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ben_secure import __version__
 from ben_secure.errors import StoreError, printable
+from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
 from ben_secure.signing.envelope import sign_statement
@@ -81,7 +82,7 @@ def sign_database(
         ValueError: Name, version, licence, time or a signer is not as it must be.
     """
     path = os.path.abspath(manifest) if manifest is not None else manifest_path(database)
-    with PageReader(database, max_value_bytes=limits.max_value_bytes) as pages, ExitStack() as stack:
+    with PageReader(database, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as pages, ExitStack() as stack:
         total = len(pages)
         if not total:
             raise StoreError("the database is empty, so there is nothing to sign", database=pages.path)

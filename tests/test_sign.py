@@ -1,0 +1,214 @@
+"""Signing a database: the manifest is of what is there, the database is not touched, and files appear whole."""
+
+import hashlib
+import os
+import pathlib
+import stat
+from datetime import datetime, timezone
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from test_pages import build, open_env
+
+import ben_secure
+from ben_secure import LimitExceededError, Limits, ManifestMismatchError, StoreError
+from ben_secure.signing.keys import SigningKey
+from ben_secure.signing.manifest import MismatchKind, open_manifest
+from ben_secure.signing.statement import Statement
+from ben_secure.store import sign
+from ben_secure.store.digests import record_digests
+from ben_secure.store.pages import PageReader
+from ben_secure.store.sign import sign_database
+
+PUBLISHER, PARTNER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2))
+CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+RELEASE = {"name": "BigEarthNet-S2", "version": "1.0", "created": CREATED}
+VALUES = {b"patch %d" % number: os.urandom(number * 700) for number in range(20)}
+
+
+@pytest.fixture
+def database(tmp_path):
+    """A database in a directory of its own."""
+    folder = tmp_path / "ben.lmdb"
+    folder.mkdir()
+    build(folder / "data.mdb", VALUES.items())
+    return folder
+
+
+def opened(signed, **asked):
+    """The manifest as a reader opens it."""
+    return open_manifest(signed.manifest, [PUBLISHER.verify_key], **asked)
+
+
+def differences(database, signed):
+    """Every record that is not as signed: kind, key, and the key to which its value belongs."""
+    with PageReader(database) as pages:
+        found = list(opened(signed).diff(record_digests(pages)))
+    return [(str(mismatch.kind), mismatch.lmdb_key, mismatch.belongs_to) for mismatch in found]
+
+
+def hidden(folder):
+    """Files that should not be there any more."""
+    return [entry.name for entry in folder.iterdir() if entry.name.startswith(".")]
+
+
+def test_a_signed_database(database):
+    """Both files lie beside it, everybody can read them, and every record is as signed; the database is untouched."""
+    before = (database / "data.mdb").read_bytes()
+    signed = sign_database(database, [PUBLISHER], **RELEASE, license="CDLA-Permissive-1.0")
+    assert (database / "data.mdb").read_bytes() == before
+    assert sorted(os.listdir(database)) == ["data.mdb"]
+    assert sorted(os.listdir(database.parent)) == ["ben.lmdb", "ben.lmdb.manifest", "ben.lmdb.manifest.dsse.json"]
+    manifest = pathlib.Path(signed.manifest)
+    assert manifest == database.parent / "ben.lmdb.manifest"
+    for path in (manifest, pathlib.Path(f"{manifest}.dsse.json")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert signed.statement == Statement(
+        **RELEASE,
+        license="CDLA-Permissive-1.0",
+        count=20,
+        manifest_sha256=hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        tool_version=ben_secure.__version__,
+    )
+    assert opened(signed, name="BigEarthNet-S2", version="1.0").statement == signed.statement
+    assert differences(database, signed) == []
+
+
+def test_equal_arguments_make_equal_files(database, tmp_path):
+    """Whatever the number of threads, and wherever the files are."""
+    signed = [sign_database(database, [PUBLISHER, PARTNER], **RELEASE, manifest=tmp_path / name) for name in "ab"]
+    for suffix in ("", ".dsse.json"):
+        first, second = (pathlib.Path(one.manifest + suffix).read_bytes() for one in signed)
+        assert first == second
+    assert signed[0].manifest == str(tmp_path / "a")
+
+
+@pytest.mark.threat("T8")
+def test_what_somebody_without_the_key_can_do(database):
+    """A bit flipped, two values exchanged, a record taken away, put in, renamed or copied: each is told apart."""
+    signed = sign_database(database, [PUBLISHER], **RELEASE)
+    with open_env(database / "data.mdb") as env, env.begin(write=True) as transaction:
+        flipped = bytearray(VALUES[b"patch 1"])
+        flipped[0] ^= 1
+        transaction.put(b"patch 1", bytes(flipped))
+        transaction.put(b"patch 2", VALUES[b"patch 3"])
+        transaction.put(b"patch 3", VALUES[b"patch 2"])
+        transaction.delete(b"patch 4")
+        transaction.put(b"patch 55", b"new")
+        transaction.delete(b"patch 6")
+        transaction.put(b"patch 66", VALUES[b"patch 6"])
+    assert differences(database, signed) == [
+        ("changed", b"patch 1", None),
+        ("moved", b"patch 2", b"patch 3"),
+        ("moved", b"patch 3", b"patch 2"),
+        ("missing", b"patch 4", None),
+        ("added", b"patch 55", None),
+        ("missing", b"patch 6", None),
+        ("added", b"patch 66", b"patch 6"),
+    ]
+    assert {kind for kind, _, _ in differences(database, signed)} == set(MismatchKind)
+    opened(signed).check(b"patch 7", VALUES[b"patch 7"])
+    with pytest.raises(ManifestMismatchError, match="the value was changed"):
+        opened(signed).check(b"patch 1", bytes(flipped))
+
+
+def test_progress_is_told(database):
+    """After each record: how many of how many."""
+    told = []
+    sign_database(database, [PUBLISHER], **RELEASE, progress=lambda done, total: told.append((done, total)))
+    assert told == [(number, 20) for number in range(1, 21)]
+
+
+@pytest.mark.parametrize("existing", ["ben.lmdb.manifest", "ben.lmdb.manifest.dsse.json"])
+def test_nothing_is_overwritten_unless_told(database, existing):
+    """One of the two files is enough to refuse; nothing is written then."""
+    place = database.parent / existing
+    place.write_text("something")
+    with pytest.raises(StoreError, match=f"{existing} exists and is not overwritten"):
+        sign_database(database, [PUBLISHER], **RELEASE)
+    assert sorted(os.listdir(database.parent)) == ["ben.lmdb", existing]
+    assert place.read_text() == "something"
+    signed = sign_database(database, [PUBLISHER], **RELEASE, overwrite=True)
+    assert differences(database, signed) == []
+    assert hidden(database.parent) == []
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(database):
+    """The check at the start is not the one that counts."""
+    place = database.parent / "ben.lmdb.manifest"
+    with pytest.raises(StoreError, match="exists and is not overwritten"):
+        sign_database(database, [PUBLISHER], **RELEASE, progress=lambda *_: place.write_text("other"))
+    assert place.read_text() == "other"
+    assert sorted(os.listdir(database.parent)) == ["ben.lmdb", "ben.lmdb.manifest"]
+
+
+def test_what_fails_leaves_the_old_release(database):
+    """A signer that fails, a writer meanwhile, a value that is too long: the files are as they were, nothing beside."""
+    signed = sign_database(database, [PUBLISHER], **RELEASE)
+    before = {path: path.read_bytes() for path in database.parent.glob("*.manifest*")}
+    assert len(before) == 2
+
+    def write(done, _):
+        if done == 1:
+            with open_env(database / "data.mdb") as env, env.begin(write=True) as transaction:
+                transaction.put(b"another", b"new")
+
+    for error, options in (
+        (ValueError, {"signers": [PUBLISHER, PUBLISHER]}),
+        (LimitExceededError, {"limits": Limits(max_value_bytes=5000)}),
+        (StoreError, {"progress": write}),
+    ):
+        with pytest.raises(error):
+            sign_database(database, **{"signers": [PUBLISHER], "overwrite": True} | options, **RELEASE)
+        assert {path: path.read_bytes() for path in database.parent.glob("*.manifest*")} == before
+        assert hidden(database.parent) == []
+    assert differences(database, signed) == [("added", b"another", None)]
+
+
+def test_an_empty_database_is_not_signed(tmp_path):
+    """A signature over nothing would look like one over something."""
+    with pytest.raises(StoreError, match="nothing to sign"):
+        sign_database(build(tmp_path / "empty.mdb", []), [PUBLISHER], **RELEASE)
+    assert os.listdir(tmp_path) == ["empty.mdb"]
+
+
+@pytest.mark.parametrize("name", ["manifest", "data.mdb", "inner/manifest", "../ben.lmdb/manifest"])
+def test_the_manifest_is_not_put_inside_the_database(database, name):
+    """There it would be part of what liblmdb calls a database, and the data file is no place for it."""
+    (database / "inner").mkdir()
+    with pytest.raises(StoreError, match="is inside the database"):
+        sign_database(database, [PUBLISHER], **RELEASE, manifest=database / name, overwrite=True)
+    assert sorted(os.listdir(database)) == ["data.mdb", "inner"]
+    single = build(database.parent / "single.mdb", VALUES.items())
+    with pytest.raises(StoreError, match="is inside the database"):
+        sign_database(single, [PUBLISHER], **RELEASE, manifest=single, overwrite=True)
+    assert sign_database(single, [PUBLISHER], **RELEASE).manifest == f"{single}.manifest"
+
+
+def test_a_place_that_cannot_be_written_to(database):
+    """Is known before anything is hashed."""
+    with pytest.raises(StoreError, match="cannot write"):
+        sign_database(database, [PUBLISHER], **RELEASE, manifest=database.parent / "none" / "m", progress=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"name": ""}, {"version": "1\n"}, {"license": ""}, {"created": datetime(2026, 1, 1)}], ids=str
+)
+def test_a_release_that_cannot_be_named_so(database, wrong):
+    """The caller's mistake, told before anything is hashed."""
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is "):
+        sign_database(database, [PUBLISHER], **RELEASE | wrong, progress=pytest.fail)
+    assert os.listdir(database.parent) == ["ben.lmdb"]
+
+
+def test_a_key_that_is_too_long(database, monkeypatch):
+    """A liblmdb that was built for longer keys writes databases that have no manifest of this version."""
+    for length in (511, 512):
+        records = [(b"k" * length, bytes(32))]
+        monkeypatch.setattr(sign, "record_digests", lambda _, records=records: records)
+        if length == 511:
+            signed = sign_database(database, [PUBLISHER], **RELEASE)
+            assert list(opened(signed)) == records
+        else:
+            with pytest.raises(StoreError, match="an LMDB key has 512 bytes, expected at most 511"):
+                sign_database(database, [PUBLISHER], **RELEASE, overwrite=True)
