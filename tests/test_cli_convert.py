@@ -235,7 +235,7 @@ def test_a_killed_convert_leaves_nothing_half(tmp_path):
     duration = time.perf_counter() - begin
     complete = records(tmp_path / "new")
     killed = 0
-    for part in (0.5, 0.7, 0.8, 0.9, 0.95):
+    for part in (0.2, 0.5, 0.7, 0.8, 0.9, 0.95):
         shutil.rmtree(tmp_path / "new", ignore_errors=True)
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
             time.sleep(part * duration)

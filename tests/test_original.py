@@ -60,7 +60,8 @@ def expect(described: dict[str, object]) -> dict[str, object]:
 
 def install(folder: pathlib.Path, needs: list[str]) -> pathlib.Path:
     """Make a virtual environment; returns its interpreter."""
-    venv.create(folder, with_pip=True)
+    # Linked: a copy of the interpreter, still open for writing when another thread starts a process, cannot be run.
+    venv.create(folder, with_pip=True, symlinks=True)
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True, capture_output=True, text=True)
     return python

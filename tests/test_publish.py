@@ -241,7 +241,7 @@ def test_a_killed_publish_leaves_nothing_like_a_release(place):
     subprocess.run(command, check=True, capture_output=True)
     duration = time.perf_counter() - begin
     killed = 0
-    for part in (0.6, 0.8, 0.9, 0.97):
+    for part in (0.2, 0.6, 0.8, 0.9, 0.97):
         shutil.rmtree("release", ignore_errors=True)
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
             time.sleep(part * duration)

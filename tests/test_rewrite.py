@@ -457,13 +457,18 @@ def test_killed_at_random_moments(tmp_path, monkeypatch, where):
     work(shutil.copytree(original, tmp_path / "timed"))
     duration = time.perf_counter() - begin
     rng = random.Random(where)
-    partly = killed = 0
-    for attempt in range(12):
+    partly = killed = attempt = 0
+    while killed < 6 or (where == "in place" and not partly):
+        attempt += 1
+        assert attempt < 100
         path = shutil.copytree(original, tmp_path / f"{attempt}")
         child = in_a_child(lambda path=path: work(path))
-        time.sleep(rng.uniform(0.1, 1.0) * duration)
+        time.sleep(rng.uniform(0.05, 1.0) * duration)
         os.kill(child, signal.SIGKILL)
-        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL:
+            killed += 1
+        else:
+            duration *= 0.8  # the machine has become faster than when it was timed
         if where == "in place":
             partly += 0 < check_and_finish(path, bare) < len(bare)
             continue
@@ -472,8 +477,6 @@ def test_killed_at_random_moments(tmp_path, monkeypatch, where):
             work(path)
         assert records(path / "new") == tagged(bare)
         assert list(path.rglob(".*/**/*.mdb")) == []  # at most an empty place is left over
-    assert killed > 3
-    assert partly > 0 or where == "new"
 
 
 # The writer
