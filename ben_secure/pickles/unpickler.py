@@ -197,10 +197,10 @@ class PatchUnpickler(pickle.Unpickler):
         known.keep(capture(Beginning, known.program, known.snapshot, known.blocks))
 
     def _finish(self, result: object) -> BigEarthNetPatch:
-        if isinstance(result, PatchRecord):
-            return patch_of(result, self._program.blocks, self._limits)
         if type(result) is CallRecord and result.function == "rebuild_patch":
             return self._canonical(*result.arguments)
+        if isinstance(result, PatchRecord):
+            return patch_of(result, self._program.blocks, self._limits)
         raise PatchFormatError(f"the pickle holds a {printable(type(result).__name__)}, not a patch", rule=Rule.PATCH)
 
     def _canonical(

@@ -11,7 +11,7 @@ the 48 bits of the child's page number. LMDB orders keys by ``memcmp``, then by 
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple
 
 from ben_secure.errors import StoreError
@@ -135,11 +135,17 @@ class Branch(_TreePage):
 
 
 class Leaf(_TreePage):
-    """A leaf page, searched in place: most lookups touch six of its nodes, once."""
+    """A leaf page. The first lookup searches it in place (most pages see no other), later ones the list of its keys."""
 
-    __slots__ = ()
+    __slots__ = ("_keys", "_searched")
     _flags = LEAF_PAGE
     _kind = "leaf"
+
+    def __init__(self, page: bytes, number: int) -> None:
+        """Check the header of a leaf page; arguments and errors as for every page of the tree."""
+        super().__init__(page, number)
+        self._keys: list[bytes] = []
+        self._searched = False
 
     def find(self, lmdb_key: bytes) -> Node | None:
         """Find the node of a key.
@@ -150,19 +156,22 @@ class Leaf(_TreePage):
         Raises:
             StoreError: A node that the search touches is damaged or of an unsupported kind.
         """
-        page = self.page
-        low, high = 0, self.count
-        while low < high:
-            middle = (low + high) >> 1
-            start, end = self.key_span(middle)
-            found = page[start:end]
-            if found < lmdb_key:
-                low = middle + 1
-            elif found == lmdb_key:
-                return self._node(start, end)
-            else:
-                high = middle
-        return None
+        if self._keys:
+            index = bisect_left(self._keys, lmdb_key)
+        elif self._searched:
+            self._keys = [self._key(index) for index in range(self.count)]
+            index = bisect_left(self._keys, lmdb_key)
+        else:
+            self._searched = True
+            index = bisect_left(range(self.count), lmdb_key, key=self._key)
+        if index == self.count:
+            return None
+        start, end = self.key_span(index)
+        return self._node(start, end) if self.page[start:end] == lmdb_key else None
+
+    def _key(self, index: int) -> bytes:
+        start, end = self.key_span(index)
+        return self.page[start:end]
 
     def nodes(self, previous: bytes) -> list[Node]:
         """Read every node.
