@@ -86,7 +86,8 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
     nodes = spent + 1 + _weight(value)
     if type(value) is list and set(map(type, value)) == _TEXT_ONLY:  # labels: the common case
         nodes += len(value) + sum(map(len, value)) // _TEXT_WEIGHT
-        value = None
+        if nodes <= limits.max_nodes:
+            return nodes
     # Plain leaves are never queued, so no tuple is made for them.
     pending: list[tuple[tuple[object, ...], Any]] = [] if type(value) in _LEAVES else [((name,), value)]
     while pending:

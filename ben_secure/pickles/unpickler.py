@@ -98,6 +98,11 @@ def _declared(
     return MappingProxyType(table), Declared(table)
 
 
+# Fetched once: what is done for every value.
+_initialise = pickle.Unpickler.__init__
+_execute = pickle.Unpickler.load
+
+
 class PatchUnpickler(pickle.Unpickler):
     """Unpickler that admits patches and nothing else.
 
@@ -131,7 +136,7 @@ class PatchUnpickler(pickle.Unpickler):
         self._globals = 0  # looked up so far
         self._classes, pairs = _declared(classes)
         self._program = program = opcodes.check(value, limits, pairs, end)
-        super().__init__(io.BytesIO(program.opcodes), buffers=program.buffers)
+        _initialise(self, io.BytesIO(program.opcodes), buffers=program.buffers)
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Look a global up in the frozen table; nothing is ever imported.
@@ -171,7 +176,7 @@ class PatchUnpickler(pickle.Unpickler):
             PatchFormatError: What came out is not a whole, valid patch.
         """
         try:
-            patch = self._finish(super().load())
+            patch = self._finish(_execute(self))
             if self._program.known is not None:
                 self._capture(self._program.known)
             return patch

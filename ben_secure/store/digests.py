@@ -17,8 +17,9 @@ from typing import TypeVar
 from ben_secure.errors import StoreError
 from ben_secure.store.pages import PageReader
 
-_BATCH_RECORDS = 128  # few enough to keep all threads busy to the end, enough that handing over costs nothing
-_BATCHES_A_WORKER = 3
+_BATCH_RECORDS = 256  # so many that handing a batch over costs nothing
+_BATCHES_A_WORKER = 8  # so few records in a batch that all threads are busy to the end, also in a small database
+_BATCHES_AHEAD = 3  # for each thread; bounds what waits for a slow caller
 
 _Result = TypeVar("_Result")
 
@@ -67,9 +68,9 @@ def map_values(
     pending: deque[Future[list[tuple[bytes, _Result]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ben-secure-values")
     try:
-        for start, stop in _ranges(pages):
+        for start, stop in _ranges(pages, min(_BATCH_RECORDS, 1 + len(pages) // (workers * _BATCHES_A_WORKER))):
             pending.append(pool.submit(work, start, stop))
-            if len(pending) > workers * _BATCHES_A_WORKER:
+            if len(pending) > workers * _BATCHES_AHEAD:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
@@ -81,9 +82,9 @@ def map_values(
         )
 
 
-def _ranges(pages: PageReader) -> Iterator[tuple[bytes, bytes | None]]:
-    """Cut the keys into ranges of some records each: first key of this one, first key of the next."""
-    starts = islice(pages.keys(), 0, None, _BATCH_RECORDS)
+def _ranges(pages: PageReader, records: int) -> Iterator[tuple[bytes, bytes | None]]:
+    """Cut the keys into ranges of so many records: first key of this one, first key of the next."""
+    starts = islice(pages.keys(), 0, None, records)
     start = next(starts, None)
     while start is not None:
         stop = next(starts, None)
