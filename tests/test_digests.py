@@ -8,7 +8,7 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_pages import build, open_env
+from test_pages import Layout, build, changed, open_env
 
 from ben_secure import LimitExceededError, StoreError
 from ben_secure.store import digests
@@ -98,6 +98,31 @@ def test_a_damaged_database(tmp_path):
     os.truncate(path, path.stat().st_size - 4096)
     with PageReader(path) as pages, pytest.raises(StoreError, match="truncated"):
         list(record_digests(pages))
+
+
+@pytest.mark.threat("T8")
+def test_a_tree_that_hides_records(tmp_path, monkeypatch):
+    """A separator that is too low leads searches past the end of the leaf before it; nothing is left out silently."""
+    records = numbered(300)
+    path = build(tmp_path / "data.mdb", records)
+    data = path.read_bytes()
+    layout = Layout(data)
+    (branch,) = layout.branches
+    second = layout.nodes(branch // layout.page_bytes)[1]
+    separator = data[second + 8 : second + 8 + layout.u16(second + 6)]
+    lower = b"%05d" % (int(separator) - 1)
+    path.write_bytes(changed(data, second + 8, lower))
+    monkeypatch.setattr(digests, "_BATCH_RECORDS", 1)  # each record is searched for
+    with PageReader(path) as pages:
+        assert list(pages.keys()) == [lmdb_key for lmdb_key, _ in records]
+        assert pages.get(lower) is None
+        found = []
+        with pytest.raises(StoreError, match="300 records are in its tree, and 299 are found by their keys"):
+            found.extend(lmdb_key for lmdb_key, _ in record_digests(pages))
+    assert lower not in found
+    path.write_bytes(data)
+    with PageReader(path) as pages:
+        assert len(list(record_digests(pages))) == 300
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "exchanged"])

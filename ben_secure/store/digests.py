@@ -66,19 +66,31 @@ def map_values(
         return [(lmdb_key, function(lmdb_key, value)) for lmdb_key, value in pages.items(start, stop)]
 
     pending: deque[Future[list[tuple[bytes, _Result]]]] = deque()
+    given = 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ben-secure-values")
     try:
         for start, stop in _ranges(pages, min(_BATCH_RECORDS, 1 + len(pages) // (workers * _BATCHES_A_WORKER))):
             pending.append(pool.submit(work, start, stop))
             if len(pending) > workers * _BATCHES_AHEAD:
-                yield from pending.popleft().result()
+                results = pending.popleft().result()
+                given += len(results)
+                yield from results
         while pending:
-            yield from pending.popleft().result()
+            results = pending.popleft().result()
+            given += len(results)
+            yield from results
     finally:
         pool.shutdown(cancel_futures=True)
     if pages.facts != facts:
         raise StoreError(
             "the database was written to while it was read; try again when the writer is done", database=pages.path
+        )
+    # The walk over all keys has counted the records. A crafted tree can lead a search past some that a walk finds.
+    if given != facts.entries:
+        raise StoreError(
+            f"this LMDB file is damaged: {facts.entries} records are in its tree, and {given} are found by their keys; "
+            "fetch this database again",
+            database=pages.path,
         )
 
 
