@@ -3,6 +3,7 @@
 import pathlib
 import re
 import shlex
+import shutil
 import sys
 import types
 
@@ -12,7 +13,15 @@ from ben_secure import cli
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+RECIPES = (ROOT / "docs" / "publishing.md").read_text()
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+BLOCKS = blocks(README)
 
 
 def run_python(source: str, names: dict[str, object]) -> None:
@@ -33,7 +42,7 @@ def run_console(text: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_block_runs(tmp_path, monkeypatch, capsys):
-    """Python blocks run in order in one namespace, console blocks print the lines that they show."""
+    """Python blocks run in order in one namespace, console blocks print what they show; then the recipes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     module = types.ModuleType("readme")
@@ -49,6 +58,15 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
             run_console(text, capsys)
         else:
             assert kind == "sh", f"no way to run a {kind} block"
+    for made in ("publisher.pem", "publisher.pem.pub", "team.jwks"):
+        (tmp_path / made).unlink()
+    shutil.rmtree(tmp_path / "tagged.lmdb")
+    recipes = blocks(RECIPES)
+    assert len(recipes) >= 5
+    for kind, text in recipes:
+        assert kind == "console"
+        run_console(text, capsys)
+    assert (tmp_path / "release" / "RELEASE.md").exists()
 
 
 def test_the_two_commands_are_those_of_ci():
