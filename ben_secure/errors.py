@@ -65,7 +65,6 @@ class Rule(str, Enum):
     STRUCTURE = "unsafe-structure"
     ARRAY = "invalid-array"
     PATCH = "invalid-patch"
-    METADATA = "invalid-metadata"
     LMDB_KEY = "invalid-lmdb-key"
     TAG_MISSING = "tag-missing"
     TAG_INVALID = "tag-invalid"

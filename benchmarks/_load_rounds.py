@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 import ben_secure
+from ben_secure.pickles._segments import Segments
 
 # Few enough patches, read often enough in a turn, that most reads find the values in the processor's cache: with
 # many, all ways wait for the memory, and what is compared is the machine.
@@ -39,7 +40,6 @@ def build(folder):
         name = f"S2A_MSIL2A_20170613T101031_{number}_{number * 7 % 90}"
         bands = {f"band{b}": rng.integers(0, 10_000, (side, side), dtype="uint16") for b, side in SIDES.items()}
         radar = {b: rng.normal(-15, 4, (120, 120)).astype("float32") for b in ("bandVH", "bandVV")}
-        # No two patches have the same labels: what is read after the pixels is new every time.
         labels = [LABELS[i] for i in rng.choice(43, 3, replace=False)]
         metadata = {"labels": labels, "new_labels": labels[:2]}
         legacy["s2"][name] = s2_only.BigEarthNet_S2_Patch(**bands, **metadata).dumps()
@@ -116,6 +116,41 @@ def rounds(names, functions, seconds):
     return samples
 
 
+UNSEEN = 200
+
+
+def unseen():
+    """Values whose labels the process has never read, so that nothing of their ends is remembered; in seconds a patch.
+
+    The rounds above read the same labels again and again, as an archive does in which label sets recur.
+    """
+    rng = np.random.default_rng(1)
+    bands = {f"band{b}": rng.integers(0, 10_000, (side, side), dtype="uint16") for b, side in SIDES.items()}
+    legacy = []
+    for number in range(UNSEEN):
+        labels = [f"label {number} {place}" for place in range(3)]
+        legacy.append(s2_only.BigEarthNet_S2_Patch(**bands, labels=labels, new_labels=[f"new {number}"]).dumps())
+    canonical = [ben_secure.loads(value).dumps() for value in legacy]
+    ways = {
+        "never seen: original loads, S2": (pickle.loads, legacy),
+        "never seen: original loads + stacked": (lambda value: stacked(pickle.loads(value)), legacy),
+        "never seen: legacy loads, S2": (ben_secure.loads, legacy),
+        "never seen: legacy loads + stacked": (lambda value: stacked(ben_secure.loads(value)), legacy),
+        "never seen: canonical loads + stacked": (lambda value: stacked(ben_secure.loads(value)), canonical),
+    }
+    samples = {way: [] for way in ways}
+    for _ in range(9):
+        for way, (function, values) in ways.items():
+            Segments.forget()
+            for value in values[:10]:  # the part that all values share is known
+                ben_secure.loads(value)
+            start = time.perf_counter()
+            for value in values[10:]:
+                function(value)
+            samples[way].append((time.perf_counter() - start) / (UNSEEN - 10))
+    return samples
+
+
 def import_times():
     """Interleaved import times in fresh interpreters."""
     samples = {"import numpy": [], "import ben_secure": []}
@@ -135,7 +170,11 @@ BUDGETS = [
     ("ours: legacy loads, S2", "original: loads, S2", 1.35),
     ("ours: legacy loads, S1+S2", "original: loads, S1+S2", 1.35),
     ("import ben_secure", "import numpy", 1.3),
+    ("never seen: canonical loads + stacked", "never seen: original loads + stacked", None),
+    ("never seen: legacy loads + stacked", "never seen: original loads + stacked", None),
+    ("never seen: legacy loads, S2", "never seen: original loads, S2", None),
 ]
+"""What is divided by what, and the most that it may be; None where no budget was set."""
 
 
 def main():
@@ -148,7 +187,7 @@ def main():
             if isinstance(found, tuple | list):
                 for left, right in zip(found, expected, strict=True):
                     np.testing.assert_array_equal(left, right)
-    samples = rounds(names, functions, seconds) | import_times()
+    samples = rounds(names, functions, seconds) | unseen() | import_times()
     medians = {way: statistics.median(found) for way, found in samples.items()}
     ratios = [
         {"what": f"{ours} / {theirs}", "ratio": medians[ours] / medians[theirs], "budget": budget}

@@ -50,9 +50,11 @@ def report(figures: dict) -> int:
     print()
     broken = 0
     for row in figures["ratios"]:
-        over = row["ratio"] > row["budget"]
+        budget = row["budget"]
+        over = budget is not None and row["ratio"] > budget
         broken += over
-        print(f"{row['ratio']:6.3f}  budget {row['budget']:5.2f}  {'OVER' if over else 'ok  '}  {row['what']}")
+        verdict = "" if budget is None else f"budget {budget:5.2f}  {'OVER' if over else 'ok'}"
+        print(f"{row['ratio']:6.3f}  {verdict:<18}  {row['what']}")
     return broken
 
 

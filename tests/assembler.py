@@ -243,7 +243,6 @@ _REFUSALS: dict[Rule, type[BenSecureError]] = {
     Rule.NOT_A_PICKLE: PatchFormatError,
     Rule.ARRAY: PatchFormatError,
     Rule.PATCH: PatchFormatError,
-    Rule.METADATA: PatchFormatError,
 }
 
 

@@ -248,7 +248,7 @@ class Segments:
         return Program(tail.opcodes, buffers, self.blocks, None)
 
     def remember_tail(self, tail: Tail) -> None:
-        """Keep the verdict on everything after the known segments of an admitted value."""
+        """Keep the verdict on everything after the known segments of a payload that the walk has passed."""
         size = self._payload_end - self.end
         if size <= _MAX_TAIL_BYTES:
             if len(self._tails) >= _MAX_TAILS:
