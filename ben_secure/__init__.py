@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ben_secure.errors import (
     BenSecureError,
+    EncodeError,
     KeyFileError,
     LimitExceededError,
     ManifestMismatchError,
@@ -56,6 +57,7 @@ __all__ = [
     "BigEarthNet_S1_Patch",
     "BigEarthNet_S1_S2_Patch",
     "BigEarthNet_S2_Patch",
+    "EncodeError",
     "KeyFileError",
     "LimitExceededError",
     "Limits",

@@ -53,7 +53,11 @@ def _sequence(sequence: Any, limit: int) -> str:
 
 
 class Rule(str, Enum):
-    """Stable ids of the reasons for which a value is refused; reports carry them."""
+    """Stable ids of what is wrong with a value or a database; errors and reports carry them.
+
+    Those of the second group never keep a value from being loaded: they concern a database as a whole, or are
+    remarks of the audit (``audit.rules`` has the level and the help of each).
+    """
 
     NOT_A_PICKLE = "not-a-pickle"
     MALFORMED = "malformed"
@@ -70,6 +74,18 @@ class Rule(str, Enum):
     TAG_INVALID = "tag-invalid"
     MANIFEST = "manifest-mismatch"
     SIGNATURE = "signature-invalid"
+    TAG_FOREIGN = "tag-foreign"
+    TENSORS = "invalid-safetensors"
+    LOST = "worker-lost"
+
+    DAMAGED = "database-damaged"
+    RECORD_MISSING = "record-missing"
+    FOREIGN_FILE = "foreign-file"
+    WRITABLE = "writable-by-others"
+    OWNER = "foreign-owner"
+    OPINION = "second-opinion"
+    METADATA = "suspicious-metadata"
+    KEY_NAME = "lmdb-key-name"
 
     def __str__(self) -> str:
         return self.value
@@ -166,6 +182,10 @@ class UndecidedError(BenSecureError):
 
 class StoreError(UndecidedError):
     """The database cannot be read or written: missing, truncated, damaged, or of a kind that is not supported."""
+
+
+class EncodeError(UndecidedError):
+    """The input for a new archive cannot be used: a band, label or table is missing, doubled or malformed."""
 
 
 class KeyFileError(UndecidedError):

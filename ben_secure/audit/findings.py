@@ -1,14 +1,16 @@
-"""What an audit finds: one refused record, and the report on a whole database.
+"""What an audit finds: findings, the tally of a range of keys, and the report on a whole database.
 
 Plain values, judged elsewhere: nothing is read or decided here but the verdict, which follows from the counts.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule
 
 Verdict = Literal["clean", "refused", "undecided"]
@@ -16,29 +18,42 @@ Verdict = Literal["clean", "refused", "undecided"]
 EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 """Exit code of the command line for each verdict."""
 
+MAX_FINDINGS = 10_000
+"""Findings kept in detail (some 1 kB each); the rest are counted. An archive of 590,326 may be hostile throughout."""
+
+KEPT_NAMES = 12
+"""LMDB keys of clean values that a report keeps, for pictures of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One record that is refused, and why.
+    """One thing that is wrong or worth a remark.
 
     Attributes:
-        lmdb_key: Raw LMDB key; hostile, escape it before it is shown.
-        rule: Stable id of the reason.
+        rule: Stable id of what it is.
         message: What was found against what was expected; printable ASCII.
+        lmdb_key: Raw LMDB key; hostile, escape it before it is shown. None if it concerns the database as a whole.
         offset: Byte of the value at which the reason stands, if it stands at one.
         opcode: Name of the pickle opcode there, if known.
         global_name: ``module.name`` that the value asked for, escaped, if that is the reason.
+        opinion: What fickling says of the value, escaped; None if it was not asked or has nothing to add.
     """
 
-    lmdb_key: bytes
     rule: Rule
     message: str
+    lmdb_key: bytes | None = None
     offset: int | None = None
     opcode: str | None = None
     global_name: str | None = None
+    opinion: str | None = None
+
+    @property
+    def level(self) -> Level:
+        """How grave it is."""
+        return RULES[self.rule].level
 
     @classmethod
-    def from_error(cls, lmdb_key: bytes, error: BenSecureError) -> Finding:
+    def from_error(cls, lmdb_key: bytes | None, error: BenSecureError) -> Finding:
         """Make a finding of the error with which a value was refused.
 
         Args:
@@ -58,27 +73,91 @@ class Finding:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What was found in one range of keys; ranges that follow each other are added up.
+
+    Law: the sum over any partition of the keys is the tally of all of them, whoever counted the parts.
+
+    Attributes:
+        checked: Records that were judged.
+        skipped: Records whose digest a verified manifest lists, where the caller trusts those.
+        refused: Records with an error.
+        value_bytes: Bytes of the values that were judged.
+        rules: Findings by rule, of every level.
+        findings: The findings in key order, the first ``MAX_FINDINGS`` of them.
+        formats: Values by the program that wrote them (``canonical, ...``, ``legacy: ...``, ``safetensors``), refused
+            ones as ``refused``.
+        sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
+        clean_keys: LMDB keys of the first ``KEPT_NAMES`` clean values.
+    """
+
+    checked: int = 0
+    skipped: int = 0
+    refused: int = 0
+    value_bytes: int = 0
+    rules: Counter[Rule] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[int] = field(default_factory=Counter)
+    clean_keys: list[bytes] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        """Count one finding and keep it, if there is room."""
+        self.rules[finding.rule] += 1
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(finding)
+
+    def extend(self, other: Tally) -> None:
+        """Add the tally of the range that follows."""
+        self.checked += other.checked
+        self.skipped += other.skipped
+        self.refused += other.refused
+        self.value_bytes += other.value_bytes
+        self.rules.update(other.rules)
+        self.findings += other.findings[: MAX_FINDINGS - len(self.findings)]
+        self.formats.update(other.formats)
+        self.sizes.update(other.sizes)
+        self.clean_keys += other.clean_keys[: KEPT_NAMES - len(self.clean_keys)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
     """What was found in one database.
 
     Attributes:
         database: Path as the caller gave it.
-        checked: Records that were judged.
-        refused: How many of them are refused.
-        rules: How many were refused by each rule.
-        findings: The refused records in key order, the first of them only if there are very many.
-        value_bytes: Bytes of the values that were read.
+        entries: Records that the database has, as its meta page says.
+        tally: The counts, and the findings: those on the whole database first, then by key.
+        sampled: Whether only a part of the records was to be judged.
         undecided: Why not every record could be judged, or None.
     """
 
     database: str
-    checked: int
-    refused: int
-    rules: Mapping[Rule, int]
-    findings: tuple[Finding, ...]
-    value_bytes: int
-    undecided: str | None
+    entries: int
+    tally: Tally
+    sampled: bool = False
+    undecided: str | None = None
+
+    @property
+    def checked(self) -> int:
+        """Records that were judged."""
+        return self.tally.checked
+
+    @property
+    def refused(self) -> int:
+        """Records with an error."""
+        return self.tally.refused
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of the values that were judged."""
+        return self.tally.value_bytes
+
+    @property
+    def rules(self) -> Mapping[Rule, int]:
+        """Findings by rule, the most frequent first."""
+        return dict(self.tally.rules.most_common())
 
     @property
     def clean(self) -> int:
@@ -86,16 +165,26 @@ class AuditReport:
         return self.checked - self.refused
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings that were kept."""
+        return tuple(self.tally.findings)
+
+    @property
     def findings_left_out(self) -> int:
-        """Refused records that are counted but not among the findings."""
-        return self.refused - len(self.findings)
+        """Findings that are counted but not kept."""
+        return sum(self.tally.rules.values()) - len(self.tally.findings)
+
+    def count(self, level: Level) -> int:
+        """Findings of one level."""
+        return sum(found for rule, found in self.tally.rules.items() if RULES[rule].level is level)
 
     @property
     def verdict(self) -> Verdict:
-        """``refused`` if anything is; ``clean`` only if every record of a database that has some was judged."""
-        if self.refused:
+        """``refused`` if there is an error; ``clean`` only if every record that was to be judged was."""
+        if self.count(Level.ERROR):
             return "refused"
-        return "undecided" if self.undecided is not None or not self.checked else "clean"
+        nothing = not self.checked and not self.tally.skipped
+        return "undecided" if self.undecided is not None or nothing else "clean"
 
     @property
     def exit_code(self) -> int:

@@ -7,22 +7,18 @@ findings. A database that cannot be read to its end is never called clean.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ben_secure.audit.findings import AuditReport, Finding
+from ben_secure.audit.findings import AuditReport, Finding, Tally
 from ben_secure.audit.scan import scan_value
-from ben_secure.errors import LimitExceededError, Rule, UndecidedError
+from ben_secure.errors import LimitExceededError, UndecidedError
 from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.store.pages import PageReader
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
-
-MAX_FINDINGS = 10_000
-"""Findings kept in detail (some 1 kB each); the rest are counted. An archive of 590,326 may be hostile throughout."""
 
 Progress = Callable[[int, int], None]
 """Called after each record with how many were checked and how many there are."""
@@ -47,45 +43,29 @@ def audit_database(
         The report. Whatever keeps the database from being read to its end is its ``undecided``; what was found
         before that is in it.
     """
-    tally = _Tally()
+    tally = Tally()
     undecided = None
+    entries = 0
     try:
         with PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as reader:
+            entries = len(reader)
             undecided = _audit(reader, tally, tuple(classes), limits, progress)
     except UndecidedError as error:
         undecided = error.message
-    return AuditReport(
-        database=os.fsdecode(path),
-        checked=tally.checked,
-        refused=sum(tally.rules.values()),
-        rules=dict(tally.rules.most_common()),
-        findings=tuple(tally.findings),
-        value_bytes=tally.value_bytes,
-        undecided=undecided,
-    )
+    return AuditReport(database=os.fsdecode(path), entries=entries, tally=tally, undecided=undecided)
 
 
-class _Tally:
-    """What has been counted so far."""
-
-    def __init__(self) -> None:
-        self.checked = 0
-        self.value_bytes = 0
-        self.rules: Counter[Rule] = Counter()
-        self.findings: list[Finding] = []
-
-    def add(self, finding: Finding | None) -> None:
-        """Count one record."""
-        self.checked += 1
-        if finding is not None:
-            self.rules[finding.rule] += 1
-            if len(self.findings) < MAX_FINDINGS:
-                self.findings.append(finding)
+def _add(tally: Tally, finding: Finding | None) -> None:
+    """Count one record."""
+    tally.checked += 1
+    if finding is not None:
+        tally.refused += 1
+        tally.add(finding)
 
 
 def _audit(
     reader: PageReader,
-    tally: _Tally,
+    tally: Tally,
     classes: tuple[type[BigEarthNetPatch], ...],
     limits: Limits,
     progress: Progress | None,
@@ -97,14 +77,14 @@ def _audit(
         try:
             for lmdb_key, value in reader.items(start):
                 tally.value_bytes += len(value)
-                tally.add(scan_value(lmdb_key, value, classes=classes, limits=limits))
+                _add(tally, scan_value(lmdb_key, value, classes=classes, limits=limits))
                 if progress is not None:
                     progress(tally.checked, before.entries)
             break
         except LimitExceededError as error:  # from the reader: the value is too long to be read
             if error.lmdb_key is None:
                 raise
-            tally.add(Finding.from_error(error.lmdb_key, error))
+            _add(tally, Finding.from_error(error.lmdb_key, error))
             start = error.lmdb_key + b"\0"  # the least key behind it
     if reader.facts.txnid != before.txnid:
         return "the database was changed while it was checked; check it again when nobody writes"
