@@ -37,6 +37,7 @@ class Finding:
         opcode: Name of the pickle opcode there, if known.
         global_name: ``module.name`` that the value asked for, escaped, if that is the reason.
         opinion: What fickling says of the value, escaped; None if it was not asked or has nothing to add.
+        position: How many records of the database come before this one in key order, if known.
     """
 
     rule: Rule
@@ -46,6 +47,7 @@ class Finding:
     opcode: str | None = None
     global_name: str | None = None
     opinion: str | None = None
+    position: int | None = None
 
     @property
     def level(self) -> Level:
