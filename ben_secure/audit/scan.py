@@ -1,6 +1,6 @@
 """Judge one record of a database.
 
-The law: a value is clean exactly if ``pickles.loads`` returns a patch. So this calls ``loads`` and nothing else; it
+The law: a value is clean exactly if ``values.loads`` returns a patch. So this calls ``loads`` and nothing else; it
 has no rules about values of its own and never keeps what was loaded.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ben_secure.audit.findings import Finding
 from ben_secure.errors import BenSecureError, Rule
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pickles import loads
+from ben_secure.values import loads
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
