@@ -84,7 +84,7 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
             done = rewrite(database, out, tagger.tagged, progress=progress)
             tagged = done.written
         else:
-            done = change_in_place(database, tagger.tagged, progress=progress)
+            done = change_in_place(database, tagger.tagged_in_place, progress=progress)
             tagged = done.changed
     exit_code = 1 if done.refusals.count else 0
     place = printable(database if out is None else out, 400)
