@@ -92,6 +92,7 @@ class Tally:
             ones as ``refused``.
         sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
         clean_keys: LMDB keys of the first ``KEPT_NAMES`` clean values.
+        undecided: Why not every record of the range could be judged, or None; the first reason.
     """
 
     checked: int = 0
@@ -103,6 +104,29 @@ class Tally:
     formats: Counter[str] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
     clean_keys: list[bytes] = field(default_factory=list)
+    undecided: str | None = None
+
+    @property
+    def done(self) -> int:
+        """Records that were judged or passed over."""
+        return self.checked + self.skipped
+
+    def count(self, *, value_bytes: int, written_by: str) -> None:
+        """Count one judged record.
+
+        Args:
+            value_bytes: Length of its value, as far as it was read.
+            written_by: As in ``formats``.
+        """
+        self.checked += 1
+        self.value_bytes += value_bytes
+        self.sizes[value_bytes.bit_length()] += 1
+        self.formats[written_by] += 1
+
+    def keep_clean(self, lmdb_key: bytes) -> None:
+        """Keep the LMDB key of a clean value, if there is room."""
+        if len(self.clean_keys) < KEPT_NAMES:
+            self.clean_keys.append(lmdb_key)
 
     def add(self, finding: Finding) -> None:
         """Count one finding and keep it, if there is room."""
@@ -121,6 +145,7 @@ class Tally:
         self.formats.update(other.formats)
         self.sizes.update(other.sizes)
         self.clean_keys += other.clean_keys[: KEPT_NAMES - len(self.clean_keys)]
+        self.undecided = self.undecided or other.undecided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
