@@ -5,8 +5,8 @@ in a process of its own with bounded memory, which may die or be killed at any t
 it is asked about, and what it answers decides nothing.
 
 Requests and answers are JSON or bytes behind their length (u32, little-endian). The first request is a JSON list of
-the (module, name) pairs of honest patches and of the caller's classes; each one after it is a program, answered by
-``{"severity": ..., "beyond": [...], "code": [...]}`` or ``{"error": ...}``.
+the (module, name) pairs of honest patches and of the caller's classes, answered by ``{}``; each one after it is a
+program, answered by ``{"severity": ..., "beyond": [...], "code": [...]}`` or ``{"error": ...}``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -76,7 +77,7 @@ def _pickles(program: bytes) -> Iterator[Any]:
 
 def _is_known(result: Any, honest: Honest, names: set[str]) -> bool:
     """Whether fickling says this of honest patches, too: it rates every import from outside the standard library."""
-    trigger = result.trigger or ""
+    trigger = str(result.trigger or "")
     if result.analysis_name == "NonStandardImports":
         module, found, name = trigger.removeprefix("from ").partition(" import ")
         return bool(found) and (module, name) in honest
@@ -123,6 +124,12 @@ def _receive(requests: BinaryIO) -> bytes | None:
     return requests.read(int.from_bytes(head, "little")) if len(head) == 4 else None
 
 
+def _send(answers: BinaryIO, text: str) -> None:
+    content = text.encode()
+    answers.write(len(content).to_bytes(4, "little") + content)
+    answers.flush()
+
+
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more.
 
@@ -134,17 +141,21 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     if pairs is None:
         return
     honest = frozenset((module, name) for module, name in json.loads(pairs))
+    import fickling.analysis  # noqa: F401 (takes longer than an analysis, which is timed)
+
+    _send(answers, json.dumps({}))
     while (program := _receive(requests)) is not None:
         try:
-            answer = analyse(program, honest)
-        except Exception as error:  # whatever fickling raises about hostile bytes
-            answer = {"error": f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS]}
-        text = json.dumps(answer).encode()
-        answers.write(len(text).to_bytes(4, "little") + text)
-        answers.flush()
+            answer = json.dumps(analyse(program, honest))
+        except Exception as error:  # whatever fickling raises about hostile bytes; its text can hold addresses
+            answer = json.dumps({"error": f"it raised {type(error).__name__}"})
+        _send(answers, answer)
 
 
 def main() -> None:
     """Serve on stdin and stdout."""
     _bound_resources()
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # fickling prints, too; that must not come between answers.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    serve(sys.stdin.buffer, answers)

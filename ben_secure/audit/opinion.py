@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from ben_secure.audit.findings import Tally
     from ben_secure.patches import BigEarthNetPatch
 
-_SECONDS = 5.0
+_SECONDS = 3.0
 """What one analysis may take; an honest program takes some 20 ms."""
+_START_SECONDS = 30.0
+"""What importing fickling may take; a cold network disk is slow."""
 _TOTAL_SECONDS = 120.0
 """What all of one kind may take together."""
 _MAX_FAILURES = 5
@@ -95,29 +97,11 @@ class _Process:
         Raises:
             _Failure: The process died or hung; it is gone.
         """
-        running = self._running or self._start()
-        hung = threading.Event()
+        if self._running is None:
+            self._start()
+        return self._exchange(program, self._seconds)
 
-        def kill() -> None:
-            hung.set()
-            running.kill()
-
-        watch = threading.Timer(self._seconds, kill)
-        watch.daemon = True
-        watch.start()
-        try:
-            self._send(running, program)
-            answer = json.loads(self._receive(running))
-            if type(answer) is not dict:
-                raise ValueError
-        except (OSError, ValueError, RecursionError):
-            self.close()
-            raise _Failure(f"it did not finish in {self._seconds:g} s" if hung.is_set() else "it died") from None
-        finally:
-            watch.cancel()
-        return cast("dict[str, Any]", answer)
-
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         command = [sys.executable, "-c", _COMMAND, *sys.path]
         try:
             self._running = subprocess.Popen(
@@ -128,11 +112,33 @@ class _Process:
                 start_new_session=True,  # Ctrl-C ends the audit, which ends this
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take of the bounded memory
             )
-            self._send(self._running, self._honest)
         except OSError:
-            self.close()
             raise _Failure("it cannot be started") from None
-        return self._running
+        self._exchange(self._honest, _START_SECONDS)
+
+    def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
+        """Send a request and read the answer, in this time."""
+        running = cast("subprocess.Popen[bytes]", self._running)
+        hung = threading.Event()
+
+        def kill() -> None:
+            hung.set()
+            running.kill()
+
+        watch = threading.Timer(seconds, kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            self._send(running, request)
+            answer = json.loads(self._receive(running))
+            if type(answer) is not dict:
+                raise ValueError
+        except (OSError, ValueError, RecursionError):
+            self.close()
+            raise _Failure(f"it did not finish in {seconds:g} s" if hung.is_set() else "it died") from None
+        finally:
+            watch.cancel()
+        return cast("dict[str, Any]", answer)
 
     @staticmethod
     def _send(running: subprocess.Popen[bytes], content: bytes) -> None:
