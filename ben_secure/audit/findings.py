@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ben_secure.audit.programs import MAX_PROGRAMS
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule
 
@@ -38,6 +39,7 @@ class Finding:
         global_name: ``module.name`` that the value asked for, escaped, if that is the reason.
         opinion: What fickling says of the value, escaped; None if it was not asked or has nothing to add.
         position: How many records of the database come before this one in key order, if known.
+        program: Fingerprint of the program of a refused value (``Programs.refused``), if fickling is to be asked.
     """
 
     rule: Rule
@@ -48,6 +50,7 @@ class Finding:
     global_name: str | None = None
     opinion: str | None = None
     position: int | None = None
+    program: bytes | None = None
 
     @property
     def level(self) -> Level:
@@ -92,6 +95,9 @@ class Tally:
             ones as ``refused``.
         sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
         clean_keys: LMDB keys of the first ``KEPT_NAMES`` clean values.
+        programs: The first ``MAX_PROGRAMS`` distinct programs of values that load, by fingerprint
+            (``Programs.accepted``): LMDB key and position of the first value that has it, in key order.
+        opinions: Distinct programs by what fickling says of them: ``as honest``, ``more`` or ``none``.
         undecided: Why not every record of the range could be judged, or None; the first reason.
     """
 
@@ -104,6 +110,8 @@ class Tally:
     formats: Counter[str] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
     clean_keys: list[bytes] = field(default_factory=list)
+    programs: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    opinions: Counter[str] = field(default_factory=Counter)
     undecided: str | None = None
 
     @property
@@ -134,6 +142,11 @@ class Tally:
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
 
+    def see(self, program: bytes, lmdb_key: bytes, position: int) -> None:
+        """Remember the program of a value that loads, if it is a new one and there is room."""
+        if program not in self.programs and len(self.programs) < MAX_PROGRAMS:
+            self.programs[program] = lmdb_key, position
+
     def extend(self, other: Tally) -> None:
         """Add the tally of the range that follows."""
         self.checked += other.checked
@@ -145,6 +158,9 @@ class Tally:
         self.formats.update(other.formats)
         self.sizes.update(other.sizes)
         self.clean_keys += other.clean_keys[: KEPT_NAMES - len(self.clean_keys)]
+        for program, (lmdb_key, position) in other.programs.items():
+            self.see(program, lmdb_key, position)
+        self.opinions.update(other.opinions)
         self.undecided = self.undecided or other.undecided
 
 
