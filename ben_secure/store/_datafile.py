@@ -78,6 +78,11 @@ class DataFile:
                 "an LMDB database is read from a regular file only"
             )
 
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor, for a child process that is to read this very file."""
+        return self._fd
+
     def size(self) -> int:
         """Bytes in the file now; raises as ``status``."""
         return self.status().st_size
