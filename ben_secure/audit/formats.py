@@ -9,6 +9,8 @@ from __future__ import annotations
 REFUSED = "refused"
 """What refused values are counted as."""
 
+SAFETENSORS = "safetensors"
+
 _WINDOW = 512
 _TAIL = 4096
 _CANONICAL = b"ben_secure.patches"
@@ -27,7 +29,7 @@ def format_of(value: bytes) -> str:
     """
     head = value[:_WINDOW]
     if head[:1] != b"\x80" or head[7:9] == b"\0{":
-        return "safetensors"
+        return SAFETENSORS
     if _LEGACY in head:
         return _generation(value, head)
     return "canonical" if _CANONICAL in head else "other"
