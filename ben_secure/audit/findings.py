@@ -98,6 +98,7 @@ class Tally:
         programs: The first ``MAX_PROGRAMS`` distinct programs of values that load, by fingerprint
             (``Programs.accepted``): LMDB key and position of the first value that has it, in key order.
         opinions: Distinct programs by what fickling says of them: ``as honest``, ``more`` or ``none``.
+        undecided: Why not every record of the range could be judged, or None; the first reason.
     """
 
     checked: int = 0
@@ -111,6 +112,29 @@ class Tally:
     clean_keys: list[bytes] = field(default_factory=list)
     programs: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
     opinions: Counter[str] = field(default_factory=Counter)
+    undecided: str | None = None
+
+    @property
+    def done(self) -> int:
+        """Records that were judged or passed over."""
+        return self.checked + self.skipped
+
+    def count(self, *, value_bytes: int, written_by: str) -> None:
+        """Count one judged record.
+
+        Args:
+            value_bytes: Length of its value, as far as it was read.
+            written_by: As in ``formats``.
+        """
+        self.checked += 1
+        self.value_bytes += value_bytes
+        self.sizes[value_bytes.bit_length()] += 1
+        self.formats[written_by] += 1
+
+    def keep_clean(self, lmdb_key: bytes) -> None:
+        """Keep the LMDB key of a clean value, if there is room."""
+        if len(self.clean_keys) < KEPT_NAMES:
+            self.clean_keys.append(lmdb_key)
 
     def add(self, finding: Finding) -> None:
         """Count one finding and keep it, if there is room."""
@@ -137,6 +161,7 @@ class Tally:
         for program, (lmdb_key, position) in other.programs.items():
             self.see(program, lmdb_key, position)
         self.opinions.update(other.opinions)
+        self.undecided = self.undecided or other.undecided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
