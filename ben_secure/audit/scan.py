@@ -20,8 +20,7 @@ from ben_secure.audit.programs import Programs
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
 from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pickles import loads
-from ben_secure.pickles.unpickler import loads_part
+from ben_secure.values import loads, loads_part
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
