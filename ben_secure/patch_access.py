@@ -1,7 +1,7 @@
 """What can be asked of a patch: bands, stacked arrays, metadata, text, bytes; for all patches, for S1 and for S2.
 
 Mixins over ``_layout``, ``_pixels`` and ``_views``, which ``ben_secure.patch_base`` fills. Nothing here changes a patch
-or judges input; loading is left to ``ben_secure.pickles``. Arrays are views of the buffer wherever that is possible.
+or judges input; loading is left to ``ben_secure.values``. Arrays are views of the buffer wherever that is possible.
 """
 
 from __future__ import annotations
@@ -210,16 +210,16 @@ class BandAccess:
             BenSecureError: The data was refused.
         """
         # Here and in loads an import goes up: these methods are part of the drop-in interface.
-        from ben_secure import pickles
+        from ben_secure import values
 
-        return pickles.load(file, classes=cls._declared())
+        return values.load(file, classes=cls._declared())
 
     @classmethod
     def loads(cls, data: bytes) -> BigEarthNetPatch:
         """Read a patch from bytes; otherwise as ``load``."""
-        from ben_secure import pickles
+        from ben_secure import values
 
-        return pickles.loads(data, classes=cls._declared())
+        return values.loads(data, classes=cls._declared())
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} with:\n" + "\n".join(f"\t{band}" for band in self.bands)

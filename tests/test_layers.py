@@ -35,8 +35,8 @@ LAYERS = [
     ["cli", "__main__"],
 ]
 
-# The drop-in interface has load and loads as methods of the patch classes, which are below the unpickler.
-UPWARD = {("patch_access", "pickles")}
+# The drop-in interface has load and loads as methods of the patch classes, which are below what reads values.
+UPWARD = {("patch_access", "values")}
 
 HOMES = {
     "lmdb": {"store.writer", "store.in_place", "audit._verify_worker", "demo", "demo_signing"},

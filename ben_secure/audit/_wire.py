@@ -15,6 +15,7 @@ from ben_secure.errors import Rule, printable
 
 _TEXT = 4000
 _COUNTS = ("checked", "skipped", "refused", "value_bytes")
+_LISTS = ("rules", "findings", "formats", "sizes", "clean_keys", "programs", "opinions")
 _NUMBERS = ("offset", "position")
 _TEXTS = ("opcode", "global_name", "opinion")
 
@@ -30,6 +31,10 @@ def tally_to_json(tally: Tally) -> dict[str, object]:
         "formats": dict(tally.formats),
         "sizes": {str(bits): count for bits, count in tally.sizes.items()},
         "clean_keys": [lmdb_key.hex() for lmdb_key in tally.clean_keys],
+        "programs": [
+            [program.hex(), lmdb_key.hex(), position] for program, (lmdb_key, position) in tally.programs.items()
+        ],
+        "opinions": dict(tally.opinions),
         "undecided": tally.undecided,
     }
 
@@ -43,7 +48,7 @@ def tally_from_json(document: object) -> Tally:
     Raises:
         ValueError: It is not what ``tally_to_json`` writes.
     """
-    members = members_of(document, {*_COUNTS, "rules", "findings", "formats", "sizes", "clean_keys", "undecided"})
+    members = members_of(document, {*_COUNTS, *_LISTS, "undecided"})
     checked, skipped, refused, value_bytes = (number_of(members[name]) for name in _COUNTS)
     return Tally(
         checked=checked,
@@ -55,8 +60,15 @@ def tally_from_json(document: object) -> Tally:
         formats=_counter(members["formats"], text_of),
         sizes=_counter(members["sizes"], int),
         clean_keys=[bytes_of(lmdb_key) for lmdb_key in _list(members["clean_keys"])],
+        programs=dict(map(_program, _list(members["programs"]))),
+        opinions=_counter(members["opinions"], text_of),
         undecided=_optional(members["undecided"], text_of),
     )
+
+
+def _program(document: object) -> tuple[bytes, tuple[bytes, int]]:
+    program, lmdb_key, position = _list(document)
+    return bytes_of(program), (bytes_of(lmdb_key), number_of(position))
 
 
 def _finding_to_json(finding: Finding) -> dict[str, object]:
@@ -64,18 +76,20 @@ def _finding_to_json(finding: Finding) -> dict[str, object]:
         "rule": str(finding.rule),
         "message": finding.message,
         "lmdb_key": None if finding.lmdb_key is None else finding.lmdb_key.hex(),
+        "program": None if finding.program is None else finding.program.hex(),
         **{name: getattr(finding, name) for name in (*_NUMBERS, *_TEXTS)},
     }
 
 
 def _finding_from_json(document: object) -> Finding:
-    members = members_of(document, {"rule", "message", "lmdb_key", *_NUMBERS, *_TEXTS})
+    members = members_of(document, {"rule", "message", "lmdb_key", "program", *_NUMBERS, *_TEXTS})
     offset, position = (_optional(members[name], number_of) for name in _NUMBERS)
     opcode, global_name, opinion = (_optional(members[name], text_of) for name in _TEXTS)
     return Finding(
         rule=Rule(members["rule"]),
         message=text_of(members["message"]),
         lmdb_key=_optional(members["lmdb_key"], bytes_of),
+        program=_optional(members["program"], bytes_of),
         offset=offset,
         position=position,
         opcode=opcode,

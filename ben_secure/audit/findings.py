@@ -16,6 +16,8 @@ from ben_secure.errors import BenSecureError, Rule
 
 Verdict = Literal["clean", "refused", "undecided"]
 
+INTERRUPTED_EXIT_CODE = 130
+
 EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 """Exit code of the command line for each verdict."""
 
@@ -174,6 +176,9 @@ class AuditReport:
         tally: The counts, and the findings: those on the whole database first, then by key.
         sampled: Whether only a part of the records was to be judged.
         undecided: Why not every record could be judged, or None.
+        interrupted: Whether that is because the user interrupted it.
+        resumed: Records of which an earlier, interrupted audit has told.
+        fail_on: Least level of a finding for which the exit code is 1.
     """
 
     database: str
@@ -181,6 +186,9 @@ class AuditReport:
     tally: Tally
     sampled: bool = False
     undecided: str | None = None
+    interrupted: bool = False
+    resumed: int = 0
+    fail_on: Level = Level.ERROR
 
     @property
     def checked(self) -> int:
@@ -231,5 +239,10 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 refused, 2 undecided."""
+        """130 interrupted; 1 refused, or a finding of level ``fail_on`` or graver; 2 undecided; otherwise 0."""
+        if self.interrupted:
+            return INTERRUPTED_EXIT_CODE
+        levels = list(Level)  # the gravest first
+        if any(self.count(level) for level in levels[: levels.index(self.fail_on) + 1]):
+            return EXIT_CODES["refused"]
         return EXIT_CODES[self.verdict]

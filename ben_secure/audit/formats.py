@@ -6,8 +6,12 @@ and at the end; never at the pixels. It decides nothing: a value is what the loa
 
 from __future__ import annotations
 
+from ben_secure.tensors.reading import SIGN
+
 REFUSED = "refused"
 """What refused values are counted as."""
+
+SAFETENSORS = "safetensors"
 
 _WINDOW = 512
 _TAIL = 4096
@@ -25,9 +29,9 @@ def format_of(value: bytes) -> str:
     Returns:
         ``canonical``, ``legacy: interface ..., numpy ..., pydantic ...``, ``safetensors`` or ``other``.
     """
+    if value[4:9] == SIGN:
+        return SAFETENSORS
     head = value[:_WINDOW]
-    if head[:1] != b"\x80" or head[7:9] == b"\0{":
-        return "safetensors"
     if _LEGACY in head:
         return _generation(value, head)
     return "canonical" if _CANONICAL in head else "other"

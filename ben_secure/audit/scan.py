@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ben_secure.audit.findings import Finding, Tally
-from ben_secure.audit.formats import REFUSED, format_of
+from ben_secure.audit.formats import REFUSED, SAFETENSORS, format_of
+from ben_secure.audit.programs import Programs
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
 from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pickles import loads
-from ben_secure.pickles.unpickler import loads_part
+from ben_secure.values import loads, loads_part
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
@@ -118,6 +118,7 @@ class Judge:
             StoreError: It is missing or cannot be read.
         """
         self._options = options
+        self._programs = Programs() if options.opinions else None
         self._verification: Verification | None = None
         self._audited: Manifest | None = None
         self.listed: Manifest | None = None
@@ -131,6 +132,12 @@ class Judge:
             demand = dataclasses.replace(demand, verify_keys=(), threshold=1, manifest=None, name=None, version=None)
         self._verification = Verification(demand, path)
         self.listed = self._verification.manifest
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """SHA-256 of the manifest that values are compared with, hexadecimal, or None."""
+        manifest = self.listed or self._audited
+        return None if manifest is None else manifest.statement.manifest_sha256
 
     def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes) -> None:
         """Judge one record and count it.
@@ -157,8 +164,11 @@ class Judge:
         if unnamed is not None:
             self._refuse(tally, position, value, unnamed)
             return
-        tally.count(value_bytes=len(value), written_by=format_of(value))
+        written_by = format_of(value)
+        tally.count(value_bytes=len(value), written_by=written_by)
         tally.keep_clean(lmdb_key)
+        if self._programs is not None and written_by != SAFETENSORS:
+            tally.see(self._programs.accepted(value), lmdb_key, position)
         for remark in self._remarks(lmdb_key, value, patch):
             tally.add(dataclasses.replace(remark, position=position))
 
@@ -169,7 +179,8 @@ class Judge:
     def _refuse(self, tally: Tally, position: int, value: bytes, finding: Finding) -> None:
         tally.count(value_bytes=len(value), written_by=REFUSED)
         tally.refused += 1
-        tally.add(dataclasses.replace(finding, position=position))
+        program = self._programs.refused(value) if self._programs is not None and value else None
+        tally.add(dataclasses.replace(finding, position=position, program=program))
 
     def _remarks(self, lmdb_key: bytes, value: bytes, patch: BigEarthNetPatch) -> list[Finding]:
         """Warnings and notes on a value that loads."""
