@@ -40,9 +40,10 @@ if TYPE_CHECKING:
         BigEarthNet_S2_Patch,
         BigEarthNetPatch,
     )
-    from ben_secure.pickles import PatchUnpickler, load, loads
+    from ben_secure.pickles import PatchUnpickler
     from ben_secure.store.reader import PatchReader
     from ben_secure.store.writer import PatchWriter
+    from ben_secure.values import load, loads
 
 __version__ = "0.1.0"
 
@@ -81,8 +82,8 @@ _HOME = {
     "PatchReader": "ben_secure.store.reader",
     "PatchUnpickler": "ben_secure.pickles",
     "PatchWriter": "ben_secure.store.writer",
-    "load": "ben_secure.pickles",
-    "loads": "ben_secure.pickles",
+    "load": "ben_secure.values",
+    "loads": "ben_secure.values",
 }
 """Where the names live that are imported on first use; the others of ``__all__`` are in ``ben_secure.patches``."""
 

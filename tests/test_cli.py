@@ -22,7 +22,7 @@ from ben_secure import Limits, cli, loads
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts
-from ben_secure.cli._disassembly import disassemble, format_of, globals_named
+from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.patches import Band, BigEarthNetPatch
 from ben_secure.store.pages import PageReader
 

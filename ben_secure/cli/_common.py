@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ben_secure.audit.report import SCHEMA
-from ben_secure.audit.run import Progress as Callback
 from ben_secure.errors import BenSecureError, UntrustedDataError, printable
+from ben_secure.store.rewrite import Progress as Callback
 
 _PIPE_WIDTH = 120
 

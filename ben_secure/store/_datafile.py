@@ -84,14 +84,18 @@ class DataFile:
         return self._fd
 
     def size(self) -> int:
-        """Bytes in the file now.
+        """Bytes in the file now; raises as ``status``."""
+        return self.status().st_size
+
+    def status(self) -> os.stat_result:
+        """What the operating system says of the file that was opened, now.
 
         Raises:
             StoreError: The operating system refuses to say.
             ValueError: The file was closed.
         """
         try:
-            return os.fstat(self._fd).st_size
+            return os.fstat(self._fd)
         except OSError as error:
             raise self._failed(error) from error
 

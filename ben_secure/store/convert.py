@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ben_secure.errors import PatchFormatError, Rule, TagMismatchError, printable
 from ben_secure.footer import MAGIC
-from ben_secure.pickles import loads
 from ben_secure.store.tagging import Tagger
+from ben_secure.values import loads
 
 
 class Converter:
