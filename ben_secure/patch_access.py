@@ -16,6 +16,7 @@ import numpy as np
 from ben_secure.band_objects import BAND_TYPES, Band
 from ben_secure.errors import UntrustedDataError
 from ben_secure.layouts import BandSlot, Layout, run_of
+from ben_secure.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
     from ben_secure.layouts import PixelArray
@@ -130,6 +131,20 @@ class BandAccess:
         if run is not None:
             return np.ndarray(run.shape, run.dtype, self._pixels, run.offset)
         return np.stack([slot.view(self._pixels) for slot in slots])
+
+    def quicklook(self, kind: str | None = None) -> Quicklook:
+        """Draw the patch for people; a notebook shows the result, ``.save(path)`` writes it, ``.image`` is the array.
+
+        Args:
+            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
+
+        Returns:
+            The picture, contrast stretched (see ``ben_secure.quicklook.composite``).
+
+        Raises:
+            ValueError: The kind is unknown, or the patch lacks a band that it takes.
+        """
+        return look(self, kind)
 
     def _extras(self) -> dict[str, object]:
         """Metadata attributes that are not, or no longer, what ``__stored_args__`` has under their name."""

@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
 from ben_secure.audit.scan import scan_value
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
-from ben_secure.cli._disassembly import disassemble, format_of, globals_named
 from ben_secure.errors import LimitExceededError, printable
 from ben_secure.pickles import loads
 from ben_secure.store.pages import PageReader

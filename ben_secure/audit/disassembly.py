@@ -16,6 +16,7 @@ from ben_secure.errors import printable
 from ben_secure.limits import DEFAULT_LIMITS
 
 _HEAD, _BEFORE, _AFTER = 12, 40, 12
+_NEAR_BEFORE, _NEAR_AFTER = 8, 4
 _WINDOW_BYTES = 2**20
 _SHOWN_CHARACTERS = 60
 # Writing an integer in decimal takes time quadratic in its length; Python refuses to beyond 4,300 digits.
@@ -52,6 +53,29 @@ def disassemble(value: bytes, refused_at: int | None) -> list[str]:
     gap = [f"            ... {skipped:,} opcodes left out ..."] if skipped else []
     end = [f"            ... the rest, from byte {rest:,} of {len(value):,}, left out ..."] if rest is not None else []
     return head + gap + list(tail) + end
+
+
+def around(value: bytes, offset: int) -> list[str]:
+    """List the few opcodes around a place in a value.
+
+    Args:
+        value: The stored bytes; hostile.
+        offset: The byte of interest, marked with ``>`` if an opcode begins there.
+
+    Returns:
+        At most ``_NEAR_BEFORE + _NEAR_AFTER + 1`` lines of printable ASCII; empty if the value is no pickle.
+    """
+    if value[:1] != b"\x80":
+        return []
+    found: deque[str] = deque(maxlen=_NEAR_BEFORE + _NEAR_AFTER + 1)
+    after = _NEAR_AFTER
+    for position, text in islice(_lines(value[: offset + _WINDOW_BYTES]), DEFAULT_LIMITS.max_opcodes + _NEAR_AFTER):
+        if position > offset:
+            if after == 0:
+                break
+            after -= 1
+        found.append(f"{'>' if position == offset else ' '} {text}")
+    return list(found)
 
 
 def _lines(value: bytes) -> Iterator[tuple[int, str]]:
