@@ -17,6 +17,7 @@ from ben_secure.cli._reading import ManifestOption, VerifyKeyOption, open_reader
 from ben_secure.errors import printable
 from ben_secure.files import write_file
 from ben_secure.stats import Statistics, plot_png, stats
+from ben_secure.stats.plot import require_matplotlib
 from ben_secure.stats.results import BandStatistics, to_json
 
 _ROWS = 60  # labels of one field in the table; all of CORINE's 43
@@ -46,10 +47,8 @@ def command(
     Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: there is no such
     database, it is empty, or the PNG exists (without --force) or cannot be written.
     """
-    if plot is not None and not plot.lower().endswith(".png"):
-        raise typer.BadParameter(f"--plot is {printable(plot)}, expected a name that ends in .png")
-    if plot is not None and not force and os.path.lexists(plot):  # found now, and not after an hour
-        raise typer.BadParameter(f"{printable(plot, 400)} exists, and is not overwritten without --force")
+    if plot is not None:
+        _check_plot(plot, force)
     with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
         found = min(len(os.sched_getaffinity(0)), 1 + len(reader) // _PATCHES_A_WORKER)
         with progress_bar("counting") as progress:
@@ -61,6 +60,17 @@ def command(
     else:
         _print(statistics, plot, console())
     return 0
+
+
+def _check_plot(plot: str, force: bool) -> None:
+    """Find now what would keep the plot from being written, and not after an hour of counting."""
+    if not plot.lower().endswith(".png"):
+        raise typer.BadParameter(f"--plot is {printable(plot)}, expected a name that ends in .png")
+    if not force and os.path.lexists(plot):
+        raise typer.BadParameter(f"{printable(plot, 400)} exists, and is not overwritten without --force")
+    if not os.path.isdir(os.path.dirname(plot) or "."):
+        raise typer.BadParameter(f"the directory of --plot {printable(plot, 400)} does not exist")
+    require_matplotlib()
 
 
 def _print(statistics: Statistics, plot: str | None, out: Console) -> None:
@@ -106,4 +116,4 @@ def _print_labels(field: str, labels: Mapping[str, int], statistics: Statistics,
     _signing.print_left_out(len(labels), _ROWS, field, out)
     missing = statistics.unlabelled[field]
     if missing:
-        out.print(f"{missing:,} patches have no {field}", soft_wrap=True)
+        out.print(f"patches without {field}: {missing:,}", soft_wrap=True)

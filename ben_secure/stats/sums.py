@@ -126,7 +126,8 @@ class Sums:
 
     def _add_floats(self, block: npt.NDArray[Any]) -> None:
         bits = _MANTISSA_BITS[block.dtype.itemsize]
-        numbers = block.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is only a NaN
+            numbers = block.astype(np.float64)
         finite = np.isfinite(numbers)
         if not finite.all():
             self.nan += int(np.isnan(numbers).sum())
