@@ -14,10 +14,30 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ben_secure.bands import BAND_CLASSES, PIXEL_DTYPES
-from ben_secure.errors import printable
+from ben_secure.errors import Rule, UnsafePickleError, printable
 
 if TYPE_CHECKING:
     from ben_secure.layouts import PixelArray
+
+
+class BandTypeError(TypeError, ValueError):
+    """Something of a wrong type was given as a band; a ``ValueError`` too, as what the original package raises."""
+
+
+def refuse_state(target: object) -> NoReturn:
+    """Refuse to be filled by a pickle: only ``pickle.loads`` itself would, with a value of the original package.
+
+    Args:
+        target: The empty object, of a class that stands in for the original's (see ``ben_secure.compat``).
+
+    Raises:
+        UnsafePickleError: Always.
+    """
+    raise UnsafePickleError(
+        f"a pickle would fill a {type(target).__name__} past all checks: this value was given to pickle.loads itself, "
+        "which runs whatever it says; read it with ben_secure.loads",
+        rule=Rule.CALL_SHAPE,
+    )
 
 
 def check_pixels(name: str, data: object, shape: tuple[int, int]) -> None:
@@ -29,11 +49,12 @@ def check_pixels(name: str, data: object, shape: tuple[int, int]) -> None:
         shape: The rows and columns it must have.
 
     Raises:
-        TypeError: It is not a numpy array, or one of a subclass whose meaning would be lost (``np.memmap`` is fine).
+        BandTypeError: It is not a numpy array, or one of a subclass whose meaning would be lost (``np.memmap`` is
+            fine).
         ValueError: Its shape is another one or its dtype is not numeric.
     """
     if type(data) is not np.ndarray and type(data) is not np.memmap:
-        raise TypeError(
+        raise BandTypeError(
             f"band {printable(name)}: found {printable(type(data).__name__)}, expected a numpy.ndarray; convert it "
             "with numpy.asarray"
         )
@@ -60,7 +81,7 @@ class Band:
         self,
         *,
         name: str,
-        data: PixelArray,
+        data: PixelArray = None,  # type: ignore[assignment]
         spatial_resolution: int | None = None,
         data_shape: tuple[int, int] | None = None,
     ) -> None:
@@ -68,7 +89,8 @@ class Band:
 
         Args:
             name: Official name, such as ``B8A``; the fixed forms admit only their own.
-            data: Pixels, numeric, two-dimensional; kept, not copied.
+            data: Pixels, numeric, two-dimensional; kept, not copied. They have to be given: the default is there so
+                that a wrong name is reported first, as the original package does.
             spatial_resolution: Metres along one side of a pixel. The fixed forms know theirs.
             data_shape: Rows and columns that ``data`` must have. The fixed forms know theirs.
 
@@ -77,7 +99,7 @@ class Band:
             ValueError: The name is not one of this form, or shape, dtype or resolution is not as it must be.
         """
         if not isinstance(name, str):
-            raise TypeError(f"a band name must be a str, not {type(name).__name__}")
+            raise BandTypeError(f"a band name must be a str, not {type(name).__name__}")
         resolution_m, shape = self._expected(str(name), spatial_resolution, data_shape)
         check_pixels(name, data, shape)
         self._set(str(name), resolution_m, shape, data)
@@ -92,7 +114,7 @@ class Band:
         specs = {spec.name: spec for spec in BAND_CLASSES.get(cls.__name__, ())}
         if not specs:
             if given_m is None or given_shape is None:
-                raise TypeError(f"band {printable(name)}: {cls.__name__} needs spatial_resolution and data_shape")
+                raise BandTypeError(f"band {printable(name)}: {cls.__name__} needs spatial_resolution and data_shape")
             if given_m < 1 or len(given_shape) != 2 or min(given_shape) < 1:
                 raise ValueError(
                     f"band {printable(name)}: found resolution {given_m} and shape {given_shape}, expected positive "
@@ -172,6 +194,9 @@ class Band:
         return (
             f"{self._name} with {self._spatial_resolution}m spatial resolution and a size of {self._data_shape} pixel"
         )
+
+    def __setstate__(self, state: object) -> NoReturn:
+        refuse_state(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._wrap, (self._name, self._spatial_resolution, self._data_shape, np.asarray(self._data))

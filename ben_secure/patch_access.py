@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from ben_secure.band_objects import BAND_TYPES, Band
+from ben_secure.band_objects import BAND_TYPES, Band, refuse_state
 from ben_secure.errors import UntrustedDataError
 from ben_secure.layouts import BandSlot, Layout, run_of
 from ben_secure.quicklook import Quicklook, look
@@ -145,6 +145,9 @@ class BandAccess:
             ValueError: The kind is unknown, or the patch lacks a band that it takes.
         """
         return look(self, kind)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        refuse_state(self)
 
     def _extras(self) -> dict[str, object]:
         """Metadata attributes that are not, or no longer, what ``__stored_args__`` has under their name."""

@@ -58,6 +58,8 @@ class BigEarthNetPatch(BandAccess):
                 raise TypeError(f"{kind} is not for other classes; leave kind= out")
             cls._kind = kind
             _KINDS[kind] = cls
+            for spec in (spec for group in STANDARD_KINDS[kind] for spec in group):
+                setattr(cls, spec.attribute, _band_attribute(spec.name))
         cls._reserved = _names_used_by(cls)
 
     def __init__(self, bands: Iterable[Band], **kwargs: object) -> None:
@@ -239,6 +241,11 @@ class BigEarthNetPatch(BandAccess):
 
 
 _KINDS[GENERIC] = BigEarthNetPatch
+
+
+def _band_attribute(name: str) -> property:
+    """A fixed band as attribute; defined by the class, since code in the field calls ``patch.__getattribute__``."""
+    return property(lambda patch: patch._band(patch._layout.by_name[name]))
 
 
 def kind_of(cls: type[BigEarthNetPatch]) -> str:

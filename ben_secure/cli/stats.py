@@ -1,0 +1,119 @@
+"""``ben-secure stats``: how many patches, which labels, and the numbers of every band; exact, in one pass."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ben_secure.cli import _signing
+from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._reading import ManifestOption, VerifyKeyOption, open_reader
+from ben_secure.errors import printable
+from ben_secure.files import write_file
+from ben_secure.stats import Statistics, plot_png, stats
+from ben_secure.stats.plot import require_matplotlib
+from ben_secure.stats.results import BandStatistics, to_json
+
+_ROWS = 60  # labels of one field in the table; all of CORINE's 43
+_BAR = 24
+_PATCHES_A_WORKER = 500  # less is done before a second process has started
+
+
+def command(
+    database: _signing.Database,
+    as_json: _signing.JsonOption = False,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE", help="PNG of the histograms to write (extra: plot).")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes; as many as are worth it if not given.")
+    ] = None,
+    mac_key: _signing.MacKeyOption = None,
+    context: _signing.ContextOption = "",
+    verify_keys: VerifyKeyOption = None,
+    manifest: ManifestOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
+) -> int:
+    """Count patches and labels, and take mean, deviation, extremes and histogram of every band.
+
+    Means and deviations (of the population) are exact, whatever the number of processes.
+
+    Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: there is no such
+    database, it is empty, or the PNG exists (without --force) or cannot be written.
+    """
+    if plot is not None:
+        _check_plot(plot, force)
+    with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
+        found = min(len(os.sched_getaffinity(0)), 1 + len(reader) // _PATCHES_A_WORKER)
+        with progress_bar("counting") as progress:
+            statistics = stats(reader, workers=workers or found, progress=progress)
+    if plot is not None:
+        write_file(plot, plot_png(statistics), overwrite=force)
+    if as_json:
+        print_json(_signing.document("stats", database, "counted", 0) | to_json(statistics) | {"plot": plot})
+    else:
+        _print(statistics, plot, console())
+    return 0
+
+
+def _check_plot(plot: str, force: bool) -> None:
+    """Find now what would keep the plot from being written, and not after an hour of counting."""
+    if not plot.lower().endswith(".png"):
+        raise typer.BadParameter(f"--plot is {printable(plot)}, expected a name that ends in .png")
+    if not force and os.path.lexists(plot):
+        raise typer.BadParameter(f"{printable(plot, 400)} exists, and is not overwritten without --force")
+    if not os.path.isdir(os.path.dirname(plot) or "."):
+        raise typer.BadParameter(f"the directory of --plot {printable(plot, 400)} does not exist")
+    require_matplotlib()
+
+
+def _print(statistics: Statistics, plot: str | None, out: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("band", "pixels", "mean", "std", "min", "max", "NaN, inf"):
+        table.add_column(heading, justify="left" if heading == "band" else "right", overflow="fold")
+    for name, band in statistics.bands.items():
+        table.add_row(printable(name, 60), *_cells(band))
+    out.print(table)
+    for field, labels in statistics.labels.items():
+        _print_labels(field, labels, statistics, out)
+    classes = ", ".join(f"{count:,} {printable(name)}" for name, count in statistics.classes.items())
+    out.print(f"{printable(statistics.database, 400)}: {classes}; std is of the population", soft_wrap=True)
+    if plot is not None:
+        out.print(f"histograms are in {printable(plot, 400)}", soft_wrap=True)
+
+
+def _cells(band: BandStatistics) -> list[str]:
+    odd = band.nan + band.positive_infinite + band.negative_infinite
+    numbers = [_number(number) for number in (band.mean, band.std, band.minimum, band.maximum)]
+    return [f"{band.count:,}", *numbers, f"{odd:,}" if odd else ""]
+
+
+def _number(number: float | None) -> str:
+    if number is None:
+        return "none"
+    if isinstance(number, int) and abs(number) < 10**15:
+        return f"{number}"
+    return f"{number:.3f}" if 0.1 <= abs(number) < 1e7 else f"{number:.5g}"
+
+
+def _print_labels(field: str, labels: Mapping[str, int], statistics: Statistics, out: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(field, overflow="fold")
+    table.add_column("patches", justify="right")
+    table.add_column("of all", justify="right")
+    table.add_column("", no_wrap=True)
+    most = max(labels.values(), default=1)
+    for label, count in list(labels.items())[:_ROWS]:
+        bar = "\u2588" * max(1, round(_BAR * count / most))
+        table.add_row(printable(label), f"{count:,}", f"{count / statistics.patches:.1%}", bar)
+    out.print(table)
+    _signing.print_left_out(len(labels), _ROWS, field, out)
+    missing = statistics.unlabelled[field]
+    if missing:
+        out.print(f"patches without {field}: {missing:,}", soft_wrap=True)

@@ -1,0 +1,191 @@
+"""Make code that was written for ``bigearthnet_patch_interface`` use the classes of this package, by one line.
+
+    import ben_secure.compat
+    ben_secure.compat.install()  # before anything imports bigearthnet_patch_interface
+
+From then on that name and its modules are ours, whether the original is installed or not, so that
+``BigEarthNet_S1_S2_Patch.loads(value)``, as training code calls it, is the restricted loader and runs nothing. Values
+that the classes write are canonical ones.
+
+What this cannot do: code that calls ``pickle.loads`` itself runs whatever the value says, before any class of ours is
+asked. Change such code to ``ben_secure.loads``. Of honest values, ``pickle.loads`` then refuses those of the original
+package with an ``UnsafePickleError`` that says so (it would fill the objects of a class that it does not know), and
+reads canonical ones, of which it is told to call one checked function. A spawned process starts anew: put the call
+where its main module, or the code that it runs, comes past it.
+
+What is a mistake here is a ``ValueError`` or a ``TypeError`` and not pydantic's ``ValidationError``; the private names
+of the original, and the example GeoTIFFs in it, are not there. This module imports nothing that a value names, and
+installs nothing on disk.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType, TracebackType
+from typing import TypeVar
+
+import numpy as np
+
+from ben_secure import patches
+
+ORIGINAL = "bigearthnet_patch_interface"
+"""The package that is stood in for."""
+
+VERSION = "0.1.2"
+"""Version of the original whose interface this is; that of 0.1.0 is a part of it."""
+
+_BANDS = ("Band", "BenS2_10mBand", "BenS2_20mBand", "BenS2_60mBand", "BenS1_Band")
+_S1 = ("BigEarthNet_S1_Patch", "random_ben_S1_band")
+_S2 = (
+    "BigEarthNet_S2_Patch", "S2_DN_TO_REFLECTANCE", "random_ben_S2_band", "s2_to_float", "s2_to_float32",
+    "s2_to_float64",
+)  # fmt: skip
+_PATCH = ("BigEarthNetPatch",)
+_MERGED = ("BigEarthNet_S1_S2_Patch",)
+
+# For each module its __all__ (None: it has none, and a star import gives every name), and what else it has imported.
+_MODULES: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
+    "band_interface": (_BANDS, ()),
+    "patch_interface": (_PATCH, _BANDS),
+    "s1_interface": (_S1, _BANDS + _PATCH),
+    "s2_interface": (_S2, _BANDS + _PATCH),
+    "merged_interface": (None, _MERGED + _BANDS + _PATCH + ("BigEarthNet_S1_Patch", "BigEarthNet_S2_Patch")),
+}
+
+_lock = threading.RLock()
+_holds: set[Installation] = set()
+_modules: dict[str, ModuleType] = {}
+
+
+class Installation:
+    """One ``install()``; as a context manager it lasts until the end of the block."""
+
+    def __enter__(self) -> Installation:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with _lock:
+            if self in _holds:
+                _holds.discard(self)
+                if not _holds:
+                    uninstall()
+
+
+def install() -> Installation:
+    """Let ``bigearthnet_patch_interface`` and its modules be ours from now on.
+
+    Doing it again changes nothing. Do it before threads import; what was imported before keeps what it has.
+
+    Returns:
+        A context manager, which ends this call's effect at the end of its block, unless another call still holds it.
+        It may be ignored.
+
+    Raises:
+        RuntimeError: The original was imported already, so that code holds its unsafe classes; nothing is changed.
+    """
+    with _lock:
+        if not _holds:
+            _refuse_original()
+            if not _modules:
+                _modules.update(_made())
+            sys.meta_path.insert(0, _finder)
+            sys.modules.update(_modules)
+        installation = Installation()
+        _holds.add(installation)
+        return installation
+
+
+def uninstall() -> None:
+    """Give the name back, however often ``install`` was called; code that has imported from it keeps our classes.
+
+    Without effect if it is not installed.
+    """
+    with _lock:
+        _holds.clear()
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+        for name, module in _modules.items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+
+
+def installed() -> bool:
+    """Whether the name is ours now."""
+    return bool(_holds)
+
+
+def _refuse_original() -> None:
+    foreign = [
+        name
+        for name, module in list(sys.modules.items())
+        if (name == ORIGINAL or name.startswith(ORIGINAL + ".")) and module is not _modules.get(name)
+    ]
+    if foreign:
+        raise RuntimeError(
+            f"{', '.join(sorted(foreign))} of the original package was imported already, and its classes load pickles "
+            "without any check; call ben_secure.compat.install() first, before anything that imports "
+            f"{ORIGINAL}, at the top of the program"
+        )
+
+
+class _Importer(MetaPathFinder, Loader):
+    """Finds our modules before the original's, also when one is reloaded or was taken out of ``sys.modules``."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in _modules:
+            return _spec(fullname)
+        if fullname.startswith(ORIGINAL + "."):  # not the original's either: no mixture of the two
+            raise ModuleNotFoundError(f"No module named {fullname!r}; {ORIGINAL} is ben_secure.compat", name=fullname)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Do nothing: the modules are complete when they are made."""
+
+
+_finder = _Importer()
+
+
+def _spec(name: str) -> ModuleSpec:
+    return ModuleSpec(name, _finder, origin="ben_secure.compat", is_package=name == ORIGINAL)
+
+
+def _module(name: str, attributes: dict[str, object]) -> ModuleType:
+    module = ModuleType(name, f"Stands in for {name}, by ben_secure.compat.")
+    module.__spec__ = spec = _spec(name)
+    module.__loader__ = _finder
+    module.__package__ = name if spec.submodule_search_locations is not None else ORIGINAL
+    if spec.submodule_search_locations is not None:
+        module.__path__ = []
+    vars(module).update(attributes)
+    return module
+
+
+def _made() -> dict[str, ModuleType]:
+    """Make the package and its modules."""
+    found = {}
+    for short, (public, imported) in _MODULES.items():
+        attributes: dict[str, object] = {name: getattr(patches, name) for name in (*(public or ()), *imported)}
+        attributes["np"] = np
+        if public is not None:
+            attributes["__all__"] = [*public]
+        if short == "patch_interface":
+            attributes["TPatch"] = TypeVar("TPatch", bound=patches.BigEarthNetPatch)
+            attributes["TBand"] = TypeVar("TBand", bound=patches.Band)
+            attributes["Bands"] = Sequence[patches.Band]
+        found[short] = _module(f"{ORIGINAL}.{short}", attributes)
+    package = _module(ORIGINAL, {"__version__": VERSION, **found})
+    return {ORIGINAL: package, **{module.__name__: module for module in found.values()}}

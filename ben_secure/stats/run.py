@@ -1,0 +1,126 @@
+"""Walk a database once and tally its patches, in this process or in several.
+
+Every value goes through the reader, which verifies and decodes it; nothing of a refused one is counted, and a database
+with a refused value has no statistics. Workers are spawned, never forked, and get the reader (with its keys) through
+the pipe that starts them; they give back tallies, which add up to the same whatever the cut.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+
+from ben_secure.errors import BenSecureError, StoreError
+from ben_secure.stats.results import Statistics
+from ben_secure.stats.tally import Tally
+from ben_secure.store.reader import PatchReader
+
+Progress = Callable[[int, int], None]
+"""Called with how many patches were counted and how many there are."""
+
+_BATCH = 256  # patches a task: a tenth of a second, and a few kB of names to send
+_AHEAD = 3  # tasks for each worker that wait
+
+_CHANGED = "the database was written to while it was counted; begin again when the writer is done"
+
+
+def stats(
+    source: str | os.PathLike[str] | PatchReader, *, workers: int = 1, progress: Progress | None = None
+) -> Statistics:
+    """Take the statistics of all patches of a database, exactly, reading each once.
+
+    Args:
+        source: Path of the database; or a reader, which has keys, limits and classes.
+        workers: Processes that read. With more than one, a script has to keep what it does under
+            ``if __name__ == "__main__":``, as always with spawned processes.
+        progress: Called after each batch.
+
+    Returns:
+        The statistics; the same to the last bit whatever ``workers`` is.
+
+    Raises:
+        UntrustedDataError: A value was refused: the error has its LMDB key. Or there are too many different labels.
+        StoreError: The database is missing, empty or damaged, was written to meanwhile, holds complex numbers, or a
+            worker was lost.
+        ValueError: ``workers`` is less than 1.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    if not isinstance(source, PatchReader):
+        with PatchReader(source) as reader:
+            return stats(reader, workers=workers, progress=progress)
+    facts = source.facts
+    total = Tally()
+    parts = _tallied(source) if workers == 1 else _tallied_by(source, workers)
+    try:
+        for part in parts:
+            total.merge(part)
+            if progress is not None:
+                progress(total.patches, facts.entries)
+    except BenSecureError as error:
+        raise error.located(source.path) from None
+    if source.facts.txnid != facts.txnid or total.patches != facts.entries:
+        raise StoreError(_CHANGED, database=source.path)
+    if not total.patches:
+        raise StoreError("the database is empty, so there is nothing to count", database=source.path)
+    return Statistics.of(source.path, total)
+
+
+def _batches(reader: PatchReader) -> Iterator[list[str]]:
+    names = iter(reader)
+    while batch := list(islice(names, _BATCH)):
+        yield batch
+
+
+def _tally(reader: PatchReader, names: list[str]) -> Tally:
+    tally = Tally()
+    for name in names:
+        try:
+            tally.add(reader[name])
+        except KeyError:
+            raise StoreError(_CHANGED, database=reader.path) from None
+        except BenSecureError as error:
+            raise error.located(reader.path, name.encode()) from None
+    return tally
+
+
+def _tallied(reader: PatchReader) -> Iterator[Tally]:
+    for names in _batches(reader):
+        yield _tally(reader, names)
+
+
+def _tallied_by(reader: PatchReader, workers: int) -> Iterator[Tally]:
+    """Tally in processes; bounded in what waits, in key order, so that the first refusal is the one that is told."""
+    pending: deque[Future[Tally]] = deque()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(reader,)
+    )
+    try:
+        for names in _batches(reader):
+            pending.append(pool.submit(_work, names))
+            if len(pending) > workers * _AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise StoreError(
+            "a worker process was lost, perhaps for want of memory; try again with fewer workers", database=reader.path
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_readers: list[PatchReader] = []
+
+
+def _start(reader: PatchReader) -> None:
+    _readers[:] = [reader]
+
+
+def _work(names: list[str]) -> Tally:
+    return _tally(_readers[0], names)

@@ -1,0 +1,110 @@
+"""What was counted of some patches: how many of which class, their labels, and the sums of every band.
+
+Adding a patch reads it once and keeps nothing of it but names and numbers. Names come from the archive, so how many of
+them there may be is bounded; nothing is escaped here, that is done where they are shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
+from ben_secure.stats.sums import Sums
+
+if TYPE_CHECKING:
+    from ben_secure.patches import BigEarthNetPatch
+
+LABEL_FIELDS = ("labels", "new_labels")
+"""Metadata that holds labels, as the encoder names it: of CORINE (43 classes), and of the nomenclature of 19."""
+
+MAX_LABELS = 10_000
+"""Most different labels of one field. A nomenclature has tens; an archive with more is not counted but refused."""
+
+MAX_BANDS = 256
+"""Most different band names."""
+
+
+class Tally:
+    """The counts of some patches; tallies of parts add up to the tally of the whole, in any order.
+
+    Attributes:
+        patches: How many there were.
+        classes: Patches by name of their class.
+        bands: Sums by band name.
+        labels: For each of ``LABEL_FIELDS``, patches by label.
+        labelled: For each of ``LABEL_FIELDS``, patches that have it, an empty list included.
+    """
+
+    def __init__(self) -> None:
+        self.patches = 0
+        self.classes: Counter[str] = Counter()
+        self.bands: dict[str, Sums] = {}
+        self.labels: dict[str, Counter[str]] = {field: Counter() for field in LABEL_FIELDS}
+        self.labelled: Counter[str] = Counter()
+
+    def add(self, patch: BigEarthNetPatch) -> None:
+        """Count one patch.
+
+        Args:
+            patch: The patch.
+
+        Raises:
+            LimitExceededError: There are too many different labels or band names.
+            StoreError: A band holds complex numbers, which have neither order nor histogram.
+        """
+        self.patches += 1
+        self.classes[type(patch).__name__] += 1
+        for band in patch.bands:
+            sums = self.bands.get(band.name)
+            if sums is None:
+                sums = self.bands[band.name] = Sums()
+            try:
+                sums.add(band.data)
+            except TypeError as error:
+                raise StoreError(
+                    f"no statistics are taken of band {printable(band.name)}: {error}; leave this database out"
+                ) from error
+        for field in LABEL_FIELDS:
+            if field in patch.__dict__:
+                self.labelled[field] += 1
+                self.labels[field].update(set(_labels(patch.__dict__[field])))
+        self._check()
+
+    def merge(self, other: Tally) -> None:
+        """Add the counts of other patches; raises ``LimitExceededError`` as ``add``."""
+        self.patches += other.patches
+        self.classes.update(other.classes)
+        self.labelled.update(other.labelled)
+        for field, labels in other.labels.items():
+            self.labels[field].update(labels)
+        for name, sums in other.bands.items():
+            self.bands.setdefault(name, Sums()).merge(sums)
+        self._check()
+
+    def _check(self) -> None:
+        for field, labels in self.labels.items():
+            if len(labels) > MAX_LABELS:
+                raise LimitExceededError(
+                    f"found more than {MAX_LABELS} different {field}, which is no nomenclature; inspect the metadata",
+                    rule=Rule.LIMIT,
+                )
+        if len(self.bands) > MAX_BANDS:
+            raise LimitExceededError(
+                f"found more than {MAX_BANDS} different band names; inspect the patches", rule=Rule.LIMIT
+            )
+
+
+def _labels(value: object) -> Iterable[str]:
+    """The texts of a label field, however they are kept; what is no text is no label."""
+    items: Any = value
+    if isinstance(value, str):
+        items = [value]
+    elif isinstance(value, np.ndarray):
+        items = value.ravel().tolist()
+    elif not isinstance(value, list | tuple | set):
+        items = []
+    return (str(item) for item in items if isinstance(item, str))
