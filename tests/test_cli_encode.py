@@ -188,9 +188,32 @@ def test_a_resumed_run_says_so(place, capsys, monkeypatch):
             return original(source, labels)
 
         patched.setattr(run_module, "read_source", read)
-        assert run("encode --s2 s2 out", capsys) == (130, "", "ben-secure: interrupted\n")
+        code, out, err = run("encode --s2 s2 out", capsys)
+        assert (code, out) == (130, "")
+        assert re.fullmatch(
+            r"ben-secure: what is written is kept in \S+/\.out\.ben-secure-writing: the same command goes on from "
+            r"there; remove it to give it up\nben-secure: interrupted\n",
+            err,
+        )
     assert run("encode --s2 s2 out", capsys) == (
         0,
         "ENCODED: 3 patches are in out; 2 of them from an interrupted run\n",
         "",
     )
+
+
+def test_a_run_that_stopped_at_a_bad_patch_goes_on_when_it_is_mended(place, capsys, monkeypatch):
+    """What was written before a bad patch is kept, and the same command goes on when the patch is whole."""
+    from ben_secure.store import writer
+
+    monkeypatch.setattr(writer, "_CHUNK_BYTES", 1)
+    name = S2_NAME.format(2, 7)
+    band = place / "s2" / name / f"{name}_B02.tif"
+    band.rename(place / "away")
+    code, out, err = run("encode --s2 s2 --json out", capsys)
+    assert (code, json.loads(out)["verdict"]) == (2, "undecided")
+    assert "what is written is kept" in err
+    (place / "away").rename(band)
+    code, out, err = run("encode --s2 s2 --json out", capsys)
+    assert (code, err, json.loads(out)["resumed"]) == (0, "", 2)
+    assert not list(place.glob(".*"))

@@ -6,6 +6,9 @@ Names and paths come from the input: they are in messages that ``encode`` has es
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -15,6 +18,7 @@ from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.encode import Encoded, encode
 from ben_secure.errors import EncodeError, printable
 from ben_secure.signing.keys import read_mac_keys
+from ben_secure.store._staging import left_beside
 
 
 def command(
@@ -50,7 +54,8 @@ def command(
 ) -> int:
     """Write an archive of the patches in a folder of GeoTIFFs, or of the pairs in two.
 
-    A run that was interrupted is resumed by the same command.
+    A run that was interrupted, or stopped at a bad patch, is resumed by the same command: what it wrote is kept in a
+    hidden folder beside OUT, and patches that are written are not read again.
 
     Exit code 0: all patches are in OUT. 1: some could not be encoded (only with --keep-going), the rest is in OUT. 2:
     it could not be done, and OUT was not made.
@@ -61,7 +66,7 @@ def command(
         raise typer.BadParameter("--context belongs to --mac-key")
     if listed_only and not metadata:
         raise typer.BadParameter("--listed-only belongs to --metadata")
-    with progress_bar("encoding") as progress:
+    with _told_what_is_left(out), progress_bar("encoding") as progress:
         done = encode(
             out,
             s2=s2,
@@ -78,6 +83,19 @@ def command(
     if not done.written and not done.failures.count:
         raise EncodeError(f"the metadata table has a row for none of the {done.left_out} patches; is it the right one?")
     return _tell(out, done, as_json)
+
+
+@contextmanager
+def _told_what_is_left(out: str) -> Iterator[None]:
+    """If the block ends before its time, say on stderr that what is written is kept."""
+    try:
+        yield
+    except BaseException:
+        if (left := left_beside(out)) is not None and sys.stderr is not None:
+            place = printable(left, 400)
+            note = f"what is written is kept in {place}: the same command goes on from there; remove it to give it up"
+            print(f"ben-secure: {note}", file=sys.stderr)
+        raise
 
 
 def _cores() -> int:
