@@ -161,7 +161,7 @@ def _write(
 ) -> int:
     """Write what the workers make of the sources; returns how many patches."""
     written = 0
-    with closing(_payloads(sources, labels, min(workers, len(sources) or 1))) as payloads:
+    with closing(_payloads(sources, labels, workers)) as payloads:
         for done, (source, payload) in enumerate(zip(sources, payloads, strict=True), 1):
             if isinstance(payload, EncodeError):
                 failures.add(payload)
@@ -174,9 +174,10 @@ def _write(
 
 def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[bytes | EncodeError, None, None]:
     """The serialised patch of each source in order, or why there is none."""
-    if workers == 1:
+    batches = [sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)]
+    if min(workers, len(batches)) < 2:
         return (_payload(source, labels) for source in sources)
-    return _from_workers([sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)], labels, workers)
+    return _from_workers(batches, labels, workers)
 
 
 def _payload(source: Source, labels: bool) -> bytes | EncodeError:
