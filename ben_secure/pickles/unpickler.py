@@ -118,7 +118,7 @@ class PatchUnpickler(pickle.Unpickler):
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
     """
 
-    __slots__ = ("_classes", "_globals", "_limits", "_program")
+    __slots__ = ("_classes", "_globals", "_lend", "_limits", "_program")
 
     def __init__(
         self,
@@ -130,8 +130,11 @@ class PatchUnpickler(pickle.Unpickler):
         value = file.read(limits.max_value_bytes + FOOTER_BYTES + 1)
         self._begin(value, payload_end(value), tuple(classes), limits)
 
-    def _begin(self, value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> None:
+    def _begin(
+        self, value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits, lend: bool = False
+    ) -> None:
         """Check the payload, ``value[:end]``, and prepare to execute its program."""
+        self._lend = lend
         self._limits = limits
         self._globals = 0  # looked up so far
         self._classes, pairs = _declared(classes)
@@ -230,7 +233,7 @@ class PatchUnpickler(pickle.Unpickler):
             plain = self._globals == 1 and len(blocks) == 1 and pixels is blocks[0]
             if type(pixels) is Block:
                 pixels = blocks[pixels.place]
-            if type(pixels) is memoryview:
+            if type(pixels) is memoryview and not self._lend:
                 pixels = bytearray(pixels)
             if not plain:
                 resolver = Resolver(blocks, self._limits)
@@ -240,13 +243,24 @@ class PatchUnpickler(pickle.Unpickler):
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
 
 
-def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> BigEarthNetPatch:
+def loads_part(
+    value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits, lend: bool = False
+) -> BigEarthNetPatch:
     """Read the pickled patch in ``value[:end]``, without a copy of it; for who has checked what follows.
 
     Args, Returns and Raises as for ``loads``.
+
+    Args:
+        value: The stored bytes.
+        end: Where the payload ends.
+        classes: As for ``loads``.
+        limits: As for ``loads``.
+        lend: Whether the pixels of a canonical value stay where they are, in ``value``, and the patch is a read-only
+            view of them: for who copies them elsewhere and gives the patch to nobody. Every check is the same, and so
+            is the patch: it equals that without ``lend``.
     """
     unpickler = PatchUnpickler.__new__(PatchUnpickler)
-    unpickler._begin(value, end, classes, limits)
+    unpickler._begin(value, end, classes, limits, lend)
     return unpickler.load()
 
 
