@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -105,8 +105,11 @@ class PatchArrays:
         self.bands = self._pixels.names
         self.classes = self._labels.classes
         self.transform = transform
-        one = isinstance(databases, str | os.PathLike | PatchReader)
-        places = [databases] if one else list(databases)  # type: ignore[list-item, arg-type]
+        places: list[Path | PatchReader] = []
+        if isinstance(databases, str | os.PathLike | PatchReader):
+            places = [databases]
+        else:
+            places = list(databases)
         if not places:
             raise ValueError("name at least one database")
         if manifest is not None and len(places) > 1:
@@ -184,7 +187,7 @@ class PatchArrays:
         """Read several patches into arrays that are there already, without ``transform``.
 
         Args:
-            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one for each resolution, ascending.
+            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one a resolution, ascending.
             indices: n places of patches among ``names``.
 
         Returns:
@@ -204,23 +207,23 @@ class PatchArrays:
     def _row(self, index: Any) -> int:
         return range(len(self.names))[operator.index(index)]
 
-    def _read(self, row: int, outputs: Sequence[Float32]) -> dict[str, object]:
+    def _read(self, row: int, outputs: Sequence[Float32]) -> Mapping[str, object]:
         """Read one patch into arrays; returns its metadata, its labels checked."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
         patch = reader.lend(name)
         try:
             self._pixels.fill(outputs, patch._layout, patch._pixels)
             if self._labels.kind is not None:
-                self._labels.names(patch.__dict__)
+                self._labels.names(patch.__dict__)  # an error names the patch
         except BenSecureError as error:
             error.located(reader.path, name.encode())
             raise
-        return patch.__dict__
+        metadata: Mapping[str, object] = patch.__dict__
+        return metadata
 
     def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Float32]]:
         """New arrays for what is read: as they are given out, and the same memory for numpy."""
-        pairs = [self._allocate((*leading, *shape)) for shape in self._pixels.shapes]
-        return [native for native, _ in pairs], [array for _, array in pairs]
+        return self._allocate([(*leading, *shape) for shape in self._pixels.shapes])
 
     def _bundle(self, natives: Sequence[Any]) -> Any:
         """One array as it is, several as a dict by resolution."""
@@ -238,9 +241,9 @@ class PatchArrays:
 
     # What torch does in another way.
 
-    def _allocate(self, shape: tuple[int, ...]) -> tuple[Any, Float32]:
-        array = np.empty(shape, np.float32)
-        return array, array
+    def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[Float32]]:
+        arrays = [np.empty(shape, np.float32) for shape in shapes]
+        return arrays, arrays
 
     def _native(self, array: Float32) -> Any:
         return array
