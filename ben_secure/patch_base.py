@@ -362,7 +362,7 @@ def rebuild_patch(
         ValueError: As for ``rebuild``, or version or kind is unknown.
     """
     if type(pixels) is memoryview:
-        raise TypeError("the pixels of a canonical value must be a bytearray or bytes, not a memoryview")
+        raise TypeError("the pixels of a patch must be a bytearray or bytes, not memoryview")
     if type(version) is not int or version != _FORMAT_VERSION:
         raise ValueError(
             f"format version {printable(version)} is unknown, expected {_FORMAT_VERSION}; use a newer ben_secure"

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePickleError, printable
 from ben_secure.footer import FOOTER_BYTES, payload_end
+from ben_secure.layouts import Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.pickles import opcodes
@@ -98,6 +99,8 @@ def _declared(
     return MappingProxyType(table), Declared(table)
 
 
+_IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None)})
+
 # Fetched once: what is done for every value.
 _initialise = pickle.Unpickler.__init__
 _execute = pickle.Unpickler.load
@@ -139,7 +142,8 @@ class PatchUnpickler(pickle.Unpickler):
         self._globals = 0  # looked up so far
         self._classes, pairs = _declared(classes)
         self._program = program = opcodes.check(value, limits, pairs, end)
-        _initialise(self, io.BytesIO(program.opcodes), buffers=program.buffers)
+        if program.tail is None or program.tail.built is None:
+            _initialise(self, io.BytesIO(program.opcodes), buffers=program.buffers)
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Look a global up in the frozen table; nothing is ever imported.
@@ -178,6 +182,8 @@ class PatchUnpickler(pickle.Unpickler):
             UnsafePickleError: A call of another shape than honest patches make.
             PatchFormatError: What came out is not a whole, valid patch.
         """
+        if self._program.tail is not None and self._program.tail.built is not None:
+            return self._built(*self._program.tail.built)
         try:
             patch = self._finish(_execute(self))
             if self._program.known is not None:
@@ -238,9 +244,33 @@ class PatchUnpickler(pickle.Unpickler):
             if not plain:
                 resolver = Resolver(blocks, self._limits)
                 stored, extras = resolver.copy(stored), resolver.copy(extras)
-            return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
+            patch = rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+        if plain and extras is None and type(kind) is str:
+            self._remember(patch)
+        return patch
+
+    def _remember(self, patch: BigEarthNetPatch) -> None:
+        """Keep what was built, for values that differ in their pixels only, if nothing of it depends on the pixels."""
+        tail, stored = self._program.tail, patch.__stored_args__
+        if tail is not None and not patch._layout.gaps and all(map(_is_flat, stored.values())):
+            tail.built = type(patch), patch._layout, _copied(stored)
+
+    def _built(self, cls: type[BigEarthNetPatch], layout: Layout, stored: dict[str, object]) -> BigEarthNetPatch:
+        """The patch of a value that differs from one that was built in nothing but the pixels."""
+        block = self._program.blocks[0]
+        pixels = block.cast("B") if self._lend else bytearray(block)
+        return cls._assemble(layout, pixels, _copied(stored))
+
+
+def _is_flat(value: object) -> bool:
+    """Whether ``_copied`` copies all of a piece of metadata that can change."""
+    return type(value) in _IMMUTABLE or (type(value) is list and _IMMUTABLE.issuperset(map(type, value)))
+
+
+def _copied(stored: dict[str, object]) -> dict[str, object]:
+    return {name: value.copy() if type(value) is list else value for name, value in stored.items()}
 
 
 def loads_part(
