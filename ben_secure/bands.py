@@ -83,6 +83,25 @@ STORAGE_ORDER: tuple[BandSpec, ...] = (*sorted(S2_BANDS, key=lambda band: band.r
 BANDS: Mapping[str, BandSpec] = MappingProxyType({band.name: band for band in STORAGE_ORDER})
 """Every band by its name, in storage order."""
 
+BAND_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "RGB": ("B04", "B03", "B02"),
+        "10m": ("B02", "B03", "B04", "B08"),
+        "20m": ("B05", "B06", "B07", "B8A", "B11", "B12"),
+        "60m": ("B01", "B09"),
+        "10m_20m": ("B02", "B03", "B04", "B08", "B05", "B06", "B07", "B8A", "B11", "B12"),
+        "S1": ("VH", "VV"),
+        "S2": tuple(band.name for band in STORAGE_ORDER if band.sensor == "S2"),
+        "all": tuple(BANDS),
+    }
+)
+"""Groups of bands that are trained on, each in its order: by resolution, within it as ``get_stacked_*`` have them.
+
+ConfigILM (Hackel et al., SoftwareX 2024), whose readers the published models were trained with, has the same groups
+in the same order (``channel_configurations`` of its BigEarthNet v2 dataset), but for one band: it puts B8A behind
+B12. For such weights list the bands: B02 B03 B04 B08 B05 B06 B07 B11 B12 B8A.
+"""
+
 BAND_CLASSES: Mapping[str, tuple[BandSpec, ...]] = MappingProxyType(
     {
         "Band": (),

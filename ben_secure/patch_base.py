@@ -316,7 +316,9 @@ def rebuild(
     Args:
         cls: The patch class; the caller's choice, never the data's.
         layout: See ``Layout.parse``.
-        pixels: Exactly a bytearray, which is taken over without a copy, or exactly bytes, which are copied.
+        pixels: Exactly a bytearray, which is taken over without a copy, or exactly bytes, which are copied. Or exactly
+            a memoryview of bytes that stay another's: the patch is then a read-only view of them, and good for as long
+            as they do not change. ``rebuild_patch`` admits none.
         stored: Exactly a dict of metadata; taken over as ``__stored_args__``.
         extras: None, or exactly a dict of attributes beyond or instead of the stored ones.
         limits: Bounds on all of it.
@@ -330,16 +332,20 @@ def rebuild(
     """
     checked = Layout.parse(cls._kind, layout, limits)
     _check_attributes(cls, checked)
-    if type(pixels) is not bytearray and type(pixels) is not bytes:
+    if type(pixels) is memoryview:
+        pixels = pixels.toreadonly().cast("B")  # TypeError if it is not contiguous
+    elif type(pixels) is bytes:
+        pixels = bytearray(pixels)
+    elif type(pixels) is not bytearray:
         raise TypeError(f"the pixels of a patch must be a bytearray or bytes, not {printable(type(pixels).__name__)}")
     if len(pixels) != checked.nbytes:
         raise ValueError(f"the pixels of this {cls.__name__} take {checked.nbytes} bytes, not {len(pixels)}")
-    if any(pixels[start:stop].strip(b"\0") for start, stop in checked.gaps):
+    if any(bytes(pixels[start:stop]).strip(b"\0") for start, stop in checked.gaps):
         raise ValueError("the unused bytes between bands must be zero")
     if type(stored) is not dict or (extras is not None and type(extras) is not dict):
         raise TypeError("the metadata of a patch must be a dict")
     _check_metadata(cls, checked, stored, extras, limits)
-    return cls._assemble(checked, pixels if type(pixels) is bytearray else bytearray(pixels), stored, extras)
+    return cls._assemble(checked, pixels, stored, extras)
 
 
 def rebuild_patch(
@@ -362,6 +368,8 @@ def rebuild_patch(
         TypeError: As for ``rebuild``, or ``kind`` is no patch class.
         ValueError: As for ``rebuild``, or version or kind is unknown.
     """
+    if type(pixels) is memoryview:
+        raise TypeError("the pixels of a patch must be a bytearray or bytes, not memoryview")
     if type(version) is not int or version != _FORMAT_VERSION:
         raise ValueError(
             f"format version {printable(version)} is unknown, expected {_FORMAT_VERSION}; use a newer ben_secure"

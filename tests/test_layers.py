@@ -17,7 +17,7 @@ LAYERS = [
     ["errors"],
     ["bands", "equality", "files", "footer", "limits", "nomenclature"],
     ["layouts", "metadata"],
-    ["band_objects", "patch_access", "patch_base", "patches", "quicklook", "scaling"],
+    ["band_objects", "patch_access", "patch_base", "patches", "quicklook", "resampling", "scaling"],
     [
         "pickles",
         "signing",
@@ -30,7 +30,8 @@ LAYERS = [
     ],
     ["values", "tables"],
     ["store"],
-    ["audit", "batches", "compat", "encode", "stats", "torch"],
+    ["batches"],
+    ["audit", "compat", "encode", "stats", "torch"],
     ["demo", "demo_signing", "publish"],
     ["cli", "__main__"],
 ]

@@ -34,7 +34,8 @@ MAX_CUTS = 64
 """Segments of one value; an honest S1+S2 value has 17."""
 _MAX_TREES = 8
 _MAX_TAIL_BYTES = 2_048
-_MAX_TAILS = 1_024
+_MAX_TAILS = 4_096
+"""BigEarthNet has some 3,000 sets of labels; ``_MAX_TREE_COST`` bounds what they take."""
 _VISITS = 3
 _PREFIX_OPCODES = 100
 """Shorter beginnings are executed as fast as they are skipped."""
@@ -64,16 +65,22 @@ class Snapshot:
         self.long_text = long_text
 
 
-class Tail(NamedTuple):
+class Tail:
     """The last part of a value, when it has no opaque block, after the known segments.
 
     Attributes:
         opcodes: The whole program of a value that ends so.
         fetched: Memo entries of the captured prefix that its NEXT_BUFFER opcodes push, in order.
+        built: What the unpickler made of such a value, but for its one block, which it neither looked into nor has to:
+            it depends on nothing else, since every value that ends so is the same, byte for byte, up to its blocks.
     """
 
-    opcodes: bytes
-    fetched: tuple[int, ...]
+    __slots__ = ("built", "fetched", "opcodes")
+
+    def __init__(self, opcodes: bytes, fetched: tuple[int, ...]) -> None:
+        self.opcodes = opcodes
+        self.fetched = fetched
+        self.built: Any = None
 
 
 class _Node:
@@ -123,12 +130,14 @@ class Program(NamedTuple):
         buffers: What its NEXT_BUFFER opcodes push, in order: blocks, and objects of a captured prefix.
         blocks: All blocks in the order of the payload: views of it, format B for bytes and b for bytearray.
         known: The segments that were known, if the state after them is to be captured.
+        tail: The last part, if all before it was known.
     """
 
     opcodes: bytes
     buffers: list[Any]
     blocks: list[memoryview]
     known: Known | None
+    tail: Tail | None = None
 
 
 class Known(NamedTuple):
@@ -241,11 +250,11 @@ class Segments:
         if tail is None or self.known() is not None:
             return None
         if self.prefix is None:
-            return Program(tail.opcodes, self.blocks, self.blocks, None)
+            return Program(tail.opcodes, self.blocks, self.blocks, None, tail)
         buffers, own = self.prefix.begin()
         memo = self.prefix.memo
         buffers += [own[index] if index in own else memo[index] for index in tail.fetched]
-        return Program(tail.opcodes, buffers, self.blocks, None)
+        return Program(tail.opcodes, buffers, self.blocks, None, tail)
 
     def remember_tail(self, tail: Tail) -> None:
         """Keep the verdict on everything after the known segments of a payload that the walk has passed."""

@@ -333,6 +333,8 @@ class Walk:
                 rule=Rule.TRAILING_DATA, offset=self.pos + 1,
             )  # fmt: skip
         opcodes = frame(b"".join((*self.program, *self.piece, self.data[self.copied : self.end])))
+        tail = None
         if len(self.program) == self.skipped:
-            self.segments.remember_tail(Tail(opcodes, tuple(self.fetched)))
-        return Program(opcodes, self.buffers, self.blocks, self.known)
+            tail = Tail(opcodes, tuple(self.fetched))
+            self.segments.remember_tail(tail)
+        return Program(opcodes, self.buffers, self.blocks, self.known, tail)

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePickleError, printable
 from ben_secure.footer import FOOTER_BYTES, payload_end
+from ben_secure.layouts import Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.pickles import opcodes
@@ -98,6 +99,8 @@ def _declared(
     return MappingProxyType(table), Declared(table)
 
 
+_IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None)})
+
 # Fetched once: what is done for every value.
 _initialise = pickle.Unpickler.__init__
 _execute = pickle.Unpickler.load
@@ -118,7 +121,7 @@ class PatchUnpickler(pickle.Unpickler):
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
     """
 
-    __slots__ = ("_classes", "_globals", "_limits", "_program")
+    __slots__ = ("_classes", "_globals", "_lend", "_limits", "_program")
 
     def __init__(
         self,
@@ -130,13 +133,17 @@ class PatchUnpickler(pickle.Unpickler):
         value = file.read(limits.max_value_bytes + FOOTER_BYTES + 1)
         self._begin(value, payload_end(value), tuple(classes), limits)
 
-    def _begin(self, value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> None:
+    def _begin(
+        self, value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits, lend: bool = False
+    ) -> None:
         """Check the payload, ``value[:end]``, and prepare to execute its program."""
+        self._lend = lend
         self._limits = limits
         self._globals = 0  # looked up so far
         self._classes, pairs = _declared(classes)
         self._program = program = opcodes.check(value, limits, pairs, end)
-        _initialise(self, io.BytesIO(program.opcodes), buffers=program.buffers)
+        if program.tail is None or program.tail.built is None:
+            _initialise(self, io.BytesIO(program.opcodes), buffers=program.buffers)
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Look a global up in the frozen table; nothing is ever imported.
@@ -175,6 +182,8 @@ class PatchUnpickler(pickle.Unpickler):
             UnsafePickleError: A call of another shape than honest patches make.
             PatchFormatError: What came out is not a whole, valid patch.
         """
+        if self._program.tail is not None and self._program.tail.built is not None:
+            return self._built(*self._program.tail.built)
         try:
             patch = self._finish(_execute(self))
             if self._program.known is not None:
@@ -230,23 +239,58 @@ class PatchUnpickler(pickle.Unpickler):
             plain = self._globals == 1 and len(blocks) == 1 and pixels is blocks[0]
             if type(pixels) is Block:
                 pixels = blocks[pixels.place]
-            if type(pixels) is memoryview:
+            if type(pixels) is memoryview and not self._lend:
                 pixels = bytearray(pixels)
             if not plain:
                 resolver = Resolver(blocks, self._limits)
                 stored, extras = resolver.copy(stored), resolver.copy(extras)
-            return rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
+            patch = rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+        if plain and extras is None and type(kind) is str:
+            self._remember(patch)
+        return patch
+
+    def _remember(self, patch: BigEarthNetPatch) -> None:
+        """Keep what was built, for values that differ in their pixels only, if nothing of it depends on the pixels."""
+        tail, stored = self._program.tail, patch.__stored_args__
+        if tail is not None and not patch._layout.gaps and all(map(_is_flat, stored.values())):
+            tail.built = type(patch), patch._layout, _copied(stored)
+
+    def _built(self, cls: type[BigEarthNetPatch], layout: Layout, stored: dict[str, object]) -> BigEarthNetPatch:
+        """The patch of a value that differs from one that was built in nothing but the pixels."""
+        block = self._program.blocks[0]
+        pixels = block.cast("B") if self._lend else bytearray(block)
+        return cls._assemble(layout, pixels, _copied(stored))
 
 
-def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> BigEarthNetPatch:
+def _is_flat(value: object) -> bool:
+    """Whether ``_copied`` copies all of a piece of metadata that can change."""
+    return type(value) in _IMMUTABLE or (type(value) is list and _IMMUTABLE.issuperset(map(type, value)))
+
+
+def _copied(stored: dict[str, object]) -> dict[str, object]:
+    return {name: value.copy() if type(value) is list else value for name, value in stored.items()}
+
+
+def loads_part(
+    value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits, lend: bool = False
+) -> BigEarthNetPatch:
     """Read the pickled patch in ``value[:end]``, without a copy of it; for who has checked what follows.
 
     Args, Returns and Raises as for ``loads``.
+
+    Args:
+        value: The stored bytes.
+        end: Where the payload ends.
+        classes: As for ``loads``.
+        limits: As for ``loads``.
+        lend: Whether the pixels of a canonical value stay where they are, in ``value``, and the patch is a read-only
+            view of them: for who copies them elsewhere and gives the patch to nobody. Every check is the same, and so
+            is the patch: it equals that without ``lend``.
     """
     unpickler = PatchUnpickler.__new__(PatchUnpickler)
-    unpickler._begin(value, end, classes, limits)
+    unpickler._begin(value, end, classes, limits, lend)
     return unpickler.load()
 
 

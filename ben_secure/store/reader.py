@@ -123,12 +123,23 @@ class PatchReader(Mapping[str, BigEarthNetPatch]):
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
+        return self._load(name, False)
+
+    def lend(self, name: str) -> BigEarthNetPatch:
+        """Read one patch to copy from and drop: otherwise as ``reader[name]``, and equal to it.
+
+        The pixels of a canonical value are not copied, so the arrays are read-only, and a view of any keeps the whole
+        value in memory.
+        """
+        return self._load(name, True)
+
+    def _load(self, name: str, lend: bool) -> BigEarthNetPatch:
         lmdb_key, value, end = self._read(name)
         # The latest value stays until the next is there: if both it and the patch were freed each time, malloc would
         # give the top of the heap back and take it again, a page fault every 4 kB (four times the time, measured).
         self._latest = value
         try:
-            return loads_part(value, end, self.classes, self.limits)
+            return loads_part(value, end, self.classes, self.limits, lend)
         except BenSecureError as error:
             error.located(self.path, lmdb_key)
             raise

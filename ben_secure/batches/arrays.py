@@ -1,0 +1,258 @@
+"""``PatchArrays``: a map-style dataset over databases of patches, items or whole batches, in plain numpy.
+
+Everything is read through ``PatchReader``, so each value is verified as was asked for, and checked, before a byte of
+it is converted; then its pixels go straight into the one array of the batch. It keeps no patch and writes nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from ben_secure.batches.labels import Labels
+from ben_secure.batches.names import Names, find_names
+from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
+from ben_secure.errors import BenSecureError
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.store.reader import PatchReader
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ben_secure.patches import BigEarthNetPatch
+    from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
+
+    Float32: TypeAlias = npt.NDArray[np.float32]
+
+Path: TypeAlias = str | os.PathLike[str]
+
+
+class PatchArrays:
+    """Patches of one or several databases as float32 arrays with their labels.
+
+    ``arrays[i]`` is one patch, ``arrays[[i, j, ...]]`` a batch of them in new arrays. Pickled, it travels as paths,
+    names and what is to be verified, and verifies anew where it arrives; threads may share it, a forked process may go
+    on using it.
+
+    Attributes:
+        names: Names of the patches, in the order of the items.
+        bands: Names of the bands, in the order of the arrays.
+        classes: Classes of the label vectors, in their order; empty if labels are no vectors.
+        readers: The databases.
+        transform: What is applied to each patch's arrays, or None.
+    """
+
+    def __init__(
+        self,
+        databases: Path | PatchReader | Iterable[Path | PatchReader],
+        *,
+        bands: str | Sequence[str] = "all",
+        size: int | None = 120,
+        resampling: str = "nearest",
+        labels: str | None = "multi-hot-19",
+        normalize: Normalisation | Path | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        split: Path | Iterable[str] | None = None,
+        mac_key: MacKey | MacKeySet | None = None,
+        context: str = "",
+        verify_key: VerifyKey | Sequence[VerifyKey] | None = None,
+        threshold: int = 1,
+        manifest: Path | None = None,
+        name: str | None = None,
+        version: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        classes: Iterable[type[BigEarthNetPatch]] = (),
+    ) -> None:
+        """Open the databases and list their patches; no value is read.
+
+        Args:
+            databases: Path of a database, or several; or readers that are open already, which bring their own keys.
+            bands: Names of bands, in the order wanted, or a group of ``bands.BAND_GROUPS``: "RGB", "10m", "20m",
+                "60m", "10m_20m", "S1", "S2", "all".
+            size: Pixels a side to which every band is resampled; None to leave the bands as they are, in an array for
+                each resolution.
+            resampling: "nearest", "bilinear" or "bicubic", as ``torch.nn.functional.interpolate`` does them.
+            labels: "multi-hot-19" or "multi-hot-43" (float32 vectors in the published order of the classes, see
+                ``nomenclature``), "names" (``labels`` as stored), or None for no labels.
+            normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote:
+                each value becomes (value - mean) / deviation.
+            transform: Called with each patch's array (or arrays by resolution); its result takes their place.
+            split: Names of the patches to use, or a text or CSV file of them; None for all.
+            mac_key: As for ``PatchReader``, like all that follow.
+            context: See there.
+            verify_key: See there.
+            threshold: See there.
+            manifest: See there; for a single database only.
+            name: See there.
+            version: See there.
+            limits: See there.
+            classes: See there.
+
+        Raises:
+            ValueError: An argument is not one of the admitted, or a patch is in two databases or, though in the split,
+                in none.
+            EncodeError: A file of names or statistics cannot be used.
+            BenSecureError: As ``PatchReader``.
+        """
+        if isinstance(normalize, str | os.PathLike):
+            normalize = read_statistics(normalize)
+        self._pixels = Pixels(bands, size, resampling, normalize)
+        self._labels = Labels(labels)
+        self.bands = self._pixels.names
+        self.classes = self._labels.classes
+        self.transform = transform
+        places: list[Path | PatchReader] = []
+        if isinstance(databases, str | os.PathLike | PatchReader):
+            places = [databases]
+        else:
+            places = list(databases)
+        if not places:
+            raise ValueError("name at least one database")
+        if manifest is not None and len(places) > 1:
+            raise ValueError("one manifest cannot be that of several databases; leave manifest out, each has its own")
+        keys: dict[str, Any] = {
+            "mac_key": mac_key, "context": context, "verify_key": verify_key, "threshold": threshold,
+            "manifest": manifest, "name": name, "version": version, "limits": limits, "classes": tuple(classes),
+        }  # fmt: skip
+        given = {option for option, value in keys.items() if value not in (None, "", 1, (), DEFAULT_LIMITS)}
+        if given and any(isinstance(place, PatchReader) for place in places):
+            raise ValueError(f"an open reader has its own keys and limits; pass {', '.join(sorted(given))} to it")
+        self.readers = tuple(
+            place if isinstance(place, PatchReader) else PatchReader(place, **keys) for place in places
+        )
+        self.names: Names = find_names(self.readers, split)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read one patch, or a batch.
+
+        Args:
+            index: Place of a patch among ``names``; or a list or array of places, for ``batch``.
+
+        Returns:
+            The patch's array, float32 (bands, size, size), or with ``size=None`` a dict of such arrays by resolution in
+            metres; and its labels beside it unless they are None.
+
+        Raises:
+            IndexError: There is no such place.
+            BenSecureError: As ``batch``.
+        """
+        if isinstance(index, list | tuple | np.ndarray):
+            return self.batch(index)
+        natives, arrays = self._outputs(())
+        metadata = self._read(self._row(index), arrays)
+        image = self._bundle(natives)
+        if self.transform is not None:
+            image = self.transform(image)
+        if self._labels.kind is None:
+            return image
+        if self._labels.kind == "names":
+            return image, self._labels.names(metadata)
+        return image, self._native(self._labels.vector(metadata).copy())
+
+    def batch(self, indices: Iterable[int]) -> Any:
+        """Read several patches straight into one new array.
+
+        Args:
+            indices: Places of patches among ``names``.
+
+        Returns:
+            As for one patch, with one axis more in front; labels that are names are a list of tuples.
+
+        Raises:
+            IndexError: There is no such place.
+            TagMismatchError: A ``mac_key`` was given, and a value is not the one that was tagged.
+            ManifestMismatchError: A ``verify_key`` was given, and a value is not the one that was signed.
+            UntrustedDataError: A value is not a patch, lacks a band or labels that are asked for, or asks for what no
+                honest patch needs.
+            StoreError: A database is damaged or truncated.
+        """
+        indices = list(indices)
+        natives, arrays = self._outputs((len(indices),))
+        labels = self.fill(arrays, indices)
+        images = self._bundle(natives)
+        if self.transform is not None:
+            images = self._transformed([self._bundle(parts) for parts in zip(*natives, strict=True)], images)
+        if self._labels.kind is None:
+            return images
+        return images, labels if self._labels.kind == "names" else self._native(labels)
+
+    def fill(self, outputs: Sequence[Float32], indices: Iterable[int]) -> Any:
+        """Read several patches into arrays that are there already, without ``transform``.
+
+        Args:
+            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one a resolution, ascending.
+            indices: n places of patches among ``names``.
+
+        Returns:
+            The labels as ``batch`` returns them, as a numpy array if they are vectors; None if there are to be none.
+
+        Raises:
+            ValueError: The arrays are not of this number, shape or dtype.
+            BenSecureError: As ``batch``.
+        """
+        rows = [self._row(index) for index in indices]
+        wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
+        if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
+            raise ValueError(f"expected float32 arrays of {wanted} to fill")
+        found = [self._read(row, [array[place] for array in outputs]) for place, row in enumerate(rows)]
+        return None if self._labels.kind is None else self._labels.of(found)
+
+    def _row(self, index: Any) -> int:
+        return range(len(self.names))[operator.index(index)]
+
+    def _read(self, row: int, outputs: Sequence[Float32]) -> Mapping[str, object]:
+        """Read one patch into arrays; returns its metadata, its labels checked."""
+        reader, name = self.readers[self.names.databases[row]], self.names[row]
+        patch = reader.lend(name)
+        try:
+            self._pixels.fill(outputs, patch._layout, patch._pixels)
+            if self._labels.kind is not None:
+                self._labels.names(patch.__dict__)  # an error names the patch
+        except BenSecureError as error:
+            error.located(reader.path, name.encode())
+            raise
+        metadata: Mapping[str, object] = patch.__dict__
+        return metadata
+
+    def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Float32]]:
+        """New arrays for what is read: as they are given out, and the same memory for numpy."""
+        return self._allocate([(*leading, *shape) for shape in self._pixels.shapes])
+
+    def _bundle(self, natives: Sequence[Any]) -> Any:
+        """One array as it is, several as a dict by resolution."""
+        resolutions = self._pixels.resolutions
+        return dict(zip(resolutions, natives, strict=True)) if resolutions else natives[0]
+
+    def _transformed(self, images: list[Any], whole: Any) -> Any:
+        """Apply the transform to each patch of a batch; what is changed in place stays where it is."""
+        if self.transform is None:
+            return whole
+        results = [self.transform(image) for image in images]
+        if all(result is image for result, image in zip(results, images, strict=True)):
+            return whole
+        return self._stack(results)
+
+    # What torch does in another way.
+
+    def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[Float32]]:
+        arrays = [np.empty(shape, np.float32) for shape in shapes]
+        return arrays, arrays
+
+    def _native(self, array: Float32) -> Any:
+        return array
+
+    def _stack(self, results: list[Any]) -> Any:
+        if isinstance(results[0], dict):
+            return {name: self._stack([result[name] for result in results]) for name in results[0]}
+        return np.stack(results)
+
+    def __repr__(self) -> str:
+        paths = ", ".join(repr(reader.path) for reader in self.readers)
+        return f"{type(self).__name__}({paths}: {len(self)} patches of {', '.join(self.bands)})"

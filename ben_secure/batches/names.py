@@ -1,0 +1,96 @@
+"""Which patches a dataset has, and in which database each lies; reads names and no values.
+
+Half a million names are kept as one bytes object and not as half a million str: such a list is what grows in every
+forked worker, page by page, as its reference counts are touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from ben_secure.errors import printable
+from ben_secure.tables import read_names
+
+if TYPE_CHECKING:
+    from ben_secure.store.reader import PatchReader
+
+
+class Names(Sequence[str]):
+    """Names of patches, in order; immutable.
+
+    Attributes:
+        databases: int32 (n,), for each name the place of its database.
+    """
+
+    __slots__ = ("_ends", "_text", "databases")
+
+    def __init__(self, names: Iterable[str], databases: Iterable[int]) -> None:
+        parts = [name.encode() for name in names]
+        self._text = b"".join(parts)
+        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        self.databases = np.fromiter(databases, np.int32, len(parts))
+
+    def __len__(self) -> int:
+        return len(self.databases)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return self._text[self._ends[place] : self._ends[place + 1]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Names({len(self)})"
+
+
+def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | Iterable[str] | None) -> Names:
+    """List the patches of some databases.
+
+    Args:
+        readers: The databases.
+        split: Which patches: their names, or a text or CSV file of names (see ``tables.read_names``); None for all.
+
+    Returns:
+        The names in the order of ``split``, or database by database in key order.
+
+    Raises:
+        ValueError: A name is in two databases or twice in ``split``, or one of ``split`` is in none.
+        EncodeError: The file of names cannot be used.
+        PatchFormatError: An LMDB key is not UTF-8.
+        StoreError: A database is damaged.
+    """
+    found: dict[str, int] = {}
+    for place, reader in enumerate(readers):
+        for name in reader:
+            if found.setdefault(name, place) != place:
+                raise ValueError(
+                    f"the patch {printable(name)} is in {printable(readers[found[name]].path, 400)} and in "
+                    f"{printable(reader.path, 400)}; use one of them, or databases that share no patch"
+                )
+    if split is None:
+        return Names(found, found.values())
+    names = read_names(split) if isinstance(split, str | os.PathLike) else list(split)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError("split must hold names of patches as str, or be the path of a file of names")
+    if len(set(names)) != len(names):
+        doubled = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"the split names the patch {printable(doubled)} twice; name each once")
+    missing = [name for name in names if name not in found]
+    if missing:
+        where = ", ".join(printable(reader.path, 400) for reader in readers)
+        raise ValueError(
+            f"{len(missing)} of the {len(names)} patches of the split are not in {where}, the first of them "
+            f"{printable(missing[0])}; name the database that has them, or take them out of the split"
+        )
+    return Names(names, [found[name] for name in names])

@@ -1,0 +1,239 @@
+"""The wanted bands of a patch, converted, normalised and resampled straight into a float32 array.
+
+Does arithmetic only: what it is given was read, verified and checked. Where the wanted bands lie is worked out once
+for each layout, so that a patch costs a handful of copies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from ben_secure.bands import BAND_GROUPS, BANDS
+from ben_secure.errors import EncodeError, PatchFormatError, Rule, printable
+from ben_secure.layouts import BandSlot, Layout, run_of
+from ben_secure.resampling import MODES, resample
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Float32: TypeAlias = npt.NDArray[np.float32]
+
+Normalisation: TypeAlias = Mapping[str, Sequence[float]]
+"""(mean, standard deviation) by band name, in the unit of the band."""
+
+_MAX_LAYOUTS = 64
+_MAX_STATISTICS_BYTES = 16 * 2**20  # histograms of 14 bands are a hundredth of it
+
+
+def band_names(bands: str | Sequence[str]) -> tuple[str, ...]:
+    """Resolve a group of bands, or check a list of them.
+
+    Args:
+        bands: A key of ``bands.BAND_GROUPS``, or names of bands.
+
+    Returns:
+        The names, in order.
+
+    Raises:
+        ValueError: There is no such group or band, a band is there twice, or there is none.
+    """
+    if isinstance(bands, str):
+        if bands in BAND_GROUPS:
+            return BAND_GROUPS[bands]
+        if bands not in BANDS:
+            raise ValueError(
+                f"bands must be names of bands or one of {', '.join(BAND_GROUPS)}, not {printable(bands)!r}"
+            )
+        return (bands,)
+    names = tuple(bands)
+    unknown = [name for name in names if name not in BANDS]
+    if unknown:
+        raise ValueError(f"there is no band {printable(unknown[0])}; the bands are {', '.join(BANDS)}")
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"bands must name each band once, and at least one, not {printable(names)}")
+    return names
+
+
+def read_statistics(path: str | os.PathLike[str]) -> dict[str, tuple[float, float]]:
+    """Read means and standard deviations that ``ben-secure stats --json`` wrote.
+
+    Args:
+        path: The JSON file: ``{"bands": {"B02": {"mean": ..., "std": ...}, ...}}``; what else it has is ignored.
+
+    Returns:
+        (mean, standard deviation) by band name.
+
+    Raises:
+        EncodeError: The file cannot be read, or is no such JSON.
+    """
+    shown = printable(os.fspath(path), 400)
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MAX_STATISTICS_BYTES + 1)
+        if len(text) > _MAX_STATISTICS_BYTES:
+            raise ValueError(f"it has more than {_MAX_STATISTICS_BYTES} bytes")
+        bands = json.loads(text)["bands"]
+        return {name: (float(band["mean"]), float(band["std"])) for name, band in bands.items()}
+    except KeyError as error:
+        reason = f"it has no {printable(str(error))}"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = printable(str(error))
+    raise EncodeError(f"cannot use the statistics {shown}: {reason}; write them with ben-secure stats --json")
+
+
+class _Step(NamedTuple):
+    """One copy: the arguments of a view of the patch's pixels, and where it goes."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    output: int
+    start: int
+    stop: int
+
+
+class Pixels:
+    """Fills arrays with the wanted bands of patches.
+
+    Attributes:
+        names: The bands, in order.
+        shapes: Shape of each array that a patch fills: one of (bands, size, size), or one for each resolution.
+        resolutions: Metres a pixel of each array, if the bands keep their resolution; otherwise empty.
+    """
+
+    def __init__(
+        self, bands: str | Sequence[str], size: int | None, resampling: str, normalize: Normalisation | None
+    ) -> None:
+        """Choose what to fill arrays with.
+
+        Args:
+            bands: As for ``band_names``.
+            size: Rows and columns of every band; None to leave them as they are.
+            resampling: One of ``resampling.MODES``.
+            normalize: Means and standard deviations; None to leave the values as they are.
+
+        Raises:
+            ValueError: An argument is not one of the admitted, or a band has no mean and deviation.
+        """
+        self.names = band_names(bands)
+        if resampling not in MODES:
+            raise ValueError(f"resampling must be one of {', '.join(MODES)}, not {printable(resampling)!r}")
+        if size is not None and (type(size) is not int or not 1 <= size <= 4096):
+            raise ValueError(f"size must be None or 1 to 4096 pixels a side, not {printable(size)}")
+        self._mode = resampling
+        self.resolutions: tuple[int, ...] = ()
+        self._groups: tuple[tuple[str, ...], ...] = (self.names,)
+        sides: Sequence[int | None] = [size]
+        if size is None:
+            self.resolutions = tuple(sorted({BANDS[name].resolution_m for name in self.names}))
+            self._groups = tuple(
+                tuple(name for name in self.names if BANDS[name].resolution_m == metres) for metres in self.resolutions
+            )
+            sides = [BANDS[group[0]].side for group in self._groups]
+        self._keep = size is None
+        self.shapes = tuple((len(group), side or 0, side or 0) for group, side in zip(self._groups, sides, strict=True))
+        self._scale = None if normalize is None else [_scale(group, normalize) for group in self._groups]
+        self._steps: dict[Layout, tuple[_Step, ...]] = {}
+        self._latest: tuple[Layout | None, tuple[_Step, ...]] = (None, ())
+
+    def fill(self, outputs: Sequence[Float32], layout: Layout, pixels: bytearray | memoryview) -> None:
+        """Write one patch.
+
+        Args:
+            outputs: An array for each of ``shapes``.
+            layout: The patch's.
+            pixels: The patch's.
+
+        Raises:
+            PatchFormatError: The patch lacks a band, or has one that cannot be converted.
+        """
+        known, steps = self._latest
+        if known is not layout:
+            steps = self._steps_for(layout)
+            self._latest = layout, steps
+        for shape, dtype, offset, output, start, stop in steps:
+            view: npt.NDArray[Any] = np.ndarray(shape, dtype, pixels, offset)
+            target = outputs[output][start:stop]
+            if shape[1:] == target.shape[1:]:
+                np.copyto(target, view, casting="unsafe")
+                if self._scale is not None:
+                    _normalise(target, self._scale[output], start, stop)
+            elif self._scale is None:
+                resample(view, target, self._mode)
+            else:  # while it is small: the weights of each output pixel sum to 1
+                small = view.astype(np.float32)
+                _normalise(small, self._scale[output], start, stop)
+                resample(small, target, self._mode)
+
+    def _steps_for(self, layout: Layout) -> tuple[_Step, ...]:
+        steps = self._steps.get(layout)
+        if steps is None:
+            for name in self.names:
+                self._check(layout, name)
+            if len(self._steps) >= _MAX_LAYOUTS:
+                self._steps.clear()
+            steps = self._steps[layout] = tuple(
+                step for output, group in enumerate(self._groups) for step in _plan(layout, group, output)
+            )
+        return steps
+
+    def _check(self, layout: Layout, name: str) -> None:
+        """Check that a band is there and can be converted."""
+        slot = layout.by_name.get(name)
+        if slot is None:
+            raise _refused(
+                f"the patch has no band {name}, it has {', '.join(layout.by_name)}; ask for bands that it has"
+            )
+        if slot.dtype.kind == "c":
+            raise _refused(f"band {name} holds complex numbers ({slot.dtype.str}), which have no float32")
+        if self._keep and slot.shape != BANDS[name].shape:
+            raise _refused(
+                f"band {name} has {slot.shape[0]} x {slot.shape[1]} pixels, expected {BANDS[name].side} a side; "
+                "pass a size to resample it"
+            )
+
+
+def _plan(layout: Layout, group: Sequence[str], output: int) -> list[_Step]:
+    """Cut bands into the fewest runs that lie end to end in the patch."""
+    runs: list[list[BandSlot]] = []
+    for name in group:
+        slot = layout.by_name[name]
+        if runs and run_of([*runs[-1], slot]) is not None:
+            runs[-1].append(slot)
+        else:
+            runs.append([slot])
+    steps, start = [], 0
+    for run in runs:
+        first = run[0]
+        steps.append(_Step((len(run), *first.shape), first.dtype, first.offset, output, start, start + len(run)))
+        start += len(run)
+    return steps
+
+
+def _scale(group: Sequence[str], normalize: Normalisation) -> tuple[Float32, Float32]:
+    """Means and reciprocal deviations of some bands, float32 (n, 1, 1) each."""
+    means, factors = [], []
+    for name in group:
+        if name not in normalize:
+            raise ValueError(f"normalize has no mean and standard deviation for band {name}; add them")
+        mean, deviation = map(float, normalize[name])
+        if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
+            raise ValueError(f"band {name} cannot be normalised by mean {mean} and standard deviation {deviation}")
+        means.append(mean)
+        factors.append(1 / deviation)
+    return np.array(means, np.float32)[:, None, None], np.array(factors, np.float32)[:, None, None]
+
+
+def _normalise(images: Float32, scale: tuple[Float32, Float32], start: int, stop: int) -> None:
+    images -= scale[0][start:stop]
+    images *= scale[1][start:stop]
+
+
+def _refused(message: str) -> PatchFormatError:
+    return PatchFormatError(message, rule=Rule.PATCH)
