@@ -151,8 +151,8 @@ class JsonWriter:
             report: The report on it.
         """
         found = facts(report)
-        if self._open is not None:
-            found["findings_left_out"] = sum(report.rules.values()) - sum(self._open.values())
+        if self._open is not None:  # those too were written, perhaps, that the report has no room for
+            found["findings_left_out"] = report.tally.rules.total() - self._open.total()
         for name in _SUMS:
             self._sums[name] += int(str(found[name]))
         self._rules.update({str(rule): count for rule, count in report.rules.items()})
