@@ -19,7 +19,7 @@ class Markup(str):
     __slots__ = ()
 
 
-_VOID = frozenset({"meta", "img", "rect"})
+_VOID = frozenset({"img", "meta"})
 
 
 def tag(name: str, *children: Child, **attributes: Child) -> Markup:
@@ -182,8 +182,9 @@ figcaption small{font-weight:400}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;vertical-align:top;padding:5px 10px 5px 0;font-weight:400}
 thead th{color:var(--soft);font-size:13px;border-bottom:1px solid var(--line);white-space:nowrap}
-.list td{border-top:1px solid var(--line)}
-.list .key{min-width:190px}
+.list td{border-top:1px solid var(--line);overflow-wrap:anywhere}
+.list.findings{table-layout:fixed;min-width:720px}
+.findings{font-size:14px}.findings th:nth-child(1){width:29%}.findings th:nth-child(2){width:17%}
 .bars th{width:1%;white-space:nowrap;font-size:13px;padding:3px 12px 3px 0}
 .bars td{padding:3px 0}.bars .bar{vertical-align:middle}.bars svg{display:block;margin-top:5px}
 .number{width:1%;text-align:right;padding-left:12px!important;font-variant-numeric:tabular-nums;font-size:13px}

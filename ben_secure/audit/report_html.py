@@ -29,6 +29,17 @@ _PICTURES = 8
 _PICTURE_SIDE = 240
 _MAX_LOOKED_AT = 20
 _ORDER = list(Level)
+# What may have been put there to run code comes before what is merely broken.
+_FIRST = (
+    Rule.FORBIDDEN_GLOBAL,
+    Rule.FORBIDDEN_OPCODE,
+    Rule.CALL_SHAPE,
+    Rule.STRUCTURE,
+    Rule.TRAILING_DATA,
+    Rule.ARRAY,
+    Rule.LOST,
+    Rule.DAMAGED,
+)
 _SENTENCES: dict[Verdict, str] = {
     "clean": "Every value that was judged is a patch and nothing else.",
     "refused": "Do not load what was refused with pickle, and find out who wrote it.",
@@ -182,14 +193,19 @@ def _power(bits: int) -> str:
 
 
 def _findings(report: AuditReport, read: _Read) -> Markup | None:
-    """All findings, by rule, the gravest and most frequent first."""
+    """All findings, by rule, the gravest first."""
     if not report.rules:
         return None
     kept: dict[Rule, list[Finding]] = {rule: [] for rule in report.rules}
     for finding in report.findings:
         kept.setdefault(finding.rule, []).append(finding)
-    rules = sorted(kept, key=lambda rule: (_ORDER.index(RULES[rule].level), -report.rules.get(rule, 0), str(rule)))
-    groups = [_group(rule, report.rules.get(rule, 0), kept[rule], read) for rule in rules]
+    counts = report.rules
+
+    def gravity(rule: Rule) -> tuple[int, int, int, str]:
+        first = _FIRST.index(rule) if rule in _FIRST else len(_FIRST)
+        return _ORDER.index(RULES[rule].level), first, -counts.get(rule, 0), str(rule)
+
+    groups = [_group(rule, counts.get(rule, 0), kept[rule], read) for rule in sorted(kept, key=gravity)]
     return join([tag("h3", "Findings"), *groups])
 
 
@@ -205,7 +221,7 @@ def _group(rule: Rule, count: int, findings: Sequence[Finding], read: _Read) -> 
     rows = [_row(finding) for finding in shown]
     parts: list[Child] = [
         tag("p", text.help, class_="soft"),
-        table(["LMDB key", "byte", "opcode", "found"], rows, "list") if rows else None,
+        table(["LMDB key", "byte, opcode", "found"], rows, "list findings") if rows else None,
         tag("p", f"and {count - len(shown):,} more; the JSON report lists more of them", class_="soft")
         if count > len(shown)
         else None,
@@ -225,8 +241,12 @@ def _row(finding: Finding) -> list[Child]:
     key = "(database)" if finding.lmdb_key is None else printable_key(finding.lmdb_key)
     return [
         tag("span", key, class_="key"),
-        "" if finding.offset is None else f"{finding.offset:,}",
-        tag("code", printable(finding.opcode)) if finding.opcode is not None else "",
+        join(
+            [
+                None if finding.offset is None else f"{finding.offset:,} ",
+                None if finding.opcode is None else tag("code", printable(finding.opcode)),
+            ]
+        ),
         join(found),
     ]
 
