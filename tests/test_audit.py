@@ -1,8 +1,5 @@
 """The audit: a value is clean exactly if the loader returns a patch, and a database only if all of it was judged."""
 
-import io
-import json
-import re
 import tracemalloc
 
 import assembler
@@ -13,12 +10,10 @@ from attacks import ATTACKS
 from hypothesis import given
 from hypothesis import strategies as st
 from legacy_values import GENERATIONS, small_tree, write
-from rich.console import Console
 from strategies import TwoBandPatch, make_patch
 
 from ben_secure import BenSecureError, Limits, loads
-from ben_secure.audit import AuditReport, Finding, audit_database, run, scan_value
-from ben_secure.audit.report import SCHEMA, to_json, to_table
+from ben_secure.audit import Finding, audit_database, run, scan_value
 from ben_secure.errors import Rule
 
 HONEST = [*(write(small_tree(generation)) for generation in GENERATIONS), assembler.canonical()]
@@ -245,125 +240,3 @@ def test_an_entry_that_is_announced_but_not_there_is_not_clean(tmp_path):
     report = audit_database(database, limits=Limits(max_value_bytes=4096))
     assert (report.checked, report.refused) == (3, 1)
     assert "3 records were found, 4 were announced" in report.undecided
-
-
-# The report.
-
-
-def report_of(**changes):
-    """A report with one finding."""
-    finding = Finding(
-        lmdb_key=b"S2A_1", rule=Rule.CALL_SHAPE, message="odd call (REDUCE at byte 7); ask", opcode="REDUCE", offset=7
-    )
-    facts = {
-        "database": "some.lmdb", "checked": 5, "refused": 1, "rules": {Rule.CALL_SHAPE: 1},
-        "findings": (finding,), "value_bytes": 2_500_000, "undecided": None,
-    }  # fmt: skip
-    return AuditReport(**(facts | changes))
-
-
-def printed(report, width=100, **options):
-    """What is printed of a report."""
-    out = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False, **options)
-    to_table(report, out)
-    return out.file.getvalue()
-
-
-def test_json_has_the_documented_keys():
-    """The keys are those that the docstring lists, and the object survives a round trip."""
-    document = to_json(report_of())
-    assert document == json.loads(json.dumps(document))
-    assert set(re.findall("``([a-z_]+)``", to_json.__doc__.partition("Returns:")[2])) == {
-        *document,
-        *document["findings"][0],
-    }
-    assert (document["schema"], document["command"]) == (SCHEMA, "audit") == (1, "audit")
-    assert document["findings"][0] == {
-        "lmdb_key": "S2A_1", "lmdb_key_hex": b"S2A_1".hex(), "rule": "call-shape", "opcode": "REDUCE", "offset": 7,
-        "message": "odd call (REDUCE at byte 7); ask", "global": None,
-    }  # fmt: skip
-
-
-def test_the_table_shows_the_findings_and_the_verdict_last():
-    """Key, rule, byte and what was found stand in one line; the place is not told twice."""
-    lines = printed(report_of()).splitlines()
-    assert re.fullmatch(r"S2A_1\s+call-shape\s+7\s+odd call", lines[2].rstrip())
-    assert "5 values checked (2.5 MB): 4 clean, 1 refused" in lines
-    assert "refused by rule: call-shape 1" in lines
-    assert lines[-1] == "REFUSED: 1 of 5 values in some.lmdb; do not load it with pickle"
-
-
-@pytest.mark.parametrize(
-    ("changes", "last"),
-    [
-        ({"refused": 0, "rules": {}, "findings": ()}, "CLEAN: all 5 values in some.lmdb are patches and nothing else"),
-        ({"refused": 0, "rules": {}, "findings": (), "undecided": "torn page"}, "UNDECIDED: some.lmdb: torn page"),
-        ({"refused": 0, "rules": {}, "findings": (), "checked": 0}, "UNDECIDED: some.lmdb: nothing was checked"),
-    ],
-)
-def test_the_last_line_is_the_verdict(changes, last):
-    """One line says it, whatever stands before."""
-    assert printed(report_of(**changes)).splitlines()[-1] == last
-
-
-def test_a_refused_database_that_was_not_finished_says_both():
-    """The reason why it was not finished is not lost."""
-    lines = printed(report_of(undecided="torn page")).splitlines()
-    assert lines[-2:] == ["not finished: torn page", "REFUSED: 1 of 5 values in some.lmdb; do not load it with pickle"]
-
-
-def test_many_findings_are_summed_up():
-    """The table is cut and says so."""
-    findings = tuple(Finding(lmdb_key=b"%d" % n, rule=Rule.ARRAY, message="odd") for n in range(150))
-    text = printed(report_of(checked=400, refused=350, findings=findings, rules={Rule.ARRAY: 350}))
-    assert "and 250 more refused; --json lists up to 150" in text
-    assert text.count("invalid-array") == 100 + 1
-
-
-@pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
-def test_nothing_is_cut_off_at_any_width(width):
-    """Every character of a finding is there, if folded."""
-    finding = Finding(
-        lmdb_key=b"S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48" * 2,
-        rule=Rule.FORBIDDEN_GLOBAL,
-        message="",
-        offset=10**6,
-        global_name="Global." * 9,
-    )
-    text = printed(report_of(findings=(finding,)), width).partition("values checked")[0]
-    assert all(len(line) <= width for line in text.splitlines())
-    for character in "_G":
-        shown = finding.lmdb_key.decode() + finding.global_name
-        assert text.count(character) >= shown.count(character)
-
-
-HOSTILE_TEXTS = [
-    "\x1b[31mred",
-    "\x9b31m",
-    "a\nb\rc",
-    "\u202egnp",
-    "[red]x[/red]",
-    ":smile:",
-    "[link=http://x]y[/link]",
-    "\x07\x7f\0",
-]
-
-
-@pytest.mark.threat("T4")
-@pytest.mark.parametrize("text", HOSTILE_TEXTS)
-def test_hostile_keys_and_globals_reach_the_terminal_as_plain_text(text):
-    """No escape, line break, mark or markup of a key or a global is interpreted."""
-    finding = scan_value(text.encode(), assembler.program(assembler.name(text, "x")))
-    assert finding.rule is Rule.FORBIDDEN_GLOBAL
-    shown = printed(
-        report_of(database=f"{text}.lmdb", findings=(finding,)), 160, force_terminal=True, color_system="truecolor"
-    )
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    escaped = text.encode("unicode_escape").decode().replace("\\\\", "\\")
-    assert plain.count(escaped) == 3  # key, global, database
-    assert re.fullmatch(r"[ -~─\n]*", plain)
-    if "\x1b" in text:
-        assert text not in shown
-    json_text = json.dumps(to_json(report_of(findings=(finding,))))
-    assert re.fullmatch(r"[ -~]*", json_text)
-    assert bytes.fromhex(json.loads(json_text)["findings"][0]["lmdb_key_hex"]) == text.encode()

@@ -92,14 +92,15 @@ def facts(report: AuditReport) -> dict[str, object]:
         "interrupted": report.interrupted,
         "value_bytes": report.value_bytes,
         "levels": {str(level): report.count(level) for level in Level},
-        "rules": {str(rule): count for rule, count in sorted(report.rules.items(), key=_frequent)},
+        "rules": {str(rule): count for rule, count in sorted(report.rules.items(), key=frequent)},
         "formats": dict(sorted(tally.formats.items())),
         "sizes": {str(bits): tally.sizes[bits] for bits in sorted(tally.sizes)},
         "opinions": dict(sorted(tally.opinions.items())),
     }
 
 
-def _frequent(item: tuple[object, int]) -> tuple[int, str]:
+def frequent(item: tuple[object, int]) -> tuple[int, str]:
+    """Sort what is counted by this: the most frequent first, then by name."""
     return -item[1], str(item[0])
 
 
@@ -194,7 +195,7 @@ class JsonWriter:
             "error": None if error is None else printable(error, 1000),
             **self._sums,
             "levels": levels,
-            "rules": dict(sorted(self._rules.items(), key=_frequent)),
+            "rules": dict(sorted(self._rules.items(), key=frequent)),
         }
         self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in document.items()) + "\n}\n")
 
