@@ -21,15 +21,12 @@ from ben_secure.audit.rules import Level
 from ben_secure.audit.scan import Judge, Options
 from ben_secure.audit.state import Done, StateFile, describe
 from ben_secure.audit.structure import structure_findings
-from ben_secure.audit.workers import VALUE_TIMEOUT_S, Workers
+from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.errors import StoreError, UndecidedError, UntrustedDataError
 from ben_secure.store.pages import PageReader
 
 Progress = Callable[[int, int, int], None]
 """Called after each range with records done, records to do, and bytes of values judged."""
-
-Split = Callable[[RangeTask, int], list[RangeTask]]
-"""Cuts a range around one of its records, see ``ranges.split``."""
 
 Runner = Callable[[Iterable[RangeTask], Split], Generator[tuple[RangeTask, Tally], None, None]]
 """Has ranges judged by whoever; gives each, or the parts into which it was cut, with its tally, in key order."""
@@ -87,10 +84,11 @@ def audit_database(
     Raises:
         StoreError: ``run.resume`` cannot be read or written, or is no state of an audit.
     """
-    run = run or Run()
+    options, run = options or Options(), run or Run()
     state = None if run.resume is None else StateFile(run.resume)
-    audit = _Audit(os.fspath(path), options or Options(), run, state)
-    report = audit.report()
+    with _pool(options, run) as workers:
+        audit = _Audit(os.fspath(path), options, run, state, workers)
+        report = audit.report()
     if state is not None and audit.finished:
         state.remove()
     return report
@@ -122,18 +120,19 @@ def audit_many(
     state = None if run.resume is None else StateFile(run.resume)
     reports: list[AuditReport] = []
     finished = True
-    for database, problem in _all_databases(paths):
-        if problem is not None:
-            report = _nothing(database, run, problem)
-        elif any(report.interrupted for report in reports):
-            report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
-        else:
-            audit = _Audit(database, options, run, state)
-            report = audit.report()
-            finished = finished and audit.finished
-        reports.append(report)
-        if on_report is not None:
-            on_report(report)
+    with _pool(options, run) as workers:
+        for database, problem in _all_databases(paths):
+            if problem is not None:
+                report = _nothing(database, run, problem)
+            elif any(report.interrupted for report in reports):
+                report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
+            else:
+                audit = _Audit(database, options, run, state, workers)
+                report = audit.report()
+                finished = finished and audit.finished
+            reports.append(report)
+            if on_report is not None:
+                on_report(report)
     if state is not None and finished:
         state.remove()
     return reports
@@ -171,13 +170,14 @@ class _Audit:
         finished: Whether there is nothing left that could be judged.
     """
 
-    def __init__(self, path: str, options: Options, run: Run, state: StateFile | None) -> None:
+    def __init__(self, path: str, options: Options, run: Run, state: StateFile | None, workers: Workers) -> None:
         self.finished = False
         self._path = path
         self._absolute = os.path.abspath(path)
         self._options = options
         self._run = run
         self._state = state
+        self._runner = run.runner or workers.judged
         self._tally = Tally()
         self._entries = 0
         self._resumed = 0
@@ -279,12 +279,12 @@ class _Audit:
     def _judge(self, pages: PageReader, start: bytes, opinions: Opinions, keep: Callable[[bool], None]) -> None:
         run, options = self._run, self._options
         if self._sampled and run.sample is not None:
-            tasks = (task for task in sample(pages, self._absolute, options, run.sample) if task.start >= start)
+            picked = sample(pages, self._absolute, options, run.sample)
+            tasks: Iterator[RangeTask] = (task for task in picked if task.start >= start)
         else:
-            records = max(_FEWEST_RECORDS, 1 + self._entries // (_workers(run) * _RANGES_A_WORKER))
+            records = max(_FEWEST_RECORDS, 1 + self._entries // (_processors(run) * _RANGES_A_WORKER))
             tasks = cut(pages, self._absolute, options, min(_MOST_RECORDS, records), start, self._position)
-        runner = run.runner or self._local
-        with closing(runner(tasks, lambda task, place: split(pages, task, place))) as judged:
+        with closing(self._runner(tasks, lambda task, place: split(pages, task, place))) as judged:
             for task, part in judged:
                 if part.undecided == CHANGED:
                     self._undecided = CHANGED
@@ -298,15 +298,12 @@ class _Audit:
                     run.progress(self._tally.done, self._total(), self._tally.value_bytes)
         self._start = None
 
-    def _local(self, tasks: Iterable[RangeTask], split: Split) -> Generator[tuple[RangeTask, Tally], None, None]:
-        with Workers(
-            _workers(self._run),
-            split,
-            value_timeout_s=self._run.value_timeout_s,
-            max_value_bytes=self._options.limits.max_value_bytes,
-        ) as workers:
-            yield from workers.judged(tasks)
 
-
-def _workers(run: Run) -> int:
+def _processors(run: Run) -> int:
     return run.workers or len(os.sched_getaffinity(0))
+
+
+def _pool(options: Options, run: Run) -> Workers:
+    return Workers(
+        _processors(run), value_timeout_s=run.value_timeout_s, max_value_bytes=options.limits.max_value_bytes
+    )

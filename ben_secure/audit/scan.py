@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.formats import REFUSED, SAFETENSORS, format_of
+from ben_secure.audit.names import key_remark
 from ben_secure.audit.programs import Programs
+from ben_secure.audit.remarks import metadata_remarks
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
 from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -169,8 +171,9 @@ class Judge:
         tally.keep_clean(lmdb_key)
         if self._programs is not None and written_by != SAFETENSORS:
             tally.see(self._programs.accepted(value), lmdb_key, position)
-        for remark in self._remarks(lmdb_key, value, patch):
-            tally.add(dataclasses.replace(remark, position=position))
+        for remark in (key_remark(lmdb_key), metadata_remarks(lmdb_key, patch)):
+            if remark is not None:
+                tally.add(dataclasses.replace(remark, position=position))
 
     def refuse_unread(self, tally: Tally, position: int, error: UntrustedDataError) -> None:
         """Count a record whose value is too long to be read."""
@@ -181,7 +184,3 @@ class Judge:
         tally.refused += 1
         program = self._programs.refused(value) if self._programs is not None and value else None
         tally.add(dataclasses.replace(finding, position=position, program=program))
-
-    def _remarks(self, lmdb_key: bytes, value: bytes, patch: BigEarthNetPatch) -> list[Finding]:
-        """Warnings and notes on a value that loads."""
-        return []

@@ -52,9 +52,8 @@ def describe(options: Options, judge: Judge, sample: int | None) -> dict[str, ob
         sample: How many values are looked at, or None for all.
     """
     demand = options.demand
-    mac_key = None if demand is None else demand.mac_key
     return {
-        "mac_keys": [] if mac_key is None else sorted(key.fingerprint for key in _several(mac_key)),
+        "mac_keys": [] if demand is None else demand.mac_fingerprints,
         "context": "" if demand is None else demand.context,
         "verify_keys": [] if demand is None else sorted(key.fingerprint for key in demand.verify_keys),
         "threshold": 1 if demand is None else demand.threshold,
@@ -65,10 +64,6 @@ def describe(options: Options, judge: Judge, sample: int | None) -> dict[str, ob
         "opinions": options.opinions,
         "sample": sample,
     }
-
-
-def _several(mac_key: object) -> list[object]:
-    return list(mac_key) if hasattr(mac_key, "__iter__") else [mac_key]
 
 
 class StateFile:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
@@ -36,6 +36,9 @@ VALUE_TIMEOUT_S = 60.0
 
 MAX_LOST = 100
 """Values that may cost workers before the audit gives up: each takes two processes, and perhaps two timeouts."""
+
+Split = Callable[[RangeTask, int], list[RangeTask]]
+"""Cuts a range around one of its records, see ``ranges.split``."""
 
 _AHEAD = 32  # ranges for each worker; bounds what waits for a slow one
 _ATTEMPTS = 3
@@ -171,7 +174,6 @@ class Workers:
     def __init__(
         self,
         count: int,
-        split: Callable[[RangeTask, int], list[RangeTask]],
         *,
         value_timeout_s: float = VALUE_TIMEOUT_S,
         max_value_bytes: int = 0,
@@ -181,7 +183,6 @@ class Workers:
 
         Args:
             count: How many, 1 or more.
-            split: Cuts a range around one of its records, as ``ranges.split``.
             value_timeout_s: How long a worker may be at one value, seconds.
             max_value_bytes: Longest value; gives how much memory a worker may take.
             judge: What a worker does with a range; a function that it can import.
@@ -194,16 +195,16 @@ class Workers:
         if not 0 < value_timeout_s < 10**6:
             raise ValueError(f"value_timeout_s must be more than 0 and less than a million, not {value_timeout_s}")
         self._count = count
-        self._split = split
         self._setup = judge, value_timeout_s, _MEMORY_BYTES + 8 * max_value_bytes
         self._workers: list[_Worker] = []
         self._lost = 0
 
-    def judged(self, tasks: Iterable[RangeTask]) -> Iterator[tuple[RangeTask, Tally]]:
+    def judged(self, tasks: Iterable[RangeTask], split: Split) -> Generator[tuple[RangeTask, Tally], None, None]:
         """Judge ranges.
 
         Args:
             tasks: The ranges, in key order; taken as they are needed.
+            split: Cuts a range around one of its records, as ``ranges.split``.
 
         Yields:
             Each range, or the parts into which it was cut, with its tally; in key order.
@@ -212,8 +213,17 @@ class Workers:
             StoreError: Workers cannot be started, or too many were lost. What ``tasks`` raises comes after the ranges
                 before it.
         """
-        todo = iter(tasks)
         jobs: list[_Job] = []
+        try:
+            yield from self._judged(iter(tasks), jobs, split)
+        finally:
+            for worker in [worker for worker in self._workers if worker.job is not None]:
+                self._workers.remove(worker)  # nobody waits for it any more
+                worker.close()
+
+    def _judged(
+        self, todo: Iterator[RangeTask], jobs: list[_Job], split: Split
+    ) -> Generator[tuple[RangeTask, Tally], None, None]:
         failure: Exception | None = None
         more = True
         while True:
@@ -228,7 +238,7 @@ class Workers:
             while jobs and (tally := jobs[0].tally) is not None:
                 yield jobs.pop(0).task, tally
             if jobs:
-                self._wait(jobs)
+                self._wait(jobs, split)
             elif not more:
                 break
         if failure is not None:
@@ -245,7 +255,7 @@ class Workers:
             self._workers.append(worker)
             worker.give(job)
 
-    def _wait(self, jobs: list[_Job]) -> None:
+    def _wait(self, jobs: list[_Job], split: Split) -> None:
         """Wait until a worker has something to say, and hear it; nothing to hear for a while is no harm."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         for connection in wait(list(busy), _POLL_S):
@@ -267,12 +277,12 @@ class Workers:
                         f"a worker process could not be started: {lost}; see whether {sys.executable} can import "
                         "ben_secure.audit"
                     ) from lost
-                self._recover(jobs, job, place, str(lost))
+                self._recover(jobs, job, place, str(lost), split)
         for worker in self._workers:
             if worker.job is not None:
                 worker.end_if_stuck()
 
-    def _recover(self, jobs: list[_Job], job: _Job, place: int, fate: str) -> None:
+    def _recover(self, jobs: list[_Job], job: _Job, place: int, fate: str, split: Split) -> None:
         """Put parts of a range, or a finding, in the place of a range at which a worker was lost."""
         job.losses += 1
         if job.task.alone and place == 0 and job.losses > 1:
@@ -286,7 +296,7 @@ class Workers:
         job.given = False
         if place == NOWHERE or job.task.alone:
             return
-        parts = [_Job(task) for task in self._split(job.task, place)]
+        parts = [_Job(task) for task in split(job.task, place)]
         if len(parts) == 1:
             return
         for part in parts:

@@ -41,7 +41,8 @@ def print_json(document: Mapping[str, object]) -> None:
 def wants_json(arguments: list[str]) -> bool:
     """Whether a command line asks for JSON, though it may not parse otherwise."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in options
+    formats = zip(options, [*options[1:], ""], strict=True)
+    return "--json" in options or "--format=json" in options or ("--format", "json") in formats
 
 
 def fail(arguments: list[str], error: BaseException) -> int:

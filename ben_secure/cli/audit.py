@@ -1,29 +1,170 @@
-"""``ben-secure audit``: is anything in this database hostile?"""
+"""``ben-secure audit``: is anything in these databases hostile?"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
+from ben_secure.audit.findings import AuditReport
 from ben_secure.audit.report import to_json, to_table
-from ben_secure.audit.run import audit_database
-from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.audit.rules import Level
+from ben_secure.audit.run import Progress, Run, audit_many, exit_code_of
+from ben_secure.audit.scan import Options
+from ben_secure.audit.workers import VALUE_TIMEOUT_S
+from ben_secure.cli import _signing
+from ben_secure.cli._common import console, print_json
+
+if TYPE_CHECKING:
+    from ben_secure.store._verification import Demand
+
+
+class Format(str, Enum):
+    """How a report is written."""
+
+    TABLE = "table"
+    JSON = "json"
 
 
 def command(
-    database: Annotated[str, typer.Argument(metavar="DB", help="LMDB directory, or its data file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    databases: Annotated[
+        list[str],
+        typer.Argument(metavar="DB...", help="LMDB directories, data files, or folders in which to look for them."),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="How to write the report.")] = Format.TABLE,
+    fail_on: Annotated[
+        Level, typer.Option("--fail-on", help="Least level of a finding for which the exit code is 1.")
+    ] = Level.ERROR,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that judge; as many as processors if not given.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", metavar="N", min=1, help="Judge N values only, spread evenly.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="STATE", help="Keep the state in this file; go on from it if it is there."),
+    ] = None,
+    mac_key: _signing.MacKeyOption = None,
+    context: _signing.ContextOption = "",
+    verify_keys: Annotated[
+        list[str] | None,
+        typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option("--manifest", metavar="FILE", help="Signed manifest; DB.manifest if not given.")
+    ] = None,
+    name: _signing.NameOption = None,
+    version: _signing.VersionOption = None,
+    threshold: Annotated[int, typer.Option("--threshold", help="How many of the --verify-key must have signed.")] = 1,
+    since_manifest: Annotated[
+        bool,
+        typer.Option(
+            "--since-manifest", help="Pass over values that the manifest lists; whoever signed it audited them."
+        ),
+    ] = False,
+    no_fickling: Annotated[
+        bool, typer.Option("--no-fickling", help="Do not ask fickling for a second opinion; the verdict is the same.")
+    ] = False,
+    value_timeout: Annotated[
+        float, typer.Option("--value-timeout", metavar="S", help="Seconds that one value may take.")
+    ] = VALUE_TIMEOUT_S,
 ) -> int:
-    """Check every value of a database; nothing in it is run.
+    """Check every value of databases, and the databases as a whole; nothing in them is run.
 
-    Exit code 0: every value is a patch and nothing else. 1: something was refused. 2: not everything could be checked,
-    or there was nothing to check.
+    Exit code 0: every value is a patch and nothing else. 1: something was refused, or is of the level --fail-on. 2: not
+    everything could be checked, or there was nothing to check. 130: interrupted; what was found is told.
     """
-    with progress_bar("checking") as progress:
-        report = audit_database(database, progress=progress)
-    if as_json:
-        print_json(to_json(report))
-    else:
-        to_table(report, console())
-    return report.exit_code
+    options = Options(
+        demand=_demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version),
+        since_manifest=since_manifest,
+        opinions=not no_fickling,
+    )
+    with _progress_bar() as progress:
+        run = Run(
+            workers=workers,
+            value_timeout_s=value_timeout,
+            sample=sample,
+            resume=resume,
+            fail_on=fail_on,
+            progress=progress,
+        )
+        reports = audit_many(databases, options=options, run=run)
+    _print(reports, Format.JSON if as_json else form)
+    return exit_code_of(reports)
+
+
+def _demand(
+    databases: Sequence[str],
+    mac_key: str | None,
+    context: str,
+    verify_keys: list[str] | None,
+    threshold: int,
+    manifest: str | None,
+    name: str | None,
+    version: str | None,
+) -> Demand | None:
+    """What the options ask to be verified."""
+    if mac_key is None and context:
+        raise typer.BadParameter("--context belongs to --mac-key")
+    if not verify_keys and (any(option is not None for option in (manifest, name, version)) or threshold != 1):
+        raise typer.BadParameter("--manifest, --name, --version and --threshold belong to --verify-key")
+    if verify_keys and not 1 <= threshold <= len(verify_keys):
+        raise typer.BadParameter(f"--threshold is {threshold}, expected 1 to the number of keys, {len(verify_keys)}")
+    if manifest is not None and len(databases) > 1:
+        raise typer.BadParameter("--manifest is that of one database; of several each has DB.manifest beside it")
+    if mac_key is None and not verify_keys:
+        return None
+    from ben_secure.signing.keys import read_mac_keys, read_verify_key
+    from ben_secure.store._verification import demand_of
+
+    mac_keys = None
+    for database in databases if mac_key is not None else ():
+        mac_keys = read_mac_keys(str(mac_key), database)
+    keys = [read_verify_key(path) for path in verify_keys or ()]
+    return demand_of(mac_keys, context, keys or None, threshold, manifest, name, version)
+
+
+def _print(reports: Sequence[AuditReport], form: Format) -> None:
+    if form is Format.JSON:
+        for report in reports:
+            print_json(to_json(report))
+        return
+    out = console()
+    for number, report in enumerate(reports):
+        if number:
+            out.print()
+        to_table(report, out)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress | None]:
+    """Show progress, rate and time left on stderr while the block runs, if stderr is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    columns = (
+        TextColumn("checking", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("checking", total=None, rate="")
+
+        def show(done: int, total: int, value_bytes: int) -> None:
+            seconds = bar.tasks[0].elapsed or 0
+            rate = f"{done / seconds:,.0f}/s, {value_bytes / seconds / 1e6:,.0f} MB/s" if seconds > 1 else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+
+        yield show
