@@ -143,6 +143,8 @@ class JsonWriter:
             report: The report on it.
         """
         found = facts(report)
+        if self._open is not None:  # those too were written, perhaps, that the report has no room for
+            found["findings_left_out"] = report.tally.rules.total() - self._open.total()
         for name in _SUMS:
             self._sums[name] += int(str(found[name]))
         self._rules.update({str(rule): count for rule, count in report.rules.items()})

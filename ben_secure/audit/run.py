@@ -99,6 +99,7 @@ def audit_many(
     *,
     options: Options | None = None,
     run: Run | None = None,
+    on_begin: Callable[[str], None] | None = None,
     on_report: Callable[[AuditReport], None] | None = None,
 ) -> list[AuditReport]:
     """Judge several databases, one after the other.
@@ -107,6 +108,7 @@ def audit_many(
         paths: Databases, and folders in which (and below which) databases are looked for.
         options: How to judge; None for the defaults.
         run: How to carry it out; None for the defaults.
+        on_begin: Called with the path of each database before anything is found of it.
         on_report: Called with each report as soon as it is there.
 
     Returns:
@@ -122,6 +124,8 @@ def audit_many(
     finished = True
     with _pool(options, run) as workers:
         for database, problem in _all_databases(paths):
+            if on_begin is not None:
+                on_begin(database)
             if problem is not None:
                 report = _nothing(database, run, problem)
             elif any(report.interrupted for report in reports):

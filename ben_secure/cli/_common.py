@@ -55,7 +55,7 @@ def fail(arguments: list[str], error: BaseException) -> int:
     Returns:
         The exit code: 130 interrupted, 1 if data was refused, otherwise 2.
     """
-    exit_code, message = _explain(error)
+    exit_code, message = explain(error)
     if wants_json(arguments):
         document = {
             "schema": SCHEMA,
@@ -70,7 +70,8 @@ def fail(arguments: list[str], error: BaseException) -> int:
     return exit_code
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
+def explain(error: BaseException) -> tuple[int, str]:
+    """Say in one line why a command failed, and with which exit code: 130 interrupted, 1 refused, otherwise 2."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, BenSecureError):

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ben_secure.audit.findings import AuditReport
-from ben_secure.audit.report import to_json, to_table
+from ben_secure.audit.findings import AuditReport, Finding
+from ben_secure.audit.report import JsonWriter, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run import Progress, Run, audit_many, exit_code_of
 from ben_secure.audit.scan import Options
 from ben_secure.audit.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
-from ben_secure.cli._common import console, print_json
+from ben_secure.cli._common import explain
+from ben_secure.errors import printable
+from ben_secure.files import write_file
 
 if TYPE_CHECKING:
     from ben_secure.store._verification import Demand
@@ -31,6 +35,8 @@ class Format(str, Enum):
 
     TABLE = "table"
     JSON = "json"
+    SARIF = "sarif"
+    HTML = "html"
 
 
 def command(
@@ -40,6 +46,11 @@ def command(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     form: Annotated[Format, typer.Option("--format", help="How to write the report.")] = Format.TABLE,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="FILE", help="Write the report into this file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --output.")] = False,
     fail_on: Annotated[
         Level, typer.Option("--fail-on", help="Least level of a finding for which the exit code is 1.")
     ] = Level.ERROR,
@@ -85,21 +96,89 @@ def command(
     """
     options = Options(
         demand=_demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version),
-        since_manifest=since_manifest,
+        since_manifest=_since(since_manifest, verify_keys),
         opinions=not no_fickling,
     )
-    with _progress_bar() as progress:
-        run = Run(
-            workers=workers,
-            value_timeout_s=value_timeout,
-            sample=sample,
-            resume=resume,
-            fail_on=fail_on,
-            progress=progress,
-        )
-        reports = audit_many(databases, options=options, run=run)
-    _print(reports, Format.JSON if as_json else form)
-    return exit_code_of(reports)
+    if output is not None and not force and os.path.lexists(output):
+        raise typer.BadParameter(f"{printable(output, 400)} exists; choose another name, or say --force")
+    form = Format.JSON if as_json else form
+    document = io.StringIO() if output is not None else None
+    stream = _Stream(document or sys.stdout) if form is Format.JSON else None
+    try:
+        with _progress_bar() as progress:
+            run = Run(
+                workers=workers,
+                value_timeout_s=value_timeout,
+                sample=sample,
+                resume=resume,
+                fail_on=fail_on,
+                progress=progress,
+                on_finding=None if stream is None else stream.finding,
+            )
+            reports = audit_many(
+                databases,
+                options=options,
+                run=run,
+                on_begin=None if stream is None else stream.begin,
+                on_report=None if stream is None else stream.end_database,
+            )
+    except (Exception, KeyboardInterrupt) as error:
+        if stream is None or not stream.begun or isinstance(error, OSError):
+            raise
+        return stream.fail(error)
+    exit_code = exit_code_of(reports)
+    if stream is not None:
+        stream.end(exit_code)
+    else:
+        write(reports, form.value, document or sys.stdout, exit_code=exit_code)
+    if output is not None and document is not None:
+        write_file(output, document.getvalue().encode(), overwrite=force)
+    return exit_code
+
+
+class _Stream:
+    """Writes the JSON of the findings as they come."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._writer: JsonWriter | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was written."""
+        return self._writer is not None
+
+    def _begun(self) -> JsonWriter:
+        self._writer = self._writer or JsonWriter(self._out)
+        return self._writer
+
+    def begin(self, database: str) -> None:
+        """A database is begun."""
+        self._begun().begin_database(database)
+
+    def finding(self, finding: Finding) -> None:
+        """A finding of it."""
+        self._begun().finding(finding)
+
+    def end_database(self, report: AuditReport) -> None:
+        """It is done."""
+        self._begun().end_database(report)
+
+    def end(self, exit_code: int) -> None:
+        """All are done."""
+        self._begun().end(exit_code=exit_code)
+
+    def fail(self, error: BaseException) -> int:
+        """End early; gives the exit code."""
+        exit_code, message = explain(error)
+        self._begun().end(exit_code=exit_code, error=message)
+        return exit_code
+
+
+def _since(since_manifest: bool, verify_keys: list[str] | None) -> bool:
+    if since_manifest and not verify_keys:
+        raise typer.BadParameter("--since-manifest belongs to --verify-key: who has signed the manifest?")
+    return since_manifest
 
 
 def _demand(
@@ -131,18 +210,6 @@ def _demand(
         mac_keys = read_mac_keys(str(mac_key), database)
     keys = [read_verify_key(path) for path in verify_keys or ()]
     return demand_of(mac_keys, context, keys or None, threshold, manifest, name, version)
-
-
-def _print(reports: Sequence[AuditReport], form: Format) -> None:
-    if form is Format.JSON:
-        for report in reports:
-            print_json(to_json(report))
-        return
-    out = console()
-    for number, report in enumerate(reports):
-        if number:
-            out.print()
-        to_table(report, out)
 
 
 @contextmanager
