@@ -31,9 +31,10 @@ from ben_secure.audit.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.errors import BenSecureError, MissingExtraError, StoreError, printable
 
 if TYPE_CHECKING:
-    from ben_secure.audit.run import Runner, Split
+    from ben_secure.audit.run import Runner
+    from ben_secure.audit.workers import Split
 
-CONNECT_TIMEOUT_S = 20.0
+CONNECT_TIMEOUT_S = 10.0
 """How long to wait for the scheduler, and for its first worker, seconds."""
 
 PATIENCE_S = 60.0
