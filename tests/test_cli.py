@@ -19,10 +19,10 @@ from test_audit import HONEST, HOSTILE_TEXTS, SHELL, damage, make_database, valu
 
 import ben_secure
 from ben_secure import Limits, cli, loads
+from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts
-from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.patches import Band, BigEarthNetPatch
 from ben_secure.store.pages import PageReader
 

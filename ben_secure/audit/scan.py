@@ -59,7 +59,7 @@ class Options:
                     "a module"
                 )
         with contextlib.suppress(BenSecureError):
-            loads(b"", classes=self.classes, limits=self.limits)  # classes of another kind are a TypeError
+            loads(b"\x80", classes=self.classes, limits=self.limits)  # classes of another kind are a TypeError
 
 
 def scan_value(
