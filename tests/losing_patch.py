@@ -6,9 +6,8 @@
 import os
 import signal
 
-from strategies import TwoBandPatch
-
 from ben_secure.audit.scan import Judge
+from ben_secure.patches import BigEarthNetPatch
 
 KILLER = b"killer"
 
@@ -21,7 +20,7 @@ def _losing_count(self, tally, position, lmdb_key, value):
     return _count(self, tally, position, lmdb_key, value)
 
 
-class LosingPatch(TwoBandPatch):
+class LosingPatch(BigEarthNetPatch):
     """Declared by the test; no value is one."""
 
 

@@ -95,10 +95,19 @@ def _connect(address: str) -> Any:
         )
     except Exception as error:  # of the network, of certificates, or whatever a scheduler of another version causes
         raise StoreError(
-            f"no scheduler of a Dask cluster answers at {printable(address)}: {printable(str(error), 300)}; see "
+            f"no scheduler of a Dask cluster answers at {printable(address)}: {_told(error)}; see "
             "whether it runs, and whether its version of Dask is that of this machine"
         ) from error
     return client
+
+
+def _told(error: object) -> str:
+    """What an error says that came from the network: of any class, whose methods may fail."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "it does not say what"
+    return f"{printable(type(error).__name__)}: {printable(text, 300)}"
 
 
 def _check_workers(client: Any) -> None:
@@ -108,11 +117,11 @@ def _check_workers(client: Any) -> None:
         versions = client.run(installed_version, on_error="return")
     except Exception as error:
         raise StoreError(
-            f"the cluster has no workers: {printable(str(error), 300)}; start some (dask worker)"
+            f"the cluster has no workers: {_told(error)}; start some (dask worker)"
         ) from error
     for worker, version in sorted(versions.items()):
         if version != ben_secure.__version__:
-            found = version if isinstance(version, str) else f"{type(version).__name__}: {version}"
+            found = version if isinstance(version, str) else _told(version)
             raise StoreError(
                 f"worker {printable(worker)} of the cluster has another ben_secure: expected "
                 f"{ben_secure.__version__}, found {printable(found, 200)}; install the same version everywhere"
@@ -191,7 +200,7 @@ def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
             last = batch[-1]
             raise StoreError(
                 f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
-                f"{type(error).__name__}: {printable(str(error), 300)}; see the logs of its workers"
+                f"{_told(error)}; see the logs of its workers"
             ) from error
         else:
             return answer
