@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 
 from ben_secure.errors import printable
 
@@ -25,6 +24,8 @@ def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool 
         FileExistsError: There is something of this name, and ``overwrite`` was not asked for.
         OSError: It cannot be written; nothing is left.
     """
+    import tempfile  # here, because every patch class comes past this module, and it loads a dozen others
+
     target = os.path.abspath(os.fspath(path))
     handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
     try:

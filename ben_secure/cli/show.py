@@ -40,7 +40,7 @@ def _png(given: str | None) -> str | None:
 def command(
     database: _signing.Database,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY]...", help=f"Patch names; the first {_FIRST} if none is given.")
+        list[str] | None, typer.Argument(metavar="KEY", help=f"Patch names; the first {_FIRST} if none is given.")
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="PNG to write.", callback=_png)

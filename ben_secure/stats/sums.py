@@ -142,7 +142,7 @@ class Sums:
         self._add_codes(numbers)
         fractions, exponents = np.frexp(numbers)
         lowest = int(exponents.min())
-        places = exponents - lowest
+        places = (exponents - lowest).astype(np.intp)  # as bincount wants it, once
         mantissas = np.ldexp(np.abs(fractions), bits).astype(np.int64)
         signs = np.sign(numbers)
         limbs = [((mantissas >> shift) & (2**_LIMB - 1)).astype(np.float64) for shift in range(0, bits, _LIMB)]
@@ -155,8 +155,11 @@ class Sums:
 
     def _add_codes(self, numbers: npt.NDArray[np.float64]) -> None:
         codes = code_of(numbers)
-        first = int(codes.min())
-        self.codes.add(first, np.bincount(codes - first))
+        # By sign: around zero lie most codes and few numbers, and counters for them all would be megabytes an array.
+        for part in (codes[codes < 0], codes[codes == 0], codes[codes > 0]):
+            if len(part):
+                first = int(part.min())
+                self.codes.add(first, np.bincount(part - first))
 
     def _widen(self, low: float, high: float) -> None:
         self.minimum = low if self.minimum is None else min(self.minimum, low)
