@@ -19,7 +19,7 @@ from fickling.fickle import Pickled
 from picklescan.scanner import scan_pickle_bytes
 
 import ben_secure
-from ben_secure.audit import audit_database
+from ben_secure.audit.run import Run, audit_database
 
 SIDES = {
     **dict.fromkeys(("02", "03", "04", "08"), 120),
@@ -87,7 +87,7 @@ def build(path, count, sources):
 
 def audit(path, workers):
     """Audit a database that has nothing to find."""
-    report = audit_database(path, workers=workers)
+    report = audit_database(path, run=Run(workers=workers))
     if report.verdict != "clean" or report.findings:
         raise SystemExit(f"an honest archive is {report.verdict}: {report.undecided} {report.findings[:1]}")
 
@@ -144,7 +144,7 @@ def rounds(functions, seconds, cores):
 
 def memory(path, workers):
     """Audit in a program of its own and watch it: most resident MiB of it, and of any process that it starts."""
-    code = f"from ben_secure.audit import audit_database as a; a({path!r}, workers={workers})"
+    code = f"from ben_secure.audit.run import Run, audit_database as a; a({path!r}, run=Run(workers={workers}))"
     program = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
     peaks: dict[int, float] = {}
     watcher = threading.Thread(target=watch, args=(program, peaks))
@@ -172,9 +172,7 @@ def watch(program, peaks):
 def family(pid):
     """A process and all that it started."""
     try:
-        children = [
-            child for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-        ]
+        lists = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         lists = []
     return [pid, *(member for children in lists for child in children.split() for member in family(int(child)))]

@@ -45,6 +45,7 @@ _ATTEMPTS = 3
 _ANSWER_BYTES = 2**28
 _POLL_S = 1.0
 _START_S = 120.0
+_SLACK_S = 10.0
 _MEMORY_BYTES = 2**30  # beyond what a worker has at the start, and eight times the longest value
 _BOOT = (
     "import sys; a = sys.argv; sys.path[:] = a[3:]; "
@@ -117,7 +118,7 @@ class _Worker:
         """Kill it if it is much longer at one value than it may: it could not end itself, being stopped or starved."""
         if self.place != self._seen:
             self._seen, self._since = self.place, time.monotonic()
-        patience = _START_S + 10 * self._seconds if self._seen == NOWHERE else 10 + 2 * self._seconds
+        patience = _START_S + 10 * self._seconds if self._seen == NOWHERE else _SLACK_S + 2 * self._seconds
         if time.monotonic() - self._since > patience:
             self._process.kill()
 

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report import JsonWriter, write
 from ben_secure.audit.rules import Level
-from ben_secure.audit.run import Progress, Run, audit_many, exit_code_of
+from ben_secure.audit.run import Progress, Run, Runner, audit_many, exit_code_of
 from ben_secure.audit.scan import Options
 from ben_secure.audit.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
@@ -86,8 +86,12 @@ def command(
         bool, typer.Option("--no-fickling", help="Do not ask fickling for a second opinion; the verdict is the same.")
     ] = False,
     value_timeout: Annotated[
-        float, typer.Option("--value-timeout", metavar="S", help="Seconds that one value may take.")
+        float, typer.Option("--value-timeout", metavar="S", min=0.01, help="Seconds that one value may take.")
     ] = VALUE_TIMEOUT_S,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", metavar="ADDRESS", help="Judge on this Dask cluster (tcp://SCHEDULER:8786, tls://...)."),
+    ] = None,
 ) -> int:
     """Check every value of databases, and the databases as a whole; nothing in them is run.
 
@@ -105,7 +109,7 @@ def command(
     document = io.StringIO() if output is not None else None
     stream = _Stream(document or sys.stdout) if form is Format.JSON else None
     try:
-        with _progress_bar() as progress:
+        with _judges(dask, workers, options, value_timeout) as runner, _progress_bar() as progress:
             run = Run(
                 workers=workers,
                 value_timeout_s=value_timeout,
@@ -114,6 +118,7 @@ def command(
                 fail_on=fail_on,
                 progress=progress,
                 on_finding=None if stream is None else stream.finding,
+                runner=runner,
             )
             reports = audit_many(
                 databases,
@@ -134,6 +139,20 @@ def command(
     if output is not None and document is not None:
         write_file(output, document.getvalue().encode(), overwrite=force)
     return exit_code
+
+
+@contextmanager
+def _judges(dask: str | None, workers: int | None, options: Options, value_timeout: float) -> Iterator[Runner | None]:
+    """A connection to the cluster that is to judge, if one is, while the block runs."""
+    if dask is None:
+        yield None
+        return
+    if workers is not None:
+        raise typer.BadParameter("--workers are those of this machine; a cluster (--dask) has its own")
+    from ben_secure.audit.cluster import cluster
+
+    with cluster(dask, options, value_timeout_s=value_timeout) as runner:
+        yield runner
 
 
 class _Stream:

@@ -21,8 +21,10 @@ from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
 from ben_secure.audit.scan import scan_value
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
-from ben_secure.errors import LimitExceededError, printable
+from ben_secure.cli._tensors import header_lines, tensor_facts
+from ben_secure.errors import LimitExceededError, Rule, printable
 from ben_secure.store.pages import PageReader
+from ben_secure.tensors import SIGN
 from ben_secure.values import loads
 
 _SHOWN_KEYS = 5
@@ -34,7 +36,7 @@ def command(
     lmdb_key: Annotated[str | None, typer.Argument(metavar="KEY", help="LMDB key (patch name) of one value.")] = None,
     as_hex: Annotated[bool, typer.Option("--hex", help="KEY is hexadecimal, as in audit --json.")] = False,
     as_opcodes: Annotated[
-        bool, typer.Option("--disassemble", help="List the opcodes of the value too; nothing is run.")
+        bool, typer.Option("--disassemble", help="List the opcodes, or the header, of the value too; nothing is run.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> int:
@@ -104,7 +106,8 @@ def _value_facts(reader: PageReader, lmdb_key: bytes, as_opcodes: bool) -> dict[
     else:
         document |= _refusal_facts(finding, value)
     if as_opcodes:
-        document["disassembly"] = disassemble(value, None if finding is None else finding.offset)
+        offset = None if finding is None else finding.offset
+        document["disassembly"] = header_lines(value) if value[4:9] == SIGN else disassemble(value, offset)
     return document
 
 
@@ -126,9 +129,9 @@ def _refusal_facts(finding: Finding, value: bytes) -> dict[str, object]:
 
 def _patch_facts(value: bytes) -> dict[str, object]:
     patch = loads(value)
-    return {
-        "format": format_of(value),
-        "globals": globals_named(value),
+    is_pickle = value[4:9] != SIGN
+    written = {"format": format_of(value), "globals": globals_named(value)} if is_pickle else tensor_facts(value)
+    return written | {
         "patch_class": type(patch).__name__,
         "bands": [band_facts(band) for band in patch.bands],
         "metadata": metadata_facts(patch),
@@ -170,6 +173,8 @@ def _print_value(document: dict[str, Any], out: Console) -> None:
     out.print()
     if finding is None:
         out.print("CLEAN: a patch and nothing else", style="bold green")
+    elif finding["rule"] == Rule.TENSORS:
+        out.print("REFUSED: not a safetensors file that everybody reads alike; do not use it", style="bold red")
     else:
         out.print("REFUSED: do not load this value with pickle", style="bold red")
 
