@@ -15,6 +15,7 @@ from test_audit import HONEST, SHELL, values
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
 from ben_secure.audit.programs import MAX_PROGRAM_BYTES, MAX_PROGRAM_OPCODES, Programs, without_pixels
+from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.writing import dumps as dumps_tensors
 
 
@@ -52,7 +53,7 @@ def test_pixels_and_labels_do_not_matter():
 
 @pytest.mark.parametrize("kind", [S1, S2, MERGED])
 def test_legacy_values_of_one_generation_are_one_program(kind):
-    """Of numpy 1 and 2 and of pydantic 1 and 2 there are others; the lengths of frames, which are those of the labels, do not matter."""
+    """Those of numpy 1 and 2, pydantic 1 and 2 differ; the lengths of frames, which those of labels, do not matter."""
     found = {
         generation: [
             write(tree(kind, generation, {"labels": ["Pastures", "b"]})),
@@ -94,7 +95,9 @@ def test_of_a_refused_value_everything_but_the_pixels_matters():
 
 
 @pytest.mark.parametrize(
-    "value", HONEST + [make_patch(labels=["a"]).dumps(), *(attack.twin() for attack in ATTACKS[::40])]
+    "value",
+    HONEST
+    + [make_patch(labels=["a"]).dumps(), *(attack.twin() for attack in ATTACKS[::40] if attack.twin()[4:9] != SIGN)],
 )
 def test_the_program_has_the_opcodes_of_the_value(value):
     """In their order with their arguments; only the pixels are cut, and a bytearray is bytes."""
