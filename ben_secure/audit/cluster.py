@@ -116,9 +116,7 @@ def _check_workers(client: Any) -> None:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         versions = client.run(installed_version, on_error="return")
     except Exception as error:
-        raise StoreError(
-            f"the cluster has no workers: {_told(error)}; start some (dask worker)"
-        ) from error
+        raise StoreError(f"the cluster has no workers: {_told(error)}; start some (dask worker)") from error
     for worker, version in sorted(versions.items()):
         if version != ben_secure.__version__:
             found = version if isinstance(version, str) else _told(version)
