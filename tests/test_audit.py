@@ -336,15 +336,3 @@ def test_honest_archives_have_no_findings(real_data):
     assert len(reports) == 13
     for report in reports:
         assert (report.exit_code, report.findings, report.checked) == (0, (), report.entries), report.database
-
-
-HOSTILE_TEXTS = [
-    "\x1b[31mred",
-    "\x9b31m",
-    "a\nb\rc",
-    "\u202egnp",
-    "[red]x[/red]",
-    ":smile:",
-    "[link=http://x]y[/link]",
-    "\x07\x7f\0",
-]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ben_secure.audit.disassembly import around
-from ben_secure.audit.findings import Finding
+from ben_secure.audit.findings import NO_OPINION, Finding
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule, printable
 
@@ -94,14 +94,16 @@ def consequence(finding: Finding) -> str:
         finding: The finding.
 
     Returns:
-        What fickling says, else a sentence of ours, else an empty string.
+        What fickling says if it has an opinion, else a sentence of ours, as far as there is one.
     """
-    if finding.opinion is not None:
-        return printable(finding.opinion, 500)
+    opinion = None if finding.opinion is None else printable(finding.opinion, 500)
+    if opinion is not None and not opinion.startswith(NO_OPINION):
+        return opinion
     if finding.global_name is not None:
         what = f"import {printable(finding.global_name, 300)}, and most likely call it"
     elif finding.rule is Rule.FORBIDDEN_OPCODE:
         what = _OPCODES.get(finding.opcode or "", "do something that no honest patch needs")
     else:
         what = _RULES.get(finding.rule, "")
-    return f"pickle would {what}" if what else ""
+    own = f"pickle would {what}" if what else ""
+    return "; ".join(part for part in (own, opinion) if part)

@@ -24,6 +24,9 @@ EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 MAX_FINDINGS = 10_000
 """Findings kept in detail (some 1 kB each); the rest are counted. An archive of 590,326 may be hostile throughout."""
 
+NO_OPINION = "fickling has no opinion"
+"""How an opinion begins that is none."""
+
 KEPT_NAMES = 12
 """LMDB keys of clean values that a report keeps, for pictures of them."""
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ben_secure.audit.findings import MAX_FINDINGS, Finding
+from ben_secure.audit.findings import MAX_FINDINGS, NO_OPINION, Finding
 from ben_secure.audit.programs import MAX_PROGRAMS, Programs, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.allowlist import KINDS
@@ -42,7 +42,6 @@ _MAX_FAILURES = 5
 """Crashes and hangs after which fickling is not asked any more."""
 _MAX_ANSWER_BYTES = 2**16
 _SHOWN_CHARACTERS = 400
-_NONE = "fickling has no opinion"
 # With -c the folder in which the audit was started is not where modules come from, unless it is for the audit itself.
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.audit._fickling_worker import main; main()"
 
@@ -193,19 +192,17 @@ class Opinions:
         """End the process."""
         self._process.close()
 
-    def of_refused(self, value: bytes) -> Opinion:
+    def of_refused(self, value: bytes) -> Opinion | None:
         """Ask about one value that was refused.
 
         Args:
             value: The stored bytes; hostile.
 
         Returns:
-            The opinion.
+            The opinion; None if the value is none that fickling knows of, a safetensors file or nothing.
         """
-        fingerprint = self._programs.refused(value)
-        if fingerprint is None:
-            return Opinion(f"{_NONE}: the program is too long for it", given=False)
-        return self._ask(fingerprint, lambda: value, self._refused)
+        fingerprint = self._programs.refused(value) if value else None
+        return None if fingerprint is None else self._ask(fingerprint, lambda: value, self._refused)
 
     def of_accepted(self, value: bytes) -> Opinion:
         """Ask about one pickle that the loader accepts.
@@ -255,23 +252,23 @@ class Opinions:
         if opinion is None:
             reason = budget.spent()
             if reason is not None:
-                return Opinion(f"{_NONE}: {reason}", given=False)
+                return Opinion(f"{NO_OPINION}: {reason}", given=False)
             budget.programs -= 1
             opinion = self._known[fingerprint] = self._analyse(read(), budget)
         return opinion
 
     def _analyse(self, value: bytes | None, budget: _Budget) -> Opinion:
         if value is None:
-            return Opinion(f"{_NONE}: the value was changed while it was checked", given=False)
+            return Opinion(f"{NO_OPINION}: the value was changed while it was checked", given=False)
         program = without_pixels(value)
         if program is None:
-            return Opinion(f"{_NONE}: the program is too long for it", given=False)
+            return Opinion(f"{NO_OPINION}: the program is too long for it", given=False)
         start = time.monotonic()
         try:
             return _read_answer(self._process.ask(program))
         except _Failure as failure:
             budget.failures -= 1
-            return Opinion(f"{_NONE}: {failure}", given=False)
+            return Opinion(f"{NO_OPINION}: {failure}", given=False)
         finally:
             budget.seconds -= time.monotonic() - start
 
@@ -304,10 +301,10 @@ def _remark(lmdb_key: bytes, position: int | None, opinion: Opinion) -> Finding:
 def _read_answer(answer: dict[str, Any]) -> Opinion:
     """Put an answer into words; its parts are text that hostile bytes have shaped."""
     if "error" in answer:
-        return Opinion(printable(f"{_NONE}: {answer['error']}", _SHOWN_CHARACTERS), given=False)
+        return Opinion(printable(f"{NO_OPINION}: {answer['error']}", _SHOWN_CHARACTERS), given=False)
     severity, beyond, code = answer.get("severity"), answer.get("beyond"), answer.get("code")
     if not isinstance(beyond, list) or not isinstance(code, list):
-        return Opinion(f"{_NONE}: its answer makes no sense", given=False)
+        return Opinion(f"{NO_OPINION}: its answer makes no sense", given=False)
     if not beyond:
         return Opinion("fickling finds nothing that honest patches do not have")
     name = printable(severity).lower().replace("_", " ")

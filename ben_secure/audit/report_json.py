@@ -62,6 +62,12 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     return "refused" if "refused" in found else "undecided" if "undecided" in found or not found else "clean"
 
 
+def together(exit_codes: Iterable[int]) -> int:
+    """Put exit codes together: 130 if an audit was interrupted, else 1, 2 or 0; none at all is 2."""
+    found = set(exit_codes)
+    return next((code for code in (130, 1, 2) if code in found), 0 if found else 2)
+
+
 def facts(report: AuditReport) -> dict[str, object]:
     """Write everything about one database but its findings as plain data.
 
@@ -83,16 +89,18 @@ def facts(report: AuditReport) -> dict[str, object]:
         "refused": report.refused,
         "skipped": tally.skipped,
         "sampled": report.sampled,
+        "interrupted": report.interrupted,
         "value_bytes": report.value_bytes,
         "levels": {str(level): report.count(level) for level in Level},
-        "rules": {str(rule): count for rule, count in sorted(report.rules.items(), key=_frequent)},
+        "rules": {str(rule): count for rule, count in sorted(report.rules.items(), key=frequent)},
         "formats": dict(sorted(tally.formats.items())),
         "sizes": {str(bits): tally.sizes[bits] for bits in sorted(tally.sizes)},
         "opinions": dict(sorted(tally.opinions.items())),
     }
 
 
-def _frequent(item: tuple[object, int]) -> tuple[int, str]:
+def frequent(item: tuple[object, int]) -> tuple[int, str]:
+    """Sort what is counted by this: the most frequent first, then by name."""
     return -item[1], str(item[0])
 
 
@@ -114,6 +122,7 @@ class JsonWriter:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._verdicts: list[Verdict] = []
+        self._exit_codes: list[int] = []
         self._sums = dict.fromkeys(_SUMS, 0)
         self._rules: Counter[str] = Counter()
         self._open: Counter[str] | None = None  # findings of the database that was begun, by rule
@@ -148,6 +157,7 @@ class JsonWriter:
         for name in _SUMS:
             self._sums[name] += int(str(found[name]))
         self._rules.update({str(rule): count for rule, count in report.rules.items()})
+        self._exit_codes.append(report.exit_code)
         self._end_database(report.verdict, found)
 
     def _end_database(self, verdict: Verdict, found: Mapping[str, object]) -> None:
@@ -159,7 +169,7 @@ class JsonWriter:
         """Write what is left, so that the whole is one valid object.
 
         Args:
-            exit_code: Exit code of the command, if it is not that of the verdict (``--fail-on``, an interruption).
+            exit_code: Exit code of the command, if it is not what follows from those of the reports.
             error: Why the audit ended early, or None.
         """
         if self._open is not None:
@@ -167,11 +177,13 @@ class JsonWriter:
             verdict: Verdict = "refused" if refused else "undecided"
             self._rules.update(self._open)
             reason = error or "the audit ended early"
+            self._exit_codes.append(EXIT_CODES[verdict])
             self._end_database(
                 verdict, {"verdict": verdict, "exit_code": EXIT_CODES[verdict], "error": printable(reason, 1000)}
             )
         if error is not None:
             self._verdicts.append("undecided")
+            self._exit_codes.append(EXIT_CODES["undecided"])
         verdict = overall(self._verdicts)
         levels = {
             str(level): sum(self._rules[str(rule)] for rule, text in RULES.items() if text.level is level)
@@ -179,11 +191,11 @@ class JsonWriter:
         }
         document = {
             "verdict": verdict,
-            "exit_code": EXIT_CODES[verdict] if exit_code is None else exit_code,
+            "exit_code": together(self._exit_codes) if exit_code is None else exit_code,
             "error": None if error is None else printable(error, 1000),
             **self._sums,
             "levels": levels,
-            "rules": dict(sorted(self._rules.items(), key=_frequent)),
+            "rules": dict(sorted(self._rules.items(), key=frequent)),
         }
         self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in document.items()) + "\n}\n")
 
@@ -194,7 +206,7 @@ def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | 
     Args:
         reports: The reports.
         out: Where to.
-        exit_code: Exit code of the command, if it is not that of the verdict.
+        exit_code: Exit code of the command, if it is not what follows from those of the reports.
     """
     writer = JsonWriter(out)
     for report in reports:

@@ -16,8 +16,8 @@ from typing import TextIO
 from urllib.parse import quote
 
 from ben_secure import __version__
-from ben_secure.audit.findings import EXIT_CODES, AuditReport, Finding
-from ben_secure.audit.report_json import facts, overall, printable_key
+from ben_secure.audit.findings import AuditReport, Finding
+from ben_secure.audit.report_json import facts, overall, printable_key, together
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule, printable
 from ben_secure.store._datafile import data_file_path
@@ -37,7 +37,7 @@ def to_sarif(reports: Sequence[AuditReport], *, exit_code: int | None = None) ->
 
     Args:
         reports: The reports.
-        exit_code: Exit code of the command, if it is not that of the verdict.
+        exit_code: Exit code of the command, if it is not what follows from those of the reports.
 
     Returns:
         Plain data for ``json.dumps``: one run, in which each database is an artifact, each rule a reporting descriptor,
@@ -56,7 +56,7 @@ def to_sarif(reports: Sequence[AuditReport], *, exit_code: int | None = None) ->
         "invocations": [
             {
                 "executionSuccessful": verdict != "undecided" and all(report.undecided is None for report in reports),
-                "exitCode": EXIT_CODES[verdict] if exit_code is None else exit_code,
+                "exitCode": together(report.exit_code for report in reports) if exit_code is None else exit_code,
                 "toolExecutionNotifications": [
                     {"level": "error", "message": _message(report.undecided), "locations": [_location(report, None)]}
                     for report in reports
@@ -77,7 +77,7 @@ def write_sarif(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int |
     Args:
         reports: The reports.
         out: Where to.
-        exit_code: Exit code of the command, if it is not that of the verdict.
+        exit_code: Exit code of the command, if it is not what follows from those of the reports.
     """
     text = json.dumps(to_sarif(reports, exit_code=exit_code), indent=1, allow_nan=False)
     out.write(text.replace("\x7f", "\\u007f") + "\n")

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ben_secure.audit.findings import AuditReport, Finding
-from ben_secure.audit.report_json import overall, printable_key
+from ben_secure.audit.report_json import frequent, overall, printable_key
 from ben_secure.audit.rules import Level
 from ben_secure.errors import printable
 
@@ -94,7 +94,8 @@ def _counts(report: AuditReport) -> list[str]:
         lines.append(f"sampled: {report.checked:,} of {report.entries:,} records were looked at, and no others")
     if report.rules:
         levels = ", ".join(plural(level, report.count(level)) for level in Level if report.count(level))
-        lines.append(f"findings: {levels} ({', '.join(f'{rule} {count:,}' for rule, count in report.rules.items())})")
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(report.rules.items(), key=frequent))
+        lines.append(f"findings: {levels} ({rules})")
     opinions = opinions_of(report)
     return [*lines, opinions] if opinions else lines
 

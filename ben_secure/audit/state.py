@@ -185,8 +185,9 @@ def _read(path: str) -> bytes | None:
     shown = printable(path, 400)
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-            found = os.fstat(file.fileno())
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise StoreError(
                     f"{shown} is not a regular file, so it is not the state of an audit; name another file"
@@ -196,7 +197,10 @@ def _read(path: str) -> bytes | None:
                     f"{shown} can be changed by others (user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}), "
                     "who could make values count as judged; remove it and begin anew"
                 )
-            content = file.read(_MAX_BYTES + 1)
+            with open(fd, "rb", closefd=False) as file:
+                content = file.read(_MAX_BYTES + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

@@ -86,7 +86,7 @@ def command(
         bool, typer.Option("--no-fickling", help="Do not ask fickling for a second opinion; the verdict is the same.")
     ] = False,
     value_timeout: Annotated[
-        float, typer.Option("--value-timeout", metavar="S", help="Seconds that one value may take.")
+        float, typer.Option("--value-timeout", metavar="S", min=0.01, help="Seconds that one value may take.")
     ] = VALUE_TIMEOUT_S,
     dask: Annotated[
         str | None,

@@ -69,6 +69,8 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
 
     Args, Returns and Raises as for ``loads``.
     """
+    if classes:
+        _check_classes(classes)
     header = header_bytes(value, end, limits)
     start = LENGTH_BYTES + len(header)
     plan, stored, extras = _planned(header, classes, limits)
@@ -82,6 +84,13 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
         return rebuild(plan.patch_class, plan.layout, pixels, stored, extras, limits)
     except (TypeError, ValueError) as error:
         raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+
+
+@lru_cache(maxsize=32)
+def _check_classes(classes: tuple[type[BigEarthNetPatch], ...]) -> None:
+    for cls in classes:
+        if not isinstance(cls, type) or not issubclass(cls, BigEarthNetPatch):  # type: ignore[redundant-expr]
+            raise TypeError(f"classes must hold subclasses of BigEarthNetPatch, not {cls!r}")
 
 
 def _planned(
@@ -255,7 +264,7 @@ def loads(
     Raises:
         LimitExceededError: It costs more than ``limits`` allow.
         PatchFormatError: It is damaged, or is not a patch.
-        TypeError: ``data`` is not bytes-like.
+        TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
     """
     if not isinstance(data, bytes):
         if not isinstance(data, bytearray | memoryview):
