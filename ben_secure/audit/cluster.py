@@ -120,11 +120,7 @@ def _check_workers(client: Any) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         versions = client.run(installed_version, on_error="return")
-<<<<<<< HEAD
-    except Exception as error:
-=======
     except _ANY as error:
->>>>>>> checks
         raise StoreError(f"the cluster has no workers: {_told(error)}; start some (dask worker)") from error
     for worker, version in sorted(versions.items()):
         if version != ben_secure.__version__:
