@@ -229,7 +229,7 @@ def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError
     except (EOFError, OSError) as error:
         raise EncodeError(
             f"a worker ended while it read the patches {printable(batch[0].name)} to {printable(batch[-1].name)}: it "
-            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short (and a "
+            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short (a "
             'script that calls encode with workers needs if __name__ == "__main__":)'
         ) from error
     if isinstance(results, Exception):
