@@ -277,7 +277,18 @@ def mutate_tensors(rng: random.Random, value: bytes) -> bytes:
     elif kind == 3:  # a text
         texts = list(re.finditer(rb'"[^"]*"', header))
         found, other = rng.choice(texts), rng.choice(texts)
-        word = rng.choice((other[0], b'"F32"', b'"BOOL"', b'"B02"', b'"__metadata__"', b'"\\u0041"', b'"\\ud800"'))
+        word = rng.choice(
+            (
+                other[0],
+                b'"F32"',
+                b'"BOOL"',
+                b'"B02"',
+                b'"__metadata__"',
+                b'"\\u0041"',
+                b'"\\ud800"',
+                b'"%s"' % (b"7" * 5000),
+            )
+        )
         header = header[: found.start()] + word + header[found.end() :]
     elif kind == 4:
         at = rng.randrange(len(header) + 1)
