@@ -269,7 +269,7 @@ def mutate_tensors(rng: random.Random, value: bytes) -> bytes:
         return mutate(rng, value, [value])
     if kind == 1:  # a number
         found = rng.choice(list(re.finditer(rb"[0-9]+", header)))
-        number_ = rng.choice((0, 1, int(found[0]) + 1, 2 * int(found[0]), 2**32, 2**64 - 1, -1))
+        number_ = rng.choice((0, 1, int(found[0][:15]) + 1, 2 * int(found[0][:15]), 2**32, 2**64 - 1, -1))
         header = header[: found.start()] + b"%d" % number_ + header[found.end() :]
     elif kind == 2:  # a piece of JSON, left out or doubled
         found = rng.choice(list(re.finditer(rb'"[^"]*"|[][{},:]|[0-9]+', header)))
