@@ -68,7 +68,8 @@ def encode(
     """Write a database of the patches in one folder, or of the pairs in two.
 
     A run that was interrupted, even killed, is resumed by the same call: what it had written to the hidden place
-    beside ``target`` is taken up if folders, patch names, tables, key and options are the same.
+    beside ``target`` is taken up if folders, patch names, tables, key and options are the same. Patches that are
+    written are not looked at again, even if their files have changed.
 
     Args:
         target: Database to make; nothing may be there yet.
@@ -228,7 +229,8 @@ def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError
     except (EOFError, OSError) as error:
         raise EncodeError(
             f"a worker ended while it read the patches {printable(batch[0].name)} to {printable(batch[-1].name)}: it "
-            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short"
+            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short (a "
+            'script that calls encode with workers needs if __name__ == "__main__":)'
         ) from error
     if isinstance(results, Exception):
         raise results

@@ -169,7 +169,7 @@ class Staging:
         if self._lock < 0:
             return
         if not self._kept:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._place, _RESUME_NAME))
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):  # the next writer may be in it already
