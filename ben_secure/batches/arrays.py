@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -146,15 +146,13 @@ class PatchArrays:
         if isinstance(index, list | tuple | np.ndarray):
             return self.batch(index)
         natives, arrays = self._outputs(())
-        metadata = self._read(self._row(index), arrays)
+        labels = self._read(self._row(index), arrays)
         image = self._bundle(natives)
         if self.transform is not None:
             image = self.transform(image)
-        if self._labels.kind is None:
+        if labels is None:
             return image
-        if self._labels.kind == "names":
-            return image, self._labels.names(metadata)
-        return image, self._native(self._labels.vector(metadata).copy())
+        return image, labels if isinstance(labels, tuple) else self._native(labels.copy())
 
     def batch(self, indices: Iterable[int]) -> Any:
         """Read several patches straight into one new array.
@@ -179,9 +177,9 @@ class PatchArrays:
         images = self._bundle(natives)
         if self.transform is not None:
             images = self._transformed([self._bundle(parts) for parts in zip(*natives, strict=True)], images)
-        if self._labels.kind is None:
+        if labels is None:
             return images
-        return images, labels if self._labels.kind == "names" else self._native(labels)
+        return images, labels if isinstance(labels, list) else self._native(labels)
 
     def fill(self, outputs: Sequence[Float32], indices: Iterable[int]) -> Any:
         """Read several patches into arrays that are there already, without ``transform``.
@@ -201,25 +199,25 @@ class PatchArrays:
         wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
         if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
             raise ValueError(f"expected float32 arrays of {wanted} to fill")
-        found = [self._read(row, [array[place] for array in outputs]) for place, row in enumerate(rows)]
-        return None if self._labels.kind is None else self._labels.of(found)
+        if len(outputs) == 1:
+            found = [self._read(row, (image,)) for row, image in zip(rows, outputs[0], strict=True)]
+        else:
+            found = [self._read(row, images) for row, *images in zip(rows, *outputs, strict=True)]
+        return self._labels.together(found)
 
     def _row(self, index: Any) -> int:
         return range(len(self.names))[operator.index(index)]
 
-    def _read(self, row: int, outputs: Sequence[Float32]) -> Mapping[str, object]:
-        """Read one patch into arrays; returns its metadata, its labels checked."""
+    def _read(self, row: int, outputs: Sequence[Float32]) -> Any:
+        """Read one patch into arrays; returns its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
         patch = reader.lend(name)
         try:
             self._pixels.fill(outputs, patch._layout, patch._pixels)
-            if self._labels.kind is not None:
-                self._labels.names(patch.__dict__)  # an error names the patch
+            return self._labels.of(patch.__dict__)
         except BenSecureError as error:
             error.located(reader.path, name.encode())
             raise
-        metadata: Mapping[str, object] = patch.__dict__
-        return metadata
 
     def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Float32]]:
         """New arrays for what is read: as they are given out, and the same memory for numpy."""

@@ -6,11 +6,11 @@ forked worker, page by page, as its reference counts are touched.
 
 from __future__ import annotations
 
+import itertools
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
-
-import numpy as np
 
 from ben_secure.errors import printable
 from ben_secure.tables import read_names
@@ -23,7 +23,7 @@ class Names(Sequence[str]):
     """Names of patches, in order; immutable.
 
     Attributes:
-        databases: int32 (n,), for each name the place of its database.
+        databases: For each name the place of its database.
     """
 
     __slots__ = ("_ends", "_text", "databases")
@@ -31,8 +31,8 @@ class Names(Sequence[str]):
     def __init__(self, names: Iterable[str], databases: Iterable[int]) -> None:
         parts = [name.encode() for name in names]
         self._text = b"".join(parts)
-        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        self.databases = np.fromiter(databases, np.int32, len(parts))
+        self._ends = array("q", itertools.accumulate(map(len, parts), initial=0))
+        self.databases = array("i", databases)
 
     def __len__(self) -> int:
         return len(self.databases)
@@ -44,8 +44,9 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        return self._text[self._ends[place] : self._ends[place + 1]].decode()
+        ends = self._ends
+        place = range(len(ends) - 1)[index]
+        return self._text[ends[place] : ends[place + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:
         return map(self.__getitem__, range(len(self)))
