@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ben_secure.audit.findings import AuditReport, Finding
+from ben_secure.audit.rules import Level
 from ben_secure.audit.run import audit_database
 from ben_secure.bands import S1_BANDS, S2_BANDS
 from ben_secure.demo_signing import show_signing
@@ -323,7 +324,11 @@ def _plant(database: Path, planted: Sequence[Attack]) -> dict[str, Attack]:
 
 def _show_attacked(database: Path, planted: dict[str, Attack], canary: Path, out: Console) -> list[str]:
     report = audit_database(database)
-    found = {finding.lmdb_key.decode(): finding for finding in report.findings}
+    found = {
+        finding.lmdb_key.decode(): finding
+        for finding in report.findings
+        if finding.lmdb_key is not None and finding.level is Level.ERROR
+    }
     problems = [f"{attack.holds}: got through" for name, attack in planted.items() if name not in found]
     problems += [f"the honest patch {name} was refused" for name in found.keys() - planted.keys()]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))

@@ -17,6 +17,8 @@ class Limits:
 
     Attributes:
         max_value_bytes: Bytes of one stored value. 16 MiB holds an S1+S2 patch of complex128 bands nine times over.
+        max_header_bytes: Bytes of the header of a safetensors value, metadata included. That of an S2 patch has 824,
+            with labels some 2,000; JSON takes up to fifty times its bytes in memory while it is parsed.
         max_opcodes: Opcodes of one pickle; bounds the time of the check (some 0.1 us an opcode).
         max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
         max_depth: Nesting of containers. Deeper tuples overflow the C stack in ``hash`` and ``repr``.
@@ -31,6 +33,7 @@ class Limits:
     """
 
     max_value_bytes: int = 16 * 2**20
+    max_header_bytes: int = 64 * 2**10
     max_opcodes: int = 50_000
     max_memo: int = 50_000
     max_depth: int = 32

@@ -1,7 +1,7 @@
 """What can be asked of a patch: bands, stacked arrays, metadata, text, bytes; for all patches, for S1 and for S2.
 
 Mixins over ``_layout``, ``_pixels`` and ``_views``, which ``ben_secure.patch_base`` fills. Nothing here changes a patch
-or judges input; loading is left to ``ben_secure.pickles``. Arrays are views of the buffer wherever that is possible.
+or judges input; loading is left to ``ben_secure.values``. Arrays are views of the buffer wherever that is possible.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from ben_secure.band_objects import BAND_TYPES, Band
 from ben_secure.errors import UntrustedDataError
 from ben_secure.layouts import BandSlot, Layout, run_of
+from ben_secure.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
     from ben_secure.layouts import PixelArray
@@ -131,6 +132,20 @@ class BandAccess:
             return np.ndarray(run.shape, run.dtype, self._pixels, run.offset)
         return np.stack([slot.view(self._pixels) for slot in slots])
 
+    def quicklook(self, kind: str | None = None) -> Quicklook:
+        """Draw the patch for people; a notebook shows the result, ``.save(path)`` writes it, ``.image`` is the array.
+
+        Args:
+            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
+
+        Returns:
+            The picture, contrast stretched (see ``ben_secure.quicklook.composite``).
+
+        Raises:
+            ValueError: The kind is unknown, or the patch lacks a band that it takes.
+        """
+        return look(self, kind)
+
     def _extras(self) -> dict[str, object]:
         """Metadata attributes that are not, or no longer, what ``__stored_args__`` has under their name."""
         stored = self.__stored_args__
@@ -195,16 +210,16 @@ class BandAccess:
             BenSecureError: The data was refused.
         """
         # Here and in loads an import goes up: these methods are part of the drop-in interface.
-        from ben_secure import pickles
+        from ben_secure import values
 
-        return pickles.load(file, classes=cls._declared())
+        return values.load(file, classes=cls._declared())
 
     @classmethod
     def loads(cls, data: bytes) -> BigEarthNetPatch:
         """Read a patch from bytes; otherwise as ``load``."""
-        from ben_secure import pickles
+        from ben_secure import values
 
-        return pickles.loads(data, classes=cls._declared())
+        return values.loads(data, classes=cls._declared())
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} with:\n" + "\n".join(f"\t{band}" for band in self.bands)

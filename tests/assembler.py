@@ -243,6 +243,7 @@ _REFUSALS: dict[Rule, type[BenSecureError]] = {
     Rule.NOT_A_PICKLE: PatchFormatError,
     Rule.ARRAY: PatchFormatError,
     Rule.PATCH: PatchFormatError,
+    Rule.TENSORS: PatchFormatError,
 }
 
 

@@ -1,8 +1,9 @@
 """Every attack on the unpickler that we know of, opcode by opcode, each beside an honest value that hardly differs.
 
 ``ATTACKS`` is the whole corpus. Here are the attacks that lie in the program: names, calls, BUILD, lengths, frames, the
-stack and the memo, bombs; those that lie in what the program makes are in ``attack_values``. Threat ids are the rows of
-threat_model.md: T1 code execution, T2 crash, memory and time, T3 confused or half-built objects, T4 hostile text.
+stack and the memo, bombs; those that lie in what the program makes are in ``attack_values``, those on the reading of
+safetensors values in ``attack_tensors``. Threat ids are the rows of threat_model.md: T1 code execution, T2 crash,
+memory and time, T3 confused or half-built objects, T4 hostile text, T16 hostile safetensors headers.
 Payloads that run code try to create the file ``canary`` in the working directory; tests provide ``evil.py``,
 ``evil.npy`` and ``spare`` there, and register the extension codes.
 """
@@ -49,6 +50,7 @@ from assembler import (
     tup,
     with_metadata,
 )
+from attack_tensors import add_tensors
 from attack_values import add_values
 from legacy_values import INTERFACE, PATCH_MODULES, S1, Call, Maker, name_of, small_tree, write
 
@@ -718,3 +720,4 @@ _add_framing()
 _add_stack_and_memo()
 _add_bombs()
 add_values()
+add_tensors()

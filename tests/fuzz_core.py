@@ -2,7 +2,8 @@
 
 Honest values and attacks are mutated, with and without regard for opcodes, and each result must pass ``examine``: a
 patch or one of our errors, in bounded time, the same verdict from a warm and an emptied cache of segments, and the same
-objects from the program that ``opcodes`` hands out as from the payload itself under both of CPython's unpicklers. The
+objects from the program that ``opcodes`` hands out as from the payload itself under both of CPython's unpicklers. What
+is a patch as a safetensors value must have the same arrays in the safetensors library, where that is installed. The
 tests use the same functions for a few hundred examples.
 """
 
@@ -15,6 +16,7 @@ import pathlib
 import pickle
 import pickletools
 import random
+import re
 import struct
 import sys
 import time
@@ -25,15 +27,19 @@ if __name__ == "__main__":
 
 from assembler import ATTACKS, canonical, dct, entry, name, number, text, tup
 from legacy_values import GENERATIONS, S1, S1_BANDS, pixels_of, small_tree, tree, write
+from tensor_files import S1_FILE, S2_NAMES, file, noted, sentinel, table
+from tensor_files import entry as entry_of
 
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
-from ben_secure.pickles import loads, opcodes
+from ben_secure.pickles import opcodes
 from ben_secure.pickles._segments import Segments
 from ben_secure.pickles.allowlist import KINDS
 from ben_secure.pickles.arrays import CallRecord, Inert, Record
-from ben_secure.pickles.unpickler import STAND_INS, loads_part
+from ben_secure.pickles.unpickler import STAND_INS
+from ben_secure.tensors import SIGN
+from ben_secure.values import loads, loads_part
 
 _ADMITTED_NAMES = (
     "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "BININT",
@@ -204,6 +210,23 @@ def verdict(value: bytes, footer: bytes = b"") -> Any:
         return type(error), error.rule, error.offset, error.opcode, error.global_name, shown
 
 
+def agree(value: bytes, found: Any) -> None:
+    """What is a patch here has the same arrays in the safetensors library, and what that refuses is none here."""
+    try:
+        import safetensors.numpy
+    except ImportError:
+        return
+    try:
+        arrays = safetensors.numpy.load(value)
+    except Exception:  # its own error, KeyError for a dtype, ValueError of numpy
+        assert not isinstance(found, BigEarthNetPatch)
+        return
+    if isinstance(found, BigEarthNetPatch):
+        assert {band.name: (band.data.dtype, band.data.tobytes()) for band in found.bands} == {
+            name: (array.dtype, array.tobytes()) for name, array in arrays.items()
+        }
+
+
 def examine(value: bytes, family: bytes = b"") -> bool:
     """Check every property for one value; returns whether it is a patch.
 
@@ -222,6 +245,9 @@ def examine(value: bytes, family: bytes = b"") -> bool:
     assert isinstance(cold, BigEarthNetPatch) or cold[-1]
     for _ in range(4 if isinstance(cold, BigEarthNetPatch) else 1):
         assert verdict(value) == cold
+    if value[4:9] == SIGN:
+        agree(value, cold)
+        return isinstance(cold, BigEarthNetPatch)
     Segments.forget()
     try:
         program = opcodes.check(value, DEFAULT_LIMITS)
@@ -232,6 +258,49 @@ def examine(value: bytes, family: bytes = b"") -> bool:
     assert executed == outcome(_CompiledUnpickler(io.BytesIO(value)))
     assert executed == outcome(_PythonUnpickler(io.BytesIO(value)))
     return isinstance(cold, BigEarthNetPatch)
+
+
+def mutate_tensors(rng: random.Random, value: bytes) -> bytes:
+    """Change the header of a safetensors value once, and mostly keep its length right."""
+    size = int.from_bytes(value[:8], "little")
+    header, data = value[8 : 8 + size], value[8 + size :]
+    kind = rng.randrange(6)
+    if kind == 0 or not (re.search(rb"[0-9]", header) and re.search(rb'"[^"]*"', header)):
+        return mutate(rng, value, [value])
+    if kind == 1:  # a number
+        found = rng.choice(list(re.finditer(rb"[0-9]+", header)))
+        number_ = rng.choice((0, 1, int(found[0]) + 1, 2 * int(found[0]), 2**32, 2**64 - 1, -1))
+        header = header[: found.start()] + b"%d" % number_ + header[found.end() :]
+    elif kind == 2:  # a piece of JSON, left out or doubled
+        found = rng.choice(list(re.finditer(rb'"[^"]*"|[][{},:]|[0-9]+', header)))
+        header = header[: found.start()] + found[0] * rng.choice((0, 2)) + header[found.end() :]
+    elif kind == 3:  # a text
+        texts = list(re.finditer(rb'"[^"]*"', header))
+        found, other = rng.choice(texts), rng.choice(texts)
+        word = rng.choice((other[0], b'"F32"', b'"BOOL"', b'"B02"', b'"__metadata__"', b'"\\u0041"', b'"\\ud800"'))
+        header = header[: found.start()] + word + header[found.end() :]
+    elif kind == 4:
+        at = rng.randrange(len(header) + 1)
+        header = (
+            header[:at] + rng.choice((b" ", b"\n", b"\0", b"0", b"-", b".0", b"e1", b"{", b"]", b",")) + header[at:]
+        )
+    else:
+        data = rng.choice((data[:-1], data + b"\0", data[1:], b""))
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def honest_tensors() -> list[bytes]:
+    """Safetensors values of every kind."""
+    two = {"Data": [120, 120], "B02": [120, 120]}
+    note = {"kind": "BigEarthNetPatch", "stored": {"x": [1, None, {"y": 0.5}]}, "bands": [[None, "Band", "h", 3]]}
+    return [
+        S1_FILE,
+        file(table(two)),
+        file({"__metadata__": {"a": "b"}, **sentinel(("VV", "VH"), "F32")}),
+        file(sentinel(S2_NAMES, "U16")),
+        noted({"kind": "BigEarthNet_S1_Patch", "stored": {"labels": ["Pastures"]}}),
+        noted(note, {"h": entry_of([2, 2])}),
+    ]
 
 
 def honest_values() -> list[bytes]:
@@ -262,14 +331,19 @@ def main() -> None:
     parser.add_argument("--save", type=pathlib.Path, default=pathlib.Path("failure.pickle"))
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    honest = honest_values()
+    honest, tensors = honest_values(), honest_tensors()
     hostile = [value for attack in ATTACKS if 0 < len(value := attack.value()) < 40_000]
     end, count, accepted = time.monotonic() + options.seconds, 0, 0
     while time.monotonic() < end:
-        base = rng.choice(honest)
-        value = random_program(rng) if rng.random() < 0.2 else base if rng.random() < 0.8 else rng.choice(hostile)
-        for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-            value = mutate(rng, value, honest)
+        if rng.random() < 0.3:
+            value = base = rng.choice(tensors)
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                value = mutate_tensors(rng, value)
+        else:
+            base = rng.choice(honest)
+            value = random_program(rng) if rng.random() < 0.2 else base if rng.random() < 0.8 else rng.choice(hostile)
+            for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+                value = mutate(rng, value, honest)
         count += 1
         try:
             accepted += examine(value, base)

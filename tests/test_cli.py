@@ -14,15 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from legacy_values import GENERATIONS, labels, small_tree, tree, write
+from report_samples import HOSTILE_TEXTS
 from strategies import TwoBandPatch, make_patch
-from test_audit import HONEST, HOSTILE_TEXTS, SHELL, damage, make_database, values
+from test_audit import HONEST, SHELL, damage, make_database, values
 
 import ben_secure
 from ben_secure import Limits, cli, loads
+from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts
-from ben_secure.cli._disassembly import disassemble, format_of, globals_named
 from ben_secure.patches import Band, BigEarthNetPatch
 from ben_secure.store.pages import PageReader
 
@@ -394,7 +395,9 @@ def test_inspect_shows_a_refusal(place, capsys):
     """The finding is that of the audit."""
     document = inspect(capsys, place / "hostile", "second")
     main(["audit", str(place / "hostile"), "--json"])
-    assert document["finding"] == json.loads(capsys.readouterr().out)["findings"][0]
+    found = json.loads(capsys.readouterr().out)["databases"][0]["findings"][0]
+    assert found["position"] is not None
+    assert document["finding"] == found | {"position": None}
     assert document["finding"]["global"] == "posix.system"
     assert main(["inspect", str(place / "hostile"), "second"]) == 1
     out = capsys.readouterr().out

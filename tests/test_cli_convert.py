@@ -12,15 +12,19 @@ import assembler
 import pytest
 from attacks import ATTACKS
 from legacy_values import GENERATIONS, small_tree, tree, write
+from strategies import make_patch
 from test_audit import SHELL, make_database
 
-from ben_secure import loads
+from ben_secure import loads, tensors
 from ben_secure.cli import main
-from ben_secure.patches import BigEarthNetPatch
+from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
 from ben_secure.signing.tags import append_tag, verified_payload
 from ben_secure.store.pages import PageReader
+from ben_secure.store.pairs import join
+from ben_secure.tensors import SIGN
 
+library = pytest.importorskip("safetensors.numpy")
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 LEGACY = {generation.encode(): write(small_tree(generation)) for generation in GENERATIONS}
 LEGACY |= {b"s1": write(tree("BigEarthNet_S1_Patch")), b"canonical": assembler.canonical()}
@@ -42,6 +46,8 @@ def place(tmp_path, monkeypatch):
     tagged = {lmdb_key: append_tag(KEYS.signing, b"c", lmdb_key, value) for lmdb_key, value in LEGACY.items()}
     make_database(tmp_path / "tagged", tagged)
     make_database(tmp_path / "partly", tagged | {b"s1": LEGACY[b"s1"]})
+    (tmp_path / "bare.csv").write_text("patch_id\na\n")
+    (tmp_path / "pairs.csv").write_text("patch_id,s1_name\na,b\n")
     write_mac_keys("key", KEYS)
     write_mac_keys("other", MacKeySet(MacKey(bytes(32))))
     return tmp_path
@@ -149,6 +155,127 @@ def test_convert_with_keys(place, capsys):
     assert records("same") == records("new")
 
 
+def test_there_and_back(place, capsys):
+    """Legacy values to safetensors and to canonical ones: the same patches, their metadata included."""
+    code, out, err = run("convert legacy tensors --to safetensors", capsys)
+    assert (code, out, err) == (0, "CONVERTED: 6 of 6 values are in tensors\n", "")
+    for lmdb_key, value in records("tensors").items():
+        assert value[4:9] == SIGN
+        assert loads(value) == loads(LEGACY[lmdb_key])
+        assert {name: array.tobytes() for name, array in library.load(value).items()} == {
+            band.name: band.data.tobytes() for band in loads(LEGACY[lmdb_key]).bands
+        }
+    assert run("audit tensors", capsys)[0] == 0
+    assert run("convert tensors again --to safetensors", capsys)[0] == 0
+    assert records("again") == records("tensors")
+    assert run("convert tensors back --to canonical", capsys)[0] == 0
+    assert records("back") == {lmdb_key: loads(value).dumps() for lmdb_key, value in LEGACY.items()}
+
+
+def test_what_safetensors_cannot_hold_is_refused(place, capsys):
+    """Metadata that JSON would change is named, with what to do; the rest can be asked for."""
+    patch = make_patch(BigEarthNet_S1_Patch, date=("2017", 6))
+    make_database(place / "odd", {b"odd": patch.dumps(), b"plain": LEGACY[b"s1"]})
+    code, out, err = run("convert odd new --to safetensors", capsys)
+    assert (code, err) == (1, "")
+    assert out.startswith("odd: the patch has no safetensors value: metadata 'date' is a tuple")
+    assert "leave it out" in out
+    assert not os.path.exists("new")
+    assert run("convert odd new --to safetensors --skip-refused", capsys)[0] == 1
+    assert sorted(records("new")) == [b"plain"]
+    assert run("convert odd all", capsys)[0] == 0
+
+
+@pytest.mark.threat("T9")
+def test_tags_on_the_way_to_safetensors(place, capsys):
+    """Verified before, made after; the new ones verify and come off again."""
+    arguments = "convert tagged tensors --to safetensors --source-mac-key key --mac-key key --context c"
+    assert run(arguments, capsys)[0] == 0
+    assert run("verify tensors --mac-key key --context c", capsys)[0] == 0
+    assert run("convert tensors no", capsys)[0] == 1
+    assert run("convert tensors back --source-mac-key key --source-context c", capsys)[0] == 0
+    assert records("back") == {lmdb_key: loads(value).dumps() for lmdb_key, value in LEGACY.items()}
+
+
+TWINS = {
+    b"S1A": tensors.dumps(make_patch(BigEarthNet_S1_Patch, seed=1)),
+    b"S1B": make_patch(BigEarthNet_S1_Patch, seed=2).dumps(),
+    b"S2A": tensors.dumps(make_patch(labels=["a"])),
+    b"S2B": make_patch(seed=3).dumps(),
+}
+JOINED = {
+    b"S2A": join(loads(TWINS[b"S2A"]), loads(TWINS[b"S1A"])),
+    b"S2B": join(loads(TWINS[b"S2B"]), loads(TWINS[b"S1B"])),
+}
+
+
+@pytest.fixture
+def twins(place):
+    """Databases of twins: together, apart, with one record too many, with one too few; and a table of pairs."""
+    make_database(place / "both", TWINS)
+    make_database(place / "s1", {name: value for name, value in TWINS.items() if name.startswith(b"S1")})
+    make_database(place / "s2", {name: value for name, value in TWINS.items() if name.startswith(b"S2")})
+    make_database(place / "more", TWINS | {b"S3": TWINS[b"S2B"]})
+    for lmdb_key in TWINS:
+        rest = {name: value for name, value in TWINS.items() if name != lmdb_key}
+        make_database(place / f"without {lmdb_key.decode()}", rest)
+    (place / "pairs.csv").write_text("patch_id,s1_name\nS2A,S1A\nS2B,S1B\nS2C,S1C\n")
+    return place
+
+
+@pytest.mark.parametrize("form", ["canonical", "safetensors"])
+def test_twins_are_joined(twins, capsys, form):
+    """From one database or two, to either form, and with tags; how many went into others is said."""
+    code, out, err = run(f"convert both new --pairs pairs.csv --to {form}", capsys)
+    assert (code, out, err) == (0, "CONVERTED: 2 of 4 values are in new; 2 are joined to others\n", "")
+    assert {lmdb_key: loads(value) for lmdb_key, value in records("new").items()} == JOINED
+    code, out, err = run(f"convert s2 apart --pairs pairs.csv --s1 s1 --to {form} --json", capsys)
+    document = json.loads(out)
+    assert (code, document["checked"], document["written"], "joined" in document) == (0, 2, 2, False)
+    assert records("apart") == records("new")
+    assert json.loads(run(f"convert both again --pairs pairs.csv --to {form} --json", capsys)[1])["joined"] == 2
+    assert run("audit new", capsys)[0] == 0
+
+
+def test_records_without_a_twin_are_not_lost_without_a_word(twins, capsys):
+    """Each is refused with its reason; with --skip-refused the pairs are written."""
+    for database, lmdb_key, why, left in (
+        ("more", "S3", "the table of pairs does not name it", JOINED),
+        ("without S1A", "S2A", "its Sentinel-1 twin b'S1A' is not there", {b"S2B": JOINED[b"S2B"]}),
+        ("without S2B", "S1B", "its Sentinel-2 twin b'S2B' is not there", {b"S2A": JOINED[b"S2A"]}),
+    ):
+        assert main(["convert", database, "new", "--pairs", "pairs.csv"]) == 1
+        out = capsys.readouterr().out
+        assert out.startswith(f"{lmdb_key}: the record cannot be joined: {why}\n")
+        assert "REFUSED: 1 of " in out
+        assert not os.path.exists("new")
+        assert main(["convert", database, "new", "--pairs", "pairs.csv", "--skip-refused"]) == 1
+        capsys.readouterr()
+        assert {name: loads(value) for name, value in records("new").items()} == left
+        shutil.rmtree("new")
+    code, out, _ = run("convert both new --pairs pairs.csv --s1 s1", capsys)
+    assert code == 1
+    assert "S1A: the record cannot be joined: the table of pairs does not name it" in out
+
+
+@pytest.mark.threat("T1")
+@pytest.mark.threat("T9")
+def test_a_hostile_or_untagged_twin_is_refused(twins, capsys):
+    """It is checked like any value, and the refusal names both."""
+    make_database(twins / "hostile", TWINS | {b"S1A": SHELL})
+    code, out, _ = run("convert hostile new --pairs pairs.csv", capsys)
+    assert code == 1
+    assert out.startswith("S2A: with its Sentinel-1 twin b'S1A': the payload asks for posix.system")
+    tagged = {lmdb_key: append_tag(KEYS.signing, b"", lmdb_key, value) for lmdb_key, value in TWINS.items()}
+    make_database(twins / "half", tagged | {b"S1A": TWINS[b"S1A"]})
+    code, out, _ = run("convert half new --pairs pairs.csv --source-mac-key key", capsys)
+    assert code == 1
+    assert out.startswith("S2A: with its Sentinel-1 twin b'S1A': ")
+    make_database(twins / "whole", tagged)
+    assert run("convert whole new --pairs pairs.csv --source-mac-key key --mac-key key", capsys)[0] == 0
+    assert run("verify new --mac-key key", capsys)[0] == 0
+
+
 @pytest.mark.threat("T9")
 def test_untag_gives_back_what_was_signed(place, capsys):
     """Only after each value verified."""
@@ -178,6 +305,12 @@ def test_untag_gives_back_what_was_signed(place, capsys):
         ("convert legacy new --context c", "--context belongs to"),
         ("convert legacy new --source-context c", "--source-context belongs to"),
         ("convert legacy", "Missing argument"),
+        ("convert legacy new --to pickle", "'pickle' is not one of"),
+        ("convert legacy new --s1 legacy", "--s1 belongs to --pairs"),
+        ("convert legacy new --pairs missing.csv", "missing.csv"),
+        ("convert legacy new --pairs key", ".csv or .parquet"),
+        ("convert legacy new --pairs bare.csv", "s1_name"),
+        ("convert legacy new --pairs pairs.csv --s1 missing", "does not exist"),
         ("untag tagged --mac-key key", "Missing option"),
         ("untag tagged --out new", "Missing option"),
         ("untag empty --mac-key key --out new", "the database is empty"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import time
 import lmdb
 import pytest
 from legacy_values import small_tree, write
+from tensor_files import S1_FILE
 from test_audit import SHELL, make_database
 
+from ben_secure import PatchReader, loads
 from ben_secure.cli import _passphrase, main
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, VerifyKey, write_mac_keys, write_signing_key
 from ben_secure.signing.manifest import open_manifest
@@ -63,6 +66,31 @@ def run(arguments, capsys):
 
 
 # Tags
+
+
+def test_safetensors_values_are_not_tagged_where_they_are(place, capsys):
+    """Other programs would not read them any more: the database stays as it is; a copy, or a manifest, can be made."""
+    mixed = BARE | {b"s1": S1_FILE}
+    make_database(place / "mixed", mixed)
+    before = content("mixed/data.mdb")
+    code, out, err = run("sign mixed --mac-key key", capsys)
+    assert (code, out) == (2, "")
+    assert re.search(r"safetensors file, .*--out NEW.*--signing-key.* LMDB key b's1' in mixed", err)
+    assert content("mixed/data.mdb") == before
+    code, out, err = run("sign mixed --mac-key key --out copy", capsys)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "1 of them are safetensors files: with a tag behind them, only ben_secure reads them"
+    assert records("copy") == tagged(mixed)
+    with PatchReader("copy", mac_key=KEYS) as reader:
+        assert reader["s1"] == loads(S1_FILE)
+    code, out, err = run("sign mixed --mac-key key --out again --json", capsys)
+    assert (code, json.loads(out)["safetensors"]) == (0, 1)
+    assert run("sign copy --mac-key key", capsys)[0] == 0
+    assert run("verify copy --mac-key key", capsys)[0] == 0
+    assert run("untag copy --mac-key key --out bare", capsys)[0] == 0
+    assert records("bare") == mixed
+    assert run("sign mixed --signing-key publisher --name n --version 1", capsys)[0] == 0
+    assert run("sign db --mac-key key", capsys)[0] == 0
 
 
 @pytest.mark.threat("T9")

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(ben_secure.__file__).parent
 # From the bottom up; a module may import from lower layers, and within its own folder.
 LAYERS = [
     ["errors"],
-    ["bands", "equality", "footer", "limits", "nomenclature"],
+    ["bands", "equality", "files", "footer", "limits", "nomenclature"],
     ["layouts", "metadata"],
     ["band_objects", "patch_access", "patch_base", "patches", "quicklook", "resampling", "scaling"],
     [
@@ -36,18 +36,18 @@ LAYERS = [
     ["cli", "__main__"],
 ]
 
-# The drop-in interface has load and loads as methods of the patch classes, which are below the unpickler.
-UPWARD = {("patch_access", "pickles")}
+# The drop-in interface has load and loads as methods of the patch classes, which are below what reads values.
+UPWARD = {("patch_access", "values")}
 
 HOMES = {
-    "lmdb": {"store.writer", "store.in_place", "audit.structure", "demo", "demo_signing"},
+    "lmdb": {"store.writer", "store.in_place", "audit._verify_worker", "demo", "demo_signing"},
     "pickle": {"pickles.unpickler", "pickles._prefix", "patch_access", "patch_base"},
-    "pickletools": {"pickles._steps", "cli"},
+    "pickletools": {"pickles._steps", "audit"},
     "typer": {"cli"},
     "rich": {"cli", "audit", "demo", "demo_signing"},
     "cryptography": {"signing"},
     "securesystemslib": {"signing"},
-    "fickling": {"audit.opinion"},
+    "fickling": {"audit._fickling_worker"},
     "tifffile": {"encode.geotiff"},
     "imagecodecs": {"encode.geotiff"},
     "pyarrow": {"tables"},

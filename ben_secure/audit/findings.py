@@ -10,16 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ben_secure.audit.programs import MAX_PROGRAMS
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule
 
 Verdict = Literal["clean", "refused", "undecided"]
+
+INTERRUPTED_EXIT_CODE = 130
 
 EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 """Exit code of the command line for each verdict."""
 
 MAX_FINDINGS = 10_000
 """Findings kept in detail (some 1 kB each); the rest are counted. An archive of 590,326 may be hostile throughout."""
+
+NO_OPINION = "fickling has no opinion"
+"""How an opinion begins that is none."""
 
 KEPT_NAMES = 12
 """LMDB keys of clean values that a report keeps, for pictures of them."""
@@ -38,6 +44,7 @@ class Finding:
         global_name: ``module.name`` that the value asked for, escaped, if that is the reason.
         opinion: What fickling says of the value, escaped; None if it was not asked or has nothing to add.
         position: How many records of the database come before this one in key order, if known.
+        program: Fingerprint of the program of a refused value (``Programs.refused``), if fickling is to be asked.
     """
 
     rule: Rule
@@ -48,6 +55,7 @@ class Finding:
     global_name: str | None = None
     opinion: str | None = None
     position: int | None = None
+    program: bytes | None = None
 
     @property
     def level(self) -> Level:
@@ -92,6 +100,10 @@ class Tally:
             ones as ``refused``.
         sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
         clean_keys: LMDB keys of the first ``KEPT_NAMES`` clean values.
+        programs: The first ``MAX_PROGRAMS`` distinct programs of values that load, by fingerprint
+            (``Programs.accepted``): LMDB key and position of the first value that has it, in key order.
+        opinions: Distinct programs by what fickling says of them: ``as honest``, ``more`` or ``none``.
+        undecided: Why not every record of the range could be judged, or None; the first reason.
     """
 
     checked: int = 0
@@ -103,12 +115,42 @@ class Tally:
     formats: Counter[str] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
     clean_keys: list[bytes] = field(default_factory=list)
+    programs: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
+    opinions: Counter[str] = field(default_factory=Counter)
+    undecided: str | None = None
+
+    @property
+    def done(self) -> int:
+        """Records that were judged or passed over."""
+        return self.checked + self.skipped
+
+    def count(self, *, value_bytes: int, written_by: str) -> None:
+        """Count one judged record.
+
+        Args:
+            value_bytes: Length of its value, as far as it was read.
+            written_by: As in ``formats``.
+        """
+        self.checked += 1
+        self.value_bytes += value_bytes
+        self.sizes[value_bytes.bit_length()] += 1
+        self.formats[written_by] += 1
+
+    def keep_clean(self, lmdb_key: bytes) -> None:
+        """Keep the LMDB key of a clean value, if there is room."""
+        if len(self.clean_keys) < KEPT_NAMES:
+            self.clean_keys.append(lmdb_key)
 
     def add(self, finding: Finding) -> None:
         """Count one finding and keep it, if there is room."""
         self.rules[finding.rule] += 1
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
+
+    def see(self, program: bytes, lmdb_key: bytes, position: int) -> None:
+        """Remember the program of a value that loads, if it is a new one and there is room."""
+        if program not in self.programs and len(self.programs) < MAX_PROGRAMS:
+            self.programs[program] = lmdb_key, position
 
     def extend(self, other: Tally) -> None:
         """Add the tally of the range that follows."""
@@ -121,6 +163,10 @@ class Tally:
         self.formats.update(other.formats)
         self.sizes.update(other.sizes)
         self.clean_keys += other.clean_keys[: KEPT_NAMES - len(self.clean_keys)]
+        for program, (lmdb_key, position) in other.programs.items():
+            self.see(program, lmdb_key, position)
+        self.opinions.update(other.opinions)
+        self.undecided = self.undecided or other.undecided
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +179,9 @@ class AuditReport:
         tally: The counts, and the findings: those on the whole database first, then by key.
         sampled: Whether only a part of the records was to be judged.
         undecided: Why not every record could be judged, or None.
+        interrupted: Whether that is because the user interrupted it.
+        resumed: Records of which an earlier, interrupted audit has told.
+        fail_on: Least level of a finding for which the exit code is 1.
     """
 
     database: str
@@ -140,6 +189,9 @@ class AuditReport:
     tally: Tally
     sampled: bool = False
     undecided: str | None = None
+    interrupted: bool = False
+    resumed: int = 0
+    fail_on: Level = Level.ERROR
 
     @property
     def checked(self) -> int:
@@ -190,5 +242,10 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 refused, 2 undecided."""
+        """130 interrupted; 1 refused, or a finding of level ``fail_on`` or graver; 2 undecided; otherwise 0."""
+        if self.interrupted:
+            return INTERRUPTED_EXIT_CODE
+        levels = list(Level)  # the gravest first
+        if any(self.count(level) for level in levels[: levels.index(self.fail_on) + 1]):
+            return EXIT_CODES["refused"]
         return EXIT_CODES[self.verdict]

@@ -1,93 +1,313 @@
-"""Judge every record of one database.
+"""Judge every record of one database or of many, in worker processes; put together what they find.
 
-Reads raw records through ``PageReader`` and hands each to ``scan_value``; keeps no value, and a bounded number of
-findings. A database that cannot be read to its end is never called clean.
+The keys are cut into ranges, workers judge these (``workers``, or what the caller names), and their tallies are added
+up in key order, so the report is the same however many there are. Keeps no value, and a bounded number of findings. A
+database that is not read to its end is never called clean. What the data makes go wrong is in the report; raised is
+only what is wrong with the call.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 
+from ben_secure.audit.discover import databases_in
 from ben_secure.audit.findings import AuditReport, Finding, Tally
-from ben_secure.audit.scan import scan_value
-from ben_secure.errors import LimitExceededError, UndecidedError
-from ben_secure.footer import FOOTER_BYTES
-from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.audit.opinion import Opinions
+from ben_secure.audit.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
+from ben_secure.audit.rules import Level
+from ben_secure.audit.scan import Judge, Options
+from ben_secure.audit.state import Done, StateFile, describe
+from ben_secure.audit.structure import structure_findings
+from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers
+from ben_secure.errors import StoreError, UndecidedError, UntrustedDataError
 from ben_secure.store.pages import PageReader
 
-if TYPE_CHECKING:
-    from ben_secure.patches import BigEarthNetPatch
+Progress = Callable[[int, int, int], None]
+"""Called after each range with records done, records to do, and bytes of values judged."""
 
-Progress = Callable[[int, int], None]
-"""Called after each record with how many were checked and how many there are."""
+Runner = Callable[[Iterable[RangeTask], Split], Generator[tuple[RangeTask, Tally], None, None]]
+"""Has ranges judged by whoever; gives each, or the parts into which it was cut, with its tally, in key order."""
+
+_MOST_RECORDS, _FEWEST_RECORDS = 256, 32  # of a range; a process takes as long to start as 1,000 values to judge
+_RANGES_A_WORKER = 8  # so that all are busy to the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How an audit is carried out; what it finds does not depend on it, but for ``sample``.
+
+    Attributes:
+        workers: Processes; None for as many as there are processors to run on. A value is never judged in the calling
+            process: it could take that along.
+        value_timeout_s: How long a worker may be at one value, seconds; then it counts as lost at it.
+        sample: Judge only so many values, spread evenly over the keys; None for all.
+        resume: File to go on from if it is there, and to keep the state in meanwhile; removed at the end.
+        fail_on: Least level of a finding for which the exit code is 1.
+        progress: Called as the audit goes on.
+        on_finding: Called with every finding in the order of the report, those too that it has no room for.
+        runner: Has the ranges judged; None for worker processes on this machine.
+    """
+
+    workers: int | None = None
+    value_timeout_s: float = VALUE_TIMEOUT_S
+    sample: int | None = None
+    resume: str | os.PathLike[str] | None = None
+    fail_on: Level = Level.ERROR
+    progress: Progress | None = None
+    on_finding: Callable[[Finding], None] | None = None
+    runner: Runner | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "sample"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be 1 or more, not {number}")
 
 
 def audit_database(
-    path: str | os.PathLike[str],
-    *,
-    classes: Iterable[type[BigEarthNetPatch]] = (),
-    limits: Limits = DEFAULT_LIMITS,
-    progress: Progress | None = None,
+    path: str | os.PathLike[str], *, options: Options | None = None, run: Run | None = None
 ) -> AuditReport:
-    """Judge every record of a database.
+    """Judge every record of a database, and the database as a whole.
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself.
-        classes: Patch subclasses that the caller declares, as for ``loads``.
-        limits: What each value may cost.
-        progress: Called after each record.
+        options: How to judge; None for the defaults.
+        run: How to carry it out; None for the defaults.
 
     Returns:
         The report. Whatever keeps the database from being read to its end is its ``undecided``; what was found
-        before that is in it.
+        before that is in it. So it is if the user interrupts (Ctrl-C).
+
+    Raises:
+        StoreError: ``run.resume`` cannot be read or written, or is no state of an audit.
     """
-    tally = Tally()
-    undecided = None
-    entries = 0
-    try:
-        with PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as reader:
-            entries = len(reader)
-            undecided = _audit(reader, tally, tuple(classes), limits, progress)
-    except UndecidedError as error:
-        undecided = error.message
-    return AuditReport(database=os.fsdecode(path), entries=entries, tally=tally, undecided=undecided)
+    options, run = options or Options(), run or Run()
+    state = None if run.resume is None else StateFile(run.resume)
+    with _pool(options, run) as workers:
+        audit = _Audit(os.fspath(path), options, run, state, workers)
+        report = audit.report()
+    if state is not None and audit.finished:
+        state.remove()
+    return report
 
 
-def _add(tally: Tally, finding: Finding | None) -> None:
-    """Count one record."""
-    tally.checked += 1
-    if finding is not None:
-        tally.refused += 1
-        tally.add(finding)
+def audit_many(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    options: Options | None = None,
+    run: Run | None = None,
+    on_begin: Callable[[str], None] | None = None,
+    on_report: Callable[[AuditReport], None] | None = None,
+) -> list[AuditReport]:
+    """Judge several databases, one after the other.
+
+    Args:
+        paths: Databases, and folders in which (and below which) databases are looked for.
+        options: How to judge; None for the defaults.
+        run: How to carry it out; None for the defaults.
+        on_begin: Called with the path of each database before anything is found of it.
+        on_report: Called with each report as soon as it is there.
+
+    Returns:
+        A report for each database, and for each path at which there is none. After an interruption there is one that
+        says so for each database that was not begun.
+
+    Raises:
+        StoreError: As ``audit_database``.
+    """
+    options, run = options or Options(), run or Run()
+    state = None if run.resume is None else StateFile(run.resume)
+    reports: list[AuditReport] = []
+    finished = True
+    with _pool(options, run) as workers:
+        for database, problem in _all_databases(paths):
+            if on_begin is not None:
+                on_begin(database)
+            if problem is not None:
+                report = _nothing(database, run, problem)
+            elif any(report.interrupted for report in reports):
+                report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
+            else:
+                audit = _Audit(database, options, run, state, workers)
+                report = audit.report()
+                finished = finished and audit.finished
+            reports.append(report)
+            if on_report is not None:
+                on_report(report)
+    if state is not None and finished:
+        state.remove()
+    return reports
 
 
-def _audit(
-    reader: PageReader,
-    tally: Tally,
-    classes: tuple[type[BigEarthNetPatch], ...],
-    limits: Limits,
-    progress: Progress | None,
-) -> str | None:
-    """Judge what a reader gives; returns why that is not the whole database, or None."""
-    before = reader.facts
-    start = None
-    while True:
+def exit_code_of(reports: Iterable[AuditReport]) -> int:
+    """The exit code for several reports: 130 if one was interrupted, else 1 if one is, else 2 if one is, else 0."""
+    codes = {report.exit_code for report in reports}
+    return next((code for code in (130, 1, 2) if code in codes), 0 if codes else 2)
+
+
+def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
+    """Each database, or what is named as one, and why there is nothing to judge."""
+    for path in paths:
+        name = os.fspath(path)
         try:
-            for lmdb_key, value in reader.items(start):
-                tally.value_bytes += len(value)
-                _add(tally, scan_value(lmdb_key, value, classes=classes, limits=limits))
-                if progress is not None:
-                    progress(tally.checked, before.entries)
-            break
-        except LimitExceededError as error:  # from the reader: the value is too long to be read
-            if error.lmdb_key is None:
-                raise
-            _add(tally, Finding.from_error(error.lmdb_key, error))
-            start = error.lmdb_key + b"\0"  # the least key behind it
-    if reader.facts.txnid != before.txnid:
-        return "the database was changed while it was checked; check it again when nobody writes"
-    if tally.checked != before.entries:  # the reader counts by itself, but not across a value that it refused
-        return f"{tally.checked} records were found, {before.entries} were announced; fetch this database again"
-    return None if tally.checked else "the database is empty, so nothing was checked"
+            found = databases_in(name)
+        except StoreError as error:
+            yield name, error.message
+            continue
+        for database in found:
+            yield database, None
+
+
+def _nothing(database: str, run: Run, undecided: str, *, interrupted: bool = False) -> AuditReport:
+    return AuditReport(
+        database=database, entries=0, tally=Tally(), undecided=undecided, interrupted=interrupted, fail_on=run.fail_on
+    )
+
+
+class _Audit:
+    """The audit of one database.
+
+    Attributes:
+        finished: Whether there is nothing left that could be judged.
+    """
+
+    def __init__(self, path: str, options: Options, run: Run, state: StateFile | None, workers: Workers) -> None:
+        self.finished = False
+        self._path = path
+        self._absolute = os.path.abspath(path)
+        self._options = options
+        self._run = run
+        self._state = state
+        self._runner = run.runner or workers.judged
+        self._tally = Tally()
+        self._entries = 0
+        self._resumed = 0
+        self._sampled = False
+        self._interrupted = False
+        self._undecided: str | None = None
+        self._start: bytes | None = b""  # where to go on; None at the end
+        self._position = 0  # records before it
+
+    def report(self) -> AuditReport:
+        """Do it."""
+        try:
+            with open_pages(self._path, self._options) as pages:
+                self._entries = len(pages)
+                self._audit(pages)
+        except UntrustedDataError as error:  # of the manifest; those of values are findings already
+            self._add(Finding.from_error(None, error))
+            self._undecided = "the values were not judged, because the manifest is not what it should be"
+        except UndecidedError as error:
+            self._undecided = self._undecided or error.message
+        except KeyboardInterrupt:
+            self._interrupted = True
+        if self._interrupted:
+            self._undecided = f"interrupted after {self._tally.done:,} of {self._total():,} records"
+        return AuditReport(
+            database=self._path,
+            entries=self._entries,
+            tally=self._tally,
+            sampled=self._sampled,
+            undecided=self._undecided or self._tally.undecided,
+            interrupted=self._interrupted,
+            resumed=self._resumed,
+            fail_on=self._run.fail_on,
+        )
+
+    def _total(self) -> int:
+        wanted = self._run.sample
+        return self._entries if wanted is None else min(wanted, self._entries)
+
+    def _add(self, finding: Finding) -> None:
+        self._tally.add(finding)
+        self._tell([finding])
+
+    def _tell(self, findings: Iterable[Finding]) -> None:
+        if self._run.on_finding is not None:
+            for finding in findings:
+                self._run.on_finding(finding)
+
+    def _audit(self, pages: PageReader) -> None:
+        identity = identity_of(pages)
+        self._entries = identity.entries
+        wanted = self._run.sample
+        self._sampled = wanted is not None and wanted < identity.entries
+        described = describe(self._options, Judge(self._absolute, self._options), wanted if self._sampled else None)
+        done = None if self._state is None else self._state.done(self._absolute, identity, described)
+
+        def keep(now: bool) -> None:
+            if self._state is not None and self._tally.done:
+                done = Done(tally=self._tally, start=self._start, position=self._position)
+                self._state.keep(self._absolute, identity, described, done, now=now)
+
+        with Opinions(classes=self._options.classes) as opinions:
+            if done is None:
+                self._look_at_the_whole()
+            else:
+                self._take_up(done, opinions, pages)
+            try:
+                if self._start is not None:
+                    self._judge(pages, self._start, opinions, keep)
+            finally:
+                keep(now=True)
+        if self._undecided is None and identity_of(pages) != identity:
+            self._undecided = CHANGED
+        self.finished = self._undecided != CHANGED
+        if self._undecided is None and not self._entries:
+            self._undecided = "the database is empty, so nothing was checked"
+        elif self._undecided is None and not self._sampled and self._position != self._entries:
+            self._undecided = (
+                f"{self._position} records were found, {self._entries} were announced; fetch this database again"
+            )
+
+    def _look_at_the_whole(self) -> None:
+        try:
+            for finding in structure_findings(self._path):
+                self._add(finding)
+        except StoreError as error:
+            self._undecided = error.message
+
+    def _take_up(self, done: Done, opinions: Opinions, pages: PageReader) -> None:
+        """Go on where an earlier audit was interrupted."""
+        self._start, self._position = done.start, done.position
+        self._resumed = done.tally.done
+        # So that fickling's opinions are known again that were told already.
+        told = Tally(programs=dict(done.tally.programs), findings=list(done.tally.findings))
+        opinions.settle(told, pages.get)
+        self._tell(done.tally.findings)
+        self._tally.extend(done.tally)
+
+    def _judge(self, pages: PageReader, start: bytes, opinions: Opinions, keep: Callable[[bool], None]) -> None:
+        run, options = self._run, self._options
+        if self._sampled and run.sample is not None:
+            picked = sample(pages, self._absolute, options, run.sample)
+            tasks: Iterator[RangeTask] = (task for task in picked if task.start >= start)
+        else:
+            records = max(_FEWEST_RECORDS, 1 + self._entries // (_processors(run) * _RANGES_A_WORKER))
+            tasks = cut(pages, self._absolute, options, min(_MOST_RECORDS, records), start, self._position)
+        with closing(self._runner(tasks, lambda task, place: split(pages, task, place))) as judged:
+            for task, part in judged:
+                if part.undecided == CHANGED:
+                    self._undecided = CHANGED
+                    return
+                opinions.settle(part, pages.get)
+                self._tell(part.findings)
+                self._tally.extend(part)
+                self._start, self._position = task.stop, task.position + task.records
+                keep(False)
+                if run.progress is not None:
+                    run.progress(self._tally.done, self._total(), self._tally.value_bytes)
+        self._start = None
+
+
+def _processors(run: Run) -> int:
+    return run.workers or len(os.sched_getaffinity(0))
+
+
+def _pool(options: Options, run: Run) -> Workers:
+    return Workers(
+        _processors(run), value_timeout_s=run.value_timeout_s, max_value_bytes=options.limits.max_value_bytes
+    )

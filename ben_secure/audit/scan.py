@@ -1,21 +1,66 @@
 """Judge one record of a database.
 
-The law: a value is clean exactly if ``pickles.loads`` returns a patch. So this calls ``loads`` and nothing else; it
-has no rules about values of its own and never keeps what was loaded.
+The law: a value has no finding of level error exactly if the loader returns a patch and a reader can name it. So this
+calls the loader and has no rules about values of its own; what it remarks on a patch is never more than a warning. It
+never keeps what was loaded. Where tags or a manifest are asked for, they are checked before a byte is decoded.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ben_secure.audit.findings import Finding
-from ben_secure.errors import BenSecureError, Rule
+from ben_secure.audit.findings import Finding, Tally
+from ben_secure.audit.formats import REFUSED, SAFETENSORS, format_of
+from ben_secure.audit.names import key_remark
+from ben_secure.audit.programs import Programs
+from ben_secure.audit.remarks import metadata_remarks
+from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
+from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pickles import loads
+from ben_secure.tensors import SIGN
+from ben_secure.values import loads, loads_part
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
+    from ben_secure.signing.manifest import Manifest
+    from ben_secure.store._verification import Demand, Verification
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the values of a database are to be judged; travels to workers.
+
+    Attributes:
+        demand: Keys to check tags or a manifest with, or None.
+        since_manifest: Do not demand that the records are those of the manifest, but pass over each value that it lists
+            under this LMDB key: whoever signed it has audited it.
+        classes: Patch subclasses that the caller declares, as for ``loads``.
+        limits: What each value may cost.
+        opinions: Ask fickling what it thinks of odd values.
+    """
+
+    demand: Demand | None = None
+    since_manifest: bool = False
+    classes: tuple[type[BigEarthNetPatch], ...] = ()
+    limits: Limits = DEFAULT_LIMITS
+    opinions: bool = True
+
+    def __post_init__(self) -> None:
+        if self.since_manifest and (self.demand is None or not self.demand.verify_keys):
+            raise ValueError("since_manifest means nothing without a verify_key; nobody vouches for the manifest")
+        for cls in self.classes:
+            if getattr(cls, "__module__", None) == "__main__":
+                raise ValueError(
+                    f"{cls.__qualname__} is defined in the main program, where no worker can import it; move it into "
+                    "a module"
+                )
+        with contextlib.suppress(BenSecureError):
+            loads(b"\x80", classes=self.classes, limits=self.limits)  # classes of another kind are a TypeError
 
 
 def scan_value(
@@ -25,7 +70,7 @@ def scan_value(
     classes: Iterable[type[BigEarthNetPatch]] = (),
     limits: Limits = DEFAULT_LIMITS,
 ) -> Finding | None:
-    """Judge one record.
+    """Judge one record by itself: would a reader load it?
 
     Args:
         lmdb_key: Raw LMDB key; must be UTF-8, since a reader names patches by it.
@@ -40,6 +85,10 @@ def scan_value(
         loads(value, classes=classes, limits=limits)
     except BenSecureError as error:
         return Finding.from_error(lmdb_key, error)
+    return _unnamed(lmdb_key)
+
+
+def _unnamed(lmdb_key: bytes) -> Finding | None:
     try:
         lmdb_key.decode()
     except UnicodeDecodeError as error:
@@ -50,3 +99,90 @@ def scan_value(
             "patch; store it under its name",
         )
     return None
+
+
+class Judge:
+    """Judges the records of one database as the caller asked for; for one thread.
+
+    Attributes:
+        listed: The manifest whose records the database must have, or None.
+    """
+
+    def __init__(self, path: str, options: Options) -> None:
+        """Open what is needed.
+
+        Args:
+            path: Absolute path of the database, beside which the manifest lies if the caller names none.
+            options: What is asked for.
+
+        Raises:
+            SignatureError: The manifest is not signed by enough of the keys.
+            ManifestMismatchError: It is not the one that was signed, or of another name or version.
+            StoreError: It is missing or cannot be read.
+        """
+        self._options = options
+        self._programs = Programs() if options.opinions else None
+        self._verification: Verification | None = None
+        self._audited: Manifest | None = None
+        self.listed: Manifest | None = None
+        demand = options.demand
+        if demand is None:
+            return
+        from ben_secure.store._verification import Verification  # it brings cryptography
+
+        if options.since_manifest:
+            self._audited = Verification(dataclasses.replace(demand, mac_key=None, context=""), path).manifest
+            demand = dataclasses.replace(demand, verify_keys=(), threshold=1, manifest=None, name=None, version=None)
+        self._verification = Verification(demand, path)
+        self.listed = self._verification.manifest
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """SHA-256 of the manifest that values are compared with, hexadecimal, or None."""
+        manifest = self.listed or self._audited
+        return None if manifest is None else manifest.statement.manifest_sha256
+
+    def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes) -> None:
+        """Judge one record and count it.
+
+        Args:
+            tally: What the record and its findings are added to.
+            position: Records of the database before this one.
+            lmdb_key: Its raw LMDB key.
+            value: The stored bytes.
+        """
+        end = payload_end(value)
+        try:
+            if self._verification is not None:
+                end = self._verification.payload_end(lmdb_key, value)
+            if self._audited is not None and self._audited.digest_of(lmdb_key) == hashlib.sha256(value).digest():
+                tally.skipped += 1
+                return
+            patch = loads_part(value, end, self._options.classes, self._options.limits)
+        except BenSecureError as error:
+            finding = Finding.from_error(lmdb_key, error)
+            self._refuse(tally, position, value, finding)
+            return
+        unnamed = _unnamed(lmdb_key)
+        if unnamed is not None:
+            self._refuse(tally, position, value, unnamed)
+            return
+        written_by = format_of(value)
+        tally.count(value_bytes=len(value), written_by=written_by)
+        tally.keep_clean(lmdb_key)
+        if self._programs is not None and written_by != SAFETENSORS:
+            tally.see(self._programs.accepted(value), lmdb_key, position)
+        for remark in (key_remark(lmdb_key), metadata_remarks(lmdb_key, patch)):
+            if remark is not None:
+                tally.add(dataclasses.replace(remark, position=position))
+
+    def refuse_unread(self, tally: Tally, position: int, error: UntrustedDataError) -> None:
+        """Count a record whose value is too long to be read."""
+        self._refuse(tally, position, b"", Finding.from_error(error.lmdb_key, error))
+
+    def _refuse(self, tally: Tally, position: int, value: bytes, finding: Finding) -> None:
+        tally.count(value_bytes=len(value), written_by=REFUSED)
+        tally.refused += 1
+        is_pickle = value != b"" and value[4:9] != SIGN
+        program = self._programs.refused(value) if self._programs is not None and is_pickle else None
+        tally.add(dataclasses.replace(finding, position=position, program=program))

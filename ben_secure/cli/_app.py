@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 import ben_secure
-from ben_secure.cli import audit, convert, demo, inspect, keygen, publish, sign, untag, verify
+from ben_secure.cli import audit, convert, demo, inspect, keygen, publish, show, sign, untag, verify
 
 app = typer.Typer(name="ben-secure", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("demo")(demo.command)
 app.command("audit")(audit.command)
 app.command("inspect")(inspect.command)
+app.command("show")(show.command)
 app.add_typer(keygen.app)
 app.command("sign")(sign.command)
 app.command("verify")(verify.command)

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ben_secure.audit.report import SCHEMA
-from ben_secure.audit.run import Progress as Callback
 from ben_secure.errors import BenSecureError, UntrustedDataError, printable
+from ben_secure.store.rewrite import Progress as Callback
 
 _PIPE_WIDTH = 120
 
@@ -41,7 +41,8 @@ def print_json(document: Mapping[str, object]) -> None:
 def wants_json(arguments: list[str]) -> bool:
     """Whether a command line asks for JSON, though it may not parse otherwise."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return "--json" in options
+    formats = zip(options, [*options[1:], ""], strict=True)
+    return "--json" in options or "--format=json" in options or ("--format", "json") in formats
 
 
 def fail(arguments: list[str], error: BaseException) -> int:
@@ -54,7 +55,7 @@ def fail(arguments: list[str], error: BaseException) -> int:
     Returns:
         The exit code: 130 interrupted, 1 if data was refused, otherwise 2.
     """
-    exit_code, message = _explain(error)
+    exit_code, message = explain(error)
     if wants_json(arguments):
         document = {
             "schema": SCHEMA,
@@ -69,7 +70,8 @@ def fail(arguments: list[str], error: BaseException) -> int:
     return exit_code
 
 
-def _explain(error: BaseException) -> tuple[int, str]:
+def explain(error: BaseException) -> tuple[int, str]:
+    """Say in one line why a command failed, and with which exit code: 130 interrupted, 1 refused, otherwise 2."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, BenSecureError):

@@ -142,13 +142,15 @@ def tell_rewritten(command: str, source: str, target: str, done: Rewritten, head
     if as_json:
         found = document(command, source, "refused" if exit_code else headline.lower(), exit_code)
         counts = {"out": target if done.written else None, "checked": done.checked, "written": done.written}
+        counts |= {"joined": done.joined} if done.joined else {}
         print_json(found | counts | refusals_to_json(done.refusals))
         return exit_code
     out = console()
     print_refusals(done.refusals, out)
     place = printable(target, 400)
     if done.written:
-        headline = f"{headline}: {done.written:,} of {done.checked:,} values are in {place}"
+        joined = f"; {done.joined:,} are joined to others" if done.joined else ""
+        headline = f"{headline}: {done.written:,} of {done.checked:,} values are in {place}{joined}"
     if exit_code:
         written = f"the other {done.written:,} are in {place}" if done.written else "nothing was written"
         headline = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(source, 400)}; {written}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Annotated, Any
 
@@ -13,15 +13,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ben_secure.audit.disassembly import disassemble, format_of, globals_named
+from ben_secure.audit.explain import explain
 from ben_secure.audit.findings import Finding
+from ben_secure.audit.opinion import Opinions
 from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
 from ben_secure.audit.scan import scan_value
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
-from ben_secure.cli._disassembly import disassemble, format_of, globals_named
-from ben_secure.errors import LimitExceededError, printable
-from ben_secure.pickles import loads
+from ben_secure.cli._tensors import header_lines, tensor_facts
+from ben_secure.errors import LimitExceededError, Rule, printable
 from ben_secure.store.pages import PageReader
+from ben_secure.tensors import SIGN
+from ben_secure.values import loads
 
 _SHOWN_KEYS = 5
 _STATISTICS = ("min", "mean", "max")
@@ -32,7 +36,7 @@ def command(
     lmdb_key: Annotated[str | None, typer.Argument(metavar="KEY", help="LMDB key (patch name) of one value.")] = None,
     as_hex: Annotated[bool, typer.Option("--hex", help="KEY is hexadecimal, as in audit --json.")] = False,
     as_opcodes: Annotated[
-        bool, typer.Option("--disassemble", help="List the opcodes of the value too; nothing is run.")
+        bool, typer.Option("--disassemble", help="List the opcodes, or the header, of the value too; nothing is run.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> int:
@@ -100,17 +104,34 @@ def _value_facts(reader: PageReader, lmdb_key: bytes, as_opcodes: bool) -> dict[
     if finding is None:
         document |= _patch_facts(value)
     else:
-        document["finding"] = finding_to_json(finding)
+        document |= _refusal_facts(finding, value)
     if as_opcodes:
-        document["disassembly"] = disassemble(value, None if finding is None else finding.offset)
+        offset = None if finding is None else finding.offset
+        document["disassembly"] = header_lines(value) if value[4:9] == SIGN else disassemble(value, offset)
     return document
+
+
+def _refusal_facts(finding: Finding, value: bytes) -> dict[str, object]:
+    with Opinions() as opinions:
+        opinion = opinions.of_refused(value)
+    finding = finding if opinion is None else replace(finding, opinion=opinion.text)
+    explanation = explain(finding, value)
+    return {
+        "finding": finding_to_json(finding),
+        "explanation": {
+            "title": explanation.title,
+            "help": explanation.help,
+            "consequence": explanation.consequence,
+            "around": list(explanation.disassembly),
+        },
+    }
 
 
 def _patch_facts(value: bytes) -> dict[str, object]:
     patch = loads(value)
-    return {
-        "format": format_of(value),
-        "globals": globals_named(value),
+    is_pickle = value[4:9] != SIGN
+    written = {"format": format_of(value), "globals": globals_named(value)} if is_pickle else tensor_facts(value)
+    return written | {
         "patch_class": type(patch).__name__,
         "bands": [band_facts(band) for band in patch.bands],
         "metadata": metadata_facts(patch),
@@ -146,16 +167,30 @@ def _print_value(document: dict[str, Any], out: Console) -> None:
         _print_bands(document["bands"], out)
         _print_metadata(document["metadata"], out)
     else:
-        place = [("at byte", f"{finding['offset']:,}")] if finding["offset"] is not None else []
-        optional = [(name, finding[name]) for name in ("opcode", "global") if finding[name] is not None]
-        _print_rows([*rows, ("refused by", finding["rule"]), *place, *optional, ("because", finding["message"])], out)
+        _print_refusal(rows, finding, document["explanation"], "disassembly" in document, out)
     if "disassembly" in document:
         out.print("\n".join(["", *document["disassembly"]]), soft_wrap=True)
     out.print()
     if finding is None:
         out.print("CLEAN: a patch and nothing else", style="bold green")
+    elif finding["rule"] == Rule.TENSORS:
+        out.print("REFUSED: not a safetensors file that everybody reads alike; do not use it", style="bold red")
     else:
         out.print("REFUSED: do not load this value with pickle", style="bold red")
+
+
+def _print_refusal(
+    rows: list[tuple[str, str]], finding: dict[str, Any], explanation: dict[str, Any], more: bool, out: Console
+) -> None:
+    """Print why a value is refused, and the opcodes around the place unless more of them are to follow."""
+    place = [("at byte", f"{finding['offset']:,}")] if finding["offset"] is not None else []
+    optional = [(name, finding[name]) for name in ("opcode", "global") if finding[name] is not None]
+    would = [("loading it", explanation["consequence"])] if explanation["consequence"] else []
+    because = [("because", finding["message"]), ("which means", explanation["help"])]
+    rule = f"{finding['rule']} ({explanation['title']})"
+    _print_rows([*rows, ("refused by", rule), *place, *optional, *because, *would], out)
+    if explanation["around"] and not more:
+        out.print("\n".join(["", *explanation["around"]]), soft_wrap=True)
 
 
 def _print_rows(rows: Iterable[tuple[str, str]], out: Console) -> None:

@@ -18,6 +18,7 @@ from ben_secure.store.in_place import Changed, change_in_place
 from ben_secure.store.rewrite import Rewritten, rewrite
 from ben_secure.store.sign import sign_database
 from ben_secure.store.tagging import Tagger
+from ben_secure.tensors import SIGN
 
 
 def command(
@@ -79,18 +80,26 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
     old_mac_keys = None if old_mac_key is None else read_mac_keys(old_mac_key, database)
     tagger = Tagger(mac_keys, context, old_mac_keys=old_mac_keys)
     done: Rewritten | Changed
+    foreign = 0  # safetensors files, which other programs read only without a tag
+
+    def tagged_copy(lmdb_key: bytes, value: bytes) -> bytes:
+        nonlocal foreign
+        foreign += value[4:9] == SIGN
+        return tagger.tagged(lmdb_key, value)
+
     with progress_bar("tagging") as progress:
         if out is not None:
-            done = rewrite(database, out, tagger.tagged, progress=progress)
+            done = rewrite(database, out, tagged_copy, progress=progress)
             tagged = done.written
         else:
-            done = change_in_place(database, tagger.tagged, progress=progress)
+            done = change_in_place(database, tagger.tagged_in_place, progress=progress)
             tagged = done.changed
     exit_code = 1 if done.refusals.count else 0
     place = printable(database if out is None else out, 400)
     if as_json:
         found = _signing.document("sign", database, "refused" if exit_code else "signed", exit_code)
         counts = {"out": out if not exit_code else None, "checked": done.checked, "written": tagged}
+        counts |= {"safetensors": foreign} if foreign else {}
         key = {"key": mac_keys.fingerprint, "context": context}
         print_json(found | key | counts | _signing.refusals_to_json(done.refusals))
         return exit_code
@@ -100,6 +109,9 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
         text = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(database, 400)}; "
         _signing.print_verdict(text + "nothing was written", exit_code, console_out)
         return exit_code
+    if foreign:
+        out_text = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"
+        console_out.print(out_text, soft_wrap=True)
     kept = done.checked - tagged
     had = f" ({kept:,} were before)" if out is None and kept else ""
     text = f"SIGNED: all {done.checked:,} values in {place} are tagged with the key {mac_keys.fingerprint}{had}"

@@ -167,6 +167,14 @@ class RecordList:
             return self._digest(index)
         return None
 
+    def keys_between(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
+        """Walk the keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
+        first, last = (
+            self._count if bound is None else bisect_left(range(self._count), bound, key=self._lmdb_key)
+            for bound in (start, stop)
+        )
+        return map(self._lmdb_key, range(first, last))
+
     def key_of(self, digest: bytes) -> bytes | None:
         """Find the key under which a digest is listed. The first call builds an index of 16 bytes a record.
 

@@ -117,6 +117,10 @@ class Manifest:
         """Find the SHA-256 that is listed for a key: 32 bytes, or None if the key is not in the list."""
         return self._records.digest_of(lmdb_key)
 
+    def keys_between(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
+        """Walk the listed keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
+        return self._records.keys_between(start, stop)
+
     def check(self, lmdb_key: bytes, unverified_value: bytes) -> None:
         """Check that a stored value is the one that the publisher signed for this key.
 

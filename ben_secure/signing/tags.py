@@ -152,7 +152,8 @@ def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unver
             known = ", ".join(known_key.fingerprint for known_key in mac_keys)
             raise _refused(
                 f"the value is tagged with the key {footer.key_id.hex()}, which is not among the keys given ({known}); "
-                "if it was rotated, get the present key file from whoever keeps it"
+                "if it was rotated, get the present key file from whoever keeps it",
+                Rule.TAG_FOREIGN,
             )
         if not hmac.compare_digest(make_tag(mac_key, context, lmdb_key, payload), footer.unverified_tag):
             raise _refused(
@@ -188,5 +189,5 @@ def _split(unverified_value: bytes) -> tuple[memoryview, Footer]:
     return memoryview(unverified_value)[:end], Footer(unverified_tag=tag, key_id=key_id)
 
 
-def _refused(message: str) -> TagMismatchError:
-    return TagMismatchError(message, rule=Rule.TAG_INVALID)
+def _refused(message: str, rule: Rule = Rule.TAG_INVALID) -> TagMismatchError:
+    return TagMismatchError(message, rule=rule)

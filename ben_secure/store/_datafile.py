@@ -78,15 +78,24 @@ class DataFile:
                 "an LMDB database is read from a regular file only"
             )
 
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor, for a child process that is to read this very file."""
+        return self._fd
+
     def size(self) -> int:
-        """Bytes in the file now.
+        """Bytes in the file now; raises as ``status``."""
+        return self.status().st_size
+
+    def status(self) -> os.stat_result:
+        """What the operating system says of the file that was opened, now.
 
         Raises:
             StoreError: The operating system refuses to say.
             ValueError: The file was closed.
         """
         try:
-            return os.fstat(self._fd).st_size
+            return os.fstat(self._fd)
         except OSError as error:
             raise self._failed(error) from error
 

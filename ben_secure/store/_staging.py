@@ -3,7 +3,9 @@
 The place is a directory ``.NAME.ben-secure-writing`` beside what will be replaced, on the same file system, readable
 by its owner only, held by a lock on the file ``lock`` in it. It never touches the database before ``publish``, whose
 one ``rename`` either happens or does not: a process killed at any moment leaves the old database, or none, or the new
-one complete. What a killed writer left behind is recognised (its lock is free) and removed by the next one.
+one complete. What a killed writer left behind is recognised (its lock is free) and removed by the next one, or taken
+up by one that says the same of what it is about (a fingerprint in the file ``resume``): only this user can have put
+it there.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from ben_secure.errors import StoreError, printable
 _SUFFIX = ".ben-secure-writing"
 _LOCK_NAME = "lock"
 _CONTENT_NAME = "new"
+_RESUME_NAME = "resume"
 _ATTEMPTS = 100
 
 
@@ -26,14 +29,17 @@ class Staging:
     """The place, from ``__init__`` (which takes it) to ``discard`` (which gives it up, after ``publish`` or without).
 
     Attributes:
-        directory: Path of an empty directory to build the new version in.
+        directory: Path of a directory to build the new version in; empty unless ``resumed``.
+        resumed: Whether ``directory`` holds what an earlier writer with the same fingerprint left.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, fingerprint: bytes | None = None) -> None:
         """Take the place beside ``target``, removing what a killed writer left there.
 
         Args:
             target: Absolute path of the directory or file that ``publish`` will create or replace.
+            fingerprint: What a writer that can be resumed is about, at most 64 bytes: what was left with the same
+                fingerprint stays. None to begin anew in any case.
 
         Raises:
             StoreError: Another writer is at work on this target, or the place cannot be made.
@@ -42,6 +48,8 @@ class Staging:
         self._parent, name = os.path.split(target)
         self._place = os.path.join(self._parent, f".{name}{_SUFFIX}")
         self.directory = os.path.join(self._place, _CONTENT_NAME)
+        self.resumed = False
+        self._kept = False
         self._lock = -1
         try:
             for _ in range(_ATTEMPTS):
@@ -50,8 +58,9 @@ class Staging:
                     break
             else:
                 raise StoreError(f"writers come and go at {printable(target, 400)}; try again when they are done")
-            shutil.rmtree(self.directory, ignore_errors=True)
-            os.mkdir(self.directory)
+            self.resumed = fingerprint is not None and self._left_with(fingerprint)
+            if not self.resumed:
+                self._begin(fingerprint)
         except OSError as error:
             self.discard()
             raise StoreError(
@@ -91,6 +100,31 @@ class Staging:
                 os.close(lock)
         return lock if taken else -1
 
+    def _left_with(self, fingerprint: bytes) -> bool:
+        """Whether something was left here with this fingerprint, and it is all of this user's making."""
+        try:
+            with open(os.path.join(self._place, _RESUME_NAME), "rb") as file:
+                if file.read(65) != fingerprint:
+                    return False
+            return all(map(_is_own, [self.directory, *(entry.path for entry in os.scandir(self.directory))]))
+        except OSError:
+            return False
+
+    def _begin(self, fingerprint: bytes | None) -> None:
+        """Make the directory anew, and say last what it is about."""
+        note = os.path.join(self._place, _RESUME_NAME)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(note)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.mkdir(self.directory)
+        if fingerprint is not None:
+            with open(note, "xb") as file:
+                file.write(fingerprint)
+
+    def keep(self, kept: bool = True) -> None:
+        """Leave for a later writer what is in the place: ``discard`` will only give it up. Or do not, after all."""
+        self._kept = kept
+
     def publish(self, name: str | None = None) -> None:
         """Put the new version into service, durably: from here on it is the target, even if the power fails.
 
@@ -117,15 +151,25 @@ class Staging:
             ) from error
 
     def discard(self) -> None:
-        """Remove what is left in the place and give it up; doing it twice is harmless."""
+        """Remove what is left in the place, unless it is kept, and give it up; doing it twice is harmless."""
         if self._lock < 0:
             return
-        shutil.rmtree(self.directory, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the next writer may be in it already
-            os.unlink(os.path.join(self._place, _LOCK_NAME))
-            os.rmdir(self._place)
+        if not self._kept:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._place, _RESUME_NAME))
+            shutil.rmtree(self.directory, ignore_errors=True)
+            with contextlib.suppress(OSError):  # the next writer may be in it already
+                os.unlink(os.path.join(self._place, _LOCK_NAME))
+                os.rmdir(self._place)
         os.close(self._lock)
         self._lock = -1
+
+
+def _is_own(path: str) -> bool:
+    """Whether this is a directory or a file of this user under no other name."""
+    found = os.lstat(path)
+    regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    return found.st_uid == os.geteuid() and (regular or stat.S_ISDIR(found.st_mode))
 
 
 def _sync(path: str) -> None:

@@ -39,6 +39,12 @@ class Demand:
     name: str | None
     version: str | None
 
+    @property
+    def mac_fingerprints(self) -> list[str]:
+        """Names of the MAC keys, sorted; they are no secret."""
+        keys = [] if self.mac_key is None else [self.mac_key] if isinstance(self.mac_key, MacKey) else self.mac_key
+        return sorted(key.fingerprint for key in keys)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:

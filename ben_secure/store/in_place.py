@@ -71,8 +71,9 @@ def change_in_place(
         What was done.
 
     Raises:
-        StoreError: The database cannot be read or written, is empty, damaged, open in another program, or others can
-            write to it. What was committed until then stays, and doing it again goes on from there.
+        StoreError: The database cannot be read or written, is empty, damaged, open in another program, others can
+            write to it, or ``transform`` says so of a value. What was committed until then stays, and doing it again
+            goes on from there.
     """
     path = os.fspath(path)
     with (
@@ -100,6 +101,9 @@ def _check(reader: PageReader, transform: Transform, progress: Progress | None) 
             return transform(lmdb_key, value) is not value
         except UntrustedDataError as error:
             return error
+        except StoreError as error:
+            error.located(reader.path, lmdb_key)
+            raise
 
     refusals = Refusals()
     checked = to_change = 0

@@ -167,6 +167,11 @@ class PageReader:
         """What the newer meta page says now."""
         return self._consistent(_facts)
 
+    @property
+    def status(self) -> os.stat_result:
+        """What the operating system says of the data file that was opened: inode, size, time of the last change."""
+        return self._file.status()
+
     def _take_snapshot(self) -> Snapshot:
         # A meta page may be read while it is written; what is still wrong the third time is not a writer's doing.
         for _ in range(2):

@@ -1,7 +1,7 @@
 """``PatchReader``: an LMDB database of patches as a mapping from patch name to patch.
 
 Every value goes through ``pages`` (no liblmdb), through ``_verification`` if a key was given, and through
-``pickles.loads_part`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
+``values.loads_part`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
 patch that the trusted core has not passed.
 """
 
@@ -16,8 +16,8 @@ from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
-from ben_secure.pickles.unpickler import loads_part
 from ben_secure.store.pages import DatabaseFacts, PageReader
+from ben_secure.values import loads_part
 
 if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey

@@ -25,6 +25,9 @@ Progress = Callable[[int, int], None]
 Transform = Callable[[bytes, bytes], bytes]
 """Makes the new value of an LMDB key and an old value, or raises ``UntrustedDataError``."""
 
+CopyTransform = Callable[[bytes, bytes], bytes | None]
+"""The same for a copy; None leaves the record out, since another one has its content."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Refusals:
@@ -54,11 +57,13 @@ class Rewritten:
         checked: Records read; all that there are.
         written: Records in the new database; 0 if there is none.
         refusals: Values that could not be made anew.
+        joined: Records whose content went into another record.
     """
 
     checked: int
     written: int
     refusals: Refusals
+    joined: int = 0
 
 
 def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededError]]:
@@ -93,7 +98,7 @@ def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededEr
 def rewrite(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    transform: Transform,
+    transform: CopyTransform,
     *,
     skip_refused: bool = False,
     limits: Limits = DEFAULT_LIMITS,
@@ -121,7 +126,7 @@ def rewrite(
     if os.path.lexists(target):
         raise StoreError(f"{printable(target, 400)} exists, and nothing is overwritten; choose another name")
     refusals = Refusals()
-    checked = written = 0
+    checked = written = joined = 0
     try:
         with (
             PageReader(source, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as reader,
@@ -134,7 +139,9 @@ def rewrite(
                     if not isinstance(value, bytes):
                         raise value
                     new_value = transform(lmdb_key, value)
-                    if skip_refused or not refusals.count:
+                    if new_value is None:
+                        joined += 1
+                    elif skip_refused or not refusals.count:
                         writer.put_stored(lmdb_key, new_value)
                         written += 1
                 except UntrustedDataError as error:
@@ -146,8 +153,8 @@ def rewrite(
             if not written or (refusals.count and not skip_refused):
                 raise _Abandoned
     except _Abandoned:
-        written = 0
-    return Rewritten(checked=checked, written=written, refusals=refusals)
+        written = joined = 0
+    return Rewritten(checked=checked, written=written, refusals=refusals, joined=joined)
 
 
 class _Abandoned(Exception):

@@ -6,11 +6,12 @@ only refused: ``Tagger`` says for each value whether it is to be changed, and ``
 
 from __future__ import annotations
 
-from ben_secure.errors import LimitExceededError, Rule, TagMismatchError
+from ben_secure.errors import LimitExceededError, Rule, StoreError, TagMismatchError
 from ben_secure.footer import FOOTER_BYTES, MAGIC
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.tags import append_tag, context_bytes, verified_payload
+from ben_secure.tensors import SIGN
 
 
 class Tagger:
@@ -79,6 +80,22 @@ class Tagger:
             payload = verified_payload(self.old_mac_keys, self.context, lmdb_key, value)
             valid = False
         return value if valid else append_tag(self.mac_keys.signing, self.context, lmdb_key, bytes(payload))
+
+    def tagged_in_place(self, lmdb_key: bytes, value: bytes) -> bytes:
+        """Make the value as it shall be stored in the place of the old one; otherwise as ``tagged``.
+
+        Raises:
+            StoreError: It is a bare safetensors file. With a tag behind it no other program would read it any more, and
+                here it is the only one.
+        """
+        if value[4:9] == SIGN and not value.endswith(MAGIC):
+            raise StoreError(
+                "the value is a safetensors file, and with a tag behind it only this package would read it; tag a copy "
+                "(--out NEW), convert to canonical values (ben-secure convert), or sign the list of all values, which "
+                "changes none (--signing-key)",
+                lmdb_key=lmdb_key,
+            )
+        return self.tagged(lmdb_key, value)
 
     def bare(self, lmdb_key: bytes, value: bytes) -> bytes:
         """Give the payload of a value, after its tag was verified.

@@ -1,8 +1,9 @@
 """``PatchWriter``: write patches as canonical values into an LMDB database that appears complete or not at all.
 
-The only module that uses liblmdb, and it opens nothing but files that it has made itself in this run: to add to an
-existing database, its records are read with ``pages`` and written anew, so that liblmdb never parses pages from
-elsewhere (T5). It never changes a database in place (see ``_staging``).
+It opens with liblmdb nothing but files that it has made itself, in this run or in one that was interrupted and is
+resumed (which only this user can have changed, see ``_staging``): to add to an existing database, its records are
+read with ``pages`` and written anew, so that liblmdb never parses pages from elsewhere (T5). It never changes a
+database in place.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 64 * 2**20
 _FIRST_MAP_BYTES = 2**30
+_MAX_RESUME_BYTES = 64
 _MAX_KEY_BYTES = 511  # MDB_MAXKEYSIZE of liblmdb
 
 
@@ -36,6 +38,7 @@ class PatchWriter:
 
     The database is built in a hidden directory beside ``path`` and renamed to ``path`` when the block ends. An
     exception that leaves the block, or a crash, leaves what was at ``path`` as it was. A writer is for one thread.
+    With ``resume``, what was written before such an end is kept, and found again with ``name in writer``.
 
     Attributes:
         path: The database as the caller named it.
@@ -50,6 +53,7 @@ class PatchWriter:
         limits: Limits = DEFAULT_LIMITS,
         mac_key: MacKey | MacKeySet | None = None,
         context: str = "",
+        resume: bytes | None = None,
     ) -> None:
         """Name the database; nothing is touched before the ``with`` block begins.
 
@@ -62,14 +66,21 @@ class PatchWriter:
             mac_key: Key to tag the patches with (the one of a set that tags), so that a reader with the key takes
                 nothing but them. What is there already is copied as it is and not tagged.
             context: Name of the dataset that the tags are good for, at most 255 bytes in UTF-8.
+            resume: What will be written, as at most 64 bytes of a digest: go on where an earlier writer to ``path``
+                with the same ones was interrupted. Values are then written through to the disk as they come. Not
+                with ``append``.
 
         Raises:
             TypeError: ``mac_key`` is something else, or ``context`` is not a str.
-            ValueError: ``context`` is too long or not Unicode, or there is one without a key.
+            ValueError: ``context`` is too long or not Unicode, or there is one without a key; ``resume`` is empty,
+                too long or comes with ``append``.
         """
+        if resume is not None and (append or not 1 <= len(resume) <= _MAX_RESUME_BYTES):
+            raise ValueError(f"resume takes 1 to {_MAX_RESUME_BYTES} bytes, and not with append")
         self.path = os.fspath(path)
         self.limits = limits
         self._append = append
+        self._resume = resume
         self._tag = _tagger(mac_key, context)
         self._cleanup: contextlib.ExitStack | None = None  # set while the writer is open
 
@@ -84,20 +95,20 @@ class PatchWriter:
         self._target_file = os.path.realpath(data_file_path(target))
         self._refuse_existing(target)
         with contextlib.ExitStack() as cleanup:
-            self._staging = Staging(self._target_file if self._append else target)
+            self._staging = Staging(self._target_file if self._append else target, self._resume)
             cleanup.callback(self._staging.discard)
             self._refuse_existing(target)  # once more, now that no other writer can make it
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
-            self._map_bytes = _FIRST_MAP_BYTES
-            # Written through in one go at the end (Staging.publish): until then nobody needs this file. No other
-            # process knows of it, so it needs no lock.mdb.
+            self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())
+            # Written through in one go at the end (Staging.publish): until then nobody needs this file, unless it
+            # shall outlive a power failure. No other process knows of it, so it needs no lock.mdb.
             try:
                 self._env = cleanup.enter_context(
                     lmdb.open(
                         self._staging.directory,
                         map_size=self._map_bytes,
-                        sync=False,
+                        sync=self._resume is not None,
                         lock=False,
                         lib_version=0,  # the file format of LMDB 0.9, whatever the environment variable says
                     )
@@ -108,6 +119,15 @@ class PatchWriter:
                 self._copy_original()
             self._cleanup = cleanup.pop_all()
         return self
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a patch of this name is written already, in this run or in the one that is resumed.
+
+        Raises:
+            ValueError: This is outside the ``with`` block, or the name cannot be one.
+        """
+        self._refuse_outside()
+        return self._taken(_lmdb_key(name))
 
     def __setitem__(self, name: str, patch: BigEarthNetPatch) -> None:
         """Write one patch.
@@ -125,9 +145,25 @@ class PatchWriter:
         self._refuse_outside()
         if not isinstance(patch, BigEarthNetPatch):
             raise TypeError(f"expected a patch, not {type(patch).__name__}")
+        self.put_payload(name, patch.dumps())
+
+    def put_payload(self, name: str, payload: bytes) -> None:
+        """Write a patch that is ``dumps`` already, for who has made it so: nothing is decoded or checked.
+
+        Args:
+            name: As for a patch.
+            payload: What its ``dumps`` returned; tagged if there is a key.
+
+        Raises:
+            ValueError: As for a patch, and so the others.
+            TypeError: ``name`` is not a str.
+            LimitExceededError: The payload is larger than ``limits.max_value_bytes``.
+            StoreError: The disk is full or fails.
+        """
+        self._refuse_outside()
         lmdb_key = _lmdb_key(name)
         self._refuse_taken(lmdb_key, name)
-        self._put(lmdb_key, self._tag(lmdb_key, patch.dumps()))
+        self._put(lmdb_key, self._tag(lmdb_key, payload))
 
     def put_stored(self, lmdb_key: bytes, value: bytes) -> None:
         """Write a value as it will be stored, for who has made it: nothing is decoded, checked or tagged.
@@ -161,8 +197,13 @@ class PatchWriter:
         cleanup, self._cleanup = self._cleanup, None
         if cleanup is not None:
             with cleanup:
+                if self._resume is not None and (exc_type is None or self._env.stat()["entries"]):
+                    # Whatever happens now, what is written stays. What is pending goes: it may be why the block was
+                    # left.
+                    self._staging.keep()
                 if exc_type is None:
                     self._publish()
+                    self._staging.keep(False)
 
     def _refuse_existing(self, target: str) -> None:
         if not self._append and os.path.lexists(target):
@@ -176,10 +217,19 @@ class PatchWriter:
         if self._cleanup is None:
             raise ValueError("a PatchWriter writes inside its with block only: with PatchWriter(path) as writer: ...")
 
-    def _refuse_taken(self, lmdb_key: bytes, name: str | bytes) -> None:
+    def _taken(self, lmdb_key: bytes) -> bool:
         with self._env.begin(buffers=True) as transaction:
-            taken = lmdb_key in self._pending or transaction.get(lmdb_key) is not None
-        if taken:
+            return lmdb_key in self._pending or transaction.get(lmdb_key) is not None
+
+    def _staged_bytes(self) -> int:
+        """Size of the file that is resumed, if there is one."""
+        try:
+            return os.stat(os.path.join(self._staging.directory, DATA_FILE_NAME)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _refuse_taken(self, lmdb_key: bytes, name: str | bytes) -> None:
+        if self._taken(lmdb_key):
             raise ValueError(
                 f"there is a patch named {printable(name)} in {printable(self.path, 400)} already; nothing is replaced"
             )

@@ -1,0 +1,303 @@
+"""Have ranges of keys judged on a Dask cluster that shares the file system; the report is that of a local audit.
+
+The only module that knows Dask. Tasks travel to the workers of the cluster, each of which judges in an expendable
+process of its own, with the same limits and the same findings as on one machine (``workers``); so no value is judged
+in a process of Dask, and a value that kills a process does not take a worker of the cluster along. What comes back is
+JSON, parsed strictly and matched against what was asked. It must never send a MAC key over a connection that others
+can listen to.
+
+Dask itself runs what it is sent: whoever can connect to a scheduler can run code as every worker and every client of
+it. So a report from a cluster is worth as much as the cluster (T14).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import ben_secure
+from ben_secure.audit._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
+from ben_secure.audit.findings import Tally
+from ben_secure.audit.ranges import RangeTask, open_pages, split
+from ben_secure.audit.scan import Options
+from ben_secure.audit.workers import VALUE_TIMEOUT_S, Workers
+from ben_secure.errors import BenSecureError, MissingExtraError, StoreError, printable
+
+if TYPE_CHECKING:
+    from ben_secure.audit.run import Runner
+    from ben_secure.audit.workers import Split
+
+CONNECT_TIMEOUT_S = 10.0
+"""How long to wait for the scheduler, and for its first worker, seconds."""
+
+PATIENCE_S = 60.0
+"""How long a cluster may have no worker before the audit gives up, seconds."""
+
+_ADDRESS = re.compile(r"(tcp|tls)://[\w.:\[\]-]+:[0-9]{1,5}", re.ASCII)
+# A worker of the cluster starts a process for each batch, which takes as long as to judge some 1,000 values.
+_MOST_RECORDS, _FEWEST_RECORDS = 16_384, 256
+_BATCHES_A_THREAD = 4
+_POLL_S = 1.0
+
+
+@contextmanager
+def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TIMEOUT_S) -> Iterator[Runner]:
+    """Connect to a running cluster while the block runs.
+
+    Args:
+        address: Of its scheduler: ``tcp://HOST:PORT``, or ``tls://HOST:PORT`` with the certificates that Dask's own
+            configuration names.
+        options: How the values are going to be judged.
+        value_timeout_s: How long a process may be at one value, seconds.
+
+    Yields:
+        What ``Run.runner`` is to be.
+
+    Raises:
+        MissingExtraError: The extra is not installed.
+        StoreError: The address is none, or a MAC key would travel in the clear; nobody answers, or has workers; a
+            worker has another version of ben_secure, or none.
+    """
+    if not _ADDRESS.fullmatch(address):
+        raise StoreError(f"{printable(address)!r} is no address of a scheduler; expected tcp://HOST:PORT or tls://...")
+    if options.demand is not None and options.demand.mac_key is not None and not address.startswith("tls://"):
+        raise StoreError(
+            "the MAC key would travel to the workers over a connection that others can listen to, and who has it can "
+            "forge tags; audit on this machine, or use a cluster with TLS (tls://HOST:PORT)"
+        )
+    client = _connect(address)
+    try:
+        _check_workers(client)
+
+        def runner(tasks: Iterable[RangeTask], _: Split) -> Generator[tuple[RangeTask, Tally], None, None]:
+            return _judged(client, tasks, value_timeout_s)
+
+        yield runner
+    finally:
+        client.close(timeout=5)
+
+
+def _connect(address: str) -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingExtraError("an audit on a cluster needs Dask: pip install 'ben-secure[dask]'") from error
+    try:
+        client: Any = distributed.Client(  # type: ignore[no-untyped-call]
+            address, timeout=CONNECT_TIMEOUT_S, set_as_default=False, name="ben-secure-audit"
+        )
+    except Exception as error:  # of the network, of certificates, or whatever a scheduler of another version causes
+        raise StoreError(
+            f"no scheduler of a Dask cluster answers at {printable(address)}: {_told(error)}; see "
+            "whether it runs, and whether its version of Dask is that of this machine"
+        ) from error
+    return client
+
+
+def _told(error: object) -> str:
+    """What an error says that came from the network: of any class, whose methods may fail."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "it does not say what"
+    return f"{printable(type(error).__name__)}: {printable(text, 300)}"
+
+
+def _check_workers(client: Any) -> None:
+    """Wait for a worker, and refuse those whose findings could be others than ours."""
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
+        versions = client.run(installed_version, on_error="return")
+    except Exception as error:
+        raise StoreError(
+            f"the cluster has no workers: {_told(error)}; start some (dask worker)"
+        ) from error
+    for worker, version in sorted(versions.items()):
+        if version != ben_secure.__version__:
+            found = version if isinstance(version, str) else _told(version)
+            raise StoreError(
+                f"worker {printable(worker)} of the cluster has another ben_secure: expected "
+                f"{ben_secure.__version__}, found {printable(found, 200)}; install the same version everywhere"
+            )
+
+
+def _judged(
+    client: Any, tasks: Iterable[RangeTask], value_timeout_s: float
+) -> Generator[tuple[RangeTask, Tally], None, None]:
+    """Judge ranges, as ``Workers.judged`` does."""
+    threads = max(1, _threads(client))
+    batches = _batches(tasks, threads)
+    under_way: deque[tuple[list[RangeTask], Any]] = deque()
+    failure: StoreError | None = None
+    more = True
+    try:
+        while more or under_way:
+            while more and len(under_way) < 2 * threads:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    more = False
+                except StoreError as error:
+                    failure, more = error, False
+                else:
+                    future = client.submit(judge_batch, ben_secure.__version__, batch, value_timeout_s, pure=False)
+                    under_way.append((batch, future))
+            if under_way:
+                batch, future = under_way.popleft()
+                yield from _parts(batch, _answer(client, batch, future))
+    finally:
+        client.cancel([future for _, future in under_way])
+    if failure is not None:
+        raise failure
+
+
+def _threads(client: Any) -> int:
+    """How many values the cluster can judge at once."""
+    try:
+        return sum(client.nthreads().values())
+    except Exception as error:
+        raise StoreError("the connection to the cluster was lost; see whether its scheduler still runs") from error
+
+
+def _batches(tasks: Iterable[RangeTask], threads: int) -> Iterator[list[RangeTask]]:
+    """Put ranges that follow each other together, so that starting a process for them pays."""
+    batch: list[RangeTask] = []
+    try:
+        for task in tasks:
+            batch.append(task)
+            wanted = task.identity.entries // (threads * _BATCHES_A_THREAD)
+            if sum(part.records for part in batch) >= min(max(wanted, _FEWEST_RECORDS), _MOST_RECORDS):
+                yield batch
+                batch = []
+    except StoreError:  # of the tree of pages; what comes before it is judged
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
+    """Wait for what a worker of the cluster has to say."""
+    import distributed
+
+    alone_since = None
+    while True:
+        try:
+            answer: str = future.result(timeout=_POLL_S)
+        except distributed.TimeoutError:
+            pass
+        except BenSecureError:
+            raise
+        except Exception as error:  # whatever goes wrong in the cluster
+            last = batch[-1]
+            raise StoreError(
+                f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
+                f"{_told(error)}; see the logs of its workers"
+            ) from error
+        else:
+            return answer
+        if _threads(client):
+            alone_since = None
+        elif alone_since is None:
+            alone_since = time.monotonic()
+        elif time.monotonic() - alone_since > PATIENCE_S:
+            raise StoreError(f"the cluster had no workers for {PATIENCE_S:g} s; see why they ended")
+
+
+def _parts(batch: Sequence[RangeTask], answer: str) -> Iterator[tuple[RangeTask, Tally]]:
+    """Read an answer, which must be about just the ranges that were asked about.
+
+    Yields:
+        The ranges, or the parts into which they were cut, with their tallies; in key order.
+
+    Raises:
+        StoreError: It is something else, or says why it ends early.
+    """
+    todo = deque(batch)
+    try:
+        document = members_of(json.loads(answer), {"parts", "failed"})
+        parts, failed = document["parts"], document["failed"]
+        if not isinstance(parts, list):
+            raise ValueError("expected a list")
+        for member in parts:
+            part = members_of(member, {"stop", "records", "tally"})
+            tally = tally_from_json(part["tally"])
+            asked, records = todo.popleft(), number_of(part["records"])
+            stop = None if part["stop"] is None else bytes_of(part["stop"])
+            last = stop == asked.stop
+            fits = (
+                records == asked.records
+                if last
+                else stop is not None and stop > asked.start and records <= asked.records
+            )
+            if not fits or (tally.undecided is None and tally.done != records):
+                raise ValueError("a range that was not asked about, or a tally of other records")
+            yield replace(asked, stop=stop, records=records), tally
+            if stop is not None and not last:
+                position, left = asked.position + records, asked.records - records
+                todo.appendleft(replace(asked, start=stop, position=position, records=left))
+        if failed is None and todo:
+            raise ValueError("ranges are missing")
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise StoreError(
+            f"the cluster gave an answer that makes no sense: {printable(str(error))}; see who can connect to it"
+        ) from error
+    if failed is not None:
+        raise StoreError(printable(str(failed), 1000))
+
+
+# What runs in the cluster.
+
+
+def installed_version() -> str:
+    """The version of ben_secure in a worker of the cluster."""
+    return ben_secure.__version__
+
+
+def judge_batch(version: str, batch: Sequence[RangeTask], value_timeout_s: float) -> str:
+    """Judge ranges in a worker of the cluster, in a process of its own.
+
+    Args:
+        version: Of ben_secure, where the ranges were made.
+        batch: The ranges.
+        value_timeout_s: How long the process may be at one value, seconds.
+
+    Returns:
+        JSON: ``parts``, each with ``stop`` (hexadecimal, or None for the end), ``records`` and ``tally``, and
+        ``failed``: why they are not all, or None.
+
+    Raises:
+        StoreError: This is another version, or the database is not to be seen here.
+    """
+    if version != ben_secure.__version__:
+        raise StoreError(f"a worker of the cluster has ben_secure {ben_secure.__version__}, expected {version}")
+    path, options = batch[0].path, batch[0].options
+    if not os.path.exists(path):
+        raise StoreError(
+            f"a worker of the cluster does not see {printable(path, 400)}; it must have the file system of this "
+            "machine, under the same path"
+        )
+
+    def cut_around(task: RangeTask, place: int) -> list[RangeTask]:
+        with open_pages(path, options) as pages:
+            return split(pages, task, place)
+
+    parts = []
+    failed = None
+    pool = Workers(1, value_timeout_s=value_timeout_s, max_value_bytes=options.limits.max_value_bytes)
+    try:
+        with pool as workers:
+            for task, tally in workers.judged(batch, cut_around):
+                stop = None if task.stop is None else task.stop.hex()
+                parts.append({"stop": stop, "records": task.records, "tally": tally_to_json(tally)})
+    except StoreError as error:
+        failed = error.message
+    return json.dumps({"parts": parts, "failed": failed})

@@ -1,0 +1,312 @@
+"""fickling as a second opinion: one analysis for each distinct program, in a process that may die.
+
+It explains what a refused value would have done, and remarks on a value that loads if fickling finds more in it than
+in honest patches. It never gives the verdict and never takes a finding away: it can only add text, and warnings. A
+crash, a hang or a refusal of fickling is "no opinion", never an approval. What comes back is escaped here.
+
+The same database gives the same opinions however the work was divided: workers only take fingerprints
+(``audit.programs``), and whoever puts their tallies together asks here, in key order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from ben_secure.audit.findings import MAX_FINDINGS, NO_OPINION, Finding
+from ben_secure.audit.programs import MAX_PROGRAMS, Programs, without_pixels
+from ben_secure.errors import BenSecureError, Rule, printable
+from ben_secure.pickles.allowlist import KINDS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ben_secure.audit.findings import Tally
+    from ben_secure.patches import BigEarthNetPatch
+
+_SECONDS = 3.0
+"""What one analysis may take; an honest program takes some 20 ms."""
+_START_SECONDS = 30.0
+"""What importing fickling may take; a cold network disk is slow."""
+_TOTAL_SECONDS = 120.0
+"""What all of one kind may take together."""
+_MAX_FAILURES = 5
+"""Crashes and hangs after which fickling is not asked any more."""
+_MAX_ANSWER_BYTES = 2**16
+_SHOWN_CHARACTERS = 400
+# With -c the folder in which the audit was started is not where modules come from, unless it is for the audit itself.
+_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.audit._fickling_worker import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What fickling says of one program.
+
+    Attributes:
+        text: One line for people; printable ASCII.
+        beyond: Whether it finds more than in honest patches.
+        given: Whether there is an opinion at all.
+    """
+
+    text: str
+    beyond: bool = False
+    given: bool = True
+
+
+class _Failure(Exception):
+    """The process died, hung or answered nonsense."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What may still be spent on programs of one kind: those of values that load, or of refused ones."""
+
+    programs: int = MAX_PROGRAMS
+    failures: int = _MAX_FAILURES
+    seconds: float = _TOTAL_SECONDS
+
+    def spent(self) -> str | None:
+        """Why no more is asked, or None."""
+        if self.programs <= 0:
+            return f"more than {MAX_PROGRAMS:,} different programs"
+        if self.failures <= 0:
+            return f"it failed on {_MAX_FAILURES} programs and is not asked any more"
+        return "its time is used up" if self.seconds <= 0 else None
+
+
+class _Process:
+    """The process in which fickling runs; started when it is first asked, and again after it died."""
+
+    def __init__(self, honest: Iterable[tuple[str, str]], seconds: float) -> None:
+        self._honest = json.dumps(sorted(honest)).encode()
+        self._seconds = seconds
+        self._running: subprocess.Popen[bytes] | None = None
+
+    def ask(self, program: bytes) -> dict[str, Any]:
+        """Have a program analysed.
+
+        Raises:
+            _Failure: The process died or hung; it is gone.
+        """
+        if self._running is None:
+            self._start()
+        return self._exchange(program, self._seconds)
+
+    def _start(self) -> None:
+        command = [sys.executable, "-c", _COMMAND, *sys.path]
+        try:
+            self._running = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C ends the audit, which ends this
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take of the bounded memory
+            )
+        except OSError:
+            raise _Failure("it cannot be started") from None
+        self._exchange(self._honest, _START_SECONDS)
+
+    def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
+        """Send a request and read the answer, in this time."""
+        running = cast("subprocess.Popen[bytes]", self._running)
+        hung = threading.Event()
+
+        def kill() -> None:
+            hung.set()
+            running.kill()
+
+        watch = threading.Timer(seconds, kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            self._send(running, request)
+            answer = json.loads(self._receive(running))
+            if type(answer) is not dict:
+                raise ValueError
+        except (OSError, ValueError, RecursionError):
+            self.close()
+            raise _Failure(f"it did not finish in {seconds:g} s" if hung.is_set() else "it died") from None
+        finally:
+            watch.cancel()
+        return cast("dict[str, Any]", answer)
+
+    @staticmethod
+    def _send(running: subprocess.Popen[bytes], content: bytes) -> None:
+        pipe = cast(BinaryIO, running.stdin)
+        pipe.write(len(content).to_bytes(4, "little") + content)
+        pipe.flush()
+
+    @staticmethod
+    def _receive(running: subprocess.Popen[bytes]) -> bytes:
+        pipe = cast(BinaryIO, running.stdout)
+        size = int.from_bytes(pipe.read(4), "little")
+        answer = pipe.read(size) if 0 < size <= _MAX_ANSWER_BYTES else b""
+        if len(answer) != size:
+            raise ValueError
+        return answer
+
+    def close(self) -> None:
+        """End the process; it starts again when something is asked."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.kill()
+            for pipe in (running.stdin, running.stdout):
+                with suppress(OSError):  # what was still to be written
+                    cast(BinaryIO, pipe).close()
+            running.wait()
+
+
+class Opinions:
+    """Opinions on the programs of one audit; a context manager, which ends the process behind it.
+
+    Args:
+        classes: Patch subclasses that the caller declares: fickling's remarks on their names are expected.
+        seconds: What one analysis may take.
+    """
+
+    def __init__(self, *, classes: Iterable[type[BigEarthNetPatch]] = (), seconds: float = _SECONDS) -> None:
+        honest = {*KINDS, *((cls.__module__, cls.__qualname__) for cls in classes)}
+        self._process = _Process(honest, seconds)
+        self._known: dict[bytes, Opinion] = {}
+        self._accepted, self._refused = _Budget(), _Budget()
+        self._programs = Programs()
+
+    def __enter__(self) -> Opinions:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+    def of_refused(self, value: bytes) -> Opinion | None:
+        """Ask about one value that was refused.
+
+        Args:
+            value: The stored bytes; hostile.
+
+        Returns:
+            The opinion; None if the value is none that fickling knows of, a safetensors file or nothing.
+        """
+        fingerprint = self._programs.refused(value) if value else None
+        return None if fingerprint is None else self._ask(fingerprint, lambda: value, self._refused)
+
+    def of_accepted(self, value: bytes) -> Opinion:
+        """Ask about one pickle that the loader accepts.
+
+        Args:
+            value: The stored bytes.
+
+        Returns:
+            The opinion.
+        """
+        return self._ask(self._programs.accepted(value), lambda: value, self._accepted)
+
+    def settle(self, tally: Tally, read: Callable[[bytes], bytes | None]) -> None:
+        """Add what fickling says to the tally of a range of keys; ranges come in key order.
+
+        Args:
+            tally: What was found in the range: refused findings get their ``opinion``, programs of values that load
+                and of which fickling finds more than of honest ones become findings, once for each program.
+            read: Gets a value again by its LMDB key.
+        """
+        before = set(self._known)
+        settled = []
+        for finding in tally.findings:
+            if finding.program is not None and finding.lmdb_key is not None:
+                reread = _reread(read, finding.lmdb_key, finding.program, self._programs.refused)
+                opinion = self._ask(finding.program, reread, self._refused)
+                finding = replace(finding, opinion=opinion.text)
+            settled.append(finding)
+        more = 0
+        for fingerprint, (lmdb_key, position) in tally.programs.items():
+            seen = fingerprint in self._known
+            reread = _reread(read, lmdb_key, fingerprint, self._programs.accepted)
+            opinion = self._ask(fingerprint, reread, self._accepted)
+            if opinion.beyond and not seen:
+                settled.append(_remark(lmdb_key, position, opinion))
+                more += 1
+        if more:
+            tally.rules[Rule.OPINION] += more
+            settled.sort(key=lambda finding: (finding.lmdb_key is not None, finding.lmdb_key or b""))
+        tally.findings = settled[:MAX_FINDINGS]
+        for fingerprint in self._known.keys() - before:
+            opinion = self._known[fingerprint]
+            tally.opinions["none" if not opinion.given else "more" if opinion.beyond else "as honest"] += 1
+
+    def _ask(self, fingerprint: bytes, read: Callable[[], bytes | None], budget: _Budget) -> Opinion:
+        opinion = self._known.get(fingerprint)
+        if opinion is None:
+            reason = budget.spent()
+            if reason is not None:
+                return Opinion(f"{NO_OPINION}: {reason}", given=False)
+            budget.programs -= 1
+            opinion = self._known[fingerprint] = self._analyse(read(), budget)
+        return opinion
+
+    def _analyse(self, value: bytes | None, budget: _Budget) -> Opinion:
+        if value is None:
+            return Opinion(f"{NO_OPINION}: the value was changed while it was checked", given=False)
+        program = without_pixels(value)
+        if program is None:
+            return Opinion(f"{NO_OPINION}: the program is too long for it", given=False)
+        start = time.monotonic()
+        try:
+            return _read_answer(self._process.ask(program))
+        except _Failure as failure:
+            budget.failures -= 1
+            return Opinion(f"{NO_OPINION}: {failure}", given=False)
+        finally:
+            budget.seconds -= time.monotonic() - start
+
+
+def _reread(
+    read: Callable[[bytes], bytes | None], lmdb_key: bytes, fingerprint: bytes, of: Callable[[bytes], bytes | None]
+) -> Callable[[], bytes | None]:
+    """Make a function that gets a value again and returns it if it is still the same program."""
+
+    def again() -> bytes | None:
+        try:
+            value = read(lmdb_key)
+        except BenSecureError:
+            return None
+        return value if value is not None and of(value) == fingerprint else None
+
+    return again
+
+
+def _remark(lmdb_key: bytes, position: int | None, opinion: Opinion) -> Finding:
+    return Finding(
+        lmdb_key=lmdb_key,
+        position=position,
+        rule=Rule.OPINION,
+        message="the value loads, but its program does more than those of honest patches (told once for each program)",
+        opinion=opinion.text,
+    )
+
+
+def _read_answer(answer: dict[str, Any]) -> Opinion:
+    """Put an answer into words; its parts are text that hostile bytes have shaped."""
+    if "error" in answer:
+        return Opinion(printable(f"{NO_OPINION}: {answer['error']}", _SHOWN_CHARACTERS), given=False)
+    severity, beyond, code = answer.get("severity"), answer.get("beyond"), answer.get("code")
+    if not isinstance(beyond, list) or not isinstance(code, list):
+        return Opinion(f"{NO_OPINION}: its answer makes no sense", given=False)
+    if not beyond:
+        return Opinion("fickling finds nothing that honest patches do not have")
+    name = printable(severity).lower().replace("_", " ")
+    told = f"it would run: {'; '.join(map(str, code))}" if code else str(beyond[0])
+    return Opinion(printable(f"fickling: {name}; {told}", _SHOWN_CHARACTERS), beyond=True)

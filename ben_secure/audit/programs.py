@@ -1,0 +1,223 @@
+"""Tell pickles by their program, the pixels and labels aside, so that one analysis of it serves thousands of values.
+
+Walks opcodes by their lengths only; never runs, builds or resolves anything, and decides nothing: a fingerprint says
+which values fickling need not be asked about again (``audit.opinion``). What it cannot walk it takes as it is.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from hashlib import blake2b
+
+from ben_secure.footer import payload_end
+from ben_secure.pickles.allowlist import KINDS
+from ben_secure.tensors.reading import SIGN
+
+_BLOCK_BYTES = 512
+"""A bytes object of this size or more is pixels; fickling is shown a few bytes of it."""
+_SHOWN_BYTES = 16
+_DIGEST_BYTES = 16
+_MAX_TEMPLATES = 32
+_MAX_TAILS = 4_096
+_MAX_TAIL_BYTES = 4_096
+
+MAX_PROGRAMS = 500
+"""Distinct programs of values that load, and as many of refused ones, about which fickling is asked in one audit."""
+MAX_PROGRAM_BYTES = 64 * 2**10
+"""Longest program that fickling is asked about, pixels aside; an honest one has at most 15 kB."""
+MAX_PROGRAM_OPCODES = 5_000
+"""Most opcodes of one; an honest one has some 1,000."""
+
+_LENGTH_BYTES = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+_FIXED: dict[int, int] = {}
+_PREFIXED: dict[int, int] = {}
+_LINES: dict[int, int] = {}
+for _opcode in pickletools.opcodes:
+    _code, _argument = ord(_opcode.code), _opcode.arg
+    if _argument is None:
+        _FIXED[_code] = 0
+    elif _argument.n >= 0:
+        _FIXED[_code] = _argument.n
+    elif _argument.n == pickletools.UP_TO_NEWLINE:
+        _LINES[_code] = 2 if _opcode.name in ("GLOBAL", "INST") else 1
+    else:
+        _PREFIXED[_code] = _LENGTH_BYTES[_argument.n]
+
+_STOP = ord(".")
+_FRAME = 0x95
+_BYTES_CODES = frozenset(b"B\x8e\x96")  # BINBYTES, BINBYTES8, BYTEARRAY8
+_BYTEARRAY8 = 0x96
+_TEXT_CODES = frozenset(b"\x8cX\x8d")
+_GET_CODES = frozenset(b"hj")
+# A loaded value names no other globals than these, so strings that are none of them are labels or other metadata.
+_NAMES = frozenset(part.encode() for pair in KINDS for part in pair)
+
+
+def _walk(data: bytes, place: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Walk opcodes by their lengths.
+
+    Yields:
+        Code, place of the opcode, place of its argument without the length, place of the next opcode. Ends at ``end``
+        or before the first opcode that is unknown or cut short.
+    """
+    while place < end:
+        code = data[place]
+        argument = place + 1
+        if code in _FIXED:
+            following = argument + _FIXED[code]
+        elif code in _PREFIXED:
+            argument += _PREFIXED[code]
+            following = argument + int.from_bytes(data[place + 1 : argument], "little")
+        elif code in _LINES:
+            following = argument
+            for _ in range(_LINES[code]):
+                following = data.find(b"\n", following, end) + 1 or end + 1
+        else:
+            return
+        if following > end:
+            return
+        yield code, place, argument, following
+        place = following
+
+
+def without_pixels(value: bytes) -> bytes | None:
+    """Write the program of a value with every long bytes object cut short.
+
+    Args:
+        value: The stored bytes; hostile. The footer of a tagged value is left out.
+
+    Returns:
+        A pickle with the opcodes of the value, in their order; a bytearray is written as bytes, which is the same to
+        whoever runs nothing, because fickling cannot read it. Bytes behind a STOP and bytes that are no opcodes stay.
+        None if it is longer than ``MAX_PROGRAM_BYTES`` or ``MAX_PROGRAM_OPCODES``.
+    """
+    end = payload_end(value)
+    parts: list[bytes] = []
+    done = size = 0
+    for opcodes, (code, place, argument, following) in enumerate(_walk(value, 0, end)):
+        if opcodes >= MAX_PROGRAM_OPCODES or size + place - done > MAX_PROGRAM_BYTES:
+            return None
+        if code == _BYTEARRAY8 or (code in _BYTES_CODES and following - argument >= _BLOCK_BYTES):
+            shown = value[argument : min(following, argument + _SHOWN_BYTES)]
+            parts += [value[done:place], b"B", len(shown).to_bytes(4, "little"), shown]
+            size += place - done + 5 + len(shown)
+            done = following
+    if size + end - done > MAX_PROGRAM_BYTES:
+        return None
+    return b"".join([*parts, value[done:end]])
+
+
+def _is_left_out(code: int, size: int) -> bool:
+    """Whether an argument is no part of the program: pixels, and the length of a frame, which is that of its texts."""
+    return code == _FRAME or (code in _BYTES_CODES and size >= _BLOCK_BYTES)
+
+
+class _Template:
+    """The segments before, between and behind what is left out that values share, and the tails that were seen."""
+
+    __slots__ = ("hash", "segments", "tails")
+
+    def __init__(self, segments: tuple[tuple[bytes, int], ...]) -> None:
+        self.segments = segments
+        self.hash = blake2b(b"".join(segment for segment, _ in segments), digest_size=_DIGEST_BYTES)
+        self.tails: dict[bytes, bytes] = {}
+
+    def fingerprint(self, value: bytes, end: int) -> bytes | None:
+        """Fingerprint of a value that has these segments and no others; None if it is not one."""
+        place = 0
+        for segment, block in self.segments:
+            if not value.startswith(segment, place):
+                return None
+            place += len(segment) + block
+        tail = value[place:end]
+        found = self.tails.get(tail)
+        if found is None:
+            skeleton = _skeleton(tail)
+            if skeleton is None:
+                return None
+            digest = self.hash.copy()
+            digest.update(b"\0" + skeleton)
+            found = digest.digest()
+            if len(tail) <= _MAX_TAIL_BYTES:
+                if len(self.tails) >= _MAX_TAILS:
+                    self.tails.clear()
+                self.tails[tail] = found
+        return found
+
+
+class Programs:
+    """Fingerprints of the programs of one database, or of a part of it.
+
+    Laws: a fingerprint follows from the value alone, whatever was seen before; values that load and differ in nothing
+    but pixels, numbers and texts have one fingerprint.
+    """
+
+    def __init__(self) -> None:
+        self._templates: list[_Template] = []
+
+    def accepted(self, value: bytes) -> bytes:
+        """Fingerprint of a pickle that the loader accepts; some microseconds if its like was seen.
+
+        Args:
+            value: The stored bytes, a pickle, with or without a footer.
+
+        Returns:
+            16 bytes.
+        """
+        end = payload_end(value)
+        for place, template in enumerate(self._templates):
+            fingerprint = template.fingerprint(value, end)
+            if fingerprint is not None:
+                if place:
+                    self._templates.insert(0, self._templates.pop(place))
+                return fingerprint
+        return self._learn(value, end)
+
+    def refused(self, value: bytes) -> bytes | None:
+        """Fingerprint of a value that was refused: all of it but the pixels, since what is called with what matters.
+
+        Args:
+            value: The stored bytes; hostile.
+
+        Returns:
+            16 bytes, the same ones for all programs that are too long for fickling; None if it is a safetensors file.
+        """
+        if value[4:9] == SIGN:
+            return None
+        program = without_pixels(value)
+        return blake2b(b"\2" if program is None else b"\1" + program, digest_size=_DIGEST_BYTES).digest()
+
+    def _learn(self, value: bytes, end: int) -> bytes:
+        segments: list[tuple[bytes, int]] = []
+        done = 0
+        for code, _, argument, following in _walk(value, 0, end):
+            if _is_left_out(code, following - argument):
+                segments.append((value[done:argument], following - argument))
+                done = following
+        template = _Template(tuple(segments))
+        self._templates = [template, *self._templates[: _MAX_TEMPLATES - 1]]
+        return template.fingerprint(value, end) or template.hash.digest()
+
+
+def _skeleton(tail: bytes) -> bytes | None:
+    """The opcodes of a tail without numbers, texts and bytes, but with memo indices and what may name a global.
+
+    None if it has a pixel block or a frame, and so is more than a tail.
+    """
+    parts: list[bytes] = []
+    following = 0
+    for code, place, argument, following in _walk(tail, 0, len(tail)):
+        if _is_left_out(code, following - argument):
+            return None
+        parts.append(tail[place : place + 1])
+        if (code in _TEXT_CODES and tail[argument:following] in _NAMES) or code in _GET_CODES:
+            parts += [tail[argument:following], b"\0"]
+        elif code == _STOP:
+            break
+    return b"".join([*parts, tail[following:]])

@@ -1,0 +1,288 @@
+"""Write an audit report as one HTML file: verdict, counts, charts, findings with their disassembly, quick-looks.
+
+Needs nothing but the file: no network, no script. Every text from a database is escaped twice, to printable ASCII and
+for HTML (``_html``). Values are read again for pictures and disassemblies, a few of each database; where one cannot
+be, the report has less and says the same.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TextIO
+
+from ben_secure import __version__
+from ben_secure.audit._html import Child, Markup, bars, join, page, strip, table, tag
+from ben_secure.audit.explain import Explanation, explain
+from ben_secure.audit.findings import AuditReport, Finding, Verdict
+from ben_secure.audit.report_json import overall, printable_key
+from ben_secure.audit.report_table import opinions_of, plural
+from ben_secure.audit.rules import RULES, Level
+from ben_secure.errors import BenSecureError, Rule, printable
+from ben_secure.store.pages import PageReader
+
+ROWS = 50
+"""Findings of one rule that are listed for a database; the rest are counted."""
+_DISASSEMBLED = 3
+_PICTURES = 8
+_PICTURE_SIDE = 240
+_MAX_LOOKED_AT = 20
+_ORDER = list(Level)
+# What may have been put there to run code comes before what is merely broken.
+_FIRST = (
+    Rule.FORBIDDEN_GLOBAL,
+    Rule.FORBIDDEN_OPCODE,
+    Rule.CALL_SHAPE,
+    Rule.STRUCTURE,
+    Rule.TRAILING_DATA,
+    Rule.ARRAY,
+    Rule.LOST,
+    Rule.DAMAGED,
+)
+_SENTENCES: dict[Verdict, str] = {
+    "clean": "Every value that was judged is a patch and nothing else.",
+    "refused": "Do not load what was refused with pickle, and find out who wrote it.",
+    "undecided": "Not everything could be judged, so nothing is vouched for.",
+}
+_FOOTER = (
+    f"ben-secure {__version__}. The verdicts are those of its loader; fickling gives a second opinion and decides "
+    "nothing. Text from the databases is shown in printable ASCII, with other characters escaped."
+)
+_Read = Callable[[bytes], bytes | None]
+
+
+def write_html(reports: Sequence[AuditReport], out: TextIO) -> None:
+    """Write the reports as one HTML document.
+
+    Args:
+        reports: The reports; their databases are read for pictures and disassemblies, if they are there.
+        out: Where to; ASCII only.
+    """
+    verdict = overall(report.verdict for report in reports)
+    body: list[Child] = [tag("h1", "ben-secure audit"), _banner(reports, verdict), _tiles(reports)]
+    if len(reports) > 1:
+        body.append(_overview(reports))
+    for place, report in enumerate(reports):
+        body.append(_database(report, place < _MAX_LOOKED_AT))
+    body.append(tag("footer", tag("p", _FOOTER)))
+    out.write(page(f"ben-secure audit: {verdict}", *body))
+
+
+def _banner(reports: Sequence[AuditReport], verdict: Verdict) -> Markup:
+    refused = sum(report.refused for report in reports)
+    judged = sum(report.checked for report in reports)
+    where = f"in {len(reports):,} databases" if len(reports) != 1 else f"in {printable(reports[0].database, 400)}"
+    if verdict == "refused":
+        told = f"{refused:,} of {judged:,} values {where} refused."
+    else:
+        told = f"{judged:,} values judged {where}."
+    sampled = " Only a sample of the records was looked at." if any(report.sampled for report in reports) else ""
+    texts = tag("strong", verdict.upper()), tag("p", f"{told}{sampled} {_SENTENCES[verdict]}")
+    return tag("div", *texts, class_=f"banner {verdict}")
+
+
+def _tiles(reports: Sequence[AuditReport]) -> Markup:
+    tiles = [
+        (f"{sum(report.checked for report in reports):,}", "values judged", None),
+        (f"{sum(report.clean for report in reports):,}", "clean", None),
+        (f"{(refused := sum(report.refused for report in reports)):,}", "refused", "bad" if refused else None),
+        (_size(sum(report.value_bytes for report in reports)), "of values", None),
+    ]
+    skipped = sum(report.tally.skipped for report in reports)
+    tiles += [(f"{skipped:,}", "skipped: in a verified manifest", None)] if skipped else []
+    for level, colour in zip(_ORDER, ("bad", "warn", None), strict=True):
+        count = sum(report.count(level) for report in reports)
+        tiles.append((f"{count:,}", plural(level, count).partition(" ")[2], colour if count else None))
+    return tag(
+        "div",
+        *(
+            tag("div", tag("b", number), tag("span", text), class_=join_classes("tile", bad))
+            for number, text, bad in tiles
+        ),
+        class_="tiles",
+    )
+
+
+def join_classes(*names: str | None) -> str:
+    """Write a class attribute."""
+    return " ".join(name for name in names if name)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _badge(text: str) -> Markup:
+    return tag("span", text, class_=f"badge {text}")
+
+
+def _overview(reports: Sequence[AuditReport]) -> Markup:
+    rows = [
+        [
+            _badge(report.verdict),
+            tag("code", printable(report.database, 400)),
+            f"{report.checked:,}",
+            f"{report.refused:,}",
+            f"{report.count(Level.WARNING):,}",
+        ]
+        for report in reports
+    ]
+    return tag("div", table(["verdict", "database", "judged", "refused", "warnings"], rows, "list"), class_="card")
+
+
+def _database(report: AuditReport, look: bool) -> Markup:
+    """Everything on one database."""
+    heading = tag("h2", printable(report.database, 400))
+    facts = [
+        _badge(report.verdict),
+        f" {report.entries:,} records, {report.checked:,} judged, {_size(report.value_bytes)}",
+    ]
+    if report.sampled:
+        facts.append("; sampled: no others were looked at")
+    parts: list[Child] = [heading, tag("p", *facts, class_="soft")]
+    if report.undecided is not None:
+        parts.append(tag("p", tag("b", "Not finished: "), printable(report.undecided, 1000)))
+    opinions = opinions_of(report)
+    parts += [tag("p", f"{opinions[0].upper()}{opinions[1:]}.", class_="soft")] if opinions else []
+    places = [
+        (finding.position, finding.level is Level.ERROR)
+        for finding in report.findings
+        if finding.position is not None and finding.level is not Level.NOTE
+    ]
+    parts.append(strip(places, report.entries) if places else None)
+    parts.append(_charts(report) if report.checked else None)
+    if not look:
+        return tag("section", *parts, _findings(report, lambda _: None))
+    try:
+        with PageReader(report.database) as reader:
+            return tag("section", *parts, _findings(report, _patient(reader)), _pictures(report, _patient(reader)))
+    except BenSecureError:
+        return tag("section", *parts, _findings(report, lambda _: None))
+
+
+def _patient(reader: PageReader) -> _Read:
+    def read(lmdb_key: bytes) -> bytes | None:
+        with suppress(BenSecureError):
+            return reader.get(lmdb_key)
+        return None
+
+    return read
+
+
+def _charts(report: AuditReport) -> Markup:
+    tally = report.tally
+    bits = [bit for bit, count in tally.sizes.items() if count]
+    sizes = {_range(bit): tally.sizes[bit] for bit in range(min(bits), max(bits) + 1)} if bits else {}
+    formats = {
+        printable(name): count for name, count in sorted(tally.formats.items(), key=lambda item: (-item[1], item[0]))
+    }
+    charts = [bars(sizes, "Sizes of values") if sizes else None]
+    charts.append(bars(formats, "Written by", "refused") if formats else None)
+    return tag("div", *charts, class_="pair")
+
+
+def _range(bits: int) -> str:
+    """The sizes that a number of bits stands for: 2 ** (bits - 1) up to 2 ** bits bytes."""
+    return f"{_power(bits - 1)} to {_power(bits)}" if bits else "empty"
+
+
+def _power(bits: int) -> str:
+    unit = min(bits // 10, 3)
+    return f"{2 ** (bits - 10 * unit):,} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
+
+
+def _findings(report: AuditReport, read: _Read) -> Markup | None:
+    """All findings, by rule, the gravest first."""
+    if not report.rules:
+        return None
+    kept: dict[Rule, list[Finding]] = {rule: [] for rule in report.rules}
+    for finding in report.findings:
+        kept.setdefault(finding.rule, []).append(finding)
+    counts = report.rules
+
+    def gravity(rule: Rule) -> tuple[int, int, int, str]:
+        first = _FIRST.index(rule) if rule in _FIRST else len(_FIRST)
+        return _ORDER.index(RULES[rule].level), first, -counts.get(rule, 0), str(rule)
+
+    groups = [_group(rule, counts.get(rule, 0), kept[rule], read) for rule in sorted(kept, key=gravity)]
+    return join([tag("h3", "Findings"), *groups])
+
+
+def _group(rule: Rule, count: int, findings: Sequence[Finding], read: _Read) -> Markup:
+    text = RULES[rule]
+    title = [
+        _badge(str(text.level)),
+        tag("span", f"{text.title[0].upper()}{text.title[1:]} "),
+        tag("code", str(rule)),
+        tag("span", f"{count:,}", class_="count"),
+    ]
+    shown = findings[:ROWS]
+    rows = [_row(finding) for finding in shown]
+    parts: list[Child] = [
+        tag("p", text.help, class_="soft"),
+        table(["LMDB key", "byte, opcode", "found"], rows, "list findings") if rows else None,
+        tag("p", f"and {count - len(shown):,} more; the JSON report lists more of them", class_="soft")
+        if count > len(shown)
+        else None,
+    ]
+    for finding in findings[:_DISASSEMBLED]:
+        value = read(finding.lmdb_key) if finding.lmdb_key is not None and finding.offset is not None else None
+        explanation = explain(finding, value)
+        parts.append(_disassembly(finding, explanation) if explanation.disassembly else None)
+    opened = "" if text.level is not Level.NOTE or count <= 10 else None
+    return tag("details", tag("summary", *title), *parts, open=opened, data_rule=str(rule), data_count=count)
+
+
+def _row(finding: Finding) -> list[Child]:
+    found: list[Child] = [tag("div", printable(finding.message, 600))]
+    if finding.opinion is not None:
+        found.append(tag("div", printable(finding.opinion, 600), class_="opinion"))
+    key = "(database)" if finding.lmdb_key is None else printable_key(finding.lmdb_key)
+    return [
+        tag("span", key, class_="key"),
+        join(
+            [
+                None if finding.offset is None else f"{finding.offset:,} ",
+                None if finding.opcode is None else tag("code", printable(finding.opcode)),
+            ]
+        ),
+        join(found),
+    ]
+
+
+def _disassembly(finding: Finding, explanation: Explanation) -> Markup:
+    key = "" if finding.lmdb_key is None else printable_key(finding.lmdb_key)
+    lines = [join([tag("mark", line) if line.startswith(">") else line, "\n"]) for line in explanation.disassembly]
+    consequence = tag("div", explanation.consequence, class_="opinion") if explanation.consequence else None
+    where = tag("div", tag("span", key, class_="key"), f", {explanation.place}", class_="where")
+    return join([where, consequence, tag("pre", *lines)])
+
+
+def _pictures(report: AuditReport, read: _Read) -> Markup | None:
+    """Quick-looks of a few clean patches."""
+    figures = []
+    for lmdb_key in report.tally.clean_keys[:_PICTURES]:
+        picture = _picture(read(lmdb_key))
+        if picture is not None:
+            source = "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
+            caption = tag("figcaption", printable_key(lmdb_key), class_="key")
+            figures.append(tag("figure", tag("img", src=source, alt="quick-look of a clean patch"), caption))
+    if not figures:
+        return None
+    return join([tag("h3", "Some clean patches"), tag("div", *figures, class_="card pictures")])
+
+
+def _picture(value: bytes | None) -> bytes | None:
+    """A PNG of at most ``_PICTURE_SIDE`` pixels a side; None if there is nothing to see in the value."""
+    from ben_secure.quicklook import look, to_png
+    from ben_secure.values import loads
+
+    if value is None:
+        return None
+    try:
+        image = look(loads(value)).image
+    except (BenSecureError, ValueError):  # changed since, or a class of the caller's, or bands that make no picture
+        return None
+    step = -(-max(image.shape[:2]) // _PICTURE_SIDE)
+    return to_png(image[::step, ::step])

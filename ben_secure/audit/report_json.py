@@ -1,0 +1,217 @@
+"""Write an audit report for machines: one JSON object, its findings written as they come.
+
+Never holds more than one finding, never writes anything but ASCII, and ends as one valid object whatever happens in
+between. The form is documented in docs/audit.md and in ``report.schema.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
+
+from ben_secure.audit.findings import EXIT_CODES, AuditReport, Finding, Verdict
+from ben_secure.audit.rules import RULES, Level
+from ben_secure.errors import printable
+
+SCHEMA = 2
+"""Number of the JSON form; raised when a key is renamed, removed or changes its meaning."""
+
+
+def printable_key(lmdb_key: bytes) -> str:
+    """Escape an LMDB key for people; a plain name stays as it is.
+
+    Args:
+        lmdb_key: Raw key; hostile.
+
+    Returns:
+        Printable ASCII. Different keys can look the same (a backslash is not doubled); the hexadecimal form is exact.
+    """
+    return printable(lmdb_key.decode("utf-8", "backslashreplace"))
+
+
+def finding_to_json(finding: Finding) -> dict[str, object]:
+    """Write one finding as plain data.
+
+    Args:
+        finding: The finding.
+
+    Returns:
+        ``lmdb_key`` (escaped, to be read), ``lmdb_key_hex`` (exact), ``rule``, ``level``, ``message``, ``offset``,
+        ``opcode``, ``global``, ``opinion`` and ``position``; None for what is not known.
+    """
+    lmdb_key = finding.lmdb_key
+    return {
+        "lmdb_key": None if lmdb_key is None else printable_key(lmdb_key),
+        "lmdb_key_hex": None if lmdb_key is None else lmdb_key.hex(),
+        "rule": str(finding.rule),
+        "level": str(finding.level),
+        "message": finding.message,
+        "offset": finding.offset,
+        "opcode": finding.opcode,
+        "global": finding.global_name,
+        "opinion": finding.opinion,
+        "position": finding.position,
+    }
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """Put the verdicts on several databases together: the worst of them, and nothing is undecided."""
+    found = set(verdicts)
+    return "refused" if "refused" in found else "undecided" if "undecided" in found or not found else "clean"
+
+
+def together(exit_codes: Iterable[int]) -> int:
+    """Put exit codes together: 130 if an audit was interrupted, else 1, 2 or 0; none at all is 2."""
+    found = set(exit_codes)
+    return next((code for code in (130, 1, 2) if code in found), 0 if found else 2)
+
+
+def facts(report: AuditReport) -> dict[str, object]:
+    """Write everything about one database but its findings as plain data.
+
+    Args:
+        report: The report.
+
+    Returns:
+        As docs/audit.md lists.
+    """
+    tally = report.tally
+    return {
+        "findings_left_out": report.findings_left_out,
+        "verdict": report.verdict,
+        "exit_code": report.exit_code,
+        "error": report.undecided,
+        "entries": report.entries,
+        "checked": report.checked,
+        "clean": report.clean,
+        "refused": report.refused,
+        "skipped": tally.skipped,
+        "sampled": report.sampled,
+        "interrupted": report.interrupted,
+        "value_bytes": report.value_bytes,
+        "levels": {str(level): report.count(level) for level in Level},
+        "rules": {str(rule): count for rule, count in sorted(report.rules.items(), key=frequent)},
+        "formats": dict(sorted(tally.formats.items())),
+        "sizes": {str(bits): tally.sizes[bits] for bits in sorted(tally.sizes)},
+        "opinions": dict(sorted(tally.opinions.items())),
+    }
+
+
+def frequent(item: tuple[object, int]) -> tuple[int, str]:
+    """Sort what is counted by this: the most frequent first, then by name."""
+    return -item[1], str(item[0])
+
+
+def _text(value: object) -> str:
+    # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
+    return json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+_SUMS = ("checked", "clean", "refused", "skipped", "value_bytes", "findings_left_out")
+
+
+class JsonWriter:
+    """Writes one report on one database or several; ``end`` makes it whole, at any time.
+
+    Args:
+        out: Where to.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._verdicts: list[Verdict] = []
+        self._exit_codes: list[int] = []
+        self._sums = dict.fromkeys(_SUMS, 0)
+        self._rules: Counter[str] = Counter()
+        self._open: Counter[str] | None = None  # findings of the database that was begun, by rule
+        out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
+
+    def begin_database(self, database: str) -> None:
+        """Begin with a database.
+
+        Args:
+            database: Its path as the caller gave it.
+        """
+        self._out.write("," if self._verdicts else "")
+        self._out.write(f'\n{{"database": {_text(database)},\n"findings": [')
+        self._open = Counter()
+
+    def finding(self, finding: Finding) -> None:
+        """Write a finding of the database that was begun; they come in the order of the report."""
+        if self._open is None:
+            raise ValueError("begin a database before its findings")
+        self._out.write(("," if self._open else "") + "\n " + _text(finding_to_json(finding)))
+        self._open[str(finding.rule)] += 1
+
+    def end_database(self, report: AuditReport) -> None:
+        """End with the counts of the database that was begun, whose findings have been written.
+
+        Args:
+            report: The report on it.
+        """
+        found = facts(report)
+        if self._open is not None:  # those too were written, perhaps, that the report has no room for
+            found["findings_left_out"] = report.tally.rules.total() - self._open.total()
+        for name in _SUMS:
+            self._sums[name] += int(str(found[name]))
+        self._rules.update({str(rule): count for rule, count in report.rules.items()})
+        self._exit_codes.append(report.exit_code)
+        self._end_database(report.verdict, found)
+
+    def _end_database(self, verdict: Verdict, found: Mapping[str, object]) -> None:
+        self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in found.items()) + "}")
+        self._verdicts.append(verdict)
+        self._open = None
+
+    def end(self, *, exit_code: int | None = None, error: str | None = None) -> None:
+        """Write what is left, so that the whole is one valid object.
+
+        Args:
+            exit_code: Exit code of the command, if it is not what follows from those of the reports.
+            error: Why the audit ended early, or None.
+        """
+        if self._open is not None:
+            refused = any(RULES[rule].level is Level.ERROR for rule in RULES if self._open[str(rule)])
+            verdict: Verdict = "refused" if refused else "undecided"
+            self._rules.update(self._open)
+            reason = error or "the audit ended early"
+            self._exit_codes.append(EXIT_CODES[verdict])
+            self._end_database(
+                verdict, {"verdict": verdict, "exit_code": EXIT_CODES[verdict], "error": printable(reason, 1000)}
+            )
+        if error is not None:
+            self._verdicts.append("undecided")
+            self._exit_codes.append(EXIT_CODES["undecided"])
+        verdict = overall(self._verdicts)
+        levels = {
+            str(level): sum(self._rules[str(rule)] for rule, text in RULES.items() if text.level is level)
+            for level in Level
+        }
+        document = {
+            "verdict": verdict,
+            "exit_code": together(self._exit_codes) if exit_code is None else exit_code,
+            "error": None if error is None else printable(error, 1000),
+            **self._sums,
+            "levels": levels,
+            "rules": dict(sorted(self._rules.items(), key=frequent)),
+        }
+        self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in document.items()) + "\n}\n")
+
+
+def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | None = None) -> None:
+    """Write finished reports, with the same bytes as ``JsonWriter`` would while they are made.
+
+    Args:
+        reports: The reports.
+        out: Where to.
+        exit_code: Exit code of the command, if it is not what follows from those of the reports.
+    """
+    writer = JsonWriter(out)
+    for report in reports:
+        writer.begin_database(report.database)
+        for finding in report.findings:
+            writer.finding(finding)
+        writer.end_database(report)
+    writer.end(exit_code=exit_code)

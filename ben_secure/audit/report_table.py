@@ -1,0 +1,146 @@
+"""Write an audit report for people at a terminal: the findings, the counts, the verdict in the last line.
+
+Everything that comes from a file is escaped, and the console interprets no markup: LMDB keys and database paths can
+hold terminal escapes, line breaks, right-to-left marks and markup of the table library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ben_secure.audit.findings import AuditReport, Finding
+from ben_secure.audit.report_json import frequent, overall, printable_key
+from ben_secure.audit.rules import Level
+from ben_secure.errors import printable
+
+_ROWS = 100
+_HEADINGS = ("level", "LMDB key", "rule", "byte", "asks for / found")
+_STYLES = {"clean": "bold green", "refused": "bold red", "undecided": "bold yellow"}
+LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTE: "cyan"}
+_PLURALS = {Level.ERROR: "errors", Level.WARNING: "warnings", Level.NOTE: "notes"}
+_DATABASE = "(database)"
+
+
+def to_table(report: AuditReport, console: Console) -> None:
+    """Print the report on one database.
+
+    Args:
+        report: The report.
+        console: Where to; must not interpret markup (``Console(markup=False, emoji=False, highlight=False)``).
+    """
+    if report.findings:
+        console.print(_table(report.findings[:_ROWS], console.width))
+        console.print()
+    more = sum(report.rules.values()) - len(report.findings[:_ROWS])
+    if more:
+        listed = f"--format json lists up to {len(report.findings):,}"
+        console.print(f"and {more:,} more finding{'s' if more > 1 else ''}; {listed}", soft_wrap=True)
+    for line in _counts(report):
+        console.print(line, soft_wrap=True)
+    if report.refused and report.undecided is not None:
+        console.print(f"not finished: {printable(report.undecided, 1000)}", soft_wrap=True)
+    console.print(_verdict(report), style=_STYLES[report.verdict], soft_wrap=True)
+
+
+def write_table(reports: Sequence[AuditReport], console: Console) -> None:
+    """Print the reports on several databases, and the verdict on all if there is more than one.
+
+    Args:
+        reports: The reports.
+        console: As for ``to_table``.
+    """
+    for place, report in enumerate(reports):
+        if place:
+            console.print()
+        to_table(report, console)
+    if len(reports) > 1:
+        verdict = overall(report.verdict for report in reports)
+        counts = [(name, sum(report.verdict == name for report in reports)) for name in _STYLES]
+        listed = ", ".join(f"{count:,} {name}" for name, count in counts if count)
+        console.print()
+        console.print(f"{verdict.upper()}: {len(reports):,} databases, {listed}", style=_STYLES[verdict])
+
+
+def plural(level: Level, count: int) -> str:
+    """Write a number of findings of a level, as in ``2 warnings``."""
+    return f"{count:,} {level if count == 1 else _PLURALS[level]}"
+
+
+def counts_of(report: AuditReport) -> str:
+    """Write how many values were judged and with what result, in one line."""
+    counts = f"{report.checked:,} values checked ({report.value_bytes / 1e6:,.1f} MB)"
+    skipped = f", {report.tally.skipped:,} skipped (a verified manifest lists them)" if report.tally.skipped else ""
+    return f"{counts}: {report.clean:,} clean, {report.refused:,} refused{skipped}"
+
+
+def opinions_of(report: AuditReport) -> str:
+    """Write of how many programs fickling said what, in one line; empty if it was not asked."""
+    opinions = report.tally.opinions
+    if not opinions:
+        return ""
+    words = (("as honest", "as in honest patches"), ("more", "more than in honest patches"), ("none", "no opinion"))
+    listed = ", ".join(f"{opinions[name]:,} {text}" for name, text in words if opinions[name])
+    return f"second opinion of fickling, by program: {listed}"
+
+
+def _counts(report: AuditReport) -> list[str]:
+    lines = [counts_of(report)] if report.checked or report.tally.skipped else []
+    if report.sampled:
+        lines.append(f"sampled: {report.checked:,} of {report.entries:,} records were looked at, and no others")
+    if report.rules:
+        levels = ", ".join(plural(level, report.count(level)) for level in Level if report.count(level))
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(report.rules.items(), key=frequent))
+        lines.append(f"findings: {levels} ({rules})")
+    opinions = opinions_of(report)
+    return [*lines, opinions] if opinions else lines
+
+
+def _table(findings: tuple[Finding, ...], width: int) -> Table:
+    """One row a finding: level, LMDB key, rule, byte, and the global it asks for or else the message."""
+    rows = [
+        (
+            str(finding.level),
+            _DATABASE if finding.lmdb_key is None else printable_key(finding.lmdb_key),
+            str(finding.rule),
+            "" if finding.offset is None else f"{finding.offset:,}",
+            "\n".join([finding.global_name or _brief(finding), *([finding.opinion] if finding.opinion else [])]),
+        )
+        for finding in findings
+    ]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    level, key, rule, byte = (max(len(row[column]) for row in [_HEADINGS, *rows]) for column in range(4))
+    # A name that is whole can be copied into the next command.
+    key = min(key, width * 2 // 5)
+    rest = width - level - key - rule - byte - 9  # two between columns, and one that older rich puts at the end
+    # If there is no room at all, rich may decide.
+    widths = (level, key, rule, byte, rest) if rest >= 14 else (None,) * 5
+    for heading, column_width in zip(_HEADINGS, widths, strict=True):
+        right = heading == "byte"
+        table.add_column(heading, overflow="fold", width=column_width, justify="right" if right else "left")
+    for finding, row in zip(findings, rows, strict=True):
+        table.add_row(Text(row[0], LEVEL_STYLES[finding.level]), *row[1:])
+    return table
+
+
+def _brief(finding: Finding) -> str:
+    """The message without the place, which has columns of its own, and without what to do, which inspect shows."""
+    return finding.message.partition(";")[0].removesuffix(f" ({finding.opcode} at byte {finding.offset})")
+
+
+def _verdict(report: AuditReport) -> str:
+    database = printable(report.database, 400)
+    if report.verdict == "clean":
+        skipped = report.tally.skipped
+        values = f"{'a sample of' if report.sampled else 'all'} {report.checked + skipped:,} values"
+        trusted = f" ({skipped:,} because a verified manifest lists them)" if skipped else ""
+        return f"CLEAN: {values} in {database} are patches and nothing else{trusted}"
+    if report.verdict == "refused" and not report.refused:
+        return f"REFUSED: {database} itself, none of its {report.checked:,} values; see the findings"
+    if report.verdict == "refused":
+        return f"REFUSED: {report.refused:,} of {report.checked:,} values in {database}; do not load it with pickle"
+    return f"UNDECIDED: {database}: {printable(report.undecided or 'nothing was checked', 1000)}"

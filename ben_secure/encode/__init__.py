@@ -1,0 +1,10 @@
+"""From folders of GeoTIFFs to an archive: ``encode`` writes a whole database, ``read_patch`` reads one patch.
+
+The folders are untrusted like an archive: nothing outside of them is read, and nothing in them is believed unchecked.
+"""
+
+from ben_secure.encode.patch import read_patch
+from ben_secure.encode.plan import Failures
+from ben_secure.encode.run import Encoded, encode
+
+__all__ = ["Encoded", "Failures", "encode", "read_patch"]

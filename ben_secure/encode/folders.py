@@ -1,0 +1,194 @@
+"""Folders of patches: which there are, and what files one of them holds; nothing is opened that lies outside of it.
+
+Two layouts: BigEarthNet v1, a folder of patch folders; BigEarthNet v2, a folder of scene folders with patch folders
+inside. A patch folder is named like the patch and holds ``NAME_BAND.tif`` for each band.
+The folders are untrusted: links are refused, files are opened relative to their folder and only if they are regular
+and small, and no name that a file says is ever made into a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ben_secure.bands import BANDS
+from ben_secure.encode import geotiff, labels
+from ben_secure.errors import printable
+
+# BigEarthNet v1 leaves out a leading zero of the hour; v2 adds processing baseline, orbit and tile.
+_S2_SCENE = r"S2[ABC]_MSIL2A_\d{8}T\d{5,6}(_N\d{4}_R\d{3}_T\w{5})?"
+_S1_SCENE = r"S1[ABC]_IW_GRDH_1SDV_\d{8}T\d{5,6}"
+_PATCH = re.compile(rf"({_S2_SCENE}|{_S1_SCENE}_\w{{5}})_\d{{1,2}}_\d{{1,2}}", re.ASCII)
+_SCENE = re.compile(rf"{_S2_SCENE}|{_S1_SCENE}", re.ASCII)
+_TIFF = re.compile(r"(?:.*_)?(?P<band>[^_]*)\.tiff?", re.ASCII | re.IGNORECASE | re.DOTALL)
+_MAX_ENTRIES = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry of a folder of patches.
+
+    Attributes:
+        name: Name of the patch, or of what is none.
+        folder: Where it is.
+        problem: Why it is no patch folder; None if it is one, as far as its name tells.
+    """
+
+    name: str
+    folder: str
+    problem: str | None = None
+
+
+def find_patches(root: str) -> Iterator[Found]:
+    """Find the patch folders below a folder, without opening them.
+
+    Args:
+        root: A folder of patch folders, or of scene folders, or of both.
+
+    Yields:
+        The patch folders, and folders and links that are none, with the reason. Other files are passed over, and so
+        are hidden folders.
+
+    Raises:
+        OSError: ``root`` cannot be listed.
+    """
+    with os.scandir(root) as entries:
+        for entry in entries:
+            problem = _problem(entry)
+            if problem is not None:
+                yield Found(entry.name, entry.path, problem)
+            elif not entry.is_dir() or entry.name.startswith("."):
+                continue
+            elif _PATCH.fullmatch(entry.name):
+                yield Found(entry.name, entry.path)
+            else:
+                yield from _inside(entry)
+
+
+def _problem(entry: os.DirEntry[str]) -> str | None:
+    if entry.is_symlink():
+        return "it is a link, and links are not followed; put the folder itself here"
+    return None
+
+
+def _inside(scene: os.DirEntry[str]) -> Iterator[Found]:
+    """Patch folders in what is a scene folder, or a patch folder of another name: its content tells."""
+    count = 0
+    try:
+        with os.scandir(scene.path) as entries:
+            for entry in entries:
+                problem = _problem(entry)
+                if entry.is_dir(follow_symlinks=False) and _PATCH.fullmatch(entry.name):
+                    yield Found(entry.name, entry.path)
+                elif problem is not None and _PATCH.fullmatch(entry.name):
+                    yield Found(entry.name, entry.path, problem)
+                elif _TIFF.fullmatch(entry.name):
+                    yield Found(scene.name, scene.path)
+                    return
+                else:
+                    continue
+                count += 1
+    except OSError as error:
+        yield Found(scene.name, scene.path, printable(error.strerror or str(error)))
+        return
+    if not count and not _SCENE.fullmatch(scene.name):
+        yield Found(scene.name, scene.path, "it is no patch or scene folder; remove it from the input")
+
+
+@dataclass(frozen=True, slots=True)
+class PatchFiles:
+    """The files of one patch folder, whole.
+
+    Attributes:
+        bands: Content of the GeoTIFF of each band, and its file name.
+        label_file: Content of the label file, and its file name; None if there is none or it is not wanted.
+    """
+
+    bands: dict[str, tuple[str, bytes]]
+    label_file: tuple[str, bytes] | None
+
+
+class FileProblem(ValueError):
+    """Something is wrong with one file.
+
+    Attributes:
+        file_name: Which.
+    """
+
+    def __init__(self, file_name: str, message: str) -> None:
+        super().__init__(message)
+        self.file_name = file_name
+
+
+def read_files(folder: str, *, pixels: bool = True, label_file: bool = True) -> PatchFiles:
+    """Read the files of a patch folder.
+
+    Args:
+        folder: The folder; not a link.
+        pixels: Whether to read GeoTIFFs.
+        label_file: Whether to read the label file.
+
+    Returns:
+        What it holds; which bands there must be is the caller's to judge.
+
+    Raises:
+        FileProblem: A file is a link, not regular, too large, a GeoTIFF of no known band, or there twice.
+        OSError: The folder or a file cannot be read.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        bands: dict[str, tuple[str, bytes]] = {}
+        found_labels: tuple[str, bytes] | None = None
+        file_names = os.listdir(fd)
+        if len(file_names) > _MAX_ENTRIES:
+            raise FileProblem(".", f"it holds {len(file_names)} files, expected at most {_MAX_ENTRIES}")
+        for file_name in sorted(file_names):
+            if file_name.endswith(labels.LABEL_FILE_SUFFIX) and label_file:
+                if found_labels is not None:
+                    raise FileProblem(file_name, f"it is a second label file beside {printable(found_labels[0])}")
+                found_labels = file_name, _read(fd, file_name, labels.MAX_FILE_BYTES)
+            elif pixels and (match := _TIFF.fullmatch(file_name)):
+                band = match["band"]
+                if band not in BANDS:
+                    raise FileProblem(file_name, "its name ends in no known band, expected NAME_BAND.tif")
+                if band in bands:
+                    raise FileProblem(file_name, f"it is a second file of {band} beside {printable(bands[band][0])}")
+                bands[band] = file_name, _read(fd, file_name, geotiff.MAX_FILE_BYTES)
+        return PatchFiles(bands, found_labels)
+    finally:
+        os.close(fd)
+
+
+def _read(folder_fd: int, file_name: str, max_bytes: int) -> bytes:
+    """Read one regular file whole; a pipe is not waited for, and a link not followed."""
+    try:
+        fd = os.open(file_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
+    except OSError as error:
+        why = "it is a link, and links are not followed" if _is_link(folder_fd, file_name) else error.strerror
+        raise FileProblem(file_name, printable(why or str(error))) from error
+    try:
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode):
+            raise FileProblem(file_name, "it is no regular file")
+        if facts.st_size > max_bytes:
+            raise FileProblem(file_name, f"it has {facts.st_size} bytes, expected at most {max_bytes}")
+        content = os.read(fd, facts.st_size + 1)
+        while len(content) < facts.st_size and (more := os.read(fd, facts.st_size - len(content))):
+            content += more
+    except OSError as error:
+        raise FileProblem(file_name, printable(error.strerror or str(error))) from error
+    finally:
+        os.close(fd)
+    if len(content) != facts.st_size:
+        raise FileProblem(file_name, "it changed while it was read")
+    return content
+
+
+def _is_link(folder_fd: int, file_name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(file_name, dir_fd=folder_fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return False

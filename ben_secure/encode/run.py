@@ -1,0 +1,250 @@
+"""Encode folders of GeoTIFFs into a database: read by many, written by one, in order, and resumed where it ended.
+
+Workers read, check and serialise patches; this process alone writes, in the order of the LMDB keys, and holds a
+bounded number of them. The database appears complete or not at all (``store.writer``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ben_secure.encode.patch import Source, read_source
+from ben_secure.encode.plan import Failures, Plan, make_plan
+from ben_secure.errors import BenSecureError, EncodeError, StoreError, printable
+from ben_secure.store.rewrite import Progress
+from ben_secure.store.writer import PatchWriter
+from ben_secure.tables import Rows, read_table
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from ben_secure.signing.keys import MacKey, MacKeySet
+
+_BATCH = 8  # patches of one task: some 2 MB
+_FINGERPRINT_VERSION = 1
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """What ``encode`` did.
+
+    Attributes:
+        written: Patches in the new database, those of an interrupted run included; 0 if there is none.
+        resumed: Of these, patches that an interrupted run had written.
+        left_out: Patches passed over because the metadata table has no row for them.
+        failures: Patches that could not be encoded; none unless ``keep_going``.
+    """
+
+    written: int
+    resumed: int
+    left_out: int
+    failures: Failures
+
+
+def encode(
+    target: PathLike,
+    *,
+    s2: PathLike | None = None,
+    s1: PathLike | None = None,
+    labels: bool = True,
+    metadata: PathLike | Sequence[PathLike] = (),
+    listed_only: bool = False,
+    mac_key: MacKey | MacKeySet | None = None,
+    context: str = "",
+    workers: int = 1,
+    keep_going: bool = False,
+    progress: Progress | None = None,
+) -> Encoded:
+    """Write a database of the patches in one folder, or of the pairs in two.
+
+    A run that was interrupted, even killed, is resumed by the same call: what it had written to the hidden place
+    beside ``target`` is taken up if folders, patch names, tables, key and options are the same.
+
+    Args:
+        target: Database to make; nothing may be there yet.
+        s2: Folder of Sentinel-2 patches, in the layout of BigEarthNet v1 or v2.
+        s1: Folder of Sentinel-1 patches, likewise; with both, pairs are merged under the Sentinel-2 name.
+        labels: Whether to store ``labels`` and ``new_labels``; if so, each patch must have some.
+        metadata: Metadata table or tables (see ``tables.read_table``), whose columns become metadata.
+        listed_only: Pass over patches that the tables have no row for, instead of failing.
+        mac_key: Key to tag the values with.
+        context: Name of the dataset that the tags are good for.
+        workers: Processes that read; with 1 this one does. More are spawned, so that a script needs the usual
+            ``if __name__ == "__main__":``.
+        keep_going: Count patches that cannot be encoded and write the rest, instead of stopping at the first.
+        progress: Called with how many patches are done and how many there are.
+
+    Returns:
+        What was done. There is a new database exactly if ``written`` is not 0.
+
+    Raises:
+        EncodeError: There is nothing to encode, a table cannot be used, two patches have one name, or (without
+            ``keep_going``) a patch cannot be encoded.
+        StoreError: There is something at ``target``, or it cannot be written.
+        MissingExtraError: A file needs a library that is not installed.
+        TypeError: ``mac_key`` is something else.
+        ValueError: Neither ``s2`` nor ``s1`` is given, ``workers`` is less than 1, ``listed_only`` comes without
+            ``metadata``, or ``context`` without a key.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, not {workers}")
+    tables = [metadata] if isinstance(metadata, str | os.PathLike) else list(metadata)
+    if listed_only and not tables:
+        raise ValueError("listed_only means nothing without a metadata table")
+    target = os.fspath(target)
+    if os.path.lexists(target):  # before hours of work; the writer looks again
+        raise StoreError(f"{printable(target, 400)} exists, and nothing is overwritten; choose another name")
+    roots = [None if root is None else os.path.abspath(root) for root in (s2, s1)]
+    failures = Failures(strict=not keep_going)
+    plan = make_plan(roots[0], roots[1], _rows(tables), listed_only, failures)
+    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context]
+    resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
+    written = resumed = 0
+    with suppress(_Nothing), PatchWriter(target, mac_key=mac_key, context=context, resume=resume) as writer:
+        left = [source for source in plan.sources if source.name not in writer]
+        resumed = len(plan.sources) - len(left)
+        written = resumed + _write(writer, left, labels, workers, failures, _after(progress, resumed))
+        if not written:
+            raise _Nothing
+    return Encoded(written=written, resumed=resumed, left_out=plan.left_out, failures=failures)
+
+
+class _Nothing(Exception):
+    """Leaves the block of a writer whose database shall not appear."""
+
+
+def _rows(tables: list[PathLike]) -> Rows | None:
+    """All rows of the tables; None if there are no tables."""
+    if not tables:
+        return None
+    rows: Rows = {}
+    for table in tables:
+        more = read_table(table)
+        if doubled := next((name for name in more if name in rows), None):
+            raise EncodeError(
+                f"the table {printable(os.fspath(table), 400)} has a row for patch {printable(doubled)}, and so has "
+                "one before it; keep one of them"
+            )
+        rows.update(more)
+    return rows
+
+
+def _facts(table: PathLike) -> list[object]:
+    found = os.stat(table)
+    return [os.path.abspath(os.fspath(table)), found.st_size, found.st_mtime_ns]
+
+
+def _fingerprint(options: list[object], plan: Plan) -> bytes:
+    """Digest of what decides on the content of the database, as far as it is known before files are read."""
+    digest = hashlib.sha256(json.dumps(options).encode())
+    for source in plan.sources:
+        digest.update(json.dumps([source.name, source.s2, source.s1]).encode())
+    return digest.digest()
+
+
+def _after(progress: Progress | None, before: int) -> Progress:
+    return lambda done, total: None if progress is None else progress(before + done, before + total)
+
+
+def _write(
+    writer: PatchWriter, sources: list[Source], labels: bool, workers: int, failures: Failures, progress: Progress
+) -> int:
+    """Write what the workers make of the sources; returns how many patches."""
+    written = 0
+    with closing(_payloads(sources, labels, min(workers, len(sources) or 1))) as payloads:
+        for done, (source, payload) in enumerate(zip(sources, payloads, strict=True), 1):
+            if isinstance(payload, EncodeError):
+                failures.add(payload)
+            else:
+                writer.put_payload(source.name, payload)
+                written += 1
+            progress(done, len(sources))
+    return written
+
+
+def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[bytes | EncodeError, None, None]:
+    """The serialised patch of each source in order, or why there is none."""
+    if workers == 1:
+        return (_payload(source, labels) for source in sources)
+    return _from_workers([sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)], labels, workers)
+
+
+def _payload(source: Source, labels: bool) -> bytes | EncodeError:
+    try:
+        return read_source(source, labels).dumps()
+    except EncodeError as error:
+        return error
+
+
+def _from_workers(
+    batches: list[list[Source]], labels: bool, workers: int
+) -> Generator[bytes | EncodeError, None, None]:
+    """Hand out batches in turn and take the results in the same order.
+
+    A worker has one batch at a time, so that neither side ever waits for the other to read; its pipe ends with this
+    process, and the worker with its pipe.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes = []
+    try:
+        for _ in range(min(workers, len(batches))):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_work, args=(theirs, labels), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
+        for pipe, batch in zip(pipes, batches, strict=False):
+            pipe.send(batch)
+        for place, batch in enumerate(batches):
+            pipe = pipes[place % len(pipes)]
+            results = _received(pipe, batch)
+            if place + len(pipes) < len(batches):
+                pipe.send(batches[place + len(pipes)])
+            yield from results
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError]:
+    try:
+        results = pipe.recv()
+    except (EOFError, OSError) as error:
+        raise EncodeError(
+            f"a worker ended while it read the patches {printable(batch[0].name)} to {printable(batch[-1].name)}: it "
+            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short"
+        ) from error
+    if isinstance(results, Exception):
+        raise results
+    found: list[bytes | EncodeError] = results
+    return found
+
+
+def _work(pipe: Connection, labels: bool) -> None:
+    """What a worker does until the other end of its pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that hands out work is interrupted and says so
+    with suppress(EOFError, OSError):
+        while True:
+            batch = pipe.recv()
+            try:
+                results: object = [_payload(source, labels) for source in batch]
+            except BenSecureError as error:  # such as a library that is not installed: it concerns all
+                results = error
+            except Exception as error:
+                results = RuntimeError(f"{type(error).__name__}: {printable(str(error), 400)}")
+            pipe.send(results)

@@ -1,0 +1,47 @@
+"""Write one result file, a picture or a report: whole or not at all, and never over what is there unless told so.
+
+For what people look at; databases, keys and manifests have writers of their own with stricter rules. It never follows
+a link that lies in the way of its own temporary file, and leaves none of those behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+from ben_secure.errors import printable
+
+
+def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool = False) -> None:
+    """Write a file; whoever reads it meanwhile sees the old one or the new one.
+
+    Args:
+        path: The file; its directory must exist.
+        content: All of it.
+        overwrite: Whether a file of this name is replaced.
+
+    Raises:
+        FileExistsError: There is something of this name, and ``overwrite`` was not asked for.
+        OSError: It cannot be written; nothing is left.
+    """
+    target = os.path.abspath(os.fspath(path))
+    handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), 0o644)  # mkstemp gives 0600, which is for secrets
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(staged, target)
+        else:
+            os.link(staged, target)  # unlike a rename it never replaces what is there
+    except FileExistsError:
+        raise FileExistsError(
+            f"{printable(os.fspath(path), 400)} exists, and nothing is overwritten unless you say so (--force, "
+            "overwrite=True)"
+        ) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(staged)

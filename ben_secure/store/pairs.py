@@ -1,0 +1,212 @@
+"""``PairedReader``: Sentinel-2 records joined to their Sentinel-1 twins, where a table says which belong together.
+
+For databases that keep the two apart, as rico-hdl's do. Each record comes from a ``PatchReader`` and is verified as
+that reader verifies it; nothing is joined by a likeness of names, and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING
+
+from ben_secure.equality import equal
+from ben_secure.errors import BenSecureError, PatchFormatError, Rule, StoreError, printable
+from ben_secure.layouts import Layout
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches import (
+    BigEarthNet_S1_Patch,
+    BigEarthNet_S1_S2_Patch,
+    BigEarthNet_S2_Patch,
+    BigEarthNetPatch,
+    kind_of,
+    rebuild,
+)
+from ben_secure.store.reader import PatchReader
+
+if TYPE_CHECKING:
+    from ben_secure.store._verification import Verified
+
+_S1_PREFIX = "s1_"
+
+
+def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LIMITS) -> BigEarthNet_S1_S2_Patch:
+    """Join two patches; pixels are copied once.
+
+    Args:
+        s2: A Sentinel-2 patch.
+        s1: Its Sentinel-1 twin.
+        limits: Bounds on the metadata of both together.
+
+    Returns:
+        The merged patch. Its metadata is that of both; what has one name and two values keeps the name for Sentinel-2,
+        and is called ``s1_NAME`` for Sentinel-1.
+
+    Raises:
+        PatchFormatError: One is of another class, or the metadata cannot be joined.
+    """
+    for patch, cls in ((s2, BigEarthNet_S2_Patch), (s1, BigEarthNet_S1_Patch)):
+        if kind_of(type(patch)) != cls.__name__:
+            raise PatchFormatError(
+                f"the record is a {printable(type(patch).__name__)}, expected a {cls.__name__} to be joined",
+                rule=Rule.PATCH,
+            )
+    metadata: dict[str, object] = dict(s2.to_dict()["metadata"])
+    for name, value in s1.to_dict()["metadata"].items():
+        if name in metadata and equal(metadata[name], value):
+            continue
+        joined = name if name not in metadata else f"{_S1_PREFIX}{name}"
+        if joined in metadata:
+            raise PatchFormatError(
+                f"both twins have metadata {printable(name)!r}, and there is {printable(joined)!r} already; "
+                "rename one of them",
+                rule=Rule.PATCH,
+            )
+        metadata[joined] = value
+    kind = BigEarthNet_S1_S2_Patch.__name__
+    # The buffer of a merged patch is that of the Sentinel-2 patch and behind it the other's (bands.STORAGE_ORDER).
+    layout = Layout.spell(kind, [slot.dtype.str for slot in (*s2._layout.slots, *s1._layout.slots)])
+    try:
+        return rebuild(
+            BigEarthNet_S1_S2_Patch, layout, bytearray().join((s2._pixels, s1._pixels)), metadata, None, limits
+        )
+    except (TypeError, ValueError) as error:
+        raise PatchFormatError(f"the twins cannot be joined: {error}", rule=Rule.PATCH) from error
+
+
+class PairedReader(Mapping[str, BigEarthNet_S1_S2_Patch]):
+    """Merged patches by the name of the Sentinel-2 record, in key order.
+
+    They are those Sentinel-2 records of the database that the table gives a twin; others are not there. It is as
+    picklable, and as fit for threads and forks, as the readers that it has.
+
+    Attributes:
+        s2_reader: Where the Sentinel-2 records are.
+        s1_reader: Where the Sentinel-1 records are; may be the same.
+        pairs: Name of the Sentinel-1 record by that of the Sentinel-2 record; read-only.
+    """
+
+    def __init__(self, s2_reader: PatchReader, pairs: Mapping[str, str], s1_reader: PatchReader | None = None) -> None:
+        """Join two databases, or the two kinds of records in one.
+
+        Args:
+            s2_reader: The reader of the Sentinel-2 records.
+            pairs: Sentinel-1 name by Sentinel-2 name, such as ``tables.pairs_of`` gives.
+            s1_reader: The reader of the Sentinel-1 records; None if they are in the same database.
+
+        Raises:
+            TypeError: A reader is no ``PatchReader``, or a name no str.
+            ValueError: There are no pairs.
+        """
+        s1_reader = s2_reader if s1_reader is None else s1_reader
+        for reader in (s2_reader, s1_reader):
+            if not isinstance(reader, PatchReader):
+                raise TypeError(f"records are read by a PatchReader, not by a {type(reader).__name__}")
+        pairs = dict(pairs)
+        for s2_name, s1_name in pairs.items():
+            if not isinstance(s2_name, str) or not isinstance(s1_name, str):  # type: ignore[redundant-expr]
+                raise TypeError(
+                    f"pairs must give a str for each str, not {printable(s1_name)} for {printable(s2_name)}"
+                )
+        if not pairs:
+            raise ValueError("there are no pairs, so that nothing can be joined")
+        self.s2_reader = s2_reader
+        self.s1_reader = s1_reader
+        self.pairs: Mapping[str, str] = MappingProxyType(pairs)
+        self._names: tuple[int, tuple[str, ...]] = (-1, ())
+
+    @property
+    def verified(self) -> Verified | None:
+        """What is verified for every patch; None if nothing is for one of its two records."""
+        s2, s1 = self.s2_reader.verified, self.s1_reader.verified
+        if self.s1_reader is self.s2_reader or s2 is None or s1 is None:
+            return s2 and s1
+        from ben_secure.store._verification import Verified
+
+        def both(of_s2: str | None, of_s1: str | None) -> str | None:
+            return f"Sentinel-2: {of_s2 or 'no'}, Sentinel-1: {of_s1 or 'no'}" if of_s2 or of_s1 else None
+
+        return Verified(tags=both(s2.tags, s1.tags), manifest=both(s2.manifest, s1.manifest))
+
+    def __getitem__(self, name: str) -> BigEarthNet_S1_S2_Patch:
+        """Read one pair.
+
+        Raises:
+            KeyError: There is no Sentinel-2 record of this name, or the table gives it no twin.
+            StoreError: The twin is not there, or a database is damaged.
+            UntrustedDataError: As ``PatchReader`` raises for either record; or they are not of the two classes.
+            TypeError: ``name`` is not a str.
+        """
+        s2 = self.s2_reader[name]
+        twin = self.pairs.get(name)
+        if twin is None:
+            raise KeyError(f"the table gives {printable(name)} no Sentinel-1 twin")
+        try:
+            try:
+                s1 = self.s1_reader[twin]
+            except KeyError:
+                raise StoreError("there is no such record", lmdb_key=_lmdb_key(twin)) from None
+        except BenSecureError as error:
+            error.message = f"the Sentinel-1 twin of {printable(name)}: {error.message}"
+            error.located(self.s1_reader.path, _lmdb_key(twin))
+            raise
+        try:
+            return join(s2, s1, self.s2_reader.limits)
+        except BenSecureError as error:
+            error.message = f"{error.message} (Sentinel-1 twin {printable(twin)})"
+            error.located(self.s2_reader.path, _lmdb_key(name))
+            raise
+
+    def get_many(self, names: Iterable[str]) -> list[BigEarthNet_S1_S2_Patch]:
+        """Read several pairs; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
+        return [self[name] for name in names]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a Sentinel-2 record of this name with a twin in the table; reads neither."""
+        return name in self.s2_reader and name in self.pairs
+
+    def _found(self) -> tuple[str, ...]:
+        """Names, walked anew when the database has changed."""
+        transaction = self.s2_reader.facts.txnid
+        if self._names[0] != transaction:
+            self._names = transaction, tuple(name for name in self.s2_reader if name in self.pairs)
+        return self._names[1]
+
+    def __len__(self) -> int:
+        return len(self._found())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found())
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.s2_reader!r}, <{len(self.pairs)} pairs>, {self.s1_reader!r})"
+
+    def close(self) -> None:
+        """Close both readers; doing it twice is harmless."""
+        self.s2_reader.close()
+        self.s1_reader.close()
+
+    def __enter__(self) -> PairedReader:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., PairedReader], tuple[object, ...]]:
+        s1_reader = None if self.s1_reader is self.s2_reader else self.s1_reader
+        return type(self), (self.s2_reader, dict(self.pairs), s1_reader)
+
+
+def _lmdb_key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")

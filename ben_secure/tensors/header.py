@@ -1,0 +1,277 @@
+"""Read the header of one safetensors file in memory: which tensor lies where. Touches no byte behind the header.
+
+A file is a u64 (little-endian), a JSON object of so many bytes, and the tensors end to end. Everything in it is
+hostile. Nothing is allocated on its word: lengths are compared with what is there, JSON is bounded in bytes, depth
+and digits before it is parsed, and every number that is believed has been checked against the others.
+
+Source: the format's description and the library's own rules (safetensors 0.3 to 0.8). What the library refuses is
+refused here; some of what it lets pass is refused too, because two readers could read it differently: names that are
+there twice (it keeps the last), members that it does not know (it skips them), whitespace before the object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple, NoReturn
+
+from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, printable
+from ben_secure.limits import Limits
+
+LENGTH_BYTES = 8
+"""Bytes of the header's length, in front of the header."""
+METADATA = "__metadata__"
+"""The member of the header that is no tensor: an object of str to str."""
+
+DTYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "U8": "|u1", "I8": "|i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "I32": "<i4", "U32": "<u4", "F32": "<f4",
+        "C64": "<c8", "F64": "<f8", "I64": "<i8", "U64": "<u8",
+    }
+)  # fmt: skip
+"""``numpy.dtype.str`` of the dtypes that pixels may have, in the library's own order of dtypes."""
+
+_OTHER_DTYPES = frozenset(
+    {"BOOL", "BF16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4"}
+)
+_MEMBERS = {"dtype", "shape", "data_offsets"}
+# The object, a tensor's object, its shape; or the object, the metadata.
+_DEPTH = 3
+# 2**64 has 20 digits.
+_MAX_DIGITS = 20
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+class Tensor(NamedTuple):
+    """One tensor: its name, ``dtype.str``, shape, and the bytes behind the header from ``start`` to ``stop``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Header(NamedTuple):
+    """What a header says: the tensors in the order of their bytes, the sum of these, and the metadata if it has any."""
+
+    tensors: tuple[Tensor, ...]
+    nbytes: int
+    metadata: Mapping[str, str] | None
+
+
+def refuse(what: str, offset: int | None = LENGTH_BYTES) -> NoReturn:
+    """Refuse a value that is not a proper safetensors file."""
+    raise PatchFormatError(
+        f"the safetensors value is invalid: {what}; fetch it again or ask its publisher",
+        rule=Rule.TENSORS,
+        offset=offset,
+    )
+
+
+def header_bytes(value: bytes, end: int, limits: Limits) -> bytes:
+    """Cut the header out of ``value[:end]``.
+
+    Args:
+        value: The stored bytes; hostile.
+        end: Where the payload ends.
+        limits: Bounds on the value and its header.
+
+    Returns:
+        The header, of exactly the length that the value announces.
+
+    Raises:
+        LimitExceededError: Value or header is longer than ``limits`` allow.
+        PatchFormatError: The value is cut short, or its header does not begin with an object.
+    """
+    if end > limits.max_value_bytes:
+        raise LimitExceededError(
+            f"the value has {end} bytes, at most {limits.max_value_bytes} are read; "
+            "if it is honest, pass Limits(max_value_bytes=...)",
+            rule=Rule.LIMIT,
+        )
+    if end < LENGTH_BYTES:
+        refuse(f"it has {end} bytes, and the length of the header alone takes {LENGTH_BYTES}", 0)
+    length = int.from_bytes(value[:LENGTH_BYTES], "little")
+    if length > limits.max_header_bytes:
+        raise LimitExceededError(
+            f"the header of the safetensors value has {length} bytes, at most {limits.max_header_bytes} are read (that "
+            "of a patch has some 1,000); if it is honest, pass Limits(max_header_bytes=...)",
+            rule=Rule.LIMIT,
+            offset=0,
+        )
+    stop = LENGTH_BYTES + length
+    if stop > end:
+        refuse(f"its header shall have {length} bytes, and {end - LENGTH_BYTES} follow", 0)
+    header = value[LENGTH_BYTES:stop]
+    if header[:1] != b"{":
+        refuse(f"its header begins with {printable(header[:8])}, expected '{{'")
+    return header
+
+
+@lru_cache(maxsize=64)
+def read_header(header: bytes, limits: Limits) -> Header:
+    """Read a header; those of one archive repeat, and are read once.
+
+    Args:
+        header: From ``header_bytes``; hostile.
+        limits: Bound on the number of tensors.
+
+    Returns:
+        What it says, consistent in itself: the tensors lie end to end from 0 to ``nbytes``, in this order, and each
+        has as many bytes as its shape and dtype need.
+
+    Raises:
+        LimitExceededError: There are more tensors than a patch may have bands.
+        PatchFormatError: Anything else is not as it must be.
+    """
+    found = parse_json(header, _DEPTH, _DECODER)
+    metadata = _metadata(found.pop(METADATA)) if METADATA in found else None
+    for name in found:
+        _check_unicode(name)
+    if not found:
+        refuse("it has no tensor")
+    if len(found) > limits.max_bands:
+        raise LimitExceededError(
+            f"the safetensors value has {len(found)} tensors, at most {limits.max_bands} bands are read; "
+            "if it is honest, pass Limits(max_bands=...)",
+            rule=Rule.LIMIT,
+            offset=LENGTH_BYTES,
+        )
+    tensors = sorted((_tensor(name, said) for name, said in found.items()), key=lambda tensor: tensor[3:])
+    end = 0
+    for tensor in tensors:
+        if tensor.start != end:
+            what = "overlaps the one before" if tensor.start < end else "leaves a hole before it"
+            refuse(f"tensor {printable(tensor.name)} begins at byte {tensor.start} and {what}, which ends at {end}")
+        end = tensor.stop
+    return Header(tuple(tensors), end, metadata)
+
+
+def _metadata(said: object) -> Mapping[str, str]:
+    if type(said) is not dict:
+        refuse(f"{METADATA} must be an object")
+    for name, text in said.items():
+        if type(text) is not str:
+            refuse(f"{METADATA} must have texts only, and {printable(name)} is none")
+        _check_unicode(name)
+        _check_unicode(text)
+    return MappingProxyType(said)
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        refuse(f"{printable(text)} in its header is not Unicode")
+
+
+def _tensor(name: str, said: object) -> Tensor:
+    """Check what a header says of one tensor, by itself."""
+    shown = printable(name)
+    if type(said) is not dict or said.keys() != _MEMBERS:
+        refuse(f"tensor {shown} must be an object with dtype, shape and data_offsets and nothing else")
+    dtype, shape, offsets = said["dtype"], said["shape"], said["data_offsets"]
+    if type(dtype) is not str or dtype not in DTYPES:
+        known = type(dtype) is str and dtype in _OTHER_DTYPES
+        why = "which pixels cannot have" if known else "which is unknown"
+        refuse(f"tensor {shown} has the dtype {printable(dtype)}, {why}; pixels have one of {' '.join(DTYPES)}")
+    if type(shape) is not list or any(type(length) is not int for length in shape):
+        refuse(f"the shape of tensor {shown} must be an array of integers, not {printable(shape)}")
+    if type(offsets) is not list or [type(offset) for offset in offsets] != [int, int]:
+        refuse(f"the data_offsets of tensor {shown} must be two integers, not {printable(offsets)}")
+    if len(shape) != 2 or not all(shape):
+        refuse(f"tensor {shown} has the shape {printable(shape)}; a band has rows and columns, at least one of each")
+    code = DTYPES[dtype]
+    # Python's integers do not overflow, and each has at most 20 digits.
+    expected = math.prod(shape) * int(code[2:])
+    start, stop = offsets
+    if stop - start != expected:
+        refuse(
+            f"tensor {shown} of shape {printable(shape)} and dtype {dtype} takes {expected} bytes, and {start} to "
+            f"{stop} are {stop - start}"
+        )
+    return Tensor(name, code, tuple(shape), start, stop)
+
+
+def strict_decoder(parse_float: Callable[[str], float], parse_int: Callable[[str], int]) -> json.JSONDecoder:
+    """Make a decoder that refuses names that are there twice, NaN and Infinity.
+
+    Args:
+        parse_float: Makes a float of its text, or refuses it.
+        parse_int: Makes an int of its text, or refuses it.
+    """
+    return json.JSONDecoder(
+        object_pairs_hook=_once, parse_constant=_no_constant, parse_float=parse_float, parse_int=parse_int
+    )
+
+
+def parse_json(data: bytes, max_depth: int, decoder: json.JSONDecoder) -> dict[str, object]:
+    """Parse a JSON object strictly.
+
+    Args:
+        data: UTF-8; hostile, and of bounded length.
+        max_depth: Nesting of arrays and objects.
+        decoder: From ``strict_decoder``.
+
+    Returns:
+        The object.
+
+    Raises:
+        PatchFormatError: It is not UTF-8 or not JSON, is nested too deeply, is no object, or the decoder refuses it.
+    """
+    try:
+        text = data.decode()
+        if text.count("{") + text.count("[") > max_depth:  # before it is parsed, and whatever is left of the stack
+            depth = _depth(text)
+            if depth > max_depth:
+                refuse(f"its JSON is nested {depth} deep, expected at most {max_depth}")
+        found = decoder.decode(text)
+    except UnicodeDecodeError as error:
+        refuse(f"its JSON is not UTF-8 (byte {error.start} of it)")
+    except json.JSONDecodeError as error:
+        refuse(f"its header is not JSON: {printable(error.msg)} (character {error.pos} of it)")
+    if type(found) is not dict:
+        refuse("its JSON must be an object")
+    return found
+
+
+def _depth(text: str) -> int:
+    """How deep the brackets of JSON are nested, in linear time; of what is no JSON, up to where it ceases to be."""
+    outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(outside):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, item in pairs:
+        if name in found:
+            refuse(f"{printable(name)} is there twice")
+        found[name] = item
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    refuse(f"{printable(text)} is not JSON")
+
+
+def _no_float(text: str) -> NoReturn:
+    refuse(f"{printable(text)} must be a natural number")
+
+
+def _natural(text: str) -> int:
+    if len(text) > _MAX_DIGITS or text.startswith("-"):
+        refuse(f"{printable(text)} must be a natural number of at most {_MAX_DIGITS} digits")
+    return int(text)
+
+
+_DECODER = strict_decoder(_no_float, _natural)

@@ -1,0 +1,155 @@
+"""The note: what tensors alone do not say of a patch, as one JSON text in the metadata of the safetensors value.
+
+Kind, bands of a patch that lists its own, and metadata. A value of a bare Sentinel patch, as rico-hdl writes it, needs
+none and has none. JSON knows str, int, float, bool, None, list and dict; metadata of any other type is refused when it
+is written, by name: what comes back must be what was there. Judges only the note itself; ``patch_base.rebuild`` judges
+what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from ben_secure.errors import PatchFormatError, Rule, printable
+from ben_secure.limits import Limits
+from ben_secure.tensors.header import parse_json, refuse, strict_decoder
+
+if TYPE_CHECKING:
+    from ben_secure.layouts import Entry
+
+NAME = "ben_secure.patch.v1"
+"""The note's name in the metadata; the version of its format is part of it."""
+FAMILY = "ben_secure.patch."
+"""How the names of all versions begin."""
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_MEMBERS = ("kind", "bands", "stored", "extras")
+# Integers of metadata have at most 64 bytes, 155 digits; the shortest text of a float at most 24 characters.
+_MAX_NUMBER_CHARACTERS = 160
+
+
+class Note(NamedTuple):
+    """What a note says; types checked, nothing else.
+
+    Attributes:
+        kind: Name of a standard patch class, or module and qualified name of a declared one.
+        bands: For a generic kind, in the buffer's order: attribute or None, band class, name, resolution_m.
+        stored: Metadata as ``__stored_args__``.
+        extras: Attributes beyond or instead of these.
+    """
+
+    kind: str | tuple[str, str]
+    bands: tuple[tuple[object, ...], ...] | None
+    stored: dict[str, object]
+    extras: dict[str, object] | None
+
+
+def read_note(text: str, limits: Limits) -> Note:
+    """Read a note.
+
+    Args:
+        text: JSON; hostile, and shorter than a header may be.
+        limits: Bound on the depth of metadata.
+
+    Returns:
+        What it says.
+
+    Raises:
+        PatchFormatError: It is not strict JSON of this form.
+    """
+    said = parse_json(text.encode("utf-8", "surrogatepass"), limits.max_depth, _DECODER)
+    if not {"kind", "stored"} <= said.keys() <= set(_MEMBERS):
+        refuse(f"{NAME} must have the members kind and stored, may have bands and extras, and no others")
+    kind, bands, stored, extras = map(said.get, _MEMBERS)
+    if type(kind) is list and [type(part) for part in kind] == [str, str]:
+        kind = (kind[0], kind[1])
+    elif type(kind) is not str:
+        refuse(f"kind in {NAME} must be the name of a patch class, or the module and name of one")
+    if "bands" in said:
+        if type(bands) is not list or any(type(band) is not list or len(band) != 4 for band in bands):
+            refuse(f"bands in {NAME} must be an array of [attribute or null, band class, name, resolution]")
+        bands = tuple(map(tuple, bands))
+    if type(stored) is not dict or ("extras" in said and type(extras) is not dict):
+        refuse(f"stored and extras in {NAME} must be objects")
+    return Note(kind, bands, stored, extras)  # type: ignore[arg-type]
+
+
+def write_note(
+    kind: str | tuple[str, str],
+    entries: tuple[Entry, ...] | None,
+    stored: dict[str, object],
+    extras: dict[str, object],
+) -> str:
+    """Write a note.
+
+    Args:
+        kind: As in ``Note``.
+        entries: Bands of a generic patch, or None.
+        stored: Metadata of a patch, checked by its own rules.
+        extras: More of it, or empty.
+
+    Returns:
+        JSON in ASCII.
+
+    Raises:
+        TypeError: Metadata is of a type that JSON does not know; the message names it.
+        ValueError: A float is infinite or not a number.
+    """
+    said: dict[str, object] = {"kind": kind, "stored": stored}
+    if entries is not None:
+        said["bands"] = [entry[:4] for entry in entries]
+    if extras:
+        said["extras"] = extras
+    for part in (stored, extras):
+        for name, value in part.items():
+            _check_plain(printable(name), value)
+    return json.dumps(said, separators=(",", ":"), allow_nan=False)
+
+
+def _check_plain(place: str, value: Any) -> None:
+    """Refuse what JSON would lose or change; ``check_value`` has bounded the depth."""
+    kind = type(value)
+    if kind is float and not math.isfinite(value):
+        raise ValueError(
+            f"metadata '{place}' is {value}, which JSON does not know; set it to None, or keep this patch canonical"
+        )
+    if kind in _PLAIN:
+        return
+    if kind is list:
+        for index, item in enumerate(value):
+            _check_plain(f"{place}[{index}]", item)
+    elif kind is dict:
+        for name, item in value.items():
+            _check_plain(f"{place}.{printable(name, 40)}", item)
+    else:
+        raise TypeError(
+            f"metadata '{place}' is a {printable(kind.__qualname__)}, and a safetensors value keeps str, int, float, "
+            "bool, None, list and dict only; make it one of these (a tuple or set a list, a numpy scalar its .item()) "
+            "or leave it out, or keep this patch canonical"
+        )
+
+
+def refuse_version(name: str) -> NoReturn:
+    """Refuse a note of another version."""
+    raise PatchFormatError(
+        f"the metadata {printable(name)} is unknown, this package reads {NAME} alone; a newer ben_secure may read it",
+        rule=Rule.PATCH,
+    )
+
+
+def _float(text: str) -> float:
+    number = float(text) if len(text) <= _MAX_NUMBER_CHARACTERS else math.inf
+    if not math.isfinite(number):
+        refuse(f"{printable(text)} is no number of its metadata")
+    return number
+
+
+def _int(text: str) -> int:
+    if len(text) > _MAX_NUMBER_CHARACTERS:
+        refuse(f"{printable(text)} is an integer of {len(text)} characters, expected at most {_MAX_NUMBER_CHARACTERS}")
+    return int(text)
+
+
+_DECODER = strict_decoder(_float, _int)

@@ -1,0 +1,273 @@
+"""Make a patch of a safetensors value: names and shapes of the tensors say which.
+
+The twelve Sentinel-2 bands are a ``BigEarthNet_S2_Patch``, VH and VV a ``BigEarthNet_S1_Patch``, all fourteen both;
+anything else is a ``BigEarthNetPatch``. A note (``note.py``), which only this package writes, can say otherwise.
+Pixels are copied once, from the value into the patch's own buffer. What the bytes say is believed only after ``header``
+has checked it; what they mean for a patch is judged by ``patch_base.rebuild``, as for every other value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import NamedTuple, NoReturn
+
+from ben_secure.bands import BANDS, PATCH_SIDE_M, BandSpec, natural_key
+from ben_secure.errors import PatchFormatError, Rule, printable
+from ben_secure.footer import payload_end
+from ben_secure.layouts import GENERIC, STANDARD_KINDS, Entry, Layout
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches import (
+    BigEarthNet_S1_Patch,
+    BigEarthNet_S1_S2_Patch,
+    BigEarthNet_S2_Patch,
+    BigEarthNetPatch,
+    kind_of,
+    rebuild,
+)
+from ben_secure.tensors import note
+from ben_secure.tensors.header import LENGTH_BYTES, METADATA, Header, Tensor, header_bytes, read_header, refuse
+
+_CLASSES: Mapping[str, type[BigEarthNetPatch]] = {
+    cls.__name__: cls for cls in (BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch, BigEarthNetPatch)
+}
+_KIND_OF_NAMES = {
+    frozenset(spec.name for group in groups for spec in group): kind for kind, groups in STANDARD_KINDS.items()
+}
+# How ``writing`` begins a header with a note: what follows it then repeats in an archive, and is read once.
+_NOTE_BEGIN = f'{{"__metadata__":{{"{note.NAME}":"'.encode()
+_DECODER = json.JSONDecoder()
+SIGN = b"\0\0\0\0{"
+"""The bytes 4 to 9 of a safetensors file: the upper half of its header's length, and how the header begins.
+
+No pickle that the loader admits has them there, though a header's length may well begin with ``b"\\x80"`` as a pickle
+does. After PROTO, a pickle has FRAME or the name of a module that is in the allow-list. In a FRAME, the ``{`` would be
+the sixth byte of its length, 10**14 and more, which is refused; in a name (SHORT_BINUNICODE, BINUNICODE), one of these
+bytes would be NUL, and no name has one.
+"""
+
+
+class Plan(NamedTuple):
+    """How to make the patch of one header.
+
+    Attributes:
+        patch_class: The class.
+        layout: Its layout, as ``rebuild`` takes it.
+        pieces: What the buffer is made of, in its order: bytes of the tensors from start to stop, or zeros.
+        nbytes: Bytes behind the header.
+    """
+
+    patch_class: type[BigEarthNetPatch]
+    layout: str | tuple[Entry, ...]
+    pieces: tuple[tuple[int, int] | bytes, ...]
+    nbytes: int
+
+
+def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> BigEarthNetPatch:
+    """Read the safetensors patch in ``value[:end]``; for who has checked what follows.
+
+    Args, Returns and Raises as for ``loads``.
+    """
+    if classes:
+        _check_classes(classes)
+    header = header_bytes(value, end, limits)
+    start = LENGTH_BYTES + len(header)
+    plan, stored, extras = _planned(header, classes, limits)
+    if plan.nbytes != end - start:
+        refuse(f"its tensors take {plan.nbytes} bytes, and {end - start} follow the header", start)
+    view = memoryview(value)
+    pixels = bytearray().join(
+        piece if type(piece) is bytes else view[start + piece[0] : start + piece[1]] for piece in plan.pieces
+    )
+    try:
+        return rebuild(plan.patch_class, plan.layout, pixels, stored, extras, limits)
+    except (TypeError, ValueError) as error:
+        raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+
+
+@lru_cache(maxsize=32)
+def _check_classes(classes: tuple[type[BigEarthNetPatch], ...]) -> None:
+    for cls in classes:
+        if not isinstance(cls, type) or not issubclass(cls, BigEarthNetPatch):  # type: ignore[redundant-expr]
+            raise TypeError(f"classes must hold subclasses of BigEarthNetPatch, not {cls!r}")
+
+
+def _planned(
+    header: bytes, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits
+) -> tuple[Plan, dict[str, object], dict[str, object] | None]:
+    """What a header means: how to make the patch, its metadata, and attributes beyond these."""
+    text, table = _cut_note(header) if header.startswith(_NOTE_BEGIN) else (None, header)
+    metadata = read_header(table, limits).metadata
+    if text is not None:
+        if metadata is not None:
+            refuse(f"{METADATA} is there twice")
+    elif metadata is None:
+        return _plan(table, limits), {}, None
+    elif note.NAME not in metadata:
+        for name in metadata:
+            if name.startswith(note.FAMILY):
+                note.refuse_version(name)
+        return _plan(table, limits), dict(metadata), None
+    elif len(metadata) > 1:
+        refuse(f"beside {note.NAME}, {METADATA} must have nothing else")
+    else:
+        text = metadata[note.NAME]
+    said = note.read_note(text, limits)
+    return _noted_plan(table, said, classes, limits), said.stored, said.extras
+
+
+def _cut_note(header: bytes) -> tuple[str | None, bytes]:
+    """Take the note out of a header that begins with one: its text, and the header as it would be without.
+
+    What is not spelled as ``writing`` does stays in; then ``read_header`` finds the same text, at more cost.
+    """
+    try:
+        text = header.decode()
+        said, end = _DECODER.raw_decode(text, len(_NOTE_BEGIN) - 1)
+    except ValueError:  # of UTF-8 or JSON; read_header says where
+        return None, header
+    if type(said) is not str or text[end : end + 2] != "},":
+        return None, header
+    return said, f"{{{text[end + 2 :]}".encode()
+
+
+@lru_cache(maxsize=64)
+def _plan(header: bytes, limits: Limits) -> Plan:
+    """What the tensors are by themselves.
+
+    Raises:
+        PatchFormatError: They are no patch of BigEarthNet.
+    """
+    found = read_header(header, limits)
+    kind = _KIND_OF_NAMES.get(frozenset(tensor.name for tensor in found.tensors), GENERIC)
+    if kind != GENERIC:
+        return _standard_plan(kind, found)
+    entries = sorted((_entry(tensor) for tensor in found.tensors), key=lambda entry: (entry[3], natural_key(entry[2])))
+    return _generic_plan(BigEarthNetPatch, tuple(entries), found, limits)
+
+
+def _entry(tensor: Tensor) -> Entry:
+    """Describe a band of which nothing but the tensor is known."""
+    rows, columns = tensor.shape
+    spec = BANDS.get(tensor.name)
+    if spec is not None:
+        _check_shape(spec, tensor)
+        return spec.attribute, spec.band_class, spec.name, spec.resolution_m, rows, columns, tensor.dtype
+    if rows != columns or PATCH_SIDE_M % rows:
+        _refuse_patch(
+            f"tensor {printable(tensor.name)} is named as no band of BigEarthNet, and has {rows} x {columns} pixels, "
+            f"which are no whole number of metres on the {PATCH_SIDE_M} m of a patch; values of other datasets are no "
+            "patches"
+        )
+    return None, "Band", tensor.name, PATCH_SIDE_M // rows, rows, columns, tensor.dtype
+
+
+def _check_shape(spec: BandSpec, tensor: Tensor) -> None:
+    if tensor.shape != spec.shape:
+        _refuse_patch(
+            f"tensor {spec.name} has {tensor.shape[0]} x {tensor.shape[1]} pixels, expected {spec.side} x {spec.side}; "
+            "ask its publisher for bands as they were published"
+        )
+
+
+def _refuse_patch(what: str) -> NoReturn:
+    raise PatchFormatError(f"not a valid patch: {what}", rule=Rule.PATCH, offset=LENGTH_BYTES)
+
+
+def _standard_plan(kind: str, found: Header) -> Plan:
+    tensors = {tensor.name: tensor for tensor in found.tensors}
+    specs = [spec for group in STANDARD_KINDS[kind] for spec in group]
+    for spec in specs:
+        _check_shape(spec, tensors[spec.name])
+    spelled = Layout.spell(kind, [tensors[spec.name].dtype for spec in specs])
+    return Plan(_CLASSES[kind], spelled, _pieces(Layout.standard(kind, spelled), tensors), found.nbytes)
+
+
+def _generic_plan(
+    patch_class: type[BigEarthNetPatch], entries: tuple[Entry, ...], found: Header, limits: Limits
+) -> Plan:
+    try:
+        layout = Layout.generic(entries, limits)
+    except (TypeError, ValueError) as error:
+        _refuse_patch(str(error))
+    pieces = _pieces(layout, {tensor.name: tensor for tensor in found.tensors})
+    return Plan(patch_class, entries, pieces, found.nbytes)
+
+
+def _noted_plan(header: bytes, said: note.Note, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> Plan:
+    """What the tensors are by a note.
+
+    Raises:
+        PatchFormatError: They are not; or it names a class that the caller did not declare.
+    """
+    found = read_header(header, limits)
+    if type(said.kind) is str:
+        patch_class = _CLASSES.get(said.kind)
+    else:
+        declared = {(cls.__module__, cls.__qualname__): cls for cls in classes}
+        patch_class = declared.get(said.kind)  # type: ignore[arg-type]
+    if patch_class is None:
+        _refuse_patch(
+            f"its class is {printable(said.kind)}, which is neither one of BigEarthNet nor declared by the caller "
+            "(classes=...)"
+        )
+    kind = kind_of(patch_class)
+    if (kind == GENERIC) != (said.bands is not None):
+        _refuse_patch(f"{note.NAME} must list bands for a BigEarthNetPatch, and for no other class")
+    if said.bands is None:
+        plan = _plan(header, limits)
+        if kind_of(plan.patch_class) != kind:
+            _refuse_patch(f"{note.NAME} says {kind}, and the tensors are the bands of a {plan.patch_class.__name__}")
+        return plan._replace(patch_class=patch_class)
+    tensors = {tensor.name: tensor for tensor in found.tensors}
+    names = [band[2] for band in said.bands]
+    if len(names) != len(tensors) or any(type(name) is not str or name not in tensors for name in names):
+        _refuse_patch(f"the bands that {note.NAME} lists are not the tensors")
+    entries = tuple((*band, *tensors[band[2]].shape, tensors[band[2]].dtype) for band in said.bands)  # type: ignore[index]
+    return _generic_plan(patch_class, entries, found, limits)  # type: ignore[arg-type]
+
+
+def _pieces(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int] | bytes, ...]:
+    """What to copy, in the buffer's order; what lies end to end on both sides is one piece."""
+    pieces: list[tuple[int, int] | bytes] = []
+    end = 0
+    for slot in layout.slots:
+        if slot.offset > end:
+            pieces.append(bytes(slot.offset - end))
+        tensor = tensors[slot.name]
+        last = pieces[-1] if pieces else b""
+        if type(last) is tuple and last[1] == tensor.start:
+            pieces[-1] = (last[0], tensor.stop)
+        else:
+            pieces.append((tensor.start, tensor.stop))
+        end = slot.offset + slot.nbytes
+    return tuple(pieces)
+
+
+def loads(
+    data: bytes | bytearray | memoryview,
+    *,
+    classes: Iterable[type[BigEarthNetPatch]] = (),
+    limits: Limits = DEFAULT_LIMITS,
+) -> BigEarthNetPatch:
+    """Read one patch as a safetensors file in memory.
+
+    Args:
+        data: The file. Nothing may follow it but the footer of a tagged value, which is not verified here.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur, as declared by the caller.
+        limits: What the value may cost.
+
+    Returns:
+        The patch, on one new writable buffer.
+
+    Raises:
+        LimitExceededError: It costs more than ``limits`` allow.
+        PatchFormatError: It is damaged, or is not a patch.
+        TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
+    """
+    if not isinstance(data, bytes):
+        if not isinstance(data, bytearray | memoryview):
+            raise TypeError(f"a safetensors value must be bytes, bytearray or memoryview, not {type(data).__name__}")
+        data = bytes(data)
+    return loads_part(data, payload_end(data), tuple(classes), limits)

@@ -1,0 +1,80 @@
+"""Write a patch as a safetensors value: the layout of rico-hdl, byte for byte as the safetensors library writes it.
+
+Tensors are named as the bands, little-endian, the library's order; a patch that is more than the published bands of one
+sensor or both has a note (``note.py``) in the metadata. Nothing is lost without a word: what the format cannot hold is
+refused, by name. Judges no input but its caller's own patch.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ben_secure.errors import UntrustedDataError, printable
+from ben_secure.layouts import GENERIC
+from ben_secure.patches import BigEarthNetPatch, kind_of
+from ben_secure.tensors import note, reading
+from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, METADATA
+
+_NAMES = {code: name for name, code in DTYPES.items()}
+# The library writes the dtypes from the last to the first, so that wide ones, which need to be aligned, come first.
+_RANK = {code: -rank for rank, code in enumerate(_NAMES)}
+_ALIGNMENT = 8
+
+
+def dumps(patch: BigEarthNetPatch) -> bytes:
+    """Write the safetensors value of a patch.
+
+    Equal patches give equal bytes, except for the order of dicts. The value is read once before it is given out, so
+    that nothing is written that ``loads`` would refuse.
+
+    Args:
+        patch: The patch.
+
+    Returns:
+        The value: exactly what ``safetensors.numpy.save`` makes of the bands, if the patch is of a standard class and
+        has no metadata.
+
+    Raises:
+        TypeError: Metadata is of a type that JSON does not know (tuple, set, bytes, numpy); the message names it.
+        ValueError: A band has a dtype that the format does not have, or cannot be named there; a float of the metadata
+            is not finite; or the patch is beyond the limits of ``loads``.
+    """
+    if not isinstance(patch, BigEarthNetPatch):
+        raise TypeError(f"only a patch can be written, not {type(patch).__name__}")
+    arrays = {slot.name: slot.view(patch._pixels) for slot in patch._layout.slots}
+    for name, array in arrays.items():
+        if array.dtype.str not in _NAMES:
+            raise ValueError(
+                f"band {printable(name)} has the dtype {array.dtype.str}, which a safetensors value cannot hold; make "
+                f"it one of {' '.join(_NAMES)}, or keep this patch canonical"
+            )
+        if name == METADATA:
+            raise ValueError(f"a band cannot be called {METADATA} in a safetensors value; rename it")
+    text = _note(patch)
+    header: dict[str, object] = {} if text is None else {METADATA: {note.NAME: text}}
+    order = sorted(arrays, key=lambda name: (_RANK[arrays[name].dtype.str], name))
+    end = 0
+    for name in order:
+        array = arrays[name]
+        offsets = [end, end + array.nbytes]
+        header[name] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape), "data_offsets": offsets}
+        end = offsets[1]
+    written = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    written += b" " * (-len(written) % _ALIGNMENT)
+    value = b"".join((len(written).to_bytes(LENGTH_BYTES, "little"), written, *(arrays[name].data for name in order)))
+    try:
+        reading.loads(value, classes=patch._declared())
+    except UntrustedDataError as error:
+        raise ValueError(f"this patch could not be read back, make it smaller: {error.message}") from error
+    return value
+
+
+def _note(patch: BigEarthNetPatch) -> str | None:
+    """The note of a patch; None if the tensors alone say it all."""
+    # Checked as for a canonical value: lists and dicts may have been changed in place.
+    _, kind, layout, *_ = patch.__reduce_ex__(5)[1]
+    stored, extras = patch.__stored_args__, patch._extras()
+    if type(kind) is str and kind != GENERIC and not stored and not extras:
+        return None
+    named = kind if type(kind) is str else (kind.__module__, kind.__qualname__)
+    return note.write_note(named, layout if kind_of(type(patch)) == GENERIC else None, stored, extras)

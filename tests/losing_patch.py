@@ -1,0 +1,28 @@
+"""A patch class for tests of lost workers: where it is imported, one LMDB key takes the process along.
+
+``classes=`` makes the processes that judge import it; the process of the tests judges nothing itself.
+"""
+
+import os
+import signal
+
+from ben_secure.audit.scan import Judge
+from ben_secure.patches import BigEarthNetPatch
+
+KILLER = b"killer"
+
+_count = Judge.count
+
+
+def _losing_count(self, tally, position, lmdb_key, value):
+    if lmdb_key == KILLER:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _count(self, tally, position, lmdb_key, value)
+
+
+class LosingPatch(BigEarthNetPatch):
+    """Declared by the test; no value is one."""
+
+
+if os.environ.get("BEN_SECURE_TEST_LOSES"):
+    Judge.count = _losing_count

@@ -1,0 +1,205 @@
+"""``show``: pictures of patches in files and on terminals, and nothing of a patch that was not checked."""
+
+import io
+import os
+import pty
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from attacks import ATTACKS
+from PIL import Image
+from strategies import make_patch
+from test_audit import make_database
+
+from ben_secure.cli import main
+from ben_secure.patches import BigEarthNet_S1_Patch
+from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys, write_signing_key, write_verify_key
+from ben_secure.signing.tags import append_tag
+
+HOSTILE = "p\x1b[31m\u202e"
+PATCHES = {name: make_patch(seed=place) for place, name in enumerate(["one", "two", HOSTILE])}
+
+
+def tagged(records, keys):
+    """The same records with their tags."""
+    return {lmdb_key: append_tag(keys.signing, b"c", lmdb_key, value) for lmdb_key, value in records.items()}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working directory with databases and keys."""
+    monkeypatch.chdir(tmp_path)
+    keys = MacKeySet(MacKey(bytes(range(32))))
+    write_mac_keys("key", keys)
+    publisher = SigningKey.generate()
+    write_signing_key("publisher", publisher)
+    write_verify_key("publisher.pub", publisher.verify_key)
+    records = {name.encode(): patch.dumps() for name, patch in PATCHES.items()}
+    make_database(tmp_path / "db", records)
+    make_database(tmp_path / "tagged", tagged(records, keys))
+    make_database(tmp_path / "radar", {b"r": make_patch(BigEarthNet_S1_Patch).dumps()})
+    make_database(tmp_path / "bad", {b"bad": b"cos\nsystem\n.", b"good": records[b"one"]})
+    make_database(tmp_path / "empty", {})
+    return tmp_path
+
+
+def run(capsys, command):
+    """Exit code, stdout and stderr of a command."""
+    code = main(shlex.split(command))
+    return code, *capsys.readouterr()
+
+
+def on_terminal(command, columns=80, **environment):
+    """What a command writes to a terminal, and its exit code."""
+    manager, terminal = pty.openpty()
+    colours = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": str(columns)}
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ben_secure", *command],
+        stdout=terminal,
+        stderr=terminal,
+        env=kept | colours | environment,
+    )
+    os.close(terminal)
+    written = b""
+    while True:
+        try:
+            written += os.read(manager, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(manager)
+    return process.wait(), written.decode()
+
+
+def pixels(path):
+    """The pixels of a PNG."""
+    return np.asarray(Image.open(io.BytesIO(path.read_bytes())))
+
+
+def test_one_patch_is_written_as_png(place, capsys):
+    """The PNG is the composite, each pixel four by four, or as large as asked for."""
+    assert run(capsys, "show db one -o a.png") == (0, "true-colour of one in a.png\n", "")
+    image = PATCHES["one"].quicklook().image
+    assert np.array_equal(pixels(place / "a.png")[::4, ::4], image)
+    assert run(capsys, "show db one -o b.png --scale 1 --kind swir")[:2] == (0, "swir of one in b.png\n")
+    assert np.array_equal(pixels(place / "b.png"), PATCHES["one"].quicklook("swir").image)
+
+
+def test_several_patches_are_one_sheet(place, capsys):
+    """Named patches are on it in the order of their names on the command line; without names the first of all."""
+    assert run(capsys, "show db two one -o a.png") == (0, "true-colour of 2 patches in a.png\n", "")
+    assert pixels(place / "a.png").shape[1] > 2 * 240
+    assert run(capsys, "show db -o b.png")[:2] == (0, "true-colour of 3 patches in b.png\n")
+    make_database(place / "many", {b"%02d" % n: PATCHES["one"].dumps() for n in range(14)})
+    assert run(capsys, "show many -o c.png")[1].startswith("true-colour of 12 patches, the first of 14; name others")
+
+
+def test_nothing_is_overwritten_without_force(place, capsys):
+    """A second picture of the same name is exit code 2 and leaves the first."""
+    assert run(capsys, "show db one -o a.png")[0] == 0
+    first = (place / "a.png").read_bytes()
+    code, out, err = run(capsys, "show db two -o a.png")
+    assert (code, out) == (2, "")
+    assert "a.png exists, and nothing is overwritten unless you say so (--force" in err
+    assert (place / "a.png").read_bytes() == first
+    assert run(capsys, "show db two -o a.png --force")[0] == 0
+    assert (place / "a.png").read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("command", "exit_code", "words"),
+    [
+        ("show db", 2, "stdout is no terminal; say where the picture goes: -o FILE.png"),
+        ("show db none -o a.png", 2, "none is not in this database; the first one is one"),
+        ("show empty none -o a.png", 2, "none is not in this database, which is empty"),
+        ("show empty -o a.png", 2, "this database is empty, so there is nothing to show"),
+        ("show nowhere -o a.png", 2, "nowhere"),
+        ("show db one -o a.jpg", 2, "it is a.jpg, expected a name that ends in .png"),
+        ("show db one -o a.png --kind ndvi", 2, "it is ndvi, expected one of true-colour, infrared, swir, radar"),
+        ("show db one -o a.png --kind radar", 2, "one: radar takes bands VV, VH, and this patch has no VV, VH"),
+        ("show radar r -o a.png --kind swir", 2, "this patch has no B12, B8A, B04; it has VH, VV, so choose radar"),
+        ("show db one -o a.png --scale 0", 2, "--scale"),
+        ("show db one -o no/a.png", 2, "No such file"),
+        ("show db one -o a.png --context c", 2, "--context belongs to --mac-key"),
+        ("show db one -o a.png --manifest m", 2, "--manifest belongs to --verify-key"),
+        ("show db one -o a.png --mac-key nokey", 2, "nokey"),
+        ("show db one -o a.png --mac-key key --context c", 1, "bears no tag"),
+        ("show tagged one -o a.png --mac-key key --context d", 1, "at LMDB key b'one'"),
+        ("show bad bad -o a.png", 1, "at LMDB key b'bad'"),
+        ("show bad good bad -o a.png", 1, "at LMDB key b'bad'"),
+    ],
+)
+def test_wrong_input_writes_nothing(place, capsys, command, exit_code, words):
+    """Each kind of wrong input has its exit code and a reason on stderr, and leaves no file."""
+    before = sorted(place.iterdir())
+    code, out, err = run(capsys, command)
+    assert (code, out) == (exit_code, "")
+    assert words in err
+    assert sorted(place.iterdir()) == before
+
+
+def test_more_than_a_sheet_holds_is_refused_at_once(place, capsys):
+    """The number of patches is bounded before any is read."""
+    assert "101 patches do not fit on one sheet" in run(capsys, "show db -o a.png " + "x " * 101)[2]
+
+
+def test_verified_patches_are_shown(place, capsys):
+    """With the right keys the same pictures come out."""
+    assert run(capsys, "show db one -o a.png")[0] == 0
+    assert run(capsys, "show tagged one -o b.png --mac-key key --context c")[0] == 0
+    assert run(capsys, "sign db --signing-key publisher --name Ben --version 1 --license MIT")[0] == 0
+    assert run(capsys, "show db one -o c.png --verify-key publisher.pub")[0] == 0
+    assert (place / "a.png").read_bytes() == (place / "b.png").read_bytes() == (place / "c.png").read_bytes()
+    assert run(capsys, "show tagged one -o d.png --verify-key publisher.pub")[0] == 2
+    (place / "db.manifest").write_bytes(b"x")
+    assert run(capsys, "show db one -o d.png --verify-key publisher.pub")[0] == 1
+
+
+def test_a_terminal_gets_a_preview(place):
+    """On a terminal the picture is drawn in its colours, no wider than the terminal; nothing is written."""
+    code, written = on_terminal(["show", "db", "one"], columns=40)
+    assert code == 0
+    lines = written.splitlines()
+    assert lines[-1] == "true-colour of one"
+    assert len(lines) == 21
+    assert all(line.count("\u2580") == 40 for line in lines[:-1])
+    assert "38;2;" in written
+    assert sorted(path.suffix for path in place.iterdir() if path.suffix == ".png") == []
+
+
+def test_a_terminal_without_colour_gets_ascii(place):
+    """NO_COLOR and dumb terminals get brightness as characters, and no escape."""
+    for environment, lines in ({"NO_COLOR": "1"}, 21), ({"TERM": "dumb"}, 37):  # of 72 columns, whatever COLUMNS is
+        code, written = on_terminal(["show", "db", "one"], columns=40, **environment)
+        assert code == 0
+        assert written.isascii()
+        assert "\x1b[38" not in written
+        assert len(written.splitlines()) == lines
+
+
+@pytest.mark.threat("T4")
+def test_names_reach_a_terminal_escaped(place, capsys):
+    """A patch name full of escapes is shown as text, in the caption and in the line below."""
+    code, out, _ = run(capsys, f"show db {shlex.quote(HOSTILE)} -o a.png")
+    assert (code, out) == (0, "true-colour of p\\x1b[31m\\u202e in a.png\n")
+    code, _, err = run(capsys, "show db $'\x1b[31m' -o b.png")
+    assert code == 2
+    assert "\x1b" not in err
+    code, written = on_terminal(["show", "db", HOSTILE], NO_COLOR="1")
+    assert code == 0
+    assert "\x1b[31m" not in written
+    assert "\u202e" not in written
+
+
+@pytest.mark.threat("T1")
+def test_hostile_values_are_refused_and_do_nothing(tmp_path, capsys, monkeypatch):
+    """Every known attack that is a value is exit code 1, and no canary appears."""
+    monkeypatch.chdir(tmp_path)
+    attacks = ATTACKS[:12]
+    make_database(tmp_path / "db", {str(n).encode(): attack.value() for n, attack in enumerate(attacks)})
+    for n in range(len(attacks)):
+        assert run(capsys, f"show db {n} -o a.png")[:2] == (1, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["db"]

@@ -1,0 +1,248 @@
+"""Composites, contact sheets and previews: right way up, right colours, bounded, and escaped."""
+
+import io
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from PIL import Image
+from strategies import make_patch, patches
+
+from ben_secure.patches import (
+    Band,
+    BigEarthNet_S1_Patch,
+    BigEarthNet_S1_S2_Patch,
+    BigEarthNet_S2_Patch,
+    BigEarthNetPatch,
+)
+from ben_secure.quicklook import KINDS, MAX_SHEET, MAX_SIDE, composite, contact_sheet, default_kind, terminal, to_png
+
+RED, GREEN, BLUE = range(3)
+
+
+def generic(**arrays):
+    """A patch of bands of any name and shape."""
+    bands = [Band(name=name, spatial_resolution=10, data_shape=a.shape, data=a) for name, a in arrays.items()]
+    return BigEarthNetPatch(bands)
+
+
+def ramp(shape=(4, 5), dtype="<u2", start=0):
+    """Numbers that grow from the upper left to the lower right."""
+    return (np.arange(int(np.prod(shape))).reshape(shape) + start).astype(dtype)
+
+
+def picture(rows=6, columns=8, colour=(200, 100, 50)):
+    """A picture of one colour."""
+    return np.full((rows, columns, 3), colour, np.uint8)
+
+
+def decoded(png):
+    """The pixels of a PNG."""
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind"),
+    [(BigEarthNet_S1_Patch, "radar"), (BigEarthNet_S2_Patch, "true-colour"), (BigEarthNet_S1_S2_Patch, "true-colour")],
+)
+def test_the_default_follows_the_bands(cls, kind):
+    """A patch with the bands of true colour gets it, and a radar patch gets radar."""
+    patch = make_patch(cls)
+    assert default_kind(patch) == patch.quicklook().kind == kind
+    assert patch.quicklook().image.shape == (120, 120, 3)
+    assert np.array_equal(patch.quicklook().image, composite(patch, kind))
+
+
+@pytest.mark.parametrize("kind", ["true-colour", "infrared", "swir"])
+def test_each_band_has_its_colour_and_the_first_row_stays_up(kind):
+    """The bright corner of a band is bright in the band's colour, in the same corner."""
+    for place, bright in enumerate(KINDS[kind]):
+        arrays = {name: np.zeros((10, 10), "<u2") for name in KINDS[kind]}
+        arrays[bright][0, 1] = 900
+        image = composite(generic(**arrays), kind)
+        assert image[0, 1, place] == 255
+        assert image[:, :, place].astype(int).sum() == 255
+        assert image[0, 1].argmax() == place
+
+
+def test_true_colour_keeps_the_hue_and_the_others_stretch_each_band():
+    """One stretch over three bands leaves a dim blue dim; a stretch for each band makes it bright."""
+    arrays = {"B04": ramp(), "B03": ramp(), "B02": ramp() // 4, "B08": ramp() // 4}
+    patch = generic(**arrays)
+    assert composite(patch, "true-colour")[-1, -1, BLUE] < 80 < composite(patch, "true-colour")[-1, -1, RED]
+    assert composite(patch, "infrared")[-1, -1, RED] == 255
+
+
+def test_blue_of_radar_is_the_ratio():
+    """VV - VH in decibel: where the two differ most, blue is brightest."""
+    vv, vh = np.zeros((3, 3), "<f4"), np.zeros((3, 3), "<f4")
+    vv[0], vh[0], vh[1] = 10, -10, 5
+    image = composite(generic(VV=vv, VH=vh), "radar")
+    assert image[:, 0, BLUE].tolist() == [255, 0, pytest.approx(51, abs=1)]
+    assert image[0, 0].tolist() == [255, 0, 255]
+
+
+def test_bands_are_brought_to_the_finest_by_nearest():
+    """A pixel of a coarse band covers the block of fine pixels that it measures."""
+    coarse, fine = ramp((2, 2)), ramp((6, 6))
+    image = composite(generic(B12=coarse, B8A=ramp((3, 3)), B04=fine), "swir")
+    red = image[:, :, RED]
+    assert image.shape == (6, 6, 3)
+    assert np.array_equal(red, red[::3, ::3].repeat(3, axis=0).repeat(3, axis=1))
+    assert len(np.unique(image[:, :, BLUE])) > len(np.unique(red)) == 4
+
+
+def test_percentiles_are_drawn_black_and_white_and_the_rest_between():
+    """2 % of the pixels on each side are clipped, and the middle is mid-grey."""
+    image = composite(generic(VV=ramp((10, 100), "<f4"), VH=ramp((10, 100), "<f4")), "radar")[:, :, RED].ravel()
+    assert 15 <= (image == 0).sum() <= 25
+    assert 15 <= (image == 255).sum() <= 25
+    assert image[500] in (127, 128)
+    assert (np.diff(image.astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_a_band_without_contrast_is_grey(value):
+    """A constant band neither divides by zero nor shows noise."""
+    flat = np.full((4, 4), value, "<u2")
+    assert (composite(generic(B04=flat, B03=flat, B02=flat)) == 128).all()
+
+
+def test_nan_is_black_and_does_not_count():
+    """NaN and infinities leave the stretch of the other pixels as it is."""
+    clean = ramp((4, 100), "<f4")
+    holes = clean.copy()
+    holes[0, 50], holes[1, 50], holes[2, 50] = np.nan, np.inf, -np.inf
+    images = [composite(generic(VV=vv, VH=clean), "radar")[:, :, RED] for vv in (clean, holes)]
+    assert images[1][0, 50] == 0
+    assert images[1][1, 50] == 255
+    assert images[1][2, 50] == 0
+    assert np.abs(np.delete(images[0], 50, 1).astype(int) - np.delete(images[1], 50, 1)).max() <= 1
+    assert (composite(generic(VV=np.full((2, 2), np.nan, "<f4"), VH=clean), "radar")[:, :, RED] == 0).all()
+
+
+@given(patches())
+def test_any_patch_is_drawn_or_refused_with_a_reason(patch):
+    """Whatever numbers a patch holds, the result is a picture, without a warning, or a ValueError that lists bands."""
+    for kind in KINDS:
+        if {band.name for band in patch.bands}.issuperset(KINDS[kind]):
+            image = composite(patch, kind)
+            assert image.dtype == np.uint8
+            assert image.ndim == 3
+        else:
+            with pytest.raises(ValueError, match="this patch has no"):
+                composite(patch, kind)
+
+
+@pytest.mark.threat("T2")
+def test_long_sides_are_sampled():
+    """A wide and a high band together do not make a picture of all their rows and columns."""
+    long = generic(B04=np.zeros((16384, 1), "<u2"), B03=np.zeros((1, 16384), "<u2"), B02=np.zeros((1, 1), "<u2"))
+    assert composite(long).shape == (MAX_SIDE, MAX_SIDE, 3)
+
+
+def test_missing_bands_are_named():
+    """The error names what is missing, what is there and what would do."""
+    with pytest.raises(ValueError, match=r"infrared takes .* has no B08, B04, B03; it has VH, VV, so choose radar"):
+        make_patch(BigEarthNet_S1_Patch).quicklook("infrared")
+    assert make_patch(BigEarthNet_S2_Patch).quicklook("infrared").kind == "infrared"
+    with pytest.raises(ValueError, match=r"unknown, expected one of true-colour, infrared, swir, radar"):
+        make_patch().quicklook("ndvi\x1b")
+    with pytest.raises(ValueError, match=r"the bands of no composite; it has x\\x1b, and"):
+        default_kind(SimpleNamespace(bands=[SimpleNamespace(name="x\x1b")]))
+
+
+def test_png_is_lossless_and_repeatable(tmp_path):
+    """A PNG holds exactly the picture; a scale repeats pixels."""
+    quicklook = make_patch().quicklook()
+    assert np.array_equal(decoded(to_png(quicklook.image)), quicklook.image)
+    assert np.array_equal(decoded(to_png(quicklook.image, scale=3))[::3, ::3], quicklook.image)
+    assert to_png(quicklook.image) == to_png(quicklook.image)
+    assert decoded(quicklook._repr_png_()).shape == (480, 480, 3)
+    assert np.asarray(quicklook).shape == (120, 120, 3)
+    quicklook.save(tmp_path / "a.png", scale=2)
+    assert decoded((tmp_path / "a.png").read_bytes()).shape == (240, 240, 3)
+    with pytest.raises(FileExistsError, match=r"a\.png exists, and nothing is overwritten"):
+        quicklook.save(tmp_path / "a.png")
+    quicklook.save(tmp_path / "a.png", overwrite=True)
+    assert decoded((tmp_path / "a.png").read_bytes()).shape == (120, 120, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    with pytest.raises(ValueError, match="scale 0 is out of bounds"):
+        to_png(quicklook.image, scale=0)
+    with pytest.raises(ValueError, match=r"uint8 \(rows, columns, 3\), not float64"):
+        to_png(np.zeros((2, 2, 3)))
+
+
+def test_a_sheet_shows_every_picture_with_its_caption():
+    """Pictures of any size are on the sheet in order, row by row; captions add ink below them."""
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (9, 9, 9)]
+    images = [picture(rows, 8, colour) for rows, colour in zip((8, 4, 100, 8), colours, strict=True)]
+    bare, named = contact_sheet(images), contact_sheet(images, ["one", "two", "three", "four"])
+    centres = [(128, 128), (128, 376), (128, 624), (376, 128)]
+    assert [tuple(bare[centre]) for centre in centres] == colours
+    assert named.shape[0] > bare.shape[0]
+    assert (named[248:262, 8:40] < 100).any()
+    assert contact_sheet(images[:1], ["x" * 5000]).shape == contact_sheet(images[:1], ["x"]).shape
+
+
+@pytest.mark.threat("T4")
+def test_captions_are_escaped():
+    """A caption with control characters or other scripts is drawn as its escape, and does not fail."""
+    hostile = "\x1b[31m\n\u202e\U0001f4a9"
+    escaped = contact_sheet([picture()], ["\\x1b[31m\\n\\u202e\\U0001f4a9"])
+    assert np.array_equal(contact_sheet([picture()], [hostile]), escaped)
+
+
+def test_sheets_are_bounded():
+    """No picture, too many, or a caption missing is an error; the most that fit are not."""
+    assert contact_sheet([picture()] * MAX_SHEET).shape[2] == 3
+    for images in ([], [picture()] * (MAX_SHEET + 1)):
+        with pytest.raises(ValueError, match=f"takes 1 to {MAX_SHEET} pictures, not {len(images)}"):
+            contact_sheet(images)
+    with pytest.raises(ValueError, match="2 pictures take as many captions, not 1"):
+        contact_sheet([picture()] * 2, ["one"])
+
+
+def test_a_preview_fills_the_width():
+    """With colour: half blocks that carry two pixels; without: ASCII by brightness."""
+    image = np.concatenate([picture(4, 8, (255, 255, 255)), picture(4, 8, (0, 0, 0))])
+    coloured = terminal(image, 8)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == ("\u2580" * 8 + "\n") * 4
+    assert coloured.startswith("\x1b[38;2;255;255;255;48;2;255;255;255m\u2580")
+    assert all(line.endswith("\x1b[0m") for line in coloured.splitlines())
+    assert terminal(image, 8, colour=False) == ("@" * 8 + "\n") * 2 + (" " * 8 + "\n") * 2
+    with pytest.raises(ValueError, match="width 0 is out of bounds"):
+        terminal(image, 0)
+
+
+def test_pillow_is_loaded_only_for_pictures():
+    """Patches and composites need numpy only."""
+    code = (
+        "import sys, numpy as np; from ben_secure.patches import BigEarthNet_S1_Patch as P;"
+        "z = np.zeros((120, 120)); P(z, z).quicklook(); print('PIL' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_quicklook_is_no_name_for_metadata():
+    """Metadata cannot stand before the method."""
+    with pytest.raises(ValueError, match="quicklook"):
+        make_patch(quicklook=1)
+    assert make_patch(quick_look=1).quick_look == 1
+
+
+def test_real_patches(real_data):
+    """The patches of the example archives have all composites, with the full range of brightness in each."""
+    from ben_secure import PatchReader
+
+    with PatchReader(real_data / "legacy" / "numpy1-pydantic1" / "s1_s2.lmdb") as reader:
+        for patch in reader.values():
+            for kind in KINDS:
+                image = patch.quicklook(kind).image
+                assert image.shape == (120, 120, 3)
+                assert image.min() == 0
+                assert image.max() == 255

@@ -1,0 +1,147 @@
+"""Remarks on metadata: quiet on what honest patches hold, and one for each thing that no patch needs."""
+
+import re
+import timeit
+
+import numpy as np
+import pytest
+from hypothesis import given
+from legacy_values import GENERATIONS, small_tree, write
+from strategies import make_patch, metadata
+
+from ben_secure import loads
+from ben_secure.audit import remarks
+from ben_secure.audit.remarks import MAX_BYTES, MAX_OBJECTS, MAX_TEXT, metadata_remarks
+from ben_secure.errors import Rule
+from ben_secure.store.reader import PatchReader
+
+LABELS = ["Pastures", "Land principally occupied by agriculture, with significant areas of natural vegetation"]
+
+# Metadata with something odd, its twin that differs as little as possible, and what is said.
+ODD = {
+    "escape": ({"note": "\x1b[31mred"}, {"note": "[31mred"}, r"'note' .* U\+001B \(control\): '\\x1b\[31mred'"),
+    "delete": ({"note": "a\x7f"}, {"note": "a~"}, r"U\+007F \(control\)"),
+    "C1 control": ({"note": "a\x9b31m"}, {"note": "a\xa031m"}, r"U\+009B \(control\)"),
+    "carriage return": ({"note": "a\rb"}, {"note": "a\n\tb"}, r"U\+000D \(control\)"),
+    "right-to-left override": ({"labels": ["\u202egnp"]}, {"labels": ["gnp"]}, r"'labels' .* U\+202E \(invisible or"),
+    "zero-width space": ({"labels": ["Past\u200bures"]}, {"labels": ["Past ures"]}, r"U\+200B \(invisible or"),
+    "zero-width no-break space": ({"note": "\ufeffa"}, {"note": "\ufeeca"}, r"U\+FEFF"),
+    "tag character": ({"note": "a\U000e0041"}, {"note": "a\U0001f600"}, r"U\+E0041"),
+    "line separator": ({"note": "a\u2028b"}, {"note": "a\u3000b"}, r"U\+2028 \(line separator\)"),
+    "name": ({"no\x1bte": 1}, {"note": 1}, r"a name in the metadata holds .* U\+001B .*: 'no\\x1bte'"),
+    "line break in a name": ({"no\nte": 1}, {"no te": 1}, r"a name in the metadata holds .* U\+000A"),
+    "deep name": ({"a": [{"x": {"\u202e": 1}}]}, {"a": [{"x": {"y": 1}}]}, r"a name .* U\+202E"),
+    "long name": ({"n" * 129: 1}, {"n" * 128: 1}, "a name .* has 129 characters, expected at most 128: 'nnn"),
+    "deep": ({"a": [{"b": ({"\x07"},)}]}, {"a": [{"b": ({"7"},)}]}, r"metadata 'a' .* U\+0007"),
+    "array of text": ({"a": np.array(["x", "\x07"])}, {"a": np.array(["x", "7"])}, r"metadata 'a' .* U\+0007"),
+    "array of str": (
+        {"a": np.array(["x", "\x07"], dtype=object)},
+        {"a": np.array(["x", "7"], dtype=object)},
+        r"metadata 'a' .* U\+0007",
+    ),
+    "numpy text": ({"a": np.str_("\x07")}, {"a": np.str_("7")}, r"metadata 'a' .* U\+0007"),
+    "long text": ({"a": "x" * (MAX_TEXT + 1)}, {"a": "x" * MAX_TEXT}, "has a text of 4097 characters"),
+    "bytes": ({"a": bytes(MAX_BYTES + 1)}, {"a": bytes(MAX_BYTES)}, "'a' brings the bytes in arrays to more"),
+    "array": (
+        {"a": np.zeros(MAX_BYTES // 8 + 1)},
+        {"a": np.zeros(MAX_BYTES // 8)},
+        "'a' brings the bytes in arrays to more than 131072",
+    ),
+    "blob in parts": ({"a": [bytes(70_000)] * 2}, {"a": [bytes(60_000)] * 2}, "'a' brings the bytes in arrays to more"),
+    "many objects": (
+        {"a": [0] * (MAX_OBJECTS - 1)},
+        {"a": [0] * (MAX_OBJECTS - 2)},
+        "'a' brings the objects to more than 2000",
+    ),
+    "a list too long to be labels": (
+        {"labels": LABELS * 1000},
+        {"labels": LABELS * 900},
+        "'labels' brings the objects to more than 2000",
+    ),
+}  # fmt: skip
+
+
+def remark(**metadata):
+    """What is said of a patch with this metadata, as it is loaded from its bytes."""
+    return metadata_remarks(b"name", loads(make_patch(**metadata).dumps()))
+
+
+@pytest.mark.threat("T4")
+@pytest.mark.parametrize("case", ODD)
+def test_what_no_patch_needs_gets_a_warning(case):
+    """Escaped, with the name of the metadata; its twin gets none, and both are asked twice."""
+    odd, twin, message = ODD[case]
+    for _ in range(2):
+        finding = remark(**odd)
+        assert (finding.rule, finding.lmdb_key, str(finding.level)) == (Rule.METADATA, b"name", "warning")
+        assert finding.message.isascii()
+        assert finding.message.isprintable()
+        assert len(finding.message) < 400
+        assert re.search(message, finding.message), finding.message
+        assert remark(**twin) is None
+
+
+def test_honest_metadata_gets_none():
+    """Labels, dates, coordinates, a map of the patch, descriptions in any language and on several lines."""
+    honest = {
+        "labels": LABELS,
+        "acquired": "2017-06-13T10:10:31",
+        "bounds": {"ulx": 300000.0, "uly": 5090400, "crs": 'PROJCS["WGS 84 / UTM zone 33N",\n\tGEOGCS["WGS 84"]]'},
+        "countries": {"\xd6sterreich", "\u0421\u0440\u0431\u0438\u0458\u0430", "\u65e5\u672c"},
+        "reference_map": np.zeros((120, 120), np.int64),
+        "hot": np.zeros(43, bool),
+        "clouds": None,
+        "snow": False,
+        "digest": bytes(32),
+    }
+    assert remark(**honest) is None
+    assert remark() is None
+
+
+def test_legacy_values_get_none():
+    """What the original packages write."""
+    assert [metadata_remarks(b"name", loads(write(small_tree(generation)))) for generation in GENERATIONS] == [None] * 4
+
+
+def test_real_patches_get_none(real_data):
+    """Every patch of the archives that the original packages wrote."""
+    seen = 0
+    for path in real_data.glob("legacy/*/*/data.mdb"):
+        with PatchReader(path) as reader:
+            for name, patch in reader.items():
+                assert metadata_remarks(name.encode(), patch) is None
+                seen += 1
+    assert seen == 72
+
+
+def test_attributes_beside_the_stored_metadata_are_looked_at_too():
+    """What was set on a patch after it was made travels apart from the rest."""
+    patch = make_patch(labels=LABELS)
+    patch.note = "fine"
+    assert metadata_remarks(b"name", loads(patch.dumps())) is None
+    patch.note = "\x1bc"
+    assert "U+001B" in metadata_remarks(b"name", loads(patch.dumps())).message
+
+
+@pytest.mark.threat("T2")
+@given(metadata())
+def test_any_metadata_gets_an_answer(metadata):
+    """Whatever was admitted as metadata, the answer is a remark or none."""
+    finding = remark(**metadata)
+    assert finding is None or finding.rule is Rule.METADATA
+
+
+@pytest.mark.threat("T2")
+def test_what_is_remembered_is_bounded():
+    """An archive of texts that are all different does not fill the memory."""
+    for n in range(3):
+        for m in range(3):
+            remark(labels=[f"{n} {m} {k}" for k in range(1500)])
+    assert len(remarks._clean) <= 4096
+
+
+def test_labels_cost_little():
+    """Two microseconds a patch, or twenty on a busy machine."""
+    patch = loads(make_patch(labels=LABELS, new_labels=LABELS).dumps())
+    assert metadata_remarks(b"name", patch) is None
+    assert min(timeit.repeat(lambda: metadata_remarks(b"name", patch), number=5000, repeat=5)) < 0.1

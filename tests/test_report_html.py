@@ -1,0 +1,193 @@
+"""The report in one HTML file: nothing runs, nothing is fetched, nothing of a database becomes an element."""
+
+import io
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
+from strategies import make_patch
+from test_audit import HONEST, SHELL, make_database
+
+from ben_secure import BigEarthNet_S1_S2_Patch
+from ben_secure.audit import audit_database
+from ben_secure.audit._html import Markup, bars, strip, tag
+from ben_secure.audit.findings import Finding
+from ben_secure.audit.report_html import ROWS, write_html
+from ben_secure.audit.rules import RULES, Level
+from ben_secure.errors import Rule
+
+VOID = {"meta", "img"}
+ELEMENTS = (
+    "html head meta title style body main h1 h2 h3 div p strong b span section figure figcaption small svg rect table "
+    "thead tbody tr th td details summary code pre mark img footer"
+)
+ATTRIBUTES = (
+    "lang charset http-equiv content name class scope width height rx x y viewbox preserveaspectratio role aria-hidden "
+    "open data-rule data-count src alt"
+)
+
+
+class Page(HTMLParser):
+    """Reads a page: elements that are closed as they should be, their attributes, the text."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.elements, self.attributes, self.texts, self.images, self.open = Counter(), set(), [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements[tag] += 1
+        self.attributes.update((name, value) for name, value in attrs)
+        if tag == "img":
+            self.images.append(dict(attrs)["src"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return "\n".join(self.texts)
+
+
+def html(*reports):
+    """A page that is checked for what all must keep to."""
+    out = io.StringIO()
+    write_html(reports, out)
+    text = out.getvalue()
+    assert re.fullmatch(r"[ -~\n]*", text)
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    assert text.index("Content-Security-Policy") < text.index("<style>")
+    page = Page(text)
+    assert ("content", policy) in page.attributes
+    fetched = [text[text.index("<style>") : text.index("</style>")], *(value for _, value in page.attributes if value)]
+    assert not [
+        found
+        for found in fetched
+        if re.search(r"https?:|//|@import|url\(|javascript:", found) and "base64" not in found
+    ]
+    assert set(page.elements) <= set(ELEMENTS.split())
+    assert {name for name, _ in page.attributes} <= set(ATTRIBUTES.split())
+    return page
+
+
+def test_it_says_verdict_counts_and_findings():
+    """What the other forms say stands on the page."""
+    page = html(report_of())
+    for text in (
+        "REFUSED",
+        "1 of 5 values in some.lmdb refused.",
+        "S2A_1",
+        "Call with other arguments than patches make",
+    ):
+        assert text in page.text
+    assert ("data-rule", "call-shape") in page.attributes
+    assert RULES[Rule.CALL_SHAPE].help in page.text
+
+
+@pytest.mark.parametrize(
+    ("report", "verdict"),
+    [(report_of([]), "CLEAN"), (report_of([], undecided="torn page"), "UNDECIDED"), (every_rule(), "REFUSED")],
+)
+def test_the_banner_is_the_verdict(report, verdict):
+    """In words and by its class."""
+    page = html(report)
+    assert verdict in page.texts
+    assert ("class", f"banner {verdict.lower()}") in page.attributes
+
+
+def test_errors_come_before_warnings_before_notes():
+    """And among errors, what may run code before what is broken."""
+    rules = re.findall(r'data-rule="([\w-]+)"', written(every_rule()))
+    levels = [RULES[Rule(rule)].level for rule in rules]
+    assert levels == sorted(levels, key=list(Level).index)
+    assert rules[0] == "forbidden-global"
+    assert rules.index("unsafe-structure") < rules.index("invalid-patch")
+
+
+def written(*reports):
+    """The page as text."""
+    out = io.StringIO()
+    write_html(reports, out)
+    return out.getvalue()
+
+
+def test_many_findings_are_counted():
+    """Not all are listed, and the page says so."""
+    findings = [Finding(lmdb_key=b"key-%d" % n, rule=Rule.ARRAY, message="odd") for n in range(ROWS + 20)]
+    page = html(report_of(findings, left_out=30))
+    assert sum(text.startswith("key-") for text in page.texts) == ROWS
+    assert f"and {50:,} more; the JSON report lists more of them" in page.text
+
+
+def test_a_real_database_has_pictures_and_the_opcodes_around_a_refusal(tmp_path):
+    """Clean patches are looked at, hostile values are taken apart; the call is in plain text."""
+    patch = make_patch(BigEarthNet_S1_S2_Patch).dumps()
+    database = make_database(tmp_path / "db", {b"a": patch, b"b": SHELL, b"c": HONEST[0], b"d": patch})
+    page = html(audit_database(database))
+    assert len(page.images) == 2  # the third honest one has not the bands of a picture
+    assert all(image.startswith("data:image/png;base64,iVBOR") for image in page.images)
+    assert any(text.startswith(">") and text.endswith("STACK_GLOBAL") for text in page.texts)
+    assert "system('touch canary')" in page.text
+
+
+def test_a_database_that_is_gone_has_a_report_without_pictures():
+    """The findings are all there."""
+    page = html(report_of(clean_keys=[b"S2A_9"]))
+    assert page.images == []
+    assert "S2A_1" in page.text
+
+
+def test_several_databases_have_an_overview():
+    """Each has a row and a section."""
+    page = html(report_of([], database="one.lmdb"), report_of(database="two.lmdb"))
+    assert page.elements["section"] == 2
+    assert page.texts.count("one.lmdb") == 2
+
+
+def test_the_strip_shows_where_errors_and_warnings_stand():
+    """From left to right in key order; an error hides a warning in its column."""
+    drawn = strip([(0, True), (999, False), (998, True), (500, False)], 1000)
+    assert re.findall(r'x="(\d+)" y="0" width="2" height="28" class="(\w+)"', drawn) == [
+        ("0", "red"), ("500", "amber"), ("998", "red"),
+    ]  # fmt: skip
+    assert (
+        "Where they stand"
+        not in html(report_of([Finding(lmdb_key=b"a", rule=Rule.KEY_NAME, message="odd", position=1)])).text
+    )
+    assert "Where they stand" in html(report_of([CALL])).text
+
+
+def test_bars_are_as_long_as_their_counts():
+    """The most frequent is as wide as the figure; nothing has no bar."""
+    assert re.findall(r'width="([\d.]+)%" height="10" rx', bars({"a": 50, "b": 200, "c": 0}, "x")) == [
+        "25.00", "100.00", "0.00",
+    ]  # fmt: skip
+
+
+@pytest.mark.threat("T4")
+def test_an_element_escapes_what_stands_in_it():
+    """Text and attributes cannot end it; markup that was made here stays."""
+    made = tag("p", "<b>", tag("b", "&"), class_='"><script>')
+    assert made == '<p class="&quot;&gt;&lt;script&gt;">&lt;b&gt;<b>&amp;</b></p>'
+    assert type(made) is Markup
+
+
+@pytest.mark.threat("T4")
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+def test_nothing_of_a_database_becomes_an_element_or_an_attribute(text):
+    """Hostile keys, globals, paths, formats and opinions are text, in printable ASCII."""
+    tame, page = html(hostile_report("tame")), html(hostile_report(text))
+    assert page.elements == tame.elements
+    assert page.attributes == tame.attributes
+    escaped = text.encode("unicode_escape").decode().replace("\\\\", "\\")
+    assert sum(escaped in shown for shown in page.texts) >= 4

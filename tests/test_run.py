@@ -1,0 +1,471 @@
+"""An audit as a whole: whatever divides, samples, resumes or interrupts it, the report is what one walk finds."""
+
+import datetime
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from test_audit import HONEST, NAME, SHELL, make_database
+
+from ben_secure import StoreError
+from ben_secure.audit import Options, Run, audit_database, audit_many, run
+from ben_secure.audit.rules import Level
+from ben_secure.audit.run import exit_code_of
+from ben_secure.cli import main
+from ben_secure.errors import Rule
+from ben_secure.signing.keys import (
+    MacKey,
+    MacKeySet,
+    SigningKey,
+    write_mac_keys,
+    write_signing_key,
+    write_verify_key,
+)
+from ben_secure.signing.tags import append_tag
+from ben_secure.store._verification import demand_of
+from ben_secure.store.sign import sign_database
+
+STEM = NAME[:-2]
+RECORDS = {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(100)} | {
+    STEM + b"005": SHELL,
+    STEM + b"050": b"no pickle",
+    STEM + b"099": SHELL + b"x",
+}
+QUIET = Options(opinions=False)
+KEYS, STRANGERS = MacKeySet(MacKey(bytes(range(32)))), MacKeySet(MacKey(bytes(32)))
+PUBLISHER = SigningKey.generate()
+
+
+@pytest.fixture(autouse=True)
+def no_structure(monkeypatch):
+    """What is found of the database as a whole has tests of its own (test_structure), and takes a process."""
+    monkeypatch.setattr(run, "structure_findings", lambda path: [])
+
+
+def errors(report):
+    """The findings that are errors; the names of these records are worth a note."""
+    return [finding for finding in report.findings if finding.level is Level.ERROR]
+
+
+@pytest.fixture
+def database(tmp_path):
+    """A database with three hostile records among a hundred."""
+    return make_database(tmp_path / "db", RECORDS)
+
+
+# Workers, samples, several databases.
+
+
+def test_the_report_does_not_depend_on_the_workers(database):
+    """One or three, the same report; findings are told in its order."""
+    told = []
+    reports = [audit_database(database, run=Run(workers=count, on_finding=told.append)) for count in (1, 3)]
+    assert reports[0] == reports[1]
+    assert (reports[0].checked, reports[0].refused, reports[0].undecided) == (100, 3, None)
+    assert tuple(told) == reports[0].findings * 2
+
+
+def test_a_sample_is_a_first_look(database):
+    """Some are judged, the report says so; a sample of all or more is no sample."""
+    report = audit_database(database, run=Run(sample=20), options=QUIET)
+    assert (report.sampled, report.checked, report.entries, report.undecided) == (True, 20, 100, None)
+    assert [finding.position for finding in errors(report)] == [5, 50]
+    for count in (100, 1000):
+        report = audit_database(database, run=Run(sample=count), options=QUIET)
+        assert (report.sampled, report.checked) == (False, 100)
+
+
+def test_a_folder_stands_for_the_databases_in_it(tmp_path):
+    """Below it, too, in order; links, lock files and unfinished work of writers are left out."""
+    (tmp_path / "b").mkdir()
+    make_database(tmp_path / "b" / "one", {NAME: HONEST[0]})
+    make_database(tmp_path / "a.lmdb", {NAME: SHELL}, subdir=False)
+    (tmp_path / ".c.ben-secure-writing").mkdir()
+    make_database(tmp_path / ".c.ben-secure-writing" / "new", {NAME: SHELL})
+    (tmp_path / "link").symlink_to(tmp_path / "b" / "one", target_is_directory=True)
+    (tmp_path / "link.lmdb").symlink_to(tmp_path / "a.lmdb")
+    reports = audit_many([tmp_path, tmp_path / "b"], options=QUIET)
+    assert [os.path.relpath(report.database, tmp_path) for report in reports] == ["a.lmdb", "b/one", "b/one"]
+    assert [report.verdict for report in reports] == ["refused", "clean", "clean"]
+    assert exit_code_of(reports) == 1
+    assert exit_code_of(reports[1:]) == 0
+
+
+def test_a_folder_without_a_database_is_undecided(tmp_path):
+    """Nothing was checked, also if it is one of several; and none at all is nothing."""
+    (tmp_path / "empty").mkdir()
+    make_database(tmp_path / "db", {NAME: HONEST[0]})
+    reports = audit_many([tmp_path / "empty", tmp_path / "db"], options=QUIET)
+    assert [report.verdict for report in reports] == ["undecided", "clean"]
+    assert "no LMDB database in this folder" in reports[0].undecided
+    assert exit_code_of(reports) == 2
+    assert exit_code_of([]) == 2
+
+
+def test_the_exit_code_follows_the_level_that_is_asked_for(tmp_path):
+    """A note alone is 0, unless notes are asked for; an interruption outweighs all."""
+    database = make_database(tmp_path / "db", {b"name": HONEST[0]})
+    codes = [audit_database(database, run=Run(fail_on=level), options=QUIET).exit_code for level in Level]
+    assert codes == [0, 0, 1]
+
+
+# Tags and manifests.
+
+
+def tagged(keys=KEYS, context=b"c"):
+    """Honest records with tags."""
+    return {STEM + b"%d" % n: append_tag(keys.signing, context, STEM + b"%d" % n, HONEST[n]) for n in range(3)}
+
+
+def demanding(**what):
+    """Options that demand tags, or a manifest."""
+    arguments = {
+        "mac_key": None, "context": "", "verify_key": None, "threshold": 1, "manifest": None, "name": None,
+        "version": None,
+    }  # fmt: skip
+    since = what.pop("since_manifest", False)
+    return Options(demand=demand_of(**(arguments | what)), since_manifest=since, opinions=False)
+
+
+@pytest.mark.threat("T9")
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, None),
+        ({STEM + b"1": HONEST[1]}, Rule.TAG_MISSING),
+        ({STEM + b"1": tagged()[STEM + b"2"]}, Rule.TAG_INVALID),
+        ({STEM + b"1": tagged(STRANGERS)[STEM + b"1"]}, Rule.TAG_FOREIGN),
+        ({STEM + b"1": tagged(context=b"d")[STEM + b"1"]}, Rule.TAG_INVALID),
+    ],
+)
+def test_tags_are_verified_if_a_key_is_given(tmp_path, change, rule):
+    """Each fault is a rule of its own; without a key the same values are clean."""
+    database = make_database(tmp_path / "db", tagged() | change)
+    report = audit_database(database, options=demanding(mac_key=KEYS, context="c"))
+    assert [finding.rule for finding in report.findings] == [rule] * bool(change)
+    assert report.exit_code == bool(change)
+    assert audit_database(database, options=QUIET).exit_code == 0
+
+
+def release(tmp_path, records, name="db"):
+    """A database and its signed manifest; its path."""
+    database = make_database(tmp_path / name, records)
+    created = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    sign_database(database, [PUBLISHER], name="Ben", version="1", created=created)
+    return database
+
+
+@pytest.mark.threat("T8")
+def test_a_manifest_is_verified_if_a_key_is_given(tmp_path):
+    """What is changed, added or missing is a finding in its place; the released database is clean."""
+    database = release(tmp_path, {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(80)})
+    options = demanding(verify_key=PUBLISHER.verify_key)
+    assert audit_database(database, options=options, run=Run(workers=1)).exit_code == 0
+    records = {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(80)}
+    for gone in (0, 40, 79):
+        del records[b"%s%03d" % (STEM, gone)]
+    shutil.rmtree(database)
+    make_database(database, records | {STEM + b"007": HONEST[0], STEM + b"100": HONEST[0]})
+    report = audit_database(database, options=options, run=Run(workers=1))
+    assert [(finding.lmdb_key[-3:], finding.rule, finding.position) for finding in errors(report)] == [
+        (b"000", Rule.RECORD_MISSING, 0),
+        (b"007", Rule.MANIFEST, 6),
+        (b"040", Rule.RECORD_MISSING, 39),
+        (b"079", Rule.RECORD_MISSING, 77),
+        (b"100", Rule.MANIFEST, 77),
+    ]
+    assert (report.checked, report.refused, report.exit_code) == (78, 2, 1)
+    sample = audit_database(database, options=options, run=Run(sample=10))
+    assert Rule.RECORD_MISSING not in sample.rules
+
+
+@pytest.mark.threat("T8")
+def test_a_manifest_that_is_not_what_it_should_be_is_a_finding(tmp_path):
+    """Of the database as a whole, and nothing is judged by it."""
+    database = release(tmp_path, {NAME: HONEST[0]})
+    report = audit_database(database, options=demanding(verify_key=SigningKey.generate().verify_key))
+    assert [(finding.rule, finding.lmdb_key) for finding in report.findings] == [(Rule.SIGNATURE, None)]
+    assert (report.exit_code, report.checked) == (1, 0)
+    assert "were not judged" in report.undecided
+    (tmp_path / "db.manifest").unlink()
+    report = audit_database(database, options=demanding(verify_key=PUBLISHER.verify_key))
+    assert (report.exit_code, report.findings) == (2, ())
+    assert "there is no such file" in report.undecided
+
+
+def test_since_a_manifest_only_new_and_changed_values_are_judged(tmp_path):
+    """What it lists is hashed and passed over, and only that: a hostile value that it does not list is found."""
+    records = {STEM + b"%d" % n: HONEST[n % 4] for n in range(6)}
+    database = release(tmp_path, records | {STEM + b"3": SHELL})
+    options = demanding(verify_key=PUBLISHER.verify_key, since_manifest=True)
+    report = audit_database(database, options=options)
+    assert (report.tally.skipped, report.checked, report.verdict, report.findings) == (6, 0, "clean", ())
+    shutil.rmtree(database)
+    make_database(database, records | {STEM + b"1": SHELL, STEM + b"7": HONEST[1], STEM + b"3": SHELL})
+    report = audit_database(database, options=options)
+    assert (report.tally.skipped, report.checked) == (5, 2)
+    assert [(finding.lmdb_key, finding.rule) for finding in report.findings] == [(STEM + b"1", Rule.FORBIDDEN_GLOBAL)]
+    assert audit_database(database, options=QUIET).refused == 2
+
+
+# Interrupted and resumed.
+
+
+class Interrupted:
+    """Interrupts an audit after some ranges."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, *counts):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_audit_tells_what_it_knows(database):
+    """The exit code is that of an interruption."""
+    report = audit_database(database, run=Run(workers=1, progress=Interrupted(1)), options=QUIET)
+    assert (report.checked, report.refused, report.exit_code, report.interrupted) == (32, 1, 130, True)
+    assert report.undecided == "interrupted after 32 of 100 records"
+    reports = audit_many([database, database], run=Run(workers=1, progress=Interrupted(1)), options=QUIET)
+    assert [report.undecided for report in reports] == [
+        "interrupted after 32 of 100 records",
+        "interrupted before it was begun",
+    ]
+    assert exit_code_of(reports) == 130
+
+
+@pytest.mark.parametrize(("after", "opinions"), [(1, False), (2, True), (3, False), (4, False)])
+def test_resumed_it_ends_as_if_it_had_not_been_interrupted(database, tmp_path, after, opinions):
+    """The report is the same, and only what is left is judged; the file is private, and gone at the end."""
+    options, state = Options(opinions=opinions), tmp_path / "state"
+    expected = audit_database(database, options=options, run=Run(workers=1))
+    audit_database(database, options=options, run=Run(workers=1, resume=state, progress=Interrupted(after)))
+    assert state.stat().st_mode & 0o777 == 0o600
+    steps, told = [], []
+    how = Run(workers=1, resume=state, progress=lambda *counts: steps.append(counts), on_finding=told.append)
+    report = audit_database(database, options=options, run=how)
+    done = min(32 * after, 100)
+    assert report.resumed == done
+    assert [counts[0] for counts in steps] == [n for n in (32, 64, 96, 100) if n > done]
+    assert (report.tally, report.undecided, tuple(told)) == (expected.tally, None, expected.findings)
+    assert not state.exists()
+
+
+def test_a_sample_is_resumed_too(database, tmp_path):
+    """Where it stopped."""
+    state = tmp_path / "state"
+    expected = audit_database(database, run=Run(sample=20), options=QUIET)
+    audit_database(database, run=Run(sample=20, resume=state, progress=Interrupted(7)), options=QUIET)
+    report = audit_database(database, run=Run(sample=20, resume=state), options=QUIET)
+    assert (report.resumed, report.tally) == (7, expected.tally)
+
+
+@pytest.mark.threat("T12")
+def test_only_the_same_audit_of_the_same_database_is_resumed(database, tmp_path):
+    """Changed data or other options are no reason to believe what was found of others; the twin goes on."""
+    state = tmp_path / "state"
+    audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
+    kept = state.read_bytes()
+    for options, how in [
+        (Options(), Run(resume=state)),
+        (demanding(mac_key=KEYS), Run(resume=state)),
+        (QUIET, Run(resume=state, sample=5)),
+    ]:
+        report = audit_database(database, options=options, run=how)
+        assert (report.exit_code, report.checked) == (2, 0)
+        assert "the options are others since the audit of" in report.undecided
+        assert state.read_bytes() == kept
+    assert audit_database(database, run=Run(workers=2, resume=state), options=QUIET).resumed == 32
+    state.write_bytes(kept)
+    state.chmod(0o600)
+    make_database(database, {b"x": HONEST[0]})
+    report = audit_database(database, run=Run(resume=state), options=QUIET)
+    assert (report.exit_code, report.checked) == (2, 0)
+    assert "the database was changed since the audit of" in report.undecided
+
+
+@pytest.mark.threat("T12")
+def test_a_state_that_others_can_have_written_is_refused(database, tmp_path):
+    """They could make values count as judged; so is what is no state, and nothing of it is overwritten."""
+    state = tmp_path / "state"
+    audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
+    kept = state.read_bytes()
+    for mode in (0o620, 0o602):
+        state.chmod(mode)
+        with pytest.raises(StoreError, match="can be changed by others"):
+            audit_database(database, run=Run(resume=state), options=QUIET)
+    state.chmod(0o600)
+    document = json.loads(kept)
+    (section,) = document["databases"].values()
+    name = str(database)
+    for wrong in (
+        b"",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b"[" * 100_000,
+        json.dumps(document | {"schema": 2}).encode(),
+        json.dumps(document | {"databases": []}).encode(),
+        json.dumps(document | {"databases": {name: []}}).encode(),
+        json.dumps(document | {"databases": {name: section | {"position": 1}}}).encode(),
+        json.dumps(document | {"databases": {name: section | {"start": 1}}}).encode(),
+        json.dumps(document | {"databases": {name: section | {"tally": {}}}}).encode(),
+    ):
+        state.write_bytes(wrong)
+        words = None
+        try:
+            words = audit_database(database, run=Run(resume=state), options=QUIET).undecided
+        except StoreError as error:
+            words = error.message
+        assert words is not None, wrong[:80]
+        assert "the state of an audit" in words or "the audit of" in words
+        assert state.read_bytes() == wrong
+    state.write_bytes(kept)
+    assert audit_database(database, run=Run(resume=state), options=QUIET).resumed == 32
+
+
+def test_a_state_that_cannot_be_written_is_told(database, tmp_path):
+    """In the report of a library call; nothing was lost but the chance to go on."""
+    report = audit_database(database, run=Run(resume=tmp_path / "none" / "state"), options=QUIET)
+    assert "cannot write" in report.undecided
+    with pytest.raises(StoreError, match="not a regular file"):
+        audit_database(database, run=Run(resume=tmp_path), options=QUIET)
+
+
+def test_no_secret_is_in_the_state(tmp_path):
+    """Keys are named by their fingerprints."""
+    database = make_database(tmp_path / "db", tagged())
+    state = tmp_path / "state"
+    options = demanding(mac_key=KEYS, context="c")
+    audit_database(database, options=options, run=Run(resume=state, progress=Interrupted(1)))
+    text = state.read_text()
+    assert KEYS.fingerprint in text
+    assert bytes(range(32)).hex() not in text
+    assert audit_database(database, options=options, run=Run(resume=state)).resumed == 3
+
+
+# The command.
+
+
+def audit(*arguments):
+    """The exit code of the command."""
+    return main(["audit", *map(str, arguments)])
+
+
+def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
+    """Exit code 130, a partial report on stdout, the state in its file, and no process left."""
+    database = make_database(tmp_path / "db", {b"%s%06d" % (STEM, n): HONEST[n % 4] for n in range(30_000)})
+    state = tmp_path / "state"
+    command = [sys.executable, "-m", "ben_secure", "audit", str(database), "--no-fickling", "--workers", "1"]
+    running = subprocess.Popen(
+        [*command, "--resume", str(state), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    deadline = time.monotonic() + 60
+    workers = []
+    while running.poll() is None and time.monotonic() < deadline and not workers:
+        workers = [child for child in children.read_text().split() if b"_worker import main" in _command_line(child)]
+        time.sleep(0.01)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "")
+    document = json.loads(out)
+    assert document["exit_code"] == 130
+    assert "interrupted after" in document["databases"][0]["error"]
+    assert workers
+    assert not any(_command_line(child) for child in workers)
+    if document["checked"]:
+        assert state.exists()
+        done = subprocess.run([*command, "--resume", str(state), "--json"], capture_output=True, text=True)
+        assert (done.returncode, json.loads(done.stdout)["checked"]) == (0, 30_000)
+
+
+def _command_line(process):
+    try:
+        return pathlib.Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return b""
+
+
+def test_the_command_passes_its_options_on(tmp_path, capsys, monkeypatch):
+    """Each changes what is judged, or how."""
+    monkeypatch.chdir(tmp_path)
+    make_database(tmp_path / "db", RECORDS)
+    make_database(tmp_path / "tagged", tagged())
+    write_mac_keys("key", KEYS)
+    write_mac_keys("other", STRANGERS)
+    write_signing_key("publisher", PUBLISHER)
+    write_verify_key("publisher.pub", PUBLISHER.verify_key)
+    release(tmp_path, {NAME: SHELL, b"name": HONEST[0]}, "released")
+
+    def document(*arguments):
+        capsys.readouterr()
+        code = audit(*arguments, "--json", "--no-fickling")
+        found = json.loads(capsys.readouterr().out)
+        assert found["exit_code"] == code
+        return found
+
+    assert document("db", "--sample", 10)["databases"][0]["sampled"] is True
+    assert document("db", "--workers", 1, "--value-timeout", 30)["refused"] == 3
+    assert document("tagged", "--mac-key", "key", "--context", "c")["rules"] == {}
+    assert document("tagged", "--mac-key", "other", "--context", "c")["rules"] == {"tag-foreign": 3}
+    assert document("released", "--verify-key", "publisher.pub")["rules"] == {
+        "forbidden-global": 1,
+        "lmdb-key-name": 1,
+    }
+    skipped = document("released", "--verify-key", "publisher.pub", "--since-manifest", "--name", "Ben")
+    assert (skipped["skipped"], skipped["exit_code"]) == (2, 0)
+    assert document("released", "--verify-key", "publisher.pub", "--version", "2")["rules"] == {"manifest-mismatch": 1}
+    assert len(document(".")["databases"]) == 3
+    assert document("tagged", "--fail-on", "note")["exit_code"] == 0
+    make_database(tmp_path / "tagged", {b"name": HONEST[0]})
+    assert [document("tagged", "--fail-on", level)["exit_code"] for level in ("error", "warning", "note")] == [0, 0, 1]
+
+
+def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
+    """What is there is kept unless told otherwise."""
+    database = make_database(tmp_path / "db", {NAME: SHELL})
+    for form in ("table", "json", "sarif"):
+        report = tmp_path / f"report.{form}"
+        assert audit(database, "--format", form, "--output", report, "--no-fickling") == 1
+        assert capsys.readouterr().out == ""
+        assert b"forbidden-global" in report.read_bytes()
+        report.write_text("mine")
+        assert audit(database, "--format", form, "--output", report, "--no-fickling") == 2
+        assert "say --force" in str(capsys.readouterr())
+        assert report.read_text() == "mine"
+        assert audit(database, "--format", form, "--output", report, "--no-fickling", "--force") == 1
+        assert b"forbidden-global" in report.read_bytes()
+        capsys.readouterr()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["db", "report.json", "report.sarif", "report.table"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--context", "c"], "--context belongs to --mac-key"),
+        (["--name", "Ben"], "belong to --verify-key"),
+        (["--since-manifest"], "--since-manifest belongs to --verify-key"),
+        (["--workers", "0"], "--workers"),
+        (["--sample", "0"], "--sample"),
+        (["--format", "pdf"], "--format"),
+        (["--fail-on", "never"], "--fail-on"),
+        (["--value-timeout", "0"], "--value-timeout"),
+        (["--mac-key", "missing"], "cannot read missing"),
+        (["db", "--verify-key", "k", "--manifest", "m"], "--manifest is that of one database"),
+    ],
+)
+def test_options_that_mean_nothing_are_told(tmp_path, capsys, monkeypatch, arguments, words):
+    """Before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    assert audit("db", *arguments) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Values of both formats, told apart by their first bytes alone."""
+
+import io
+
+import pytest
+from assembler import canonical
+from legacy_values import GENERATIONS, small_tree, write
+from strategies import make_patch
+from tensor_files import S1_FILE, S1_NAMES, pattern, raw, sentinel, spell
+
+import ben_secure
+from ben_secure import pickles, tensors, values
+from ben_secure.audit.scan import scan_value
+from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule
+from ben_secure.footer import FOOTER_BYTES
+from ben_secure.limits import Limits
+from ben_secure.patches import BigEarthNet_S1_Patch
+
+PICKLES = [canonical(), *(write(small_tree(generation)) for generation in GENERATIONS)]
+
+
+@pytest.mark.parametrize("value", PICKLES)
+def test_pickles_are_read_as_before(value):
+    """The same patch as from the reader of pickles, which reads nothing else."""
+    assert values.loads(value) == pickles.loads(value) == ben_secure.loads(value)
+    assert values.load(io.BytesIO(value)) == ben_secure.load(io.BytesIO(value)) == pickles.loads(value)
+
+
+def test_safetensors_values_are_read():
+    """By all of the public functions, and by none of those for pickles."""
+    patch = tensors.loads(S1_FILE)
+    assert values.loads(S1_FILE) == ben_secure.loads(bytearray(S1_FILE)) == values.load(io.BytesIO(S1_FILE)) == patch
+    assert BigEarthNet_S1_Patch.loads(S1_FILE) == BigEarthNet_S1_Patch.load(io.BytesIO(S1_FILE)) == patch
+    assert scan_value(b"k", S1_FILE) is None
+    for refused in (lambda: pickles.loads(S1_FILE), lambda: ben_secure.PatchUnpickler(io.BytesIO(S1_FILE))):
+        with pytest.raises(PatchFormatError, match="not a pickle"):
+            refused()
+
+
+@pytest.mark.threat("T16")
+@pytest.mark.parametrize("length", [0x180, 0x480, 0x580, 0x8880, 0xFF80])
+def test_a_length_that_begins_like_a_pickle_is_a_length(length):
+    """The first byte of a header's length may be that of a pickle, and the second a protocol."""
+    header = spell(sentinel(S1_NAMES)).ljust(length)
+    value = raw(header, pattern(28800))
+    assert value[0] == 0x80
+    assert values.loads(value) == tensors.loads(S1_FILE)
+    with pytest.raises(BenSecureError):
+        pickles.loads(value)
+
+
+@pytest.mark.threat("T16")
+@pytest.mark.parametrize("first", [b"\x80\x04", b"\x80\x05"])
+def test_no_pickle_is_admitted_that_looks_like_safetensors(first):
+    """Whatever stands at the two bytes between, in a pickle whose upper length bytes and brace are there."""
+    tail = PICKLES[0][9:]
+    for between in range(0, 2**16, 5):  # each value of either byte, and most pairs of digits
+        value = first + between.to_bytes(2, "little") + tensors.SIGN + tail
+        with pytest.raises(BenSecureError):
+            pickles.loads(value)
+    assert pickles.loads(PICKLES[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (b"", "starts with b''"),
+        (b"{", "starts with b'{'"),
+        (b"\x93NUMPY\x01\0", "NUMPY"),
+        (b"PK\x03\x04" + bytes(60), "PK"),
+        (S1_FILE[:8], "not a safetensors"),
+        (S1_FILE[1:], "not a safetensors"),
+        (b"\x1b[31m" * 3, r"\\x1b\[31m"),
+    ],
+)
+def test_neither_is_refused_by_a_message_that_names_both(value, shown):
+    """Nothing is tried; the error says what was expected, and its twin is read."""
+    with pytest.raises(PatchFormatError, match="not a pickle and not a safetensors file") as caught:
+        values.loads(value)
+    assert (caught.value.rule, caught.value.offset) == (Rule.NOT_A_PICKLE, 0)
+    with pytest.raises(PatchFormatError, match=shown):
+        values.loads(value)
+    assert values.loads(S1_FILE)
+
+
+def test_what_follows_the_payload_is_not_looked_at():
+    """A value cut short in front of its format's sign is neither, even if a footer would complete it."""
+    assert values.loads_part(S1_FILE + b"more", len(S1_FILE), (), Limits()) == values.loads(S1_FILE)
+    with pytest.raises(BenSecureError):
+        values.loads_part(S1_FILE, 8, (), Limits())
+
+
+def test_limits_and_types():
+    """Too long a file is refused without being read whole; what is no bytes is the caller's mistake."""
+    limits = Limits(max_value_bytes=len(S1_FILE) - 1)
+    file = io.BytesIO(S1_FILE + bytes(10**6))
+    with pytest.raises(LimitExceededError, match="max_value_bytes"):
+        values.load(file, limits=limits)
+    assert file.tell() <= len(S1_FILE) + FOOTER_BYTES
+    with pytest.raises(TypeError, match="must be bytes"):
+        values.loads("text")
+    with pytest.raises(TypeError, match="classes must hold"):
+        values.loads(make_patch().dumps(), classes=[int])
