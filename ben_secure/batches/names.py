@@ -16,6 +16,7 @@ from ben_secure.errors import printable
 from ben_secure.tables import read_names
 
 if TYPE_CHECKING:
+    from ben_secure.store.pairs import PairedReader
     from ben_secure.store.reader import PatchReader
 
 
@@ -55,7 +56,14 @@ class Names(Sequence[str]):
         return f"Names({len(self)})"
 
 
-def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | Iterable[str] | None) -> Names:
+def path_of(reader: PatchReader | PairedReader) -> str:
+    """The path that stands for a database in messages."""
+    return getattr(reader, "s2_reader", reader).path  # type: ignore[union-attr]
+
+
+def find_names(
+    readers: Sequence[PatchReader | PairedReader], split: str | os.PathLike[str] | Iterable[str] | None
+) -> Names:
     """List the patches of some databases.
 
     Args:
@@ -76,8 +84,8 @@ def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | I
         for name in reader:
             if found.setdefault(name, place) != place:
                 raise ValueError(
-                    f"the patch {printable(name)} is in {printable(readers[found[name]].path, 400)} and in "
-                    f"{printable(reader.path, 400)}; use one of them, or databases that share no patch"
+                    f"the patch {printable(name)} is in {printable(path_of(readers[found[name]]), 400)} and in "
+                    f"{printable(path_of(reader), 400)}; use one of them, or databases that share no patch"
                 )
     if split is None:
         return Names(found, found.values())
@@ -89,7 +97,7 @@ def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | I
         raise ValueError(f"the split names the patch {printable(doubled)} twice; name each once")
     missing = [name for name in names if name not in found]
     if missing:
-        where = ", ".join(printable(reader.path, 400) for reader in readers)
+        where = ", ".join(printable(path_of(reader), 400) for reader in readers)
         raise ValueError(
             f"{len(missing)} of the {len(names)} patches of the split are not in {where}, the first of them "
             f"{printable(missing[0])}; name the database that has them, or take them out of the split"
