@@ -20,10 +20,12 @@ from ben_secure.tensors.reading import loads_part as _tensors_part
 _PICKLE = 0x80
 
 
-def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> BigEarthNetPatch:
+def loads_part(
+    value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits, lend: bool = False
+) -> BigEarthNetPatch:
     """Read the patch in ``value[:end]``, without a copy of it; for who has checked what follows.
 
-    Args, Returns and Raises as for ``loads``.
+    Args, Returns and Raises as for ``loads``; ``lend`` as for ``pickles.unpickler.loads_part``.
     """
     if value[4:9] == SIGN:
         return _tensors_part(value, end, classes, limits)
@@ -34,7 +36,7 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
-    return _pickle_part(value, end, classes, limits)
+    return _pickle_part(value, end, classes, limits, lend)
 
 
 def load(

@@ -171,7 +171,7 @@ def loaders(folder, labels, mac_key, workload, workers):
         "floor: empty dataset, batches": DataLoader(EmptyBatches(bands), **batches),
         "original": DataLoader(Original(f"{folder}/{kind}.legacy", names, bands), **items),
         "safetensors": DataLoader(Tensors(f"{folder}/safetensors", names, bands, labels), **items),
-        "ours, items": DataLoader(per_item(ours("canonical")), **items),
+        "ours, items": DataLoader(PerItem(ours("canonical")), **items),
         "ours, batches": batch_loader(ours("canonical"), **items),
         "ours, batches, tags verified": batch_loader(ours("tagged", **keys), **items),
         "ours, batches, original's values": batch_loader(ours("legacy"), **items),
@@ -189,10 +189,6 @@ class PerItem(Dataset):
 
     def __getitem__(self, index):
         return self.dataset[index]
-
-
-def per_item(dataset):
-    return PerItem(dataset)
 
 
 def check_equal(ways):
@@ -238,7 +234,7 @@ def main():
     torch.set_num_threads(1)  # as in a worker
     mac_key = MacKey.generate()
     labels = build(folder, mac_key)
-    figures = {"microseconds": {}, "ratios": []}
+    figures, rows = {}, []
     for workload in WORKLOADS:
         for workers in (0, 2):
             ways = loaders(folder, labels, mac_key, workload, workers)
@@ -246,16 +242,13 @@ def main():
             medians = rounds(ways, seconds / 6)
             del ways
             place = f"{workload}, {workers} workers"
-            figures["microseconds"].update({f"{place}: {way}": found * 1e6 for way, found in medians.items()})
+            for way, found in medians.items():
+                figures[f"{place}: {way}"] = {"value": found * 1e6, "unit": "us/patch"}
             for ours, theirs, budgets in BUDGETS:
-                figures["ratios"].append(
-                    {
-                        "what": f"{place}: {ours} / {theirs}",
-                        "ratio": medians[ours] / medians[theirs],
-                        "budget": budgets[workers],
-                    }
-                )
-    json.dump(figures, sys.stdout)
+                ratio = medians[ours] / medians[theirs]
+                row = {"what": f"{place}: {ours} / {theirs}", "value": ratio}
+                rows.append({**row, "at_least": None, "at_most": budgets[workers]})
+    json.dump({"figures": figures, "rows": rows}, sys.stdout)
 
 
 if __name__ == "__main__":

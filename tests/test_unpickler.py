@@ -34,13 +34,13 @@ from legacy_values import GENERIC, MERGED, PATCH_MODULES, S1, S2, Maker, New, na
 from strategies import TwoBandPatch, make_patch
 
 import ben_secure
-from ben_secure import BigEarthNetPatch
+from ben_secure import Band, BigEarthNetPatch
 from ben_secure.bands import S1_BANDS
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
 from ben_secure.limits import Limits
 from ben_secure.pickles import PatchUnpickler, load, loads
 from ben_secure.pickles._segments import Segments
-from ben_secure.pickles.unpickler import STAND_INS
+from ben_secure.pickles.unpickler import STAND_INS, loads_part
 
 VALUES = honest_values()
 
@@ -464,3 +464,105 @@ def test_rebuild_patch_is_what_plain_pickle_finds():
     """A canonical value names a function that exists, so that plain pickle reads it too."""
     assert REBUILD_PATCH in canonical()
     assert pickle.loads(canonical()) == loads(canonical())
+
+
+def lent(value):
+    return loads_part(value, len(value), (), Limits(), True)
+
+
+class TestLoans:
+    """A patch on a loan is the patch that ``loads`` returns, over the value's own bytes."""
+
+    @pytest.mark.parametrize("place", range(len(VALUES)))
+    def test_it_equals_what_loads_returns(self, place):
+        """Whatever the value, whether its parts are known or not."""
+        value = VALUES[place]
+        for _ in range(5):
+            patch, found = loads(value), lent(value)
+            assert type(found) is type(patch)
+            assert found == patch
+            assert found.dumps() == patch.dumps()
+
+    @given(st.integers(0, len(VALUES) - 1), st.randoms(use_true_random=False))
+    def test_it_is_refused_for_the_same_reason(self, place, rng):
+        """Any change of a value gives the same verdict with and without a loan."""
+        value = mutate(rng, VALUES[place], VALUES)
+        verdicts = []
+        for read in (loads, lent):
+            try:
+                verdicts.append(read(value).dumps())
+            except BenSecureError as error:
+                verdicts.append((type(error), str(error)))
+        assert verdicts[0] == verdicts[1]
+
+    def test_it_is_read_only(self):
+        """The value is not the patch's to change, nor is metadata that other patches may share."""
+        patch = lent(make_patch(labels=["a"]).dumps())
+        with pytest.raises(ValueError, match="read-only"):
+            patch.band02.data[0, 0] = 1
+        with pytest.raises(TypeError, match="metadata"):
+            patch.labels = []
+        copied = patch.get_stacked_10m_bands().copy()
+        copied[0] = 1
+
+
+class TestValuesThatDifferInPixels:
+    """What was built of one value is used for the next, if that differs in its pixels only."""
+
+    def values(self, count=6, **metadata):
+        Segments.forget()
+        return [make_patch(seed=seed, **(metadata or {"labels": ["a", "b"], "n": 1})).dumps() for seed in range(count)]
+
+    def test_pixels_are_each_value_s_own(self):
+        """And so is all of its metadata that can be changed."""
+        for read in (loads, lent):
+            found = [read(value) for value in self.values()]
+            for seed, patch in enumerate(found):
+                assert patch == make_patch(seed=seed, labels=["a", "b"], n=1)
+                patch.labels.append("c")
+            assert loads(self.values()[0]).labels == ["a", "b"]
+        patches = [loads(value) for value in self.values()]
+        patches[4].labels.append("c")
+        patches[4].band02.data[...] = 0
+        assert patches[5].labels == ["a", "b"]
+        assert loads(make_patch(seed=4, labels=["a", "b"], n=1).dumps()) == make_patch(seed=4, labels=["a", "b"], n=1)
+
+    def test_metadata_of_any_depth_is_each_value_s_own(self):
+        """Also where it is built anew each time."""
+        patches = [loads(value) for value in self.values(labels=["a"], deep={"x": [1]}, array=np.arange(3))]
+        patches[4].deep["x"].append(2)
+        patches[4].array[0] = 7
+        assert patches[5].deep == {"x": [1]}
+        assert patches[5].array[0] == 0
+
+    @pytest.mark.threat("T3")
+    def test_a_value_of_another_length_is_refused(self):
+        """However often the honest ones were seen; one byte more or less, with the count of the block to match."""
+        for value in self.values():
+            loads(value)
+        block = value.index(b"\x96") + 1
+        size = int.from_bytes(value[block : block + 8], "little")
+        start = block + 8
+        for changed in (size - 1, size + 1):
+            forged = value[:block] + changed.to_bytes(8, "little") + bytes(changed) + value[start + size :]
+            for read in (loads, lent):
+                with pytest.raises(BenSecureError):
+                    read(forged)
+        zero = value[:start] + bytes(size) + value[start + size :]
+        assert not loads(zero).band02.data.any()
+
+    @pytest.mark.threat("T3")
+    def test_bytes_between_bands_are_looked_at_each_time(self):
+        """They depend on the pixels, so no earlier value speaks for them."""
+        bands = [
+            Band(name=name, spatial_resolution=1, data_shape=(33, 33), data=np.ones((33, 33), dtype))
+            for name, dtype in (("a", "u1"), ("b", "u2"))
+        ]
+        Segments.forget()
+        value = BigEarthNetPatch(bands).dumps()
+        for _ in range(6):
+            assert lent(value) == loads(value)
+        place = value.index(b"\x01" * 1089 + b"\0") + 1089
+        for read in (loads, lent):
+            with pytest.raises(PatchFormatError, match="unused bytes between bands"):
+                read(value[:place] + b"\1" + value[place + 1 :])

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from ben_secure.batches.labels import Labels
-from ben_secure.batches.names import Names, find_names
+from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.store.pairs import PairedReader
 from ben_secure.store.reader import PatchReader
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     Float32: TypeAlias = npt.NDArray[np.float32]
 
 Path: TypeAlias = str | os.PathLike[str]
+Reader: TypeAlias = PatchReader | PairedReader
 
 
 class PatchArrays:
@@ -48,7 +50,7 @@ class PatchArrays:
 
     def __init__(
         self,
-        databases: Path | PatchReader | Iterable[Path | PatchReader],
+        databases: Path | Reader | Iterable[Path | Reader],
         *,
         bands: str | Sequence[str] = "all",
         size: int | None = 120,
@@ -70,7 +72,8 @@ class PatchArrays:
         """Open the databases and list their patches; no value is read.
 
         Args:
-            databases: Path of a database, or several; or readers that are open already, which bring their own keys.
+            databases: Path of a database, or several; or readers that are open already, which bring their own keys
+                (a ``PairedReader`` joins the Sentinel-1 and Sentinel-2 records of BigEarthNet v2).
             bands: Names of bands, in the order wanted, or a group of ``bands.BAND_GROUPS``: "RGB", "10m", "20m",
                 "60m", "10m_20m", "S1", "S2", "all".
             size: Pixels a side to which every band is resampled; None to leave the bands as they are, in an array for
@@ -105,8 +108,8 @@ class PatchArrays:
         self.bands = self._pixels.names
         self.classes = self._labels.classes
         self.transform = transform
-        places: list[Path | PatchReader] = []
-        if isinstance(databases, str | os.PathLike | PatchReader):
+        places: list[Path | Reader] = []
+        if isinstance(databases, str | os.PathLike | PatchReader | PairedReader):
             places = [databases]
         else:
             places = list(databases)
@@ -119,10 +122,10 @@ class PatchArrays:
             "manifest": manifest, "name": name, "version": version, "limits": limits, "classes": tuple(classes),
         }  # fmt: skip
         given = {option for option, value in keys.items() if value not in (None, "", 1, (), DEFAULT_LIMITS)}
-        if given and any(isinstance(place, PatchReader) for place in places):
+        if given and any(isinstance(place, PatchReader | PairedReader) for place in places):
             raise ValueError(f"an open reader has its own keys and limits; pass {', '.join(sorted(given))} to it")
         self.readers = tuple(
-            place if isinstance(place, PatchReader) else PatchReader(place, **keys) for place in places
+            place if isinstance(place, PatchReader | PairedReader) else PatchReader(place, **keys) for place in places
         )
         self.names: Names = find_names(self.readers, split)
 
@@ -146,15 +149,13 @@ class PatchArrays:
         if isinstance(index, list | tuple | np.ndarray):
             return self.batch(index)
         natives, arrays = self._outputs(())
-        metadata = self._read(self._row(index), arrays)
+        labels = self._read(self._row(index), arrays)
         image = self._bundle(natives)
         if self.transform is not None:
             image = self.transform(image)
-        if self._labels.kind is None:
+        if labels is None:
             return image
-        if self._labels.kind == "names":
-            return image, self._labels.names(metadata)
-        return image, self._native(self._labels.vector(metadata).copy())
+        return image, labels if isinstance(labels, tuple) else self._native(labels.copy())
 
     def batch(self, indices: Iterable[int]) -> Any:
         """Read several patches straight into one new array.
@@ -179,9 +180,9 @@ class PatchArrays:
         images = self._bundle(natives)
         if self.transform is not None:
             images = self._transformed([self._bundle(parts) for parts in zip(*natives, strict=True)], images)
-        if self._labels.kind is None:
+        if labels is None:
             return images
-        return images, labels if self._labels.kind == "names" else self._native(labels)
+        return images, labels if isinstance(labels, list) else self._native(labels)
 
     def fill(self, outputs: Sequence[Float32], indices: Iterable[int]) -> Any:
         """Read several patches into arrays that are there already, without ``transform``.
@@ -201,25 +202,25 @@ class PatchArrays:
         wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
         if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
             raise ValueError(f"expected float32 arrays of {wanted} to fill")
-        found = [self._read(row, [array[place] for array in outputs]) for place, row in enumerate(rows)]
-        return None if self._labels.kind is None else self._labels.of(found)
+        if len(outputs) == 1:
+            found = [self._read(row, (image,)) for row, image in zip(rows, outputs[0], strict=True)]
+        else:
+            found = [self._read(row, images) for row, *images in zip(rows, *outputs, strict=True)]
+        return self._labels.together(found)
 
     def _row(self, index: Any) -> int:
         return range(len(self.names))[operator.index(index)]
 
-    def _read(self, row: int, outputs: Sequence[Float32]) -> Mapping[str, object]:
-        """Read one patch into arrays; returns its metadata, its labels checked."""
+    def _read(self, row: int, outputs: Sequence[Float32]) -> Any:
+        """Read one patch into arrays; returns its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
-        patch = reader.lend(name)
+        patch = reader.lend(name) if isinstance(reader, PatchReader) else reader[name]
         try:
             self._pixels.fill(outputs, patch._layout, patch._pixels)
-            if self._labels.kind is not None:
-                self._labels.names(patch.__dict__)  # an error names the patch
+            return self._labels.of(patch.__dict__)
         except BenSecureError as error:
-            error.located(reader.path, name.encode())
+            error.located(path_of(reader), name.encode())
             raise
-        metadata: Mapping[str, object] = patch.__dict__
-        return metadata
 
     def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Float32]]:
         """New arrays for what is read: as they are given out, and the same memory for numpy."""
@@ -254,5 +255,5 @@ class PatchArrays:
         return np.stack(results)
 
     def __repr__(self) -> str:
-        paths = ", ".join(repr(reader.path) for reader in self.readers)
+        paths = ", ".join(repr(path_of(reader)) for reader in self.readers)
         return f"{type(self).__name__}({paths}: {len(self)} patches of {', '.join(self.bands)})"

@@ -6,8 +6,8 @@ those of version 2 have the 19 in ``labels``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _PLACES: Mapping[str, Mapping[str, int | None]] = {
     "multi-hot-19": {**{old: None if new is None else _PLACES_19[new] for old, new in TO_19.items()}, **_PLACES_19},
     "multi-hot-43": {label: place for place, label in enumerate(CORINE_43)},
 }
+_TEXT_ONLY = frozenset({str})
 _MAX_KNOWN = 4096  # BigEarthNet has some 3,000 different sets of labels
 
 
@@ -51,41 +52,33 @@ class Labels:
         self.classes = {"multi-hot-19": BEN_19, "multi-hot-43": CORINE_43}.get(kind or "", ())
         self._known: dict[tuple[str, ...], Float32] = {}
 
-    def names(self, metadata: Mapping[str, object]) -> tuple[str, ...]:
-        """Find the labels of a patch as they are stored.
+    def of(self, metadata: Mapping[str, object]) -> Any:
+        """Make the labels of a patch.
 
         Args:
             metadata: Attributes of the patch.
 
         Returns:
-            ``new_labels`` for ``multi-hot-19`` if there are any, otherwise ``labels``.
+            float32 (19,) or (43,), 1 for each of the patch's classes, not to be written to; or a tuple of names; or
+            None.
 
         Raises:
-            PatchFormatError: There are none, or they are not a list of texts.
+            PatchFormatError: There are none, they are not a list of texts, or one is not of the nomenclature.
         """
+        if self.kind is None:
+            return None
         name = "new_labels" if self.kind == "multi-hot-19" and "new_labels" in metadata else "labels"
         if name not in metadata:
             raise _refused("the patch has no labels; pass labels=None, or encode the archive with labels")
-        found = metadata[name]
+        found: Any = metadata[name]
         if found is None and name == "new_labels":  # none of the patch's classes is among the 19
-            return ()
-        if not isinstance(found, list | tuple) or not all(isinstance(label, str) for label in found):
+            found = ()
+        if type(found) not in (list, tuple) or not _TEXT_ONLY.issuperset(map(type, found)):
             raise _refused(f"{name} of the patch is a {printable(type(found).__name__)}, expected a list of texts")
-        return tuple(found)
+        names: tuple[str, ...] = tuple(found)
+        return names if self.kind == "names" else self._vector(names)
 
-    def vector(self, metadata: Mapping[str, object]) -> Float32:
-        """Make the multi-hot vector of a patch.
-
-        Args:
-            metadata: Attributes of the patch.
-
-        Returns:
-            float32 (19,) or (43,), 1 for each of the patch's classes; not to be written to.
-
-        Raises:
-            PatchFormatError: As ``names``, or a label is not of the nomenclature.
-        """
-        names = self.names(metadata)
+    def _vector(self, names: tuple[str, ...]) -> Float32:
         vector = self._known.get(names)
         if vector is None:
             vector = np.zeros(len(self.classes), np.float32)
@@ -101,11 +94,17 @@ class Labels:
             self._known[names] = vector
         return vector
 
-    def of(self, patches: Sequence[Mapping[str, object]]) -> Float32 | list[tuple[str, ...]]:
-        """Labels of several patches: float32 (n, classes), or their names."""
+    def together(self, labels: list[Any]) -> Any:
+        """Labels of several patches: a new float32 (n, classes); or a list of tuples of names; or None."""
+        if self.kind is None:
+            return None
         if self.kind == "names":
-            return [self.names(metadata) for metadata in patches]
-        return np.stack([self.vector(metadata) for metadata in patches])
+            return labels
+        return (
+            np.concatenate(labels).reshape(-1, len(self.classes))
+            if labels
+            else np.zeros((0, len(self.classes)), np.float32)
+        )
 
 
 def _refused(message: str) -> PatchFormatError:

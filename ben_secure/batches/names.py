@@ -6,16 +6,17 @@ forked worker, page by page, as its reference counts are touched.
 
 from __future__ import annotations
 
+import itertools
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
-
-import numpy as np
 
 from ben_secure.errors import printable
 from ben_secure.tables import read_names
 
 if TYPE_CHECKING:
+    from ben_secure.store.pairs import PairedReader
     from ben_secure.store.reader import PatchReader
 
 
@@ -23,7 +24,7 @@ class Names(Sequence[str]):
     """Names of patches, in order; immutable.
 
     Attributes:
-        databases: int32 (n,), for each name the place of its database.
+        databases: For each name the place of its database.
     """
 
     __slots__ = ("_ends", "_text", "databases")
@@ -31,8 +32,8 @@ class Names(Sequence[str]):
     def __init__(self, names: Iterable[str], databases: Iterable[int]) -> None:
         parts = [name.encode() for name in names]
         self._text = b"".join(parts)
-        self._ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        self.databases = np.fromiter(databases, np.int32, len(parts))
+        self._ends = array("q", itertools.accumulate(map(len, parts), initial=0))
+        self.databases = array("i", databases)
 
     def __len__(self) -> int:
         return len(self.databases)
@@ -44,8 +45,9 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        return self._text[self._ends[place] : self._ends[place + 1]].decode()
+        ends = self._ends
+        place = range(len(ends) - 1)[index]
+        return self._text[ends[place] : ends[place + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:
         return map(self.__getitem__, range(len(self)))
@@ -54,7 +56,14 @@ class Names(Sequence[str]):
         return f"Names({len(self)})"
 
 
-def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | Iterable[str] | None) -> Names:
+def path_of(reader: PatchReader | PairedReader) -> str:
+    """The path that stands for a database in messages."""
+    return getattr(reader, "s2_reader", reader).path  # type: ignore[union-attr]
+
+
+def find_names(
+    readers: Sequence[PatchReader | PairedReader], split: str | os.PathLike[str] | Iterable[str] | None
+) -> Names:
     """List the patches of some databases.
 
     Args:
@@ -75,8 +84,8 @@ def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | I
         for name in reader:
             if found.setdefault(name, place) != place:
                 raise ValueError(
-                    f"the patch {printable(name)} is in {printable(readers[found[name]].path, 400)} and in "
-                    f"{printable(reader.path, 400)}; use one of them, or databases that share no patch"
+                    f"the patch {printable(name)} is in {printable(path_of(readers[found[name]]), 400)} and in "
+                    f"{printable(path_of(reader), 400)}; use one of them, or databases that share no patch"
                 )
     if split is None:
         return Names(found, found.values())
@@ -88,7 +97,7 @@ def find_names(readers: Sequence[PatchReader], split: str | os.PathLike[str] | I
         raise ValueError(f"the split names the patch {printable(doubled)} twice; name each once")
     missing = [name for name in names if name not in found]
     if missing:
-        where = ", ".join(printable(reader.path, 400) for reader in readers)
+        where = ", ".join(printable(path_of(reader), 400) for reader in readers)
         raise ValueError(
             f"{len(missing)} of the {len(names)} patches of the split are not in {where}, the first of them "
             f"{printable(missing[0])}; name the database that has them, or take them out of the split"

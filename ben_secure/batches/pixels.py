@@ -142,6 +142,10 @@ class Pixels:
         self._steps: dict[Layout, tuple[_Step, ...]] = {}
         self._latest: tuple[Layout | None, tuple[_Step, ...]] = (None, ())
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is known of layouts is worked out again where it arrives.
+        return {**self.__dict__, "_steps": {}, "_latest": (None, ())}
+
     def fill(self, outputs: Sequence[Float32], layout: Layout, pixels: bytearray | memoryview) -> None:
         """Write one patch.
 

@@ -6,6 +6,7 @@ which they are read.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,10 +53,11 @@ class PatchDataset(PatchArrays, Dataset[Any]):
         return self._pool
 
     def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[npt.NDArray[np.float32]]]:
-        floats = sum(int(np.prod(shape)) for shape in shapes)
         if len(shapes[0]) == 3:  # one patch
-            whole = torch.empty(floats, dtype=torch.float32)
-        elif (array := self.pool().lend(floats)) is not None:
+            tensors = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
+            return tensors, [tensor.numpy() for tensor in tensors]
+        floats = sum(map(math.prod, shapes))
+        if (array := self.pool().lend(floats)) is not None:
             whole = torch.from_numpy(array)
         elif get_worker_info() is not None:
             whole = shared_tensor(floats)

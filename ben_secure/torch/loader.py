@@ -6,6 +6,7 @@ the shared slab that it has written to, and the other side makes tensors of it w
 
 from __future__ import annotations
 
+import math
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
@@ -139,7 +140,7 @@ def _unpack(
     resolutions: tuple[int, ...],
     labels: Any,
 ) -> Any:
-    floats = sum(torch.Size(shape).numel() for shape in shapes)
+    floats = sum(map(math.prod, shapes))
     tensors = split(_DELIVERIES[session].mapped.open(token, new, floats), shapes)
     images = dict(zip(resolutions, tensors, strict=True)) if resolutions else tensors[0]
     if labels is None:

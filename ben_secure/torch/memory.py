@@ -10,6 +10,7 @@ still has it. Nothing here knows of patches.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import threading
 import weakref
@@ -169,7 +170,7 @@ def split(whole: Any, shapes: list[tuple[int, ...]]) -> list[Any]:
     """Cut a flat array or tensor into views of these shapes."""
     parts, start = [], 0
     for shape in shapes:
-        stop = start + int(np.prod(shape))
+        stop = start + math.prod(shape)
         parts.append(whole[start:stop].reshape(shape))
         start = stop
     return parts
