@@ -114,6 +114,17 @@ def test_names_that_the_caller_declares_are_expected():
         assert opinions.of_accepted(value).beyond
 
 
+def test_it_says_the_same_every_time():
+    """No address of an object is in the text, also where fickling makes a name of one."""
+    attack = next(attack for attack in ATTACKS if attack.name == "name with bytes for the name").value()
+    said = []
+    for _ in range(2):
+        with Opinions() as opinions:
+            said.append(opinions.of_refused(attack).text)
+    assert said[0] == said[1]
+    assert "import _malformed_attr_bytes; _var0 = _malformed_attr_bytes(" in said[0]
+
+
 # Into a tally.
 
 
