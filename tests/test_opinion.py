@@ -205,6 +205,22 @@ def test_a_crash_is_no_opinion_and_the_next_question_is_answered():
 
 
 @pytest.mark.threat("T13")
+def test_after_an_interruption_no_answer_is_taken_for_another(monkeypatch):
+    """The process that may still answer is gone."""
+    with Opinions() as opinions:
+        with monkeypatch.context() as patched:
+
+            def interrupt(_):
+                raise KeyboardInterrupt
+
+            opinions.of_refused(HONEST[1])
+            patched.setattr(opinions._process, "_receive", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                opinions.of_refused(HONEST[0])
+        assert "system" in opinions.of_refused(SHELL).text
+
+
+@pytest.mark.threat("T13")
 def test_memory_is_bounded(asked):
     """A program that takes more than there is ends the process or itself, and not the machine."""
     ask(asked, SHELL + b"N.")

@@ -138,6 +138,9 @@ class _Process:
         except (OSError, ValueError, RecursionError):
             self.close()
             raise _Failure(f"it did not finish in {seconds:g} s" if hung.is_set() else "it died") from None
+        except BaseException:  # interrupted: the answer that is still to come belongs to no question
+            self.close()
+            raise
         finally:
             watch.cancel()
         return cast("dict[str, Any]", answer)
