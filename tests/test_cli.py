@@ -110,7 +110,7 @@ def test_json_is_one_object_on_every_path(place, arguments, exit_code, capsys):
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert (document["schema"], document["command"], document["exit_code"]) == (
-        SCHEMA,
+        SCHEMA if arguments[0] == "audit" else 1,
         arguments[0],
         exit_code,
     )
@@ -131,7 +131,11 @@ def test_usage_errors(arguments, capsys):
     assert main([*arguments, "--json"]) == 2
     out, err = capsys.readouterr()
     document = json.loads(out)
-    assert (document["schema"], document["exit_code"], document["verdict"]) == (SCHEMA, 2, "undecided")
+    assert (document["schema"], document["exit_code"], document["verdict"]) == (
+        SCHEMA if arguments[0] == "audit" else 1,
+        2,
+        "undecided",
+    )
     assert document["command"] == (arguments[0] if arguments[0] != "--quick" else None)
     assert main(["audit", "--", "--json"]) == 2
     assert "UNDECIDED: --json: no LMDB database" in capsys.readouterr().out

@@ -12,13 +12,14 @@ it. So a report from a cluster is worth as much as the cluster (T14).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,12 @@ _ADDRESS = re.compile(r"(tcp|tls)://[\w.:\[\]-]+:[0-9]{1,5}", re.ASCII)
 _MOST_RECORDS, _FEWEST_RECORDS = 16_384, 256
 _BATCHES_A_THREAD = 4
 _POLL_S = 1.0
+_CONNECTION_LOST = "the connection to the cluster was lost; see whether its scheduler still runs"
+# What comes out of Dask: errors of the network, of tasks, of its own; of any class.
+_ANY = (Exception, asyncio.CancelledError)
 
 
-@contextmanager
+@contextlib.contextmanager
 def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TIMEOUT_S) -> Iterator[Runner]:
     """Connect to a running cluster while the block runs.
 
@@ -81,7 +85,8 @@ def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TI
 
         yield runner
     finally:
-        client.close(timeout=5)
+        with contextlib.suppress(*_ANY):  # the scheduler may be gone
+            client.close(timeout=5)
 
 
 def _connect(address: str) -> Any:
@@ -93,7 +98,7 @@ def _connect(address: str) -> Any:
         client: Any = distributed.Client(  # type: ignore[no-untyped-call]
             address, timeout=CONNECT_TIMEOUT_S, set_as_default=False, name="ben-secure-audit"
         )
-    except Exception as error:  # of the network, of certificates, or whatever a scheduler of another version causes
+    except _ANY as error:
         raise StoreError(
             f"no scheduler of a Dask cluster answers at {printable(address)}: {_told(error)}; see "
             "whether it runs, and whether its version of Dask is that of this machine"
@@ -115,7 +120,7 @@ def _check_workers(client: Any) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         versions = client.run(installed_version, on_error="return")
-    except Exception as error:
+    except _ANY as error:
         raise StoreError(f"the cluster has no workers: {_told(error)}; start some (dask worker)") from error
     for worker, version in sorted(versions.items()):
         if version != ben_secure.__version__:
@@ -145,23 +150,31 @@ def _judged(
                 except StoreError as error:
                     failure, more = error, False
                 else:
-                    future = client.submit(judge_batch, ben_secure.__version__, batch, value_timeout_s, pure=False)
-                    under_way.append((batch, future))
+                    under_way.append((batch, _submitted(client, batch, value_timeout_s)))
             if under_way:
                 batch, future = under_way.popleft()
                 yield from _parts(batch, _answer(client, batch, future))
     finally:
-        client.cancel([future for _, future in under_way])
+        with contextlib.suppress(*_ANY):  # the scheduler may be gone
+            client.cancel([future for _, future in under_way])
     if failure is not None:
         raise failure
+
+
+def _submitted(client: Any, batch: list[RangeTask], value_timeout_s: float) -> Any:
+    """Hand a batch to the cluster; never the answer to an earlier one that was alike."""
+    try:
+        return client.submit(judge_batch, ben_secure.__version__, batch, value_timeout_s, pure=False)
+    except _ANY as error:
+        raise StoreError(_CONNECTION_LOST) from error
 
 
 def _threads(client: Any) -> int:
     """How many values the cluster can judge at once."""
     try:
         return sum(client.nthreads().values())
-    except Exception as error:
-        raise StoreError("the connection to the cluster was lost; see whether its scheduler still runs") from error
+    except _ANY as error:
+        raise StoreError(_CONNECTION_LOST) from error
 
 
 def _batches(tasks: Iterable[RangeTask], threads: int) -> Iterator[list[RangeTask]]:
@@ -194,7 +207,7 @@ def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
             pass
         except BenSecureError:
             raise
-        except Exception as error:  # whatever goes wrong in the cluster
+        except _ANY as error:
             last = batch[-1]
             raise StoreError(
                 f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
