@@ -45,7 +45,7 @@ _ADDRESS = re.compile(r"(tcp|tls)://[\w.:\[\]-]+:[0-9]{1,5}", re.ASCII)
 # A worker of the cluster starts a process for each batch, which takes as long as to judge some 1,000 values.
 _MOST_RECORDS, _FEWEST_RECORDS = 16_384, 256
 _BATCHES_A_THREAD = 4
-_POLL_S = 1.0
+_POLL_S, _LOOK_S = 0.01, 1.0
 _CONNECTION_LOST = "the connection to the cluster was lost; see whether its scheduler still runs"
 # What comes out of Dask: errors of the network, of tasks, of its own; of any class.
 _ANY = (Exception, asyncio.CancelledError)
@@ -197,29 +197,42 @@ def _batches(tasks: Iterable[RangeTask], threads: int) -> Iterator[list[RangeTas
 
 def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
     """Wait for what a worker of the cluster has to say."""
-    import distributed
-
-    alone_since = None
-    while True:
-        try:
-            answer: str = future.result(timeout=_POLL_S)
-        except distributed.TimeoutError:
-            pass
-        except BenSecureError:
-            raise
-        except _ANY as error:
-            last = batch[-1]
-            raise StoreError(
-                f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
-                f"{_told(error)}; see the logs of its workers"
-            ) from error
-        else:
+    _wait(client, future)
+    try:
+        if future.status == "finished":
+            answer: str = future.result(timeout=PATIENCE_S)  # from the worker that has it
             return answer
+        if future.status != "error":
+            raise StoreError(_CONNECTION_LOST)
+        error = future.exception(timeout=PATIENCE_S)
+    except BenSecureError:
+        raise
+    except _ANY as raised:
+        error = raised
+    if isinstance(error, BenSecureError):
+        raise error
+    last = batch[-1]
+    raise StoreError(
+        f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
+        f"{_told(error)}; see the logs of its workers"
+    ) from error
+
+
+def _wait(client: Any, future: Any) -> None:
+    """Wait until a task has ended in one way or another, as long as there is somebody who could be at it."""
+    looked = time.monotonic()
+    alone_since = None
+    while future.status == "pending":
+        time.sleep(_POLL_S)  # the status is known here; nobody is asked for it
+        now = time.monotonic()
+        if now - looked < _LOOK_S:
+            continue
+        looked = now
         if _threads(client):
             alone_since = None
         elif alone_since is None:
-            alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > PATIENCE_S:
+            alone_since = now
+        elif now - alone_since > PATIENCE_S:
             raise StoreError(f"the cluster had no workers for {PATIENCE_S:g} s; see why they ended")
 
 
