@@ -425,7 +425,7 @@ class Broken:
     """A client whose tasks fail in one way."""
 
     def __init__(self, error):
-        self.status = "error" if error else "lost"
+        self.status = "error" if error else "cancelled"
         self.error = error
 
     def exception(self, timeout):

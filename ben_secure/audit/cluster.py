@@ -197,14 +197,21 @@ def _batches(tasks: Iterable[RangeTask], threads: int) -> Iterator[list[RangeTas
 
 def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
     """Wait for what a worker of the cluster has to say."""
-    _wait(client, future)
+    import distributed
+
+    patience = _Patience(client)
     try:
-        if future.status == "finished":
-            answer: str = future.result(timeout=PATIENCE_S)  # from the worker that has it
-            return answer
+        while future.status in ("pending", "finished", "lost"):  # what is lost with a worker is judged again
+            patience.look()
+            if future.status != "finished":
+                time.sleep(_POLL_S)  # the status is known here; nobody is asked for it
+                continue
+            with contextlib.suppress(distributed.TimeoutError):  # the worker that has it is being lost
+                answer: str = future.result(timeout=_LOOK_S)
+                return answer
         if future.status != "error":
             raise StoreError(_CONNECTION_LOST)
-        error = future.exception(timeout=PATIENCE_S)
+        error = future.exception(timeout=_LOOK_S)
     except BenSecureError:
         raise
     except _ANY as raised:
@@ -218,21 +225,29 @@ def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
     ) from error
 
 
-def _wait(client: Any, future: Any) -> None:
-    """Wait until a task has ended in one way or another, as long as there is somebody who could be at it."""
-    looked = time.monotonic()
-    alone_since = None
-    while future.status == "pending":
-        time.sleep(_POLL_S)  # the status is known here; nobody is asked for it
+class _Patience:
+    """Ends the wait for a cluster that has nobody to work, or does not answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._looked = time.monotonic()
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        """See whether there are workers, now and then.
+
+        Raises:
+            StoreError: There were none for ``PATIENCE_S``, or the scheduler is gone.
+        """
         now = time.monotonic()
-        if now - looked < _LOOK_S:
-            continue
-        looked = now
-        if _threads(client):
-            alone_since = None
-        elif alone_since is None:
-            alone_since = now
-        elif now - alone_since > PATIENCE_S:
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if _threads(self._client):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > PATIENCE_S:
             raise StoreError(f"the cluster had no workers for {PATIENCE_S:g} s; see why they ended")
 
 
