@@ -1,8 +1,8 @@
 """Load, audit and publish BigEarthNet LMDB archives without running what is in them.
 
-``loads`` and ``PatchReader`` read patches that ``pickle.loads`` would have to be trusted with; ``PatchWriter`` writes
-them in the canonical form. Importing this package pulls in numpy and nothing heavier; the reader, the writer and the
-unpickler are imported when they are first used.
+``loads`` and ``PatchReader`` read patches that ``pickle.loads`` would have to be trusted with, and safetensors values;
+``PatchWriter`` writes them in the canonical form. Importing this package pulls in numpy and nothing heavier; the
+reader, the writer and the unpickler are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         BigEarthNetPatch,
     )
     from ben_secure.pickles import PatchUnpickler
+    from ben_secure.store.pairs import PairedReader
     from ben_secure.store.reader import PatchReader
     from ben_secure.store.writer import PatchWriter
     from ben_secure.values import load, loads
@@ -64,6 +65,7 @@ __all__ = [
     "Limits",
     "ManifestMismatchError",
     "MissingExtraError",
+    "PairedReader",
     "PatchFormatError",
     "PatchReader",
     "PatchUnpickler",
@@ -79,6 +81,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "PairedReader": "ben_secure.store.pairs",
     "PatchReader": "ben_secure.store.reader",
     "PatchUnpickler": "ben_secure.pickles",
     "PatchWriter": "ben_secure.store.writer",

@@ -13,8 +13,9 @@ from ben_secure.errors import PatchFormatError, Rule, printable
 from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
-from ben_secure.pickles import unpickler
-from ben_secure.tensors import reading
+from ben_secure.pickles.unpickler import loads_part as _pickle_part
+from ben_secure.tensors.reading import SIGN
+from ben_secure.tensors.reading import loads_part as _tensors_part
 
 _PICKLE = 0x80
 
@@ -24,8 +25,8 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
 
     Args, Returns and Raises as for ``loads``.
     """
-    if value[4:9] == reading.SIGN:
-        return reading.loads_part(value, end, classes, limits)
+    if value[4:9] == SIGN:
+        return _tensors_part(value, end, classes, limits)
     if not end or value[0] != _PICKLE:
         raise PatchFormatError(
             f"not a pickle and not a safetensors file: it starts with {printable(value[: min(end, 9)])}; a pickled "
@@ -33,7 +34,7 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
-    return unpickler.loads_part(value, end, classes, limits)
+    return _pickle_part(value, end, classes, limits)
 
 
 def load(

@@ -16,12 +16,15 @@ import io
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _MEMORY_BYTES = 2**30
+_CPU_SECONDS = 300
+"""More than is ever asked for; ends a process that hangs and that nobody waits for any more."""
 _MAX_PICKLES = 4
 _MAX_BEYOND = 5
 _MAX_CODE = 6
@@ -111,12 +114,13 @@ def _code(pickled: Any, honest: Honest, room: int) -> list[str]:
 
 
 def _bound_resources() -> None:
-    """Bound the memory of this process; the time is watched by who asks."""
+    """Bound the memory of this process; the time of an answer is watched by who asks."""
     import resource
 
-    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
-        resource.setrlimit(getattr(resource, name), (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits = {"RLIMIT_AS": _MEMORY_BYTES, "RLIMIT_DATA": _MEMORY_BYTES, "RLIMIT_CPU": _CPU_SECONDS, "RLIMIT_CORE": 0}
+    for name, limit in limits.items():
+        with suppress(OSError, ValueError):  # macOS knows not all of them
+            resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
 def _receive(requests: BinaryIO) -> bytes | None:

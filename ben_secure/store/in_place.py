@@ -72,7 +72,8 @@ def change_in_place(
 
     Raises:
         StoreError: The database cannot be read or written, is empty, damaged, open in another program, others can
-            write to it, or ``transform`` says so of a value. What was committed until then stays, and doing it again goes on from there.
+            write to it, or ``transform`` says so of a value. What was committed until then stays, and doing it again
+            goes on from there.
     """
     path = os.fspath(path)
     with (

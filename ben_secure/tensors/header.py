@@ -129,7 +129,7 @@ def read_header(header: bytes, limits: Limits) -> Header:
         LimitExceededError: There are more tensors than a patch may have bands.
         PatchFormatError: Anything else is not as it must be.
     """
-    found = parse_json(header, _DEPTH, _no_float, _natural)
+    found = parse_json(header, _DEPTH, _DECODER)
     metadata = _metadata(found.pop(METADATA)) if METADATA in found else None
     for name in found:
         _check_unicode(name)
@@ -199,35 +199,39 @@ def _tensor(name: str, said: object) -> Tensor:
     return Tensor(name, code, tuple(shape), start, stop)
 
 
-def parse_json(
-    data: bytes,
-    max_depth: int,
-    parse_float: Callable[[str], float],
-    parse_int: Callable[[str], int],
-) -> dict[str, object]:
-    """Parse a JSON object strictly; every number goes through the caller's hands.
+def strict_decoder(parse_float: Callable[[str], float], parse_int: Callable[[str], int]) -> json.JSONDecoder:
+    """Make a decoder that refuses names that are there twice, NaN and Infinity.
+
+    Args:
+        parse_float: Makes a float of its text, or refuses it.
+        parse_int: Makes an int of its text, or refuses it.
+    """
+    return json.JSONDecoder(
+        object_pairs_hook=_once, parse_constant=_no_constant, parse_float=parse_float, parse_int=parse_int
+    )
+
+
+def parse_json(data: bytes, max_depth: int, decoder: json.JSONDecoder) -> dict[str, object]:
+    """Parse a JSON object strictly.
 
     Args:
         data: UTF-8; hostile, and of bounded length.
         max_depth: Nesting of arrays and objects.
-        parse_float: Makes a float of its text, or refuses it.
-        parse_int: Makes an int of its text, or refuses it.
+        decoder: From ``strict_decoder``.
 
     Returns:
         The object.
 
     Raises:
-        PatchFormatError: It is not JSON, has a name twice, NaN or Infinity, a name that is not Unicode, is nested
-            too deeply, or is no object.
+        PatchFormatError: It is not UTF-8 or not JSON, is nested too deeply, is no object, or the decoder refuses it.
     """
     try:
         text = data.decode()
-        depth = _depth(text)
-        if depth > max_depth:  # before it is parsed: the verdict must not depend on how much of the stack is left
-            refuse(f"its JSON is nested {depth} deep, expected at most {max_depth}")
-        found = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=parse_float, parse_int=parse_int
-        )
+        if text.count("{") + text.count("[") > max_depth:  # before it is parsed, and whatever is left of the stack
+            depth = _depth(text)
+            if depth > max_depth:
+                refuse(f"its JSON is nested {depth} deep, expected at most {max_depth}")
+        found = decoder.decode(text)
     except UnicodeDecodeError as error:
         refuse(f"its JSON is not UTF-8 (byte {error.start} of it)")
     except json.JSONDecodeError as error:
@@ -268,3 +272,6 @@ def _natural(text: str) -> int:
     if len(text) > _MAX_DIGITS or text.startswith("-"):
         refuse(f"{printable(text)} must be a natural number of at most {_MAX_DIGITS} digits")
     return int(text)
+
+
+_DECODER = strict_decoder(_no_float, _natural)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ben_secure.errors import PatchFormatError, Rule, printable
 from ben_secure.limits import Limits
-from ben_secure.tensors.header import parse_json, refuse
+from ben_secure.tensors.header import parse_json, refuse, strict_decoder
 
 if TYPE_CHECKING:
     from ben_secure.layouts import Entry
@@ -59,7 +59,7 @@ def read_note(text: str, limits: Limits) -> Note:
     Raises:
         PatchFormatError: It is not strict JSON of this form.
     """
-    said = parse_json(text.encode("utf-8", "surrogatepass"), limits.max_depth, _float, _int)
+    said = parse_json(text.encode("utf-8", "surrogatepass"), limits.max_depth, _DECODER)
     if not {"kind", "stored"} <= said.keys() <= set(_MEMBERS):
         refuse(f"{NAME} must have the members kind and stored, may have bands and extras, and no others")
     kind, bands, stored, extras = map(said.get, _MEMBERS)
@@ -150,3 +150,6 @@ def _int(text: str) -> int:
     if len(text) > _MAX_NUMBER_CHARACTERS:
         refuse(f"{printable(text)} is an integer of {len(text)} characters, expected at most {_MAX_NUMBER_CHARACTERS}")
     return int(text)
+
+
+_DECODER = strict_decoder(_float, _int)
