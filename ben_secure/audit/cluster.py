@@ -45,7 +45,7 @@ _ADDRESS = re.compile(r"(tcp|tls)://[\w.:\[\]-]+:[0-9]{1,5}", re.ASCII)
 # A worker of the cluster starts a process for each batch, which takes as long as to judge some 1,000 values.
 _MOST_RECORDS, _FEWEST_RECORDS = 16_384, 256
 _BATCHES_A_THREAD = 4
-_POLL_S = 1.0
+_POLL_S, _LOOK_S = 0.01, 1.0
 _CONNECTION_LOST = "the connection to the cluster was lost; see whether its scheduler still runs"
 # What comes out of Dask: errors of the network, of tasks, of its own; of any class.
 _ANY = (Exception, asyncio.CancelledError)
@@ -199,27 +199,55 @@ def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
     """Wait for what a worker of the cluster has to say."""
     import distributed
 
-    alone_since = None
-    while True:
-        try:
-            answer: str = future.result(timeout=_POLL_S)
-        except distributed.TimeoutError:
-            pass
-        except BenSecureError:
-            raise
-        except _ANY as error:
-            last = batch[-1]
-            raise StoreError(
-                f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
-                f"{_told(error)}; see the logs of its workers"
-            ) from error
-        else:
-            return answer
-        if _threads(client):
-            alone_since = None
-        elif alone_since is None:
-            alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > PATIENCE_S:
+    patience = _Patience(client)
+    try:
+        while future.status in ("pending", "finished", "lost"):  # what is lost with a worker is judged again
+            patience.look()
+            if future.status != "finished":
+                time.sleep(_POLL_S)  # the status is known here; nobody is asked for it
+                continue
+            with contextlib.suppress(distributed.TimeoutError):  # the worker that has it is being lost
+                answer: str = future.result(timeout=_LOOK_S)
+                return answer
+        if future.status != "error":
+            raise StoreError(_CONNECTION_LOST)
+        error = future.exception(timeout=_LOOK_S)
+    except BenSecureError:
+        raise
+    except _ANY as raised:
+        error = raised
+    if isinstance(error, BenSecureError):
+        raise error
+    last = batch[-1]
+    raise StoreError(
+        f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
+        f"{_told(error)}; see the logs of its workers"
+    ) from error
+
+
+class _Patience:
+    """Ends the wait for a cluster that has nobody to work, or does not answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._looked = time.monotonic()
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        """See whether there are workers, now and then.
+
+        Raises:
+            StoreError: There were none for ``PATIENCE_S``, or the scheduler is gone.
+        """
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if _threads(self._client):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > PATIENCE_S:
             raise StoreError(f"the cluster had no workers for {PATIENCE_S:g} s; see why they ended")
 
 
