@@ -261,7 +261,7 @@ def test_resumed_it_ends_as_if_it_had_not_been_interrupted(database, tmp_path, a
 
 @pytest.mark.threat("T12")
 def test_what_could_not_be_checked_is_not_forgotten_by_an_interruption(database, tmp_path, monkeypatch):
-    """The database as a whole was not looked at; going on does not make it clean. The twin, where it was, is decided."""
+    """If the database as a whole was not looked at, going on does not make it clean; the twin, where it was, is."""
 
     def busy(path):
         raise StoreError("somebody writes all the time")
