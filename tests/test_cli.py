@@ -424,7 +424,7 @@ def test_inspect_shows_a_refusal(place, capsys):
     assert document["finding"]["global"] == "posix.system"
     assert main(["inspect", str(place / "hostile"), "second"]) == 1
     out = capsys.readouterr().out
-    assert re.search(r"^refused by +forbidden-global *$", out, re.MULTILINE)
+    assert re.search(r"^refused by +forbidden-global \(global outside the allow-list\) *$", out, re.MULTILINE)
     assert re.search(r"^global +posix\.system *$", out, re.MULTILINE)
     assert out.splitlines()[-1] == "REFUSED: do not load this value with pickle"
 

@@ -114,6 +114,17 @@ def test_names_that_the_caller_declares_are_expected():
         assert opinions.of_accepted(value).beyond
 
 
+def test_it_says_the_same_every_time():
+    """No address of an object is in the text, also where fickling makes a name of one."""
+    attack = next(attack for attack in ATTACKS if attack.name == "name with bytes for the name").value()
+    said = []
+    for _ in range(2):
+        with Opinions() as opinions:
+            said.append(opinions.of_refused(attack).text)
+    assert said[0] == said[1]
+    assert "import _malformed_attr_bytes; _var0 = _malformed_attr_bytes(" in said[0]
+
+
 # Into a tally.
 
 
@@ -191,6 +202,22 @@ def test_a_crash_is_no_opinion_and_the_next_question_is_answered():
         opinions._process._running.send_signal(signal.SIGKILL)
         assert opinions.of_refused(HONEST[0]).text == f"{NO_OPINION}: it died"
         assert opinions.of_refused(HONEST[0] + b"N.").given
+
+
+@pytest.mark.threat("T13")
+def test_after_an_interruption_no_answer_is_taken_for_another(monkeypatch):
+    """The process that may still answer is gone."""
+    with Opinions() as opinions:
+        with monkeypatch.context() as patched:
+
+            def interrupt(_):
+                raise KeyboardInterrupt
+
+            opinions.of_refused(HONEST[1])
+            patched.setattr(opinions._process, "_receive", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                opinions.of_refused(HONEST[0])
+        assert "system" in opinions.of_refused(SHELL).text
 
 
 @pytest.mark.threat("T13")

@@ -259,6 +259,22 @@ def test_resumed_it_ends_as_if_it_had_not_been_interrupted(database, tmp_path, a
     assert not state.exists()
 
 
+@pytest.mark.threat("T12")
+def test_what_could_not_be_checked_is_not_forgotten_by_an_interruption(database, tmp_path, monkeypatch):
+    """If the database as a whole was not looked at, going on does not make it clean; the twin, where it was, is."""
+
+    def busy(path):
+        raise StoreError("somebody writes all the time")
+
+    state = tmp_path / "state"
+    for check, words in ((busy, "somebody writes all the time"), (lambda path: [], None)):
+        monkeypatch.setattr(run, "structure_findings", check)
+        audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
+        monkeypatch.setattr(run, "structure_findings", lambda path: [])
+        report = audit_database(database, run=Run(resume=state), options=QUIET)
+        assert (report.resumed, report.undecided) == (32, words)
+
+
 def test_a_sample_is_resumed_too(database, tmp_path):
     """Where it stopped."""
     state = tmp_path / "state"

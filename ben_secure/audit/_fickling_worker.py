@@ -15,6 +15,7 @@ import ast
 import io
 import json
 import os
+import re
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -56,9 +57,14 @@ def analyse(program: bytes, honest: Honest) -> Mapping[str, Any]:
     found.sort(key=lambda result: -result.severity.severity)
     return {
         "severity": found[0].severity.name if found else None,
-        "beyond": [str(result.message)[:_SHOWN_CHARACTERS] for result in found[:_MAX_BEYOND]],
-        "code": code,
+        "beyond": [_lasting(str(result.message))[:_SHOWN_CHARACTERS] for result in found[:_MAX_BEYOND]],
+        "code": [_lasting(line)[:_SHOWN_CHARACTERS] for line in code],
     }
+
+
+def _lasting(text: str) -> str:
+    """A text without the addresses that fickling puts into names and messages, so that it says the same next time."""
+    return re.sub(r"\b(_malformed_\w+?)_\d+\b|\b0x[0-9a-f]{6,}\b", lambda found: found[1] or "0x...", text)
 
 
 def _pickles(program: bytes) -> Iterator[Any]:
@@ -109,7 +115,7 @@ def _code(pickled: Any, honest: Honest, room: int) -> list[str]:
         else:
             uses = any(isinstance(node, ast.Name) and node.id in foreign for node in ast.walk(statement))
         if uses:
-            found.append(ast.unparse(statement)[:_SHOWN_CHARACTERS])
+            found.append(ast.unparse(statement))
     return found
 
 

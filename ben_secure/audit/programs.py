@@ -18,7 +18,8 @@ _BLOCK_BYTES = 512
 """A bytes object of this size or more is pixels; fickling is shown a few bytes of it."""
 _SHOWN_BYTES = 16
 _DIGEST_BYTES = 16
-_MAX_TEMPLATES = 32
+_MAX_TEMPLATES = 8
+"""An archive has one or two. Each that begins like a value may cost a walk over it."""
 _MAX_TAILS = 4_096
 _MAX_TAIL_BYTES = 4_096
 

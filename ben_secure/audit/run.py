@@ -268,7 +268,7 @@ class _Audit:
             for finding in structure_findings(self._path):
                 self._add(finding)
         except StoreError as error:
-            self._undecided = error.message
+            self._tally.undecided = error.message  # in the tally, so that a resumed audit knows it too
 
     def _take_up(self, done: Done, opinions: Opinions, pages: PageReader) -> None:
         """Go on where an earlier audit was interrupted."""

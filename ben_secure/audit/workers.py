@@ -29,7 +29,7 @@ from ben_secure.audit._worker import NOWHERE, PLACE, READY, JudgeFunction
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.formats import REFUSED
 from ben_secure.audit.ranges import RangeTask, judge_range
-from ben_secure.errors import Rule, StoreError
+from ben_secure.errors import Rule, StoreError, printable
 
 VALUE_TIMEOUT_S = 60.0
 """How long a worker may be at one value, seconds; an honest one takes 0.0001. A cold network disk may take its time."""
@@ -139,7 +139,7 @@ class _Worker:
             document = json.loads(answer)
             if "tally" in document:
                 return tally_from_json(document["tally"])
-            raise _Lost(f"it ended with {document['failed']}")
+            raise _Lost(f"it ended with {printable(document['failed'], 400)}")
         except (EOFError, OSError) as error:
             raise _Lost(self._fate()) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -128,7 +128,7 @@ def command(
                 on_report=None if stream is None else stream.end_database,
             )
     except (Exception, KeyboardInterrupt) as error:
-        if stream is None or not stream.begun or isinstance(error, OSError):
+        if stream is None or not stream.begun or output is not None or isinstance(error, BrokenPipeError):
             raise
         return stream.fail(error)
     exit_code = exit_code_of(reports)

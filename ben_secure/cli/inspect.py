@@ -130,7 +130,13 @@ def _refusal_facts(finding: Finding, value: bytes) -> dict[str, object]:
 def _patch_facts(value: bytes) -> dict[str, object]:
     patch = loads(value)
     is_pickle = value[4:9] != SIGN
-    written = {"format": format_of(value), "globals": globals_named(value)} if is_pickle else tensor_facts(value)
+    written: dict[str, object]
+    if is_pickle:
+        with Opinions() as opinions:
+            opinion = opinions.of_accepted(value).text
+        written = {"format": format_of(value), "globals": globals_named(value), "opinion": opinion}
+    else:
+        written = tensor_facts(value)
     return written | {
         "patch_class": type(patch).__name__,
         "bands": [band_facts(band) for band in patch.bands],
@@ -162,6 +168,7 @@ def _print_value(document: dict[str, Any], out: Console) -> None:
     finding = document.get("finding")
     if finding is None:
         rows += [("class", document["patch_class"]), ("format", document["format"])]
+        rows += [("second opinion", document["opinion"])] if "opinion" in document else []
         _print_rows(rows, out)
         out.print()
         _print_bands(document["bands"], out)
