@@ -27,6 +27,8 @@ SIDES = {
     **dict.fromkeys(("01", "09"), 20),
 }
 LABELS = [f"class {number} of some nomenclature, with a name as long as they are" for number in range(43)]
+SETS = 1000  # different sets of labels in the archive
+UNSEEN = 1000  # values in an archive in which no set of labels occurs twice
 FEW = 20  # values of the archive on which the time to start is measured
 SAMPLES = {"fickling": 5, "picklescan": 100}  # values in a turn of the slow ways
 
@@ -65,9 +67,17 @@ def name_of(band):
     return "band" + band.name.removeprefix("B")
 
 
-def build(path, count, sources):
-    """Let the original pickle so many patches, each with noise in its pixels and labels of its own."""
+def label_sets(rng, sets):
+    """Lists of labels, and how often each occurs: in proportion to 1/rank, as land cover does roughly."""
+    lists = [sorted(rng.choice(LABELS, rng.integers(1, 8), replace=False).tolist()) for _ in range(sets)]
+    weights = 1 / np.arange(1, sets + 1)
+    return lists, weights / weights.sum()
+
+
+def build(path, count, sources, sets=SETS):
+    """Let the original pickle so many patches, each with noise in its pixels and one of so many sets of labels."""
     rng = np.random.default_rng(1)
+    lists, weights = label_sets(rng, sets)
     environment = lmdb.open(path, map_size=(count + 100) * 2**19, sync=False)
     with environment, environment.begin(write=True) as transaction:
         for number in range(count):
@@ -75,7 +85,7 @@ def build(path, count, sources):
                 name: data + (rng.random(data.shape, "float32") < 0.5).astype(data.dtype)
                 for name, data in sources[number % len(sources)].items()
             }
-            labels = [LABELS[i] for i in rng.choice(43, rng.integers(1, 6), replace=False)]
+            labels = lists[rng.choice(sets, p=weights) if sets < count else number]
             patch = merged.BigEarthNet_S1_S2_Patch(**bands, labels=labels, new_labels=labels[:2])
             name = f"S2A_MSIL2A_201706{number // 8281 + 10:02}T101031_{number % 8281 // 91:02}_{number % 91:02}"
             transaction.put(name.encode(), patch.dumps(), append=True)
@@ -106,7 +116,7 @@ def cat(path):
     subprocess.run(["cat", f"{path}/data.mdb"], check=True, stdout=subprocess.DEVNULL)
 
 
-def ways(path, few, count, cores):
+def ways(path, few, unseen, count, cores):
     """Every way: on how many cores, how many values it takes in a turn, and what to call."""
     with ben_secure.PatchReader(path) as reader:
         names = list(reader)[:: max(1, count // 200)]
@@ -116,6 +126,7 @@ def ways(path, few, count, cores):
         "audit, 1 process": (one, count, lambda: audit(path, 1)),
         "audit, 2 processes": (cores, count, lambda: audit(path, 2)),
         f"audit of {FEW} values, 1 process": (one, FEW, lambda: audit(few, 1)),
+        f"audit of {UNSEEN} values, labels never seen before": (one, UNSEEN, lambda: audit(unseen, 1)),
         "fickling: check_safety": (one, len(samples["fickling"]), lambda: fickling(samples["fickling"])),
         "picklescan: scan_pickle_bytes": (one, len(samples["picklescan"]), lambda: picklescan(samples["picklescan"])),
         "cat data.mdb": (one, count, lambda: cat(path)),
@@ -184,15 +195,18 @@ def report(samples, functions, size):
     speed = {way: functions[way][1] / seconds for way, seconds in median.items()}
     for way, found in speed.items():
         figure(way, found, "values/s")
-    one, two, start, slow, scan, read = median
+    one, two, start, new, slow, scan, read = median
     for way in (one, two, read):
         figure(f"{way}, bytes", size / median[way] / 1e6, "MB/s")
     figure("time of an audit of few values", median[start] * 1e3, "ms")
     lasting = (functions[one][1] - FEW) / (median[one] - median[start])
     figure("audit, 1 process, without its start", lasting, "values/s")
+    fresh = (UNSEEN - FEW) / (median[new] - median[start])
+    figure("audit, 1 process, without its start, labels never seen before", fresh, "values/s")
     row("values/s: audit, 1 process / fickling", speed[one] / speed[slow], at_least=100)
     row("values/s: audit, 1 process / picklescan", speed[one] / speed[scan], at_least=5)
     row("values/s: audit, 1 process, without its start / picklescan", lasting / speed[scan])
+    row("values/s: the same, labels never seen before / picklescan", fresh / speed[scan])
     row("time: audit, 1 process / cat data.mdb", median[one] / median[read])
     row("time: audit, 2 processes / cat data.mdb", median[two] / median[read], at_most=3)
     row("speed: audit, 2 processes / audit, 1 process", median[one] / median[two])
@@ -203,7 +217,8 @@ def main():
     cores = os.sched_getaffinity(0)
     sources = patches(data)
     path, few = build(f"{folder}/archive", count, sources), build(f"{folder}/few", FEW, sources)
-    functions = ways(path, few, count, cores)
+    unseen = build(f"{folder}/unseen", UNSEEN, sources, sets=UNSEEN)
+    functions = ways(path, few, unseen, count, cores)
     for _, _, function in functions.values():  # warm
         function()
     samples = rounds(functions, seconds, cores)

@@ -4,9 +4,10 @@
 
 Makes a virtual environment with this package, the original one and picklescan, lets the original pickle so many
 Sentinel-1 and Sentinel-2 patches (277 kB each; 20,000 make 5.5 GB in the folder for temporary files), each with noise
-and labels of its own, and times the ways in interleaved rounds, with the file in the page cache. The patches are real
-if ``BEN_SECURE_DATA`` names a folder with archives of the original package, otherwise random. Only ratios mean
-anything, and with few values mostly the start of the processes is measured. ``--check`` exits 1 if a budget is broken.
+of its own and one of 1,000 sets of labels, a few of them often and most rarely, and times the ways in interleaved
+rounds, with the file in the page cache. The patches are real if ``BEN_SECURE_DATA`` names a folder with archives of
+the original package, otherwise random. Only ratios mean anything, and those of an audit only on an idle machine and
+with many values; with few, mostly the start of the processes is measured. ``--check`` exits 1 if a budget is broken.
 """
 
 import os
