@@ -227,6 +227,13 @@ class TestPixels:
             arrays[1]
         assert PatchArrays(path, bands="20m", labels=None)[1].shape == (6, 120, 120)
 
+    def test_what_float32_cannot_hold_is_infinite(self, tmp_path):
+        """Without a warning, which a hostile archive could make many of."""
+        patch = make_patch(BigEarthNet_S1_Patch, dtypes={"VV": "<f8"})
+        patch.bandVV.data[...] = 1e300
+        path = database(tmp_path / "db", {"a": patch})
+        assert np.isinf(PatchArrays(path, bands="VV", labels=None).batch([0])).all()
+
     def test_a_missing_band_is_named(self, tmp_path):
         """With database and LMDB key; bands that are there are read."""
         path = database(tmp_path / "some.lmdb", {"a": make_patch(BigEarthNet_S2_Patch, labels=[])})

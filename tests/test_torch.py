@@ -79,7 +79,8 @@ def test_items_can_be_collated_by_torch(dataset):
     """By its own collate function, item by item or from a batch that was read as one; ours copies nothing."""
     default = listed(DataLoader(dataset, batch_size=4))
     assert [len(images) for images, _ in default] == [4, 4, 3]
-    assert same(listed(DataLoader(dataset, batch_size=4, collate_fn=collate)), default)
+    for workers in (0, 1):
+        assert same(listed(DataLoader(dataset, batch_size=4, collate_fn=collate, num_workers=workers)), default)
     assert same(listed(batch_loader(dataset, batch_size=4)), default)
     assert same([collate([dataset[0], dataset[1]])], [dataset.batch([0, 1])])
     items = dataset.__getitems__([2, 0])

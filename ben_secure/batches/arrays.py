@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Path: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = PatchReader | PairedReader
 
+# A float64 that float32 cannot hold becomes infinite without a warning: a hostile archive could make many.
+_QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
+
 
 class PatchArrays:
     """Patches of one or several databases as float32 arrays with their labels.
@@ -149,7 +152,8 @@ class PatchArrays:
         if isinstance(index, list | tuple | np.ndarray):
             return self.batch(index)
         natives, arrays = self._outputs(())
-        labels = self._read(self._row(index), arrays)
+        with np.errstate(**_QUIET):
+            labels = self._read(self._row(index), arrays)
         image = self._bundle(natives)
         if self.transform is not None:
             image = self.transform(image)
@@ -202,10 +206,9 @@ class PatchArrays:
         wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
         if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
             raise ValueError(f"expected float32 arrays of {wanted} to fill")
-        if len(outputs) == 1:
-            found = [self._read(row, (image,)) for row, image in zip(rows, outputs[0], strict=True)]
-        else:
-            found = [self._read(row, images) for row, *images in zip(rows, *outputs, strict=True)]
+        parts = zip(*outputs, strict=True)
+        with np.errstate(**_QUIET):
+            found = [self._read(row, images) for row, images in zip(rows, parts, strict=True)]
         return self._labels.together(found)
 
     def _row(self, index: Any) -> int:

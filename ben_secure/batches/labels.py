@@ -1,7 +1,8 @@
 """The labels of a patch as a vector or as names; knows the two nomenclatures and no pixel.
 
 Archives of version 1 have the 43 classes in ``labels`` and the 19 in ``new_labels`` (None if all were dropped);
-those of version 2 have the 19 in ``labels``.
+those of version 2 have the 19 in ``labels``. The order of a vector is the published one of ``nomenclature``;
+ConfigILM's vectors have the 19 classes by the alphabet, so weights trained with it need them in that order.
 """
 
 from __future__ import annotations

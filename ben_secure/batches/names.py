@@ -92,9 +92,11 @@ def find_names(
     names = read_names(split) if isinstance(split, str | os.PathLike) else list(split)
     if not all(isinstance(name, str) for name in names):
         raise TypeError("split must hold names of patches as str, or be the path of a file of names")
-    if len(set(names)) != len(names):
-        doubled = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"the split names the patch {printable(doubled)} twice; name each once")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the split names the patch {printable(name)} twice; name each once")
+        seen.add(name)
     missing = [name for name in names if name not in found]
     if missing:
         where = ", ".join(printable(path_of(reader), 400) for reader in readers)

@@ -57,7 +57,10 @@ def batch_loader(
         ValueError: Options contradict each other.
     """
     if not isinstance(_base(dataset), PatchDataset):
-        raise TypeError(f"batch_loader reads a PatchDataset or a Subset of one, not a {type(dataset).__name__}")
+        raise TypeError(
+            f"batch_loader reads a PatchDataset or a Subset of one, not a {type(dataset).__name__}; "
+            "one PatchDataset can have several databases"
+        )
     if seed is not None:
         if generator is not None:
             raise ValueError("pass a seed or a generator, not both")
