@@ -32,7 +32,8 @@ def loads_part(
     if not end or value[0] != _PICKLE:
         raise PatchFormatError(
             f"not a pickle and not a safetensors file: it starts with {printable(value[: min(end, 9)])}; a pickled "
-            "patch starts with b'\\x80', a safetensors file with the length of its header (8 bytes) and '{'",
+            "patch starts with the opcode PROTO, b'\\x80', a safetensors file with the length of its header (8 bytes) "
+            "and '{'",
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )

@@ -50,7 +50,7 @@ def refused(context, lmdb_key, value, keys=KEYS):
     error = caught.value
     assert isinstance(error, UntrustedDataError)
     assert error.lmdb_key == lmdb_key
-    assert error.rule in (Rule.TAG_MISSING, Rule.TAG_INVALID)
+    assert error.rule in (Rule.TAG_MISSING, Rule.TAG_INVALID, Rule.TAG_FOREIGN)
     assert error.__cause__ is None
     return error
 

@@ -101,7 +101,7 @@ def invalid_cases():
     yield "length too small", payload + footer_of(tag, key_id, 3), "tag-invalid"
     yield "length too large", payload + footer_of(tag, key_id, 5), "tag-invalid"
     yield "length beyond 63 bits", payload + footer_of(tag, key_id, 2**64 - 1), "tag-invalid"
-    yield "key that is not known", payload + footer_of(stranger, other_id, 4), "tag-invalid"
+    yield "key that is not known", payload + footer_of(stranger, other_id, 4), "tag-foreign"
     yield "tag of another key under this key id", payload + footer_of(stranger, key_id, 4), "tag-invalid"
     yield "tag of zeros", payload + footer_of(bytes(32), key_id, 4), "tag-invalid"
     yield "value changed", b"\x80\x05N." + footer_of(tag, key_id, 4), "tag-invalid"
