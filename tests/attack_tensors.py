@@ -220,6 +220,15 @@ def _add_names() -> None:
             file(MAP),
             Rule.PATCH,
         )
+    for label, name in {"digits": "9" * 5000, "letters": "a" * 257}.items():
+        _add(
+            f"name of {len(name)} {label}",
+            "numbers in names are read to sort them",
+            file(table({name: [120, 120], "B02": [120, 120]})),
+            "1 to 256 printable characters",
+            file(table({name[:256]: [120, 120], "B02": [120, 120]})),
+            Rule.PATCH,
+        )
     for name in ("dump", "bands", "__class__", "__stored_args__", "bandVV"):
         _add(
             f"metadata called {name}",

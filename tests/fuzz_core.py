@@ -269,7 +269,7 @@ def mutate_tensors(rng: random.Random, value: bytes) -> bytes:
         return mutate(rng, value, [value])
     if kind == 1:  # a number
         found = rng.choice(list(re.finditer(rb"[0-9]+", header)))
-        number_ = rng.choice((0, 1, int(found[0]) + 1, 2 * int(found[0]), 2**32, 2**64 - 1, -1))
+        number_ = rng.choice((0, 1, int(found[0][:15]) + 1, 2 * int(found[0][:15]), 2**32, 2**64 - 1, -1))
         header = header[: found.start()] + b"%d" % number_ + header[found.end() :]
     elif kind == 2:  # a piece of JSON, left out or doubled
         found = rng.choice(list(re.finditer(rb'"[^"]*"|[][{},:]|[0-9]+', header)))
@@ -277,7 +277,18 @@ def mutate_tensors(rng: random.Random, value: bytes) -> bytes:
     elif kind == 3:  # a text
         texts = list(re.finditer(rb'"[^"]*"', header))
         found, other = rng.choice(texts), rng.choice(texts)
-        word = rng.choice((other[0], b'"F32"', b'"BOOL"', b'"B02"', b'"__metadata__"', b'"\\u0041"', b'"\\ud800"'))
+        word = rng.choice(
+            (
+                other[0],
+                b'"F32"',
+                b'"BOOL"',
+                b'"B02"',
+                b'"__metadata__"',
+                b'"\\u0041"',
+                b'"\\ud800"',
+                b'"%s"' % (b"7" * 5000),
+            )
+        )
         header = header[: found.start()] + word + header[found.end() :]
     elif kind == 4:
         at = rng.randrange(len(header) + 1)

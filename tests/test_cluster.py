@@ -52,9 +52,10 @@ class Processes:
             time.sleep(0.05)
         self.address = json.loads(self.file.read_text())["address"]
 
-    def worker(self):
-        """Start a worker; it registers by itself."""
-        return self._start("dask_worker", "--no-nanny", "--nthreads", "1", "--local-directory", str(self.folder))
+    def workers(self, count):
+        """Start workers until there are so many; they register by themselves."""
+        while len(self.running) <= count:
+            self._start("dask_worker", "--no-nanny", "--nthreads", "1", "--local-directory", str(self.folder))
 
     def _start(self, module, *options):
         with open(self.folder / f"{module}.log", "a") as log:
@@ -80,8 +81,7 @@ class Processes:
 def plain(tmp_path_factory):
     """A scheduler with two workers, without TLS."""
     processes = Processes(tmp_path_factory.mktemp("cluster"))
-    processes.worker()
-    processes.worker()
+    processes.workers(2)
     yield processes
     processes.end()
 
@@ -108,6 +108,12 @@ def mixed(path, records=700):
     """A database in which every seventh value is odd, of three batches."""
     values = [*HONEST, SHELL, b"no pickle"]
     return make_database(path, {b"%05d" % n: values[n % len(values)] for n in range(records)})
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Workers may take long to start where much else runs."""
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 60.0)
 
 
 # The same report.
@@ -253,12 +259,12 @@ def test_a_cluster_without_workers_is_told(tls, monkeypatch):
         cluster(tls.address, QUICK),
     ):
         pass
-    tls.worker()
 
 
 @pytest.mark.threat("T14")
 def test_a_mac_key_travels_over_tls_only(tls, plain, tmp_path):
     """With TLS tags are checked as locally; without, nothing is sent."""
+    tls.workers(1)
     mac_key = MacKey.generate()
     with PatchWriter(tmp_path / "db", mac_key=mac_key) as writer:
         writer["a"] = ben_secure.loads(HONEST[0])
@@ -274,6 +280,7 @@ def test_a_mac_key_travels_over_tls_only(tls, plain, tmp_path):
 
 def test_a_scheduler_that_is_lost_during_the_audit_is_told(tls, tmp_path):
     """The report says so."""
+    tls.workers(1)
     database = mixed(tmp_path / "db", 600)
     with cluster(tls.address, QUICK) as runner:
         report = audit_database(
@@ -418,21 +425,21 @@ class Broken:
     """A client whose tasks fail in one way."""
 
     def __init__(self, error):
+        self.status = "error" if error else "cancelled"
         self.error = error
 
-    def result(self, timeout):
-        raise self.error
-
-    def nthreads(self):
-        return {"worker": 1}
+    def exception(self, timeout):
+        return self.error
 
 
 @pytest.mark.parametrize(
     ("error", "message"),
     [
         (distributed.KilledWorker("task", None, 3), "could not judge records 0 to 5: KilledWorker: "),
+        (TimeoutError("of the task"), "could not judge records 0 to 5: TimeoutError: of the task"),
         (MemoryError("\x1b"), r"could not judge records 0 to 5: MemoryError: \\x1b; see the logs"),
         (StoreError("of the worker"), "^of the worker$"),
+        (None, "the connection to the cluster was lost"),
     ],
 )
 def test_what_goes_wrong_in_the_cluster_is_told(batch, error, message):

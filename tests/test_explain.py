@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_samples import HOSTILE_TEXTS
 from strategies import make_patch
-from test_audit import HONEST, SHELL, values
+from test_audit import SHELL, values
 
-from ben_secure.audit.disassembly import around, disassemble
+from ben_secure.audit.disassembly import around
 from ben_secure.audit.explain import consequence, explain
 from ben_secure.audit.findings import NO_OPINION, Finding
 from ben_secure.audit.rules import RULES
@@ -47,11 +47,11 @@ def test_of_a_long_value_the_surroundings_are_shown():
     assert lines[8].startswith(">")
 
 
-def test_a_safetensors_file_is_shown_by_its_header():
-    """It has no opcodes."""
+def test_a_safetensors_file_has_no_opcodes():
+    """Its first byte may be that of a pickle all the same."""
     value = dumps_tensors(make_patch())
-    assert around(value, 8) == []
-    assert '"B02"' in "".join(disassemble(value, None))
+    assert around(value, 8) == around(b"\x80\x04" + value[2:], 8) == []
+    assert around(SHELL, 17) != []
 
 
 @pytest.mark.threat("T4")
@@ -69,4 +69,3 @@ def test_any_bytes_can_be_shown(value, offset):
     lines = around(value, offset)
     assert len(lines) <= 13
     assert all(re.fullmatch(r"[ -~]{0,200}", line) for line in lines)
-    assert lines or value[:1] != b"\x80" or not HONEST or offset >= 0

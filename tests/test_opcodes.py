@@ -243,6 +243,62 @@ def test_history_does_not_change_a_verdict(order):
         assert [fuzz_core.verdict(value) for value in values] == alone
 
 
+def checked(value):
+    """What the walk says of a value, whole."""
+    try:
+        found = opcodes.check(value, DEFAULT_LIMITS)
+    except BenSecureError as error:
+        return type(error), error.message, error.rule, error.offset
+    return found.opcodes if found.known is None else None, [bytes(block) for block in found.blocks]
+
+
+def test_a_state_that_is_too_large_to_be_kept_leaves_no_gap():
+    """What was checked is what is executed, also the second time: nothing is remembered behind a cut that is not."""
+    block = b"B" + (600).to_bytes(4, "little")
+    value = b"\x80\x04](" + b"K\x01" * 2100 + block + b"a" * 600 + b"e" + block + b"b" * 600 + b"\x86."
+    first = opcodes.check(value, DEFAULT_LIMITS)
+    for _ in range(5):
+        again = opcodes.check(value, DEFAULT_LIMITS)
+        assert (again.opcodes, list(map(bytes, again.blocks))) == (first.opcodes, [b"a" * 600, b"b" * 600])
+
+
+@pytest.mark.threat("T1")
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3), st.integers(0, 2)), min_size=2, max_size=6))
+def test_a_last_frame_of_any_length_is_known_and_one_that_ends_elsewhere_is_not(made):
+    """Values whose last frames differ in length, or whose frame is not the last: each has the verdict of it alone."""
+    block = b"B" + (600).to_bytes(4, "little") + b"a" * 600
+    values = []
+    for length, off, behind in made:
+        body = block + b"\x8c\x02" + b"x" * 2 + b"N" * length + b"t"
+        framed = b"\x95" + (len(body) + (behind == 0) + off).to_bytes(8, "little") + body
+        values.append(b"\x80\x04(" + framed + (b"" if behind < 2 else block + b"\x86") + b".")
+    alone = []
+    for value in values:
+        Segments.forget()
+        alone.append(checked(value))
+    Segments.forget()
+    for _ in range(4):
+        for value, expected in zip(values, alone, strict=True):
+            found = checked(value)
+            assert found[1:] == expected[1:]
+            assert type(found) is type(expected)
+
+
+def test_the_length_of_the_labels_does_not_matter_to_the_cache():
+    """Labels stand in the last frame with the last pixels; whatever their length, all but the end of it is known."""
+    made = [pickle.dumps(_framed(n), 4) for n in range(60)]
+    for value in made:
+        checked(value)
+    for value in made:
+        segments = Segments.of(value, len(value), DEFAULT_LIMITS, frozenset())
+        assert len(value) - segments.end < 1000
+        assert len(segments.blocks) == 2
+
+
+def _framed(n):
+    return [bytes(70_000), bytes([n]) * 7_200, ["label" * n]]
+
+
 @pytest.mark.threat("T3")
 @pytest.mark.parametrize(
     "metadata",

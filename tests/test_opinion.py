@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import pathlib
 import signal
 import time
 
@@ -51,11 +52,7 @@ def refused(lmdb_key, value, position=0):
 
 def honest_values():
     """Of every generation and kind, canonical and legacy."""
-    found = [
-        write(tree(kind, generation, labels("Pastures", "x")))
-        for kind in (S1, S2, MERGED)
-        for generation in GENERATIONS
-    ]
+    found = [write(tree(kind, generation, labels())) for kind in (S1, S2, MERGED) for generation in GENERATIONS]
     for cls in (BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch):
         found.append(make_patch(cls, labels=["Pastures"], n=1, when=None, t=(1, 2.5), d={"a": [1]}).dumps())
     return [*HONEST, *found]
@@ -117,6 +114,17 @@ def test_names_that_the_caller_declares_are_expected():
         assert opinions.of_accepted(value).beyond
 
 
+def test_it_says_the_same_every_time():
+    """No address of an object is in the text, also where fickling makes a name of one."""
+    attack = next(attack for attack in ATTACKS if attack.name == "name with bytes for the name").value()
+    said = []
+    for _ in range(2):
+        with Opinions() as opinions:
+            said.append(opinions.of_refused(attack).text)
+    assert said[0] == said[1]
+    assert "import _malformed_attr_bytes; _var0 = _malformed_attr_bytes(" in said[0]
+
+
 # Into a tally.
 
 
@@ -162,13 +170,13 @@ def test_a_value_that_loads_is_remarked_on_once_for_each_program(monkeypatch):
 
 def test_it_does_not_matter_how_the_work_was_divided(tmp_path):
     """One worker or two, the report is the same."""
-    records = {b"%03d" % n: (HONEST[n % 5] if n % 4 else ATTACKS[n].value()) for n in range(60)}
+    records = {b"%03d" % n: (HONEST[n % 5] if n % 4 else ATTACKS[n].value()) for n in range(24)}
     database = make_database(tmp_path / "db", records)
     from ben_secure.audit.run import Run
 
     first, second = (audit_database(database, run=Run(workers=workers)) for workers in (1, 2))
     assert first == second
-    assert first.tally.opinions["as honest"] >= 5
+    assert first.tally.opinions["as honest"] >= 4
     assert any(finding.opinion for finding in first.findings)
 
 
@@ -197,9 +205,26 @@ def test_a_crash_is_no_opinion_and_the_next_question_is_answered():
 
 
 @pytest.mark.threat("T13")
+def test_after_an_interruption_no_answer_is_taken_for_another(monkeypatch):
+    """The process that may still answer is gone."""
+    with Opinions() as opinions:
+        with monkeypatch.context() as patched:
+
+            def interrupt(_):
+                raise KeyboardInterrupt
+
+            opinions.of_refused(HONEST[1])
+            patched.setattr(opinions._process, "_receive", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                opinions.of_refused(HONEST[0])
+        assert "system" in opinions.of_refused(SHELL).text
+
+
+@pytest.mark.threat("T13")
 def test_memory_is_bounded(asked):
     """A program that takes more than there is ends the process or itself, and not the machine."""
-    limits = asked.of_refused(SHELL) and open(f"/proc/{asked._process._running.pid}/limits").read()
+    ask(asked, SHELL + b"N.")
+    limits = pathlib.Path(f"/proc/{asked._process._running.pid}/limits").read_text()
     assert f"Max address space         {2**30}" in limits
     assert f"Max data size             {2**30}" in limits
 
@@ -248,9 +273,8 @@ def test_programs_and_time_are_bounded(change):
 @pytest.mark.threat("T13")
 def test_an_archive_of_values_that_attack_fickling_is_audited(tmp_path, monkeypatch):
     """The verdict on each value is the loader's; none is lost."""
-    monkeypatch.setattr(opinion, "_SECONDS", 0.3)
     monkeypatch.setattr(Opinions.__init__, "__kwdefaults__", {"classes": (), "seconds": 0.3})
-    laughs = [attack.value() for attack in ATTACKS if "laughs" in attack.name or "doubled" in attack.name]
+    laughs = [attack.value() for attack in ATTACKS if "laughs" in attack.name]
     records = {b"%02d" % n: value for n, value in enumerate(laughs)} | {b"honest": HONEST[0], b"shell": SHELL}
     report = audit_database(make_database(tmp_path / "db", records))
     assert (report.verdict, report.refused, report.clean) == ("refused", len(laughs) + 1, 1)
@@ -268,6 +292,7 @@ def test_an_answer_that_makes_no_sense_is_no_opinion(answer, monkeypatch):
     with Opinions() as opinions:
         opinions.of_refused(SHELL)
         running = opinions._process._running
+        running.stdout.close()
         monkeypatch.setattr(running, "stdout", io.BytesIO(len(answer).to_bytes(4, "little") + answer))
         said = opinions.of_refused(HONEST[0])
         assert (said.given, said.beyond) == (False, False)

@@ -5,6 +5,8 @@ import pathlib
 import random
 import stat
 import struct
+import subprocess
+import sys
 import types
 
 import lmdb
@@ -234,6 +236,16 @@ def test_a_process_that_cannot_start_is_undecided(database, monkeypatch):
     monkeypatch.setattr(structure.sys, "executable", "/nowhere/python")
     with pytest.raises(StoreError, match="cannot start a process to check the pages"):
         structure_findings(database)
+
+
+def test_limits_of_the_user_stay(database):
+    """Where less memory or time is allowed than the check may take, it is content with that."""
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (5, 5)); "
+    code += "from ben_secure.audit.structure import structure_findings; print(structure_findings(sys.argv[1]))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code, str(database)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_check_imports_nothing_from_where_it_is_run(database, monkeypatch, tmp_path):

@@ -544,3 +544,101 @@ def test_killed_at_random_moments(tmp_path, monkeypatch, append):
             write(target, many, append=append)
             assert left_over(target.parent) == []
         assert records(target) == (before or {}) | {name.encode(): PATCH.dumps() for name in many}
+
+
+# Going on after an interruption
+
+
+def interrupt(path, count, resume):
+    """Write so many patches, then leave the block by an exception."""
+
+    def write_and_stop():
+        with PatchWriter(path, resume=resume) as database:
+            for number in range(count):
+                if str(number) not in database:
+                    database[str(number)] = PATCH
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_stop()
+
+
+def test_what_was_written_is_found_again(tmp_path, monkeypatch):
+    """With the same ``resume`` an interrupted writer's patches are there, with another or none they are not."""
+    monkeypatch.setattr(writer, "_CHUNK_BYTES", 1)
+    path = tmp_path / "new"
+    interrupt(path, 2, b"a")
+    interrupt(path, 3, b"a")
+    assert not path.exists()
+    with PatchWriter(path, resume=b"a") as database:
+        assert [str(number) in database for number in range(4)] == [True, True, True, False]
+        with pytest.raises(ValueError, match=r"there is a patch named 2"):
+            database["2"] = OTHER
+        database["3"] = OTHER
+    payload = PATCH.dumps()
+    assert records(path) == {b"0": payload, b"1": payload, b"2": payload, b"3": OTHER.dumps()}
+    assert os.listdir(tmp_path) == ["new"]
+    assert os.listdir(path) == ["data.mdb"]
+    for other in (b"b", b"aa", None):
+        path = tmp_path / f"new {other}"
+        interrupt(path, 2, b"a")
+        with PatchWriter(path, resume=other) as database:
+            assert "0" not in database
+        assert records(path) == {}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_only_what_is_committed_is_kept(tmp_path):
+    """What was pending at an interruption is lost, and if nothing was committed nothing is left."""
+    interrupt(tmp_path / "new", 2, b"a")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_resumed_file_may_be_large(tmp_path, monkeypatch):
+    """A file larger than the first map is resumed, and grows."""
+    monkeypatch.setattr(writer, "_CHUNK_BYTES", 1)
+    interrupt(tmp_path / "new", 8, b"a")
+    monkeypatch.setattr(writer, "_FIRST_MAP_BYTES", 100_000)
+    with PatchWriter(tmp_path / "new", resume=b"a") as database:
+        for number in range(8, 40):
+            database[str(number)] = PATCH
+    assert len(records(tmp_path / "new")) == 40
+
+
+def test_a_failed_publication_is_not_the_end(tmp_path, monkeypatch):
+    """If a complete database cannot be put in place, the next writer has it and only puts it in place."""
+
+    def rename(source, target):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        with (
+            pytest.raises(StoreError, match=r"cannot put the new database in place"),
+            PatchWriter(tmp_path / "new", resume=b"a") as database,
+        ):
+            database["0"] = PATCH
+    with PatchWriter(tmp_path / "new", resume=b"a") as database:
+        assert "0" in database
+    assert records(tmp_path / "new") == {b"0": PATCH.dumps()}
+
+
+def test_resume_is_a_digest_and_for_new_databases(tmp_path):
+    """An empty or long ``resume``, or one with ``append``, is refused as the caller's mistake."""
+    for wrong in ({"resume": b""}, {"resume": bytes(65)}, {"resume": b"a", "append": True}):
+        with pytest.raises(ValueError, match=r"resume takes 1 to 64 bytes, and not with append"):
+            PatchWriter(tmp_path / "new", **wrong)
+    PatchWriter(tmp_path / "new", resume=bytes(64))
+
+
+def test_payloads_are_written_as_they_are(tmp_path):
+    """``put_payload`` stores what ``dumps`` returned, under the rules for names."""
+    with PatchWriter(tmp_path / "new") as database:
+        database.put_payload("a", PATCH.dumps())
+        with pytest.raises(ValueError, match=r"there is a patch named a"):
+            database.put_payload("a", PATCH.dumps())
+        with pytest.raises(TypeError, match=r"patch names are str"):
+            database.put_payload(b"b", PATCH.dumps())
+    assert records(tmp_path / "new") == {b"a": PATCH.dumps()}
+    with pytest.raises(ValueError, match=r"inside its with block"):
+        "a" in database  # noqa: B015

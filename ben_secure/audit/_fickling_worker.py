@@ -15,13 +15,17 @@ import ast
 import io
 import json
 import os
+import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _MEMORY_BYTES = 2**30
+_CPU_SECONDS = 300
+"""More than is ever asked for; ends a process that hangs and that nobody waits for any more."""
 _MAX_PICKLES = 4
 _MAX_BEYOND = 5
 _MAX_CODE = 6
@@ -53,9 +57,14 @@ def analyse(program: bytes, honest: Honest) -> Mapping[str, Any]:
     found.sort(key=lambda result: -result.severity.severity)
     return {
         "severity": found[0].severity.name if found else None,
-        "beyond": [str(result.message)[:_SHOWN_CHARACTERS] for result in found[:_MAX_BEYOND]],
-        "code": code,
+        "beyond": [_lasting(str(result.message))[:_SHOWN_CHARACTERS] for result in found[:_MAX_BEYOND]],
+        "code": [_lasting(line)[:_SHOWN_CHARACTERS] for line in code],
     }
+
+
+def _lasting(text: str) -> str:
+    """A text without the addresses that fickling puts into names and messages, so that it says the same next time."""
+    return re.sub(r"\b(_malformed_\w+?)_\d+\b|\b0x[0-9a-f]{6,}\b", lambda found: found[1] or "0x...", text)
 
 
 def _pickles(program: bytes) -> Iterator[Any]:
@@ -106,17 +115,18 @@ def _code(pickled: Any, honest: Honest, room: int) -> list[str]:
         else:
             uses = any(isinstance(node, ast.Name) and node.id in foreign for node in ast.walk(statement))
         if uses:
-            found.append(ast.unparse(statement)[:_SHOWN_CHARACTERS])
+            found.append(ast.unparse(statement))
     return found
 
 
 def _bound_resources() -> None:
-    """Bound the memory of this process; the time is watched by who asks."""
+    """Bound the memory of this process; the time of an answer is watched by who asks."""
     import resource
 
-    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
-        resource.setrlimit(getattr(resource, name), (_MEMORY_BYTES, _MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limits = {"RLIMIT_AS": _MEMORY_BYTES, "RLIMIT_DATA": _MEMORY_BYTES, "RLIMIT_CPU": _CPU_SECONDS, "RLIMIT_CORE": 0}
+    for name, limit in limits.items():
+        with suppress(OSError, ValueError):  # macOS knows not all of them
+            resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
 def _receive(requests: BinaryIO) -> bytes | None:

@@ -11,6 +11,7 @@ Prints ``{"faults": number, "first": [messages]}``; dies if it needs more than i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import resource
@@ -54,11 +55,19 @@ def unexplained(messages: list[str]) -> list[str]:
     return rest if excess == counted and leaked == sum(excess.values()) else messages
 
 
+def _limit(kind: int, most: int) -> None:
+    """Lower a limit of this process; one that is lower already stays."""
+    _, hard = resource.getrlimit(kind)
+    if hard == resource.RLIM_INFINITY or most < hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS has no limit on memory
+            resource.setrlimit(kind, (most, most))
+
+
 def main(descriptor: str, cpu_seconds: str, memory_bytes: str, *search_path: str) -> None:
     """Verify the file behind a descriptor and print what was found."""
-    resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_seconds), int(cpu_seconds)))
-    resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_CPU, int(cpu_seconds))
+    _limit(resource.RLIMIT_AS, int(memory_bytes))
+    _limit(resource.RLIMIT_CORE, 0)
     sys.path[:] = search_path
     import lmdb.verify
 

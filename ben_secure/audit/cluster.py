@@ -12,13 +12,14 @@ it. So a report from a cluster is worth as much as the cluster (T14).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,13 @@ _ADDRESS = re.compile(r"(tcp|tls)://[\w.:\[\]-]+:[0-9]{1,5}", re.ASCII)
 # A worker of the cluster starts a process for each batch, which takes as long as to judge some 1,000 values.
 _MOST_RECORDS, _FEWEST_RECORDS = 16_384, 256
 _BATCHES_A_THREAD = 4
-_POLL_S = 1.0
+_POLL_S, _LOOK_S = 0.01, 1.0
+_CONNECTION_LOST = "the connection to the cluster was lost; see whether its scheduler still runs"
+# What comes out of Dask: errors of the network, of tasks, of its own; of any class.
+_ANY = (Exception, asyncio.CancelledError)
 
 
-@contextmanager
+@contextlib.contextmanager
 def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TIMEOUT_S) -> Iterator[Runner]:
     """Connect to a running cluster while the block runs.
 
@@ -81,7 +85,8 @@ def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TI
 
         yield runner
     finally:
-        client.close(timeout=5)
+        with contextlib.suppress(*_ANY):  # the scheduler may be gone
+            client.close(timeout=5)
 
 
 def _connect(address: str) -> Any:
@@ -93,7 +98,7 @@ def _connect(address: str) -> Any:
         client: Any = distributed.Client(  # type: ignore[no-untyped-call]
             address, timeout=CONNECT_TIMEOUT_S, set_as_default=False, name="ben-secure-audit"
         )
-    except Exception as error:  # of the network, of certificates, or whatever a scheduler of another version causes
+    except _ANY as error:
         raise StoreError(
             f"no scheduler of a Dask cluster answers at {printable(address)}: {_told(error)}; see "
             "whether it runs, and whether its version of Dask is that of this machine"
@@ -115,10 +120,8 @@ def _check_workers(client: Any) -> None:
     try:
         client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         versions = client.run(installed_version, on_error="return")
-    except Exception as error:
-        raise StoreError(
-            f"the cluster has no workers: {_told(error)}; start some (dask worker)"
-        ) from error
+    except _ANY as error:
+        raise StoreError(f"the cluster has no workers: {_told(error)}; start some (dask worker)") from error
     for worker, version in sorted(versions.items()):
         if version != ben_secure.__version__:
             found = version if isinstance(version, str) else _told(version)
@@ -147,23 +150,31 @@ def _judged(
                 except StoreError as error:
                     failure, more = error, False
                 else:
-                    future = client.submit(judge_batch, ben_secure.__version__, batch, value_timeout_s, pure=False)
-                    under_way.append((batch, future))
+                    under_way.append((batch, _submitted(client, batch, value_timeout_s)))
             if under_way:
                 batch, future = under_way.popleft()
                 yield from _parts(batch, _answer(client, batch, future))
     finally:
-        client.cancel([future for _, future in under_way])
+        with contextlib.suppress(*_ANY):  # the scheduler may be gone
+            client.cancel([future for _, future in under_way])
     if failure is not None:
         raise failure
+
+
+def _submitted(client: Any, batch: list[RangeTask], value_timeout_s: float) -> Any:
+    """Hand a batch to the cluster; never the answer to an earlier one that was alike."""
+    try:
+        return client.submit(judge_batch, ben_secure.__version__, batch, value_timeout_s, pure=False)
+    except _ANY as error:
+        raise StoreError(_CONNECTION_LOST) from error
 
 
 def _threads(client: Any) -> int:
     """How many values the cluster can judge at once."""
     try:
         return sum(client.nthreads().values())
-    except Exception as error:
-        raise StoreError("the connection to the cluster was lost; see whether its scheduler still runs") from error
+    except _ANY as error:
+        raise StoreError(_CONNECTION_LOST) from error
 
 
 def _batches(tasks: Iterable[RangeTask], threads: int) -> Iterator[list[RangeTask]]:
@@ -188,27 +199,55 @@ def _answer(client: Any, batch: Sequence[RangeTask], future: Any) -> str:
     """Wait for what a worker of the cluster has to say."""
     import distributed
 
-    alone_since = None
-    while True:
-        try:
-            answer: str = future.result(timeout=_POLL_S)
-        except distributed.TimeoutError:
-            pass
-        except BenSecureError:
-            raise
-        except Exception as error:  # whatever goes wrong in the cluster
-            last = batch[-1]
-            raise StoreError(
-                f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
-                f"{_told(error)}; see the logs of its workers"
-            ) from error
-        else:
-            return answer
-        if _threads(client):
-            alone_since = None
-        elif alone_since is None:
-            alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > PATIENCE_S:
+    patience = _Patience(client)
+    try:
+        while future.status in ("pending", "finished", "lost"):  # what is lost with a worker is judged again
+            patience.look()
+            if future.status != "finished":
+                time.sleep(_POLL_S)  # the status is known here; nobody is asked for it
+                continue
+            with contextlib.suppress(distributed.TimeoutError):  # the worker that has it is being lost
+                answer: str = future.result(timeout=_LOOK_S)
+                return answer
+        if future.status != "error":
+            raise StoreError(_CONNECTION_LOST)
+        error = future.exception(timeout=_LOOK_S)
+    except BenSecureError:
+        raise
+    except _ANY as raised:
+        error = raised
+    if isinstance(error, BenSecureError):
+        raise error
+    last = batch[-1]
+    raise StoreError(
+        f"the cluster could not judge records {batch[0].position} to {last.position + last.records - 1}: "
+        f"{_told(error)}; see the logs of its workers"
+    ) from error
+
+
+class _Patience:
+    """Ends the wait for a cluster that has nobody to work, or does not answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._looked = time.monotonic()
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        """See whether there are workers, now and then.
+
+        Raises:
+            StoreError: There were none for ``PATIENCE_S``, or the scheduler is gone.
+        """
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if _threads(self._client):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > PATIENCE_S:
             raise StoreError(f"the cluster had no workers for {PATIENCE_S:g} s; see why they ended")
 
 

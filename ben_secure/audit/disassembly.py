@@ -18,7 +18,6 @@ from ben_secure.tensors.reading import SIGN
 
 _HEAD, _BEFORE, _AFTER = 12, 40, 12
 _NEAR_BEFORE, _NEAR_AFTER = 8, 4
-_HEADER_BYTES, _LINE = 2_000, 100
 _WINDOW_BYTES = 2**20
 _SHOWN_CHARACTERS = 60
 # Writing an integer in decimal takes time quadratic in its length; Python refuses to beyond 4,300 digits.
@@ -33,11 +32,8 @@ def disassemble(value: bytes, refused_at: int | None) -> list[str]:
         refused_at: Byte at which the loader refused the value, marked with ``>``; None lists the beginning.
 
     Returns:
-        At most ``_HEAD + _BEFORE + _AFTER`` lines of printable ASCII, and notes on what was left out. Of a safetensors
-        file, the beginning of its header.
+        At most ``_HEAD + _BEFORE + _AFTER`` lines of printable ASCII, and notes on what was left out.
     """
-    if value[4:9] == SIGN:
-        return _header(value)
     focus, after = (0, _HEAD + _BEFORE) if refused_at is None else (refused_at, _AFTER)
     head: list[str] = []
     tail: deque[str] = deque(maxlen=_BEFORE + _AFTER)
@@ -58,14 +54,6 @@ def disassemble(value: bytes, refused_at: int | None) -> list[str]:
     gap = [f"            ... {skipped:,} opcodes left out ..."] if skipped else []
     end = [f"            ... the rest, from byte {rest:,} of {len(value):,}, left out ..."] if rest is not None else []
     return head + gap + list(tail) + end
-
-
-def _header(value: bytes) -> list[str]:
-    size = int.from_bytes(value[:8], "little")
-    shown = ascii(value[8 : 8 + min(size, _HEADER_BYTES)].decode("utf-8", "backslashreplace"))[1:-1]
-    lines = [f"          0  header of {size:,} bytes"]
-    lines += [f"{'':13}{shown[place : place + _LINE]}" for place in range(0, min(len(shown), 20 * _LINE), _LINE)]
-    return lines
 
 
 def around(value: bytes, offset: int) -> list[str]:
@@ -129,10 +117,8 @@ def globals_named(value: bytes) -> list[str]:
         value: A value that the loader has accepted.
 
     Returns:
-        Each ``module.name`` once, in the order in which they first occur; none for a safetensors file.
+        Each ``module.name`` once, in the order in which they first occur.
     """
-    if value[4:9] == SIGN:
-        return []
     memo: list[str] = []
     pushed = ["", ""]
     found: dict[str, None] = {}
@@ -155,11 +141,8 @@ def format_of(value: bytes) -> str:
         value: A value that the loader has accepted.
 
     Returns:
-        ``canonical`` or the generation of bigearthnet_patch_interface, numpy and pydantic, and the pickle protocol;
-        or ``safetensors``.
+        ``canonical`` or the generation of bigearthnet_patch_interface, numpy and pydantic, and the pickle protocol.
     """
-    if value[4:9] == SIGN:
-        return "safetensors"
     protocol = f"pickle protocol {value[1]}"
     names = globals_named(value)
     if names[0] == "ben_secure.patches.rebuild_patch":

@@ -45,6 +45,9 @@ _SHOWN_CHARACTERS = 400
 # With -c the folder in which the audit was started is not where modules come from, unless it is for the audit itself.
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.audit._fickling_worker import main; main()"
 
+# Each thread would take of the bounded memory; sets come in the same order every time.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
@@ -109,7 +112,7 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C ends the audit, which ends this
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take of the bounded memory
+                env={**os.environ, **_ENVIRONMENT},
             )
         except OSError:
             raise _Failure("it cannot be started") from None
@@ -135,6 +138,9 @@ class _Process:
         except (OSError, ValueError, RecursionError):
             self.close()
             raise _Failure(f"it did not finish in {seconds:g} s" if hung.is_set() else "it died") from None
+        except BaseException:  # interrupted: the answer that is still to come belongs to no question
+            self.close()
+            raise
         finally:
             watch.cancel()
         return cast("dict[str, Any]", answer)

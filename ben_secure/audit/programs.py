@@ -18,7 +18,8 @@ _BLOCK_BYTES = 512
 """A bytes object of this size or more is pixels; fickling is shown a few bytes of it."""
 _SHOWN_BYTES = 16
 _DIGEST_BYTES = 16
-_MAX_TEMPLATES = 32
+_MAX_TEMPLATES = 8
+"""An archive has one or two. Each that begins like a value may cost a walk over it."""
 _MAX_TAILS = 4_096
 _MAX_TAIL_BYTES = 4_096
 
@@ -55,6 +56,8 @@ _BYTES_CODES = frozenset(b"B\x8e\x96")  # BINBYTES, BINBYTES8, BYTEARRAY8
 _BYTEARRAY8 = 0x96
 _TEXT_CODES = frozenset(b"\x8cX\x8d")
 _GET_CODES = frozenset(b"hj")
+# Opcodes that differ in nothing but the size of their argument: texts, integers, bytes.
+_ALIKE = {code: group[:1] for group in (b"\x8cX\x8d", b"KMJ\x8a\x8b", b"CB\x8e") for code in group}
 # A loaded value names no other globals than these, so strings that are none of them are labels or other metadata.
 _NAMES = frozenset(part.encode() for pair in KINDS for part in pair)
 
@@ -215,7 +218,7 @@ def _skeleton(tail: bytes) -> bytes | None:
     for code, place, argument, following in _walk(tail, 0, len(tail)):
         if _is_left_out(code, following - argument):
             return None
-        parts.append(tail[place : place + 1])
+        parts.append(_ALIKE.get(code, tail[place : place + 1]))
         if (code in _TEXT_CODES and tail[argument:following] in _NAMES) or code in _GET_CODES:
             parts += [tail[argument:following], b"\0"]
         elif code == _STOP:

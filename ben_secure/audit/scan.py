@@ -22,7 +22,6 @@ from ben_secure.audit.remarks import metadata_remarks
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
 from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.tensors import SIGN
 from ben_secure.values import loads, loads_part
 
 if TYPE_CHECKING:
@@ -183,6 +182,5 @@ class Judge:
     def _refuse(self, tally: Tally, position: int, value: bytes, finding: Finding) -> None:
         tally.count(value_bytes=len(value), written_by=REFUSED)
         tally.refused += 1
-        is_pickle = value != b"" and value[4:9] != SIGN
-        program = self._programs.refused(value) if self._programs is not None and is_pickle else None
+        program = self._programs.refused(value) if self._programs is not None and value else None
         tally.add(dataclasses.replace(finding, position=position, program=program))

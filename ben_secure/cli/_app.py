@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import ben_secure
-from ben_secure.cli import audit, convert, demo, inspect, keygen, publish, show, sign, untag, verify
+from ben_secure.cli import audit, convert, demo, encode, inspect, keygen, publish, show, sign, untag, verify
 
 app = typer.Typer(name="ben-secure", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("demo")(demo.command)
@@ -18,6 +18,7 @@ app.add_typer(keygen.app)
 app.command("sign")(sign.command)
 app.command("verify")(verify.command)
 app.command("untag")(untag.command)
+app.command("encode")(encode.command)
 app.command("convert")(convert.command)
 app.command("publish")(publish.command)
 

@@ -16,9 +16,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ben_secure.audit.report import SCHEMA
+from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.errors import BenSecureError, UntrustedDataError, printable
 from ben_secure.store.rewrite import Progress as Callback
+
+SCHEMA = 1
+"""Number of the JSON form of every command but ``audit``, which has its own; raised when a key is renamed, removed
+or changes its meaning."""
 
 _PIPE_WIDTH = 120
 
@@ -58,7 +62,7 @@ def fail(arguments: list[str], error: BaseException) -> int:
     exit_code, message = explain(error)
     if wants_json(arguments):
         document = {
-            "schema": SCHEMA,
+            "schema": AUDIT_SCHEMA if arguments[0] == "audit" else SCHEMA,
             "command": printable(arguments[0]) if not arguments[0].startswith("-") else None,
             "verdict": "refused" if exit_code == 1 else "undecided",
             "exit_code": exit_code,

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 
 from ben_secure.audit.findings import Finding
-from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
+from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
-from ben_secure.cli._common import console, print_json
+from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import printable
 from ben_secure.signing._keyfiles import read_secret
 from ben_secure.signing.keys import SigningKey, read_signing_key

@@ -17,9 +17,9 @@ from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.audit.explain import explain
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.opinion import Opinions
-from ben_secure.audit.report import SCHEMA, finding_to_json, printable_key
+from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.audit.scan import scan_value
-from ben_secure.cli._common import console, print_json
+from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts
 from ben_secure.errors import LimitExceededError, Rule, printable
@@ -130,7 +130,13 @@ def _refusal_facts(finding: Finding, value: bytes) -> dict[str, object]:
 def _patch_facts(value: bytes) -> dict[str, object]:
     patch = loads(value)
     is_pickle = value[4:9] != SIGN
-    written = {"format": format_of(value), "globals": globals_named(value)} if is_pickle else tensor_facts(value)
+    written: dict[str, object]
+    if is_pickle:
+        with Opinions() as opinions:
+            opinion = opinions.of_accepted(value).text
+        written = {"format": format_of(value), "globals": globals_named(value), "opinion": opinion}
+    else:
+        written = tensor_facts(value)
     return written | {
         "patch_class": type(patch).__name__,
         "bands": [band_facts(band) for band in patch.bands],
@@ -162,6 +168,7 @@ def _print_value(document: dict[str, Any], out: Console) -> None:
     finding = document.get("finding")
     if finding is None:
         rows += [("class", document["patch_class"]), ("format", document["format"])]
+        rows += [("second opinion", document["opinion"])] if "opinion" in document else []
         _print_rows(rows, out)
         out.print()
         _print_bands(document["bands"], out)

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ben_secure.audit.report import SCHEMA
 from ben_secure.cli import _passphrase
-from ben_secure.cli._common import console, print_json
+from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing.keys import (
     MacKey,

@@ -46,9 +46,7 @@ def decode_band(content: bytes, spec: BandSpec) -> PixelArray:
     """
     header = read_header(content)
     if (header.length, header.width) != spec.shape:
-        raise ValueError(
-            f"it has {header.length} rows and {header.width} columns, expected {spec.side} and {spec.side}"
-        )
+        raise ValueError(f"it has {header.length} rows and {header.width} columns, expected {spec.side} of each")
     if header.dtype not in PIXEL_DTYPES:
         raise ValueError(f"its pixels are of dtype {header.dtype}, which no band's are")
     dtype = np.dtype(header.dtype)

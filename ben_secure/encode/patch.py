@@ -179,7 +179,10 @@ def _arrays(name: str, folder: str, files: PatchFiles, specs: Sequence[BandSpec]
     wanted = {spec.name for spec in specs}
     for band, (file_name, _) in files.bands.items():
         if band not in wanted:
-            _refuse(name, os.path.join(folder, file_name), ValueError(f"{band} is a band of the other sensor"))
+            what = f"{band} is a band of the other sensor"
+            raise refusal(
+                name, os.path.join(folder, file_name), what, "sort Sentinel-1 and Sentinel-2 into two folders"
+            )
     missing = [spec.name for spec in specs if spec.name not in files.bands]
     if missing:
         what = f"{', '.join(missing)} missing; expected {len(specs)} files ending in _BAND.tif"

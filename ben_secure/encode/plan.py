@@ -152,7 +152,7 @@ def _twins(
     else:
         twins = _from_label_files(folders, s1_folders, failures)
         said = "the label files of the Sentinel-1 patches"
-    for name in folders.keys() - twins.keys():
+    for name in sorted(folders.keys() - twins.keys()):
         what = f"it has no Sentinel-1 twin: {said} lead to no folder that is there"
         failures.add(refusal(name, folders[name], what, "add the twin, or leave the patch out"))
     return twins
@@ -160,7 +160,7 @@ def _twins(
 
 def _from_label_files(folders: dict[str, str], s1_folders: dict[str, str], failures: Failures) -> dict[str, str]:
     twins: dict[str, str] = {}
-    for s1_name, folder in s1_folders.items():
+    for s1_name, folder in sorted(s1_folders.items()):
         try:
             label_file = read_label_file(s1_name, folder)
             if label_file is None or label_file.s2_name is None:

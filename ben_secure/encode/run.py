@@ -68,7 +68,8 @@ def encode(
     """Write a database of the patches in one folder, or of the pairs in two.
 
     A run that was interrupted, even killed, is resumed by the same call: what it had written to the hidden place
-    beside ``target`` is taken up if folders, patch names, tables, key and options are the same.
+    beside ``target`` is taken up if folders, patch names, tables, key and options are the same. Patches that are
+    written are not looked at again, even if their files have changed.
 
     Args:
         target: Database to make; nothing may be there yet.
@@ -161,7 +162,7 @@ def _write(
 ) -> int:
     """Write what the workers make of the sources; returns how many patches."""
     written = 0
-    with closing(_payloads(sources, labels, min(workers, len(sources) or 1))) as payloads:
+    with closing(_payloads(sources, labels, workers)) as payloads:
         for done, (source, payload) in enumerate(zip(sources, payloads, strict=True), 1):
             if isinstance(payload, EncodeError):
                 failures.add(payload)
@@ -174,9 +175,10 @@ def _write(
 
 def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[bytes | EncodeError, None, None]:
     """The serialised patch of each source in order, or why there is none."""
-    if workers == 1:
+    batches = [sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)]
+    if min(workers, len(batches)) < 2:
         return (_payload(source, labels) for source in sources)
-    return _from_workers([sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)], labels, workers)
+    return _from_workers(batches, labels, workers)
 
 
 def _payload(source: Source, labels: bool) -> bytes | EncodeError:
@@ -227,7 +229,8 @@ def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError
     except (EOFError, OSError) as error:
         raise EncodeError(
             f"a worker ended while it read the patches {printable(batch[0].name)} to {printable(batch[-1].name)}: it "
-            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short"
+            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short (a "
+            'script that calls encode with workers needs if __name__ == "__main__":)'
         ) from error
     if isinstance(results, Exception):
         raise results

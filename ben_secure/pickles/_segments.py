@@ -1,10 +1,10 @@
 """Memory of the program segments that were already verified; only makes ``opcodes`` faster, never laxer.
 
 An archive's values run the same program: all that differs is the pixels and the labels. A payload is cut into
-segments at its pixel blocks and after its list of bands. What the walk concludes from a segment depends on nothing
-but the state before it and its bytes, so (state before, bytes) -> state after can be remembered: a tree, whose nodes
-are states and whose edges are segments compared byte for byte. A segment enters the tree only after the walk has
-passed it; positions in a state are relative, so it holds wherever the segment lies.
+segments at its pixel blocks, at its last frame and after its list of bands. What the walk concludes from a segment
+depends on nothing but the state before it and its bytes, so (state before, bytes) -> state after can be remembered: a
+tree, whose nodes are states and whose edges are segments compared byte for byte. A segment enters the tree only after
+the walk has passed it; positions in a state are relative, so it holds wherever the segment lies.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from ben_secure.pickles._prefix import Prefix
     from ben_secure.pickles._steps import Item
 
-Form: TypeAlias = Literal["B", "b"]
-"""Format of the view of an opaque block: B for bytes, b for bytearray."""
+Form: TypeAlias = Literal["B", "b", "F"]
+"""What the bytes behind a segment are: B an opaque block of bytes, b of a bytearray, which are formats of its view; F
+the length of a frame that ends with the payload."""
+
+TO_END = -2
+"""In place of what is left of a frame: it ends with the payload, however long that is. Labels stand in the last
+frame, so its length differs between values whose program is the same."""
 
 CUT_BLOCK_BYTES = 512
 """A bytes object of this size or more is opaque and ends a segment."""
@@ -218,8 +223,10 @@ class Segments:
                     after = start + child.block
                     if after >= end or after + child.snapshot.frame_left > end:
                         continue  # cut short; the walk says where
+                    if child.form == "F" and int.from_bytes(data[start:after], "little") != end - after:
+                        continue  # a frame that ends elsewhere
                     pos = after
-                    if child.block:
+                    if child.block and child.form != "F":
                         block = view[start:pos]
                         self.blocks.append(block if child.form == "B" else block.cast(child.form))
                     self._program.append(child.program)

@@ -95,6 +95,9 @@ def _frame(walk: Walk, pos: int) -> int:
     if length == 0:
         walk.refuse("an empty frame")
     walk.frame_end = pos + 8 + length
+    if walk.frame_end == walk.end:
+        walk.to_end = True
+        return walk.cut(pos, 8, "F")
     walk.leave_out(pos + 8)
     return pos + 8
 

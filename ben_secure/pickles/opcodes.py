@@ -22,7 +22,17 @@ from ben_secure.errors import (
     printable,
 )
 from ben_secure.limits import Limits
-from ben_secure.pickles._segments import MAX_CUTS, MAX_STATE, Form, Program, Segments, Snapshot, Tail, frame
+from ben_secure.pickles._segments import (
+    MAX_CUTS,
+    MAX_STATE,
+    TO_END,
+    Form,
+    Program,
+    Segments,
+    Snapshot,
+    Tail,
+    frame,
+)
 from ben_secure.pickles._steps import (
     MARK,
     NEXT_BUFFER,
@@ -81,8 +91,9 @@ class Walk:
     """One walk over one payload. ``run`` does the frequent opcodes itself, the table below has the others."""
 
     __slots__ = (
-        "blocks", "buffers", "classes", "copied", "data", "end", "fetched", "frame_end", "known", "limits", "long_text",
-        "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments", "skipped", "stack",
+        "blocks", "buffers", "classes", "copied", "data", "end", "fetched", "frame_end", "grows", "known", "limits",
+        "long_text", "marks", "memo", "numeric", "ops", "own", "piece", "pos", "prefix", "program", "segments",
+        "skipped", "stack", "to_end",
     )  # fmt: skip
 
     def __init__(self, data: bytes, end: int, limits: Limits, classes: Declared, segments: Segments) -> None:
@@ -97,6 +108,10 @@ class Walk:
         self.marks: list[int] = list(snapshot.marks)
         self.memo: list[Item] = list(snapshot.memo)
         self.frame_end = NO_FRAME if snapshot.frame_left < 0 else self.pos + snapshot.frame_left
+        self.to_end = snapshot.frame_left == TO_END  # whether the frame is known to end with the payload
+        if self.to_end:
+            self.frame_end = end
+        self.grows = segments.prefix is None  # whether all cuts until now are in the tree
         self.ops = snapshot.ops
         self.numeric = snapshot.numeric
         self.long_text = snapshot.long_text
@@ -285,10 +300,13 @@ class Walk:
     def cut(self, pos: int, block: int = 0, form: Form = "B") -> int:
         """End a segment at ``pos``, before a block of opaque bytes, and remember it; returns the end of the block.
 
-        The block becomes a view of the payload, whose format tells bytes ("B") and bytearray ("b") apart.
+        The block becomes a view of the payload, whose format tells bytes ("B") and bytearray ("b") apart; but for the
+        length of a frame ("F"), which is not executed.
         """
         after = pos + block
-        if block:
+        if form == "F":
+            self.leave_out(after)
+        elif block:
             self.leave_out(after)
             view = memoryview(self.data)[pos:after].cast(form)
             self.piece.append(NEXT_BUFFER)
@@ -304,9 +322,16 @@ class Walk:
         if self.ops >= self.limits.max_opcodes:
             self.exceed("opcodes", self.ops + 1, self.limits.max_opcodes)
         # Beyond the frame, leave_frame refuses. And copies of a large state at many cuts would take quadratic time.
-        worth = self.prefix is None and len(self.program) <= MAX_CUTS and len(self.memo) + len(self.stack) < MAX_STATE
-        if after <= self.frame_end and worth:
+        # A segment begins where the one before ends, so behind a cut that is not remembered none is.
+        self.grows = (
+            self.grows
+            and after <= self.frame_end
+            and len(self.program) <= MAX_CUTS
+            and len(self.memo) + len(self.stack) < MAX_STATE
+        )
+        if self.grows:
             frame_left = -1 if self.frame_end in (NO_FRAME, after) else self.frame_end - after
+            frame_left = TO_END if self.to_end else frame_left
             self.segments.remember(
                 self.data, pos, block, form, program,
                 Snapshot(self.stack, self.marks, self.memo, frame_left, self.ops + 1, self.numeric, self.long_text),

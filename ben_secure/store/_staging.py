@@ -25,6 +25,20 @@ _RESUME_NAME = "resume"
 _ATTEMPTS = 100
 
 
+def left_beside(target: str) -> str | None:
+    """Where a writer that can be resumed has left what it wrote for a target.
+
+    Args:
+        target: The database as its writer named it.
+
+    Returns:
+        Path of the place, or None if nothing was left.
+    """
+    parent, name = os.path.split(os.path.abspath(target))
+    place = os.path.join(parent, f".{name}{_SUFFIX}")
+    return place if os.path.exists(os.path.join(place, _RESUME_NAME)) else None
+
+
 class Staging:
     """The place, from ``__init__`` (which takes it) to ``discard`` (which gives it up, after ``publish`` or without).
 
@@ -155,7 +169,7 @@ class Staging:
         if self._lock < 0:
             return
         if not self._kept:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._place, _RESUME_NAME))
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):  # the next writer may be in it already

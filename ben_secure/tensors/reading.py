@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from ben_secure.bands import BANDS, PATCH_SIDE_M, BandSpec, natural_key
-from ben_secure.errors import PatchFormatError, Rule, printable
+from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.footer import payload_end
 from ben_secure.layouts import GENERIC, STANDARD_KINDS, Entry, Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -71,19 +71,27 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
     """
     if classes:
         _check_classes(classes)
-    header = header_bytes(value, end, limits)
-    start = LENGTH_BYTES + len(header)
-    plan, stored, extras = _planned(header, classes, limits)
-    if plan.nbytes != end - start:
-        refuse(f"its tensors take {plan.nbytes} bytes, and {end - start} follow the header", start)
-    view = memoryview(value)
-    pixels = bytearray().join(
-        piece if type(piece) is bytes else view[start + piece[0] : start + piece[1]] for piece in plan.pieces
-    )
     try:
-        return rebuild(plan.patch_class, plan.layout, pixels, stored, extras, limits)
-    except (TypeError, ValueError) as error:
-        raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+        header = header_bytes(value, end, limits)
+        start = LENGTH_BYTES + len(header)
+        plan, stored, extras = _planned(header, classes, limits)
+        if plan.nbytes != end - start:
+            refuse(f"its tensors take {plan.nbytes} bytes, and {end - start} follow the header", start)
+        view = memoryview(value)
+        pixels = bytearray().join(
+            piece if type(piece) is bytes else view[start + piece[0] : start + piece[1]] for piece in plan.pieces
+        )
+        try:
+            return rebuild(plan.patch_class, plan.layout, pixels, stored, extras, limits)
+        except (TypeError, ValueError) as error:
+            raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+    except BenSecureError:
+        raise
+    except Exception as error:  # the decode boundary: whatever else untrusted bytes may cause, such as MemoryError
+        raise PatchFormatError(
+            f"the value cannot be read as a patch: {type(error).__name__}: {printable(str(error))}; fetch it again",
+            rule=Rule.TENSORS,
+        ) from error
 
 
 @lru_cache(maxsize=32)
@@ -143,8 +151,10 @@ def _plan(header: bytes, limits: Limits) -> Plan:
     kind = _KIND_OF_NAMES.get(frozenset(tensor.name for tensor in found.tensors), GENERIC)
     if kind != GENERIC:
         return _standard_plan(kind, found)
-    entries = sorted((_entry(tensor) for tensor in found.tensors), key=lambda entry: (entry[3], natural_key(entry[2])))
-    return _generic_plan(BigEarthNetPatch, tuple(entries), found, limits)
+    entries = tuple(_entry(tensor) for tensor in found.tensors)
+    _layout(entries, limits)  # before names are sorted, which reads the numbers in them
+    in_order = tuple(sorted(entries, key=lambda entry: (entry[3], natural_key(entry[2]))))
+    return _generic_plan(BigEarthNetPatch, in_order, found, limits)
 
 
 def _entry(tensor: Tensor) -> Entry:
@@ -184,13 +194,17 @@ def _standard_plan(kind: str, found: Header) -> Plan:
     return Plan(_CLASSES[kind], spelled, _pieces(Layout.standard(kind, spelled), tensors), found.nbytes)
 
 
+def _layout(entries: tuple[Entry, ...], limits: Limits) -> Layout:
+    try:
+        return Layout.generic(entries, limits)
+    except (TypeError, ValueError) as error:
+        _refuse_patch(str(error))
+
+
 def _generic_plan(
     patch_class: type[BigEarthNetPatch], entries: tuple[Entry, ...], found: Header, limits: Limits
 ) -> Plan:
-    try:
-        layout = Layout.generic(entries, limits)
-    except (TypeError, ValueError) as error:
-        _refuse_patch(str(error))
+    layout = _layout(entries, limits)
     pieces = _pieces(layout, {tensor.name: tensor for tensor in found.tensors})
     return Plan(patch_class, entries, pieces, found.nbytes)
 

@@ -1,0 +1,135 @@
+"""``ben-secure encode``: folders of GeoTIFFs to an archive of patches.
+
+Names and paths come from the input: they are in messages that ``encode`` has escaped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from ben_secure.cli import _signing
+from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.encode import Encoded, encode
+from ben_secure.errors import EncodeError, printable
+from ben_secure.signing.keys import read_mac_keys
+from ben_secure.store._staging import left_beside
+
+
+def command(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Database to make; nothing may be there yet.")],
+    s2: Annotated[
+        str | None, typer.Option("--s2", metavar="DIR", help="Sentinel-2 patches, BigEarthNet v1 or v2.")
+    ] = None,
+    s1: Annotated[
+        str | None, typer.Option("--s1", metavar="DIR", help="Sentinel-1 patches; with --s2, pairs are merged.")
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Store the labels of 43 and of 19 classes.")
+    ] = True,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metadata", metavar="TABLE", help="Parquet or CSV with a row for each patch; more than one may be given."
+        ),
+    ] = None,
+    listed_only: Annotated[
+        bool, typer.Option("--listed-only", help="Pass over patches for which --metadata has no row.")
+    ] = False,
+    mac_key: _signing.MacKeyOption = None,
+    context: _signing.ContextOption = "",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Processes that read; as many as cores if not given."),
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Leave out patches that cannot be encoded; exit code 1.")
+    ] = False,
+    as_json: _signing.JsonOption = False,
+) -> int:
+    """Write an archive of the patches in a folder of GeoTIFFs, or of the pairs in two.
+
+    A run that was interrupted, or stopped at a bad patch, is resumed by the same command: what it wrote is kept in a
+    hidden folder beside OUT, and patches that are written are not read again.
+
+    Exit code 0: all patches are in OUT. 1: some could not be encoded (only with --keep-going), the rest is in OUT. 2:
+    it could not be done, and OUT was not made.
+    """
+    if s2 is None and s1 is None:
+        raise typer.BadParameter("say what to encode: --s2 DIR, --s1 DIR or both")
+    if context and mac_key is None:
+        raise typer.BadParameter("--context belongs to --mac-key")
+    if listed_only and not metadata:
+        raise typer.BadParameter("--listed-only belongs to --metadata")
+    with _told_what_is_left(out), progress_bar("encoding") as progress:
+        done = encode(
+            out,
+            s2=s2,
+            s1=s1,
+            labels=labels,
+            metadata=metadata or [],
+            listed_only=listed_only,
+            mac_key=None if mac_key is None else read_mac_keys(mac_key, out),
+            context=context,
+            workers=_cores() if workers is None else workers,
+            keep_going=keep_going,
+            progress=progress,
+        )
+    if not done.written and not done.failures.count:
+        raise EncodeError(f"the metadata table has a row for none of the {done.left_out} patches; is it the right one?")
+    return _tell(out, done, as_json)
+
+
+@contextmanager
+def _told_what_is_left(out: str) -> Iterator[None]:
+    """If the block ends before its time, say on stderr that what is written is kept."""
+    try:
+        yield
+    except BaseException:
+        if (left := left_beside(out)) is not None and sys.stderr is not None:
+            place = printable(left, 400)
+            note = f"what is written is kept in {place}: the same command goes on from there; remove it to give it up"
+            print(f"ben-secure: {note}", file=sys.stderr)
+        raise
+
+
+def _cores() -> int:
+    """How many cores this process may use, where the operating system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tell(out: str, done: Encoded, as_json: bool) -> int:
+    failed = done.failures.count
+    exit_code = 1 if failed else 0
+    if as_json:
+        verdict = "failed" if failed else "encoded"
+        print_json(
+            _signing.document("encode", out, verdict, exit_code)
+            | {
+                "out": out if done.written else None,
+                "written": done.written,
+                "resumed": done.resumed,
+                "left_out": done.left_out,
+                "failed": failed,
+                "failures": [printable(error.message, 1000) for error in done.failures.first],
+                "failures_left_out": failed - len(done.failures.first),
+            }
+        )
+        return exit_code
+    to = console()
+    for error in done.failures.first:
+        to.print(printable(error.message, 1000), soft_wrap=True)
+    _signing.print_left_out(failed, len(done.failures.first), "could not be encoded", to)
+    place = printable(out, 400)
+    where = f"{done.written:,} patches are in {place}" if done.written else "nothing was written"
+    notes = [f"{done.resumed:,} of them from an interrupted run"] if done.resumed else []
+    notes += [f"{done.left_out:,} without a row were passed over"] if done.left_out else []
+    headline = f"FAILED: {failed:,} patches could not be encoded; " if failed else "ENCODED: "
+    headline += "the other " if failed and done.written else ""
+    _signing.print_verdict(headline + where + "".join(f"; {note}" for note in notes), exit_code, to)
+    return exit_code

@@ -1,0 +1,180 @@
+"""The pixels of one band of a GeoTIFF: exactly those of the file, or a refusal."""
+
+import contextlib
+import io
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from geotiffs import pixels, tiff
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ben_secure import MissingExtraError
+from ben_secure.bands import BANDS, PIXEL_DTYPES
+from ben_secure.encode.geotiff import decode_band
+
+B01, B05, VV = BANDS["B01"], BANDS["B05"], BANDS["VV"]
+GOOD = tiff(pixels(B01))
+
+
+def same(found, expected):
+    """Whether an array has these values and this dtype, in little-endian order."""
+    return found.dtype == expected.dtype.newbyteorder("<") and found.tobytes() == expected.astype(found.dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", sorted(PIXEL_DTYPES))
+@pytest.mark.parametrize("rows", [None, 7])
+def test_stored_pixels_are_taken_as_they_are(dtype, rows):
+    """Pixels of every admitted dtype, in either byte order, in one strip or several, are those of the file."""
+    array = (np.random.default_rng(1).random(B01.shape) * 100).astype(dtype)
+    order = ">" if dtype[0] == ">" else "<"
+    for gap in (0, 3):
+        assert same(decode_band(tiff(array, order=order, rows=rows, gap=gap), B01), array)
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "zstd", "packbits", "lzma"])
+@pytest.mark.parametrize("layout", [{}, {"tile": (32, 48)}, {"rowsperstrip": 7}, {"bigtiff": True}])
+@pytest.mark.parametrize("spec", [B05, VV], ids=str)
+def test_compressed_pixels_are_unpacked(compression, layout, spec):
+    """Every lossless scheme, with and without a predictor, gives the pixels that an independent writer packed."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    array = pixels(spec)
+    for predictor in (False, True):
+        for order in "<>":
+            file = io.BytesIO()
+            ordered = array.astype(array.dtype.newbyteorder(order))
+            tifffile.imwrite(
+                file, ordered, byteorder=order, compression=compression, predictor=predictor, metadata=None, **layout
+            )
+            assert same(decode_band(file.getvalue(), spec), array)
+
+
+def test_floating_point_differences_are_undone():
+    """The predictor of floating point is undone, an edge tile included."""
+    tifffile = pytest.importorskip("tifffile")
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels(VV), compression="zlib", predictor=3, tile=(32, 32))
+    assert same(decode_band(file.getvalue(), VV), pixels(VV))
+
+
+def test_real_files_are_read_as_others_read_them(real_data, tmp_path):
+    """Each GeoTIFF of the real patches gives the array and dtype that tifffile and rasterio give."""
+    import tarfile
+
+    tifffile = pytest.importorskip("tifffile")
+    for archive in real_data.glob("*.tar.bz2"):
+        with tarfile.open(archive) as tar, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tar.extractall(tmp_path)
+    paths = sorted(tmp_path.rglob("*.tif"))
+    assert len(paths) == 6 * 14
+    try:
+        import rasterio
+    except ImportError:
+        rasterio = None
+    for path in paths:
+        found = decode_band(path.read_bytes(), BANDS[path.stem.rpartition("_")[2]])
+        assert same(found, tifffile.imread(path))
+        if rasterio is not None:
+            with rasterio.open(path) as file:
+                assert same(found, file.read(1))
+
+
+@pytest.mark.threat("T15")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tags": {256: ("H", [21])}}, r"20 rows and 21 columns, expected 20 of each"),
+        ({"tags": {256: ("I", [2**31])}}, r"columns, expected 20 of each"),
+        ({"tags": {257: ("I", [2**32 - 1])}}, r"pieces of pixels"),
+        ({"tags": {258: ("H", [12])}}, r"12 bits of sample format 1"),
+        ({"tags": {258: ("H", [24])}}, r"dtype <u3, which no band's are"),
+        ({"tags": {339: ("H", [4])}}, r"16 bits of sample format 4"),
+        ({"tags": {277: ("H", [3])}}, r"it has 3 bands, expected 1"),
+        ({"tags": {258: ("H", [16, 16, 16])}}, r"TIFF tag 258 has 3 values, expected 1"),
+        ({"tags": {266: ("H", [2])}}, r"reversed order"),
+        ({"tags": {278: ("H", [0])}}, r"it has no pixels"),
+        ({"tags": {273: ("I", [10**6])}}, r"pixels lie behind its end"),
+        ({"tags": {273: ("I", [2**32 - 1])}}, r"pixels lie behind its end"),
+        ({"tags": {279: ("I", [799])}}, r"a strip of 20 rows has 799 bytes, expected 800"),
+        ({"tags": {279: ("I", [0]), 273: ("I", [0])}}, r"a strip of 20 rows has 0 bytes"),
+        ({"tags": {259: ("H", [7])}}, r"compressed with scheme 7, expected none, Deflate"),
+        ({"tags": {256: ("d", [20.0])}}, r"TIFF tag 256 has 1 values of type 12"),
+        ({"without": [256]}, r"TIFF tag 256 has 0 values"),
+        ({"without": [273]}, r"0 pieces of pixels and 1 lengths, expected 1 each"),
+        ({"following": 8}, r"more than one image"),
+    ],
+)
+def test_files_that_are_not_one_band_are_refused(change, message):
+    """Whatever makes a file something else than this band is refused from its header; unchanged it is read."""
+    assert same(decode_band(GOOD, B01), pixels(B01))
+    with pytest.raises(ValueError, match=message):
+        decode_band(tiff(pixels(B01), **change), B01)
+
+
+@pytest.mark.threat("T15")
+def test_no_file_makes_the_encoder_take_more_than_its_band():
+    """Pixels that unpack to more or less than their strip are refused, a bomb before it is unpacked whole."""
+
+    def packed(data):
+        return tiff(
+            np.frombuffer(data.ljust(-len(data) % 2 + len(data), b"\0"), np.uint16).reshape(1, -1),
+            tags={256: ("H", [20]), 257: ("H", [20]), 278: ("H", [20]), 259: ("H", [8])},
+        )
+
+    raw = pixels(B01).tobytes()
+    assert same(decode_band(packed(zlib.compress(raw)), B01), pixels(B01))
+    for data in (raw[:-1], raw + b"\0", bytes(50_000_000)):
+        with pytest.raises(ValueError, match=r"20 rows of 20 pixels unpack to 7?8?\d+ bytes, expected 800"):
+            decode_band(packed(zlib.compress(data)), B01)
+    with pytest.raises(ValueError, match=r"cannot be unpacked"):
+        decode_band(packed(b"x" * 90), B01)
+    tiles = {322: ("I", [2**16]), 323: ("I", [2**16]), 324: ("I", [8]), 325: ("I", [800])}
+    with pytest.raises(ValueError, match=r"its tiles have 65536 rows"):
+        decode_band(tiff(pixels(B01), tags=tiles), B01)
+
+
+@pytest.mark.threat("T15")
+@pytest.mark.parametrize("name", ["lzw", "zstd", "packbits", "lzma"])
+def test_bombs_of_other_schemes_are_refused(name):
+    """A strip that unpacks to more than its size is refused whatever the scheme."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    scheme = {"lzw": 5, "zstd": 50000, "packbits": 32773, "lzma": 34925}[name]
+
+    def packed(data):
+        data = bytes(getattr(imagecodecs, f"{name}_encode")(data))
+        array = np.frombuffer(data + bytes(len(data) % 2), np.uint16).reshape(1, -1)
+        tags = {256: ("H", [20]), 257: ("H", [20]), 278: ("H", [20]), 259: ("H", [scheme]), 279: ("I", [len(data)])}
+        return tiff(array, tags=tags)
+
+    raw = pixels(B01).tobytes()
+    assert same(decode_band(packed(raw), B01), pixels(B01))
+    for data in (raw + bytes(2), bytes(1_000_000), raw[:-2]):
+        with pytest.raises(ValueError, match=r"unpack to|cannot be unpacked"):
+            decode_band(packed(data), B01)
+
+
+@pytest.mark.threat("T15")
+@given(st.data())
+def test_any_bytes_give_pixels_or_a_refusal(data):
+    """A file with bytes changed or cut gives an array of the band's shape or a ValueError, nothing else."""
+    content = bytearray(GOOD)
+    head = len(GOOD) - 200  # where this writer puts the tags
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.one_of(st.integers(0, 15), st.integers(head, len(GOOD) - 1)))
+        content[place] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
+    with contextlib.suppress(ValueError, MissingExtraError):
+        assert decode_band(content, B01).shape == (20, 20)
+
+
+def test_other_schemes_need_an_extra(monkeypatch):
+    """Without imagecodecs, LZW is refused with what to install; Deflate and stored pixels are read."""
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(MissingExtraError, match=r"scheme 5, .*pip install 'ben-secure\[encode\]'"):
+        decode_band(tiff(pixels(B01), tags={259: ("H", [5])}), B01)
+    assert same(decode_band(GOOD, B01), pixels(B01))

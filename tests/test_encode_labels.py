@@ -1,0 +1,91 @@
+"""Label files of v1, labels of tables, and the metadata that come of both."""
+
+import json
+
+import pytest
+
+from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
+from ben_secure.nomenclature import BEN_19, CORINE_43, to_19
+
+GOOD = {"labels": ["Pastures", "Peatbogs"], "corresponding_s2_patch": "S2", "projection": "x"}
+
+
+def parsed(**change):
+    """What becomes of the good label file with a field changed."""
+    return parse_label_file(json.dumps(GOOD | change).encode())
+
+
+def test_a_label_file_gives_labels_and_twin():
+    """Labels come in the order of the file; only a Sentinel-1 patch's file names a twin."""
+    assert parsed() == LabelFile(["Pastures", "Peatbogs"], "S2")
+    assert parsed(labels=list(CORINE_43)[::-1]).labels == list(CORINE_43)[::-1]
+    assert parsed(corresponding_s2_patch=None).s2_name is None
+
+
+@pytest.mark.threat("T15")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is no JSON"),
+        (b"\xff{}", "it is no JSON: 'utf-8' codec"),
+        (b"[" * 60_000, "it is nested too deep"),
+        (b'{"a":' * 12_000, "it is nested too deep"),
+        (b"[]", "it is no JSON object"),
+        (b"{}", "it has no list of labels"),
+        (b'{"labels": "Pastures"}', "it has no list of labels"),
+        (b'{"labels": ["Pastures"], "labels": []}', "an object has one name twice"),
+        (b'{"labels": ["Pastures", "pastures"]}', "the label 'pastures' is none of the 43"),
+        (b'{"labels": ["Urban fabric"]}', "the label 'Urban fabric' is none of the 43"),
+        (b'{"labels": [["Pastures"]]}', r"the label '\[.*\]' is none of the 43"),
+        (b'{"labels": [7]}', "the label '7' is none of the 43"),
+        (b'{"labels": ["\\u001b[31m"]}', r"x1b\[31m' is none of the 43"),
+        (b'{"labels": ["Pastures", "Pastures"]}', "the label 'Pastures' is there twice"),
+        (b'{"labels": [], "corresponding_s2_patch": ["x"]}', "corresponding_s2_patch is no text"),
+    ],
+)
+def test_bad_label_files_are_refused(content, message):
+    """What is no label file, says something twice or names an unknown class is refused with what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        parse_label_file(content)
+
+
+def test_labels_are_stored_in_both_nomenclatures():
+    """Labels of a label file are stored as they are and in the 19; None stands for all dropped, as in the field."""
+    assert metadata_of(LabelFile(["Pastures", "Airports"], None), None, True) == {
+        "labels": ["Pastures", "Airports"],
+        "new_labels": ["Pastures"],
+    }
+    assert metadata_of(LabelFile(["Airports"], None), None, True) == {"labels": ["Airports"], "new_labels": None}
+    assert metadata_of(LabelFile([], None), None, True) == {"labels": [], "new_labels": []}
+
+
+def test_labels_of_v2_come_from_the_table():
+    """Labels of the 19 classes are stored as both, labels of the 43 are translated; other columns follow."""
+    row = {"split": "train", "labels": list(BEN_19), "snow": False}
+    stored = metadata_of(None, row, True)
+    assert stored == {"labels": list(BEN_19), "new_labels": list(BEN_19), "split": "train", "snow": False}
+    assert stored["labels"] is not stored["new_labels"]
+    assert metadata_of(None, {"labels": list(CORINE_43)}, True)["new_labels"] == to_19(CORINE_43)
+
+
+def test_without_labels_only_columns_are_stored():
+    """If labels are not wanted, those of file and table are left out, and the other columns stay."""
+    row = {"labels": ["Pastures"], "new_labels": ["Pastures"], "split": "train"}
+    assert metadata_of(LabelFile(["Pastures"], None), row, False) == {"split": "train"}
+    assert metadata_of(None, None, False) == {}
+
+
+def test_labels_must_be_there_and_agree():
+    """No labels, labels that are no list, and two sources that differ are refused; two that agree are not."""
+    file = LabelFile(["Pastures"], None)
+    assert metadata_of(file, {"labels": ["Pastures"]}, True)["labels"] == ["Pastures"]
+    for label_file, row, message in (
+        (None, None, "it has no labels"),
+        (None, {"split": "train"}, "it has no labels"),
+        (None, {"labels": "['Pastures']"}, "which only Parquet can hold"),
+        (None, {"labels": ["Pasture"]}, "'Pasture' is none of the 43"),
+        (None, {"labels": ["Pastures", "Pastures"]}, "is there twice"),
+        (file, {"labels": ["Peatbogs"]}, "give it different labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metadata_of(label_file, row, True)
