@@ -113,7 +113,7 @@ def _verify(path: str, facts: DatabaseFacts) -> str | None:
             f"the check of its {pages} pages did not end within {seconds} s of processor time and {memory >> 20} MB; "
             "no file of this size that LMDB has written needs as much; fetch this database again"
         )
-    said = printable(done.stderr[-300:].decode("utf-8", "replace"), 300)
+    said = printable(done.stderr[-300:].decode("utf-8", "replace").strip().rpartition("\n")[2], 300)
     raise StoreError(f"cannot check the pages: the process that was to do it ended with {done.returncode}: {said}")
 
 
