@@ -270,14 +270,15 @@ def test_progress_goes_to_a_terminal_only(place):
 
     reading = threading.Thread(target=read)
     reading.start()
-    done = process(["audit", place / "clean"], stderr=terminal, env=os.environ | {"TERM": "xterm"})
+    environment = os.environ | {"TERM": "xterm"}
+    done = process(["audit", place / "clean"], stderr=terminal, env=environment)
     os.close(terminal)
     reading.join()
     os.close(manager)
     shown = b"".join(parts).decode()
     assert "checking" in shown
     assert "2/2" in shown
-    assert done.stdout == process(["audit", place / "clean"]).stdout
+    assert done.stdout == process(["audit", place / "clean"], env=environment).stdout
     assert done.stdout.splitlines()[-1].startswith("CLEAN: all 2 values")
 
 
