@@ -270,15 +270,15 @@ def test_progress_goes_to_a_terminal_only(place):
 
     reading = threading.Thread(target=read)
     reading.start()
-    done = process(["audit", place / "clean"], stderr=terminal, env=os.environ | {"TERM": "xterm"})
+    environment = os.environ | {"TERM": "xterm"}
+    done = process(["audit", place / "clean"], stderr=terminal, env=environment)
     os.close(terminal)
     reading.join()
     os.close(manager)
     shown = b"".join(parts).decode()
     assert "checking" in shown
     assert "2/2" in shown
-    # With an environment of its own: readline, which pytest imports, sets COLUMNS behind Python's back.
-    assert done.stdout == process(["audit", place / "clean"], env=dict(os.environ)).stdout
+    assert done.stdout == process(["audit", place / "clean"], env=environment).stdout
     assert done.stdout.splitlines()[-1].startswith("CLEAN: all 2 values")
 
 

@@ -290,7 +290,7 @@ def test_json(place, capsys):
     code, out, _ = run("sign db --mac-key other --context c --json", capsys)
     document = json.loads(out)
     assert (code, document["verdict"], document["written"], document["refused"]) == (1, "refused", 0, 30)
-    assert document["findings"][0]["rule"] == "tag-invalid"
+    assert document["findings"][0]["rule"] == "tag-foreign"
     assert (len(document["findings"]), document["findings_left_out"]) == (20, 10)
 
 

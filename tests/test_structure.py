@@ -188,6 +188,9 @@ def test_a_check_that_takes_too_much_memory_is_a_finding(database, monkeypatch):
     [finding] = structure_findings(database)
     assert finding.rule is Rule.DAMAGED
     assert "and 128 MB; no file of this size" in finding.message
+    monkeypatch.setattr(structure, "_less_allowed", lambda *_: True)  # an honest file may need more than that
+    with pytest.raises(StoreError, match=r"cannot check the pages: .* ended with 1: .*MemoryError"):
+        structure_findings(database)
 
 
 @pytest.mark.threat("T5")
@@ -246,6 +249,15 @@ def test_limits_of_the_user_stay(database):
     command = [sys.executable, "-c", code, str(database)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("ending", [[sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], ["/bin/false"]])
+def test_a_check_that_ends_for_another_reason_is_undecided(database, monkeypatch, ending):
+    """Somebody has killed it, or it cannot run; that says nothing about the database."""
+    run = subprocess.run
+    monkeypatch.setattr(structure.subprocess, "run", lambda _, **options: run(ending, **options))
+    with pytest.raises(StoreError, match=r"cannot check the pages: the process that was to do it ended with (-9|1): "):
+        structure_findings(database)
 
 
 def test_the_check_imports_nothing_from_where_it_is_run(database, monkeypatch, tmp_path):

@@ -60,7 +60,7 @@ def _limit(kind: int, most: int) -> None:
     _, hard = resource.getrlimit(kind)
     if hard == resource.RLIM_INFINITY or most < hard:
         with contextlib.suppress(OSError, ValueError):  # macOS has no limit on memory
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (most, hard))  # the hard one would kill without saying of what
 
 
 def main(descriptor: str, cpu_seconds: str, memory_bytes: str, *search_path: str) -> None:

@@ -13,6 +13,8 @@ import json
 import os
 import pathlib
 import re
+import resource
+import signal
 import stat
 import subprocess
 import sys
@@ -105,12 +107,22 @@ def _verify(path: str, facts: DatabaseFacts) -> str | None:
     if done.returncode == 0:
         result = json.loads(done.stdout)
         return _summary(result["faults"], result["first"]) if result["faults"] else None
-    if done.returncode < 0 or b"MemoryError" in done.stderr:
+    exhausted = done.returncode == -signal.SIGXCPU or b"MemoryError" in done.stderr
+    if exhausted and not _less_allowed(seconds, memory):
         return (
             f"the check of its {pages} pages did not end within {seconds} s of processor time and {memory >> 20} MB; "
             "no file of this size that LMDB has written needs as much; fetch this database again"
         )
-    raise StoreError(f"cannot check the pages: {printable(done.stderr[-300:].decode('utf-8', 'replace'), 300)}")
+    said = printable(done.stderr[-300:].decode("utf-8", "replace").strip().rpartition("\n")[2], 300)
+    raise StoreError(f"cannot check the pages: the process that was to do it ended with {done.returncode}: {said}")
+
+
+def _less_allowed(seconds: int, memory: int) -> bool:
+    """Whether the user's own limits (``ulimit``) are below those of the check: then an honest file may break them."""
+    limits = resource.getrlimit(resource.RLIMIT_CPU)[1], resource.getrlimit(resource.RLIMIT_AS)[1]
+    return any(
+        hard != resource.RLIM_INFINITY and hard < most for hard, most in zip(limits, (seconds, memory), strict=True)
+    )
 
 
 def _summary(faults: int, first: list[str]) -> str:
