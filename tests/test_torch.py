@@ -1,5 +1,6 @@
 """``PatchDataset`` and ``batch_loader``: tensors as ``PatchArrays`` has arrays, the same from any number of workers."""
 
+import copy
 import gc
 import multiprocessing
 import os
@@ -280,6 +281,12 @@ class TestMemory:
         del loader, mapped
         gc.collect()
         assert delivery() is None
+
+    def test_copies_of_a_loader_are_loaders(self, dataset):
+        """As frameworks make them."""
+        loader = copy.deepcopy(batch_loader(dataset, 4, num_workers=1))
+        assert same(listed(loader), listed(batch_loader(dataset, 4)))
+        assert loader.collate_fn.mapped is copy.copy(loader.collate_fn).mapped
 
     def test_leaving_a_loop_early_is_harmless(self, dataset, arrays):
         """With workers that stay and with others; what was read ahead is dropped."""

@@ -112,7 +112,12 @@ class Delivery:
         return batch if slab is None else _Parcel(self.session, slab, resolutions, tensors, labels)
 
     def __reduce__(self) -> tuple[Callable[..., Delivery], tuple[str]]:
-        return Delivery, (self.session,)
+        return _delivery_of, (self.session,)
+
+
+def _delivery_of(session: str) -> Delivery:
+    """The delivery itself where it is at home, so that copies of a loader share it; in a worker one that only sends."""
+    return _DELIVERIES.get(session) or Delivery(session)
 
 
 _DELIVERIES: weakref.WeakValueDictionary[str, Delivery] = weakref.WeakValueDictionary()

@@ -35,8 +35,8 @@ _numbers = itertools.count()
 
 def shared_tensor(floats: int) -> torch.Tensor:
     """A float32 tensor in new shared memory, as torch's own collate makes it: sending it copies nothing."""
-    storage = torch.UntypedStorage._new_shared(4 * floats, device="cpu")  # type: ignore[no-untyped-call]
-    return torch.empty(0, dtype=torch.float32).set_(storage, 0, (floats,))  # type: ignore[call-overload, no-any-return]
+    storage = torch.UntypedStorage._new_shared(4 * floats, device="cpu")
+    return torch.empty(0, dtype=torch.float32).set_(storage, 0, (floats,))
 
 
 class Slab:
