@@ -78,8 +78,8 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         ),
         Rule.STRUCTURE: _error(
             "unsafe structure",
-            "The pickle is built as no patch is: of an old protocol, or with objects that are not its own or change after "
-            f"they were checked. {_HOSTILE}",
+            "The pickle is built as no patch is: of an old protocol, or with objects that are not its own or change "
+            f"after they were checked. {_HOSTILE}",
         ),
         Rule.ARRAY: _error("invalid array", f"An array's dtype, shape and bytes do not agree. {_HOSTILE}"),
         Rule.PATCH: _error(
