@@ -14,6 +14,7 @@ from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.pickles.unpickler import loads_part as _pickle_part
+from ben_secure.pickles.unpickler import recognised as _recognised_pickle
 from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.reading import loads_part as _tensors_part
 
@@ -38,6 +39,22 @@ def loads_part(
             offset=0,
         )
     return _pickle_part(value, end, classes, limits, lend)
+
+
+def recognised(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> object | None:
+    """Tell whether ``loads_part`` is known to return a patch, and all of it but the pixels, without building it.
+
+    Law: if this returns something, ``loads_part`` returns a patch that differs from that of any other value for which
+    this returned the same object in nothing but the pixels.
+
+    Args and Raises as for ``loads_part``, but for what comes to light only when a patch is built.
+
+    Returns:
+        The same object, by identity, for all values that differ in their pixels only; or None, which says nothing.
+    """
+    if value[4:9] == SIGN or not end or value[0] != _PICKLE:
+        return None
+    return _recognised_pickle(value, end, classes, limits)
 
 
 def load(

@@ -1,5 +1,6 @@
 """``load``, ``loads`` and ``PatchUnpickler``: what they take, what they give, and that nothing else comes out."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -30,17 +31,31 @@ from assembler import (
 from fuzz_core import honest_values, mutate
 from hypothesis import example, given
 from hypothesis import strategies as st
-from legacy_values import GENERIC, MERGED, PATCH_MODULES, S1, S2, Maker, New, name_of, small_tree, write
+from legacy_values import (
+    GENERATIONS,
+    GENERIC,
+    MERGED,
+    PATCH_MODULES,
+    S1,
+    S2,
+    Maker,
+    New,
+    labels,
+    name_of,
+    pixels_of,
+    small_tree,
+    write,
+)
 from strategies import TwoBandPatch, make_patch
 
 import ben_secure
 from ben_secure import Band, BigEarthNetPatch
 from ben_secure.bands import S1_BANDS
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
-from ben_secure.limits import Limits
+from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pickles import PatchUnpickler, load, loads
 from ben_secure.pickles._segments import Segments
-from ben_secure.pickles.unpickler import STAND_INS, loads_part
+from ben_secure.pickles.unpickler import STAND_INS, loads_part, recognised
 
 VALUES = honest_values()
 
@@ -566,3 +581,106 @@ class TestValuesThatDifferInPixels:
         for read in (loads, lent):
             with pytest.raises(PatchFormatError, match="unused bytes between bands"):
                 read(value[:place] + b"\1" + value[place + 1 :])
+
+
+def legacy(kind=MERGED, generation="numpy1-pydantic1", seed=0, metadata=None, **dtypes):
+    """A value of the original package with the pixels of a seed."""
+    graph = Maker(GENERATIONS[generation]).standard(
+        kind, pixels_of(seed, **dtypes), labels() if metadata is None else metadata
+    )
+    return write(graph)
+
+
+def at_first(value):
+    """The patch that is read by a process that has read nothing yet."""
+    Segments.forget()
+    return loads(value)
+
+
+class TestLegacyValuesThatDifferInPixels:
+    """The same for values of the original package, whose pixels are a block for each band."""
+
+    @pytest.mark.parametrize("generation", GENERATIONS)
+    @pytest.mark.parametrize("kind", [S1, S2, MERGED])
+    def test_each_is_what_a_new_process_reads(self, generation, kind):
+        """However many were read before; and patches share nothing that can be changed."""
+        values = [legacy(kind, generation, seed) for seed in range(6)]
+        expected = [at_first(value) for value in values]
+        Segments.forget()
+        found = [loads(value) for value in values]
+        assert recognised(values[-1], len(values[-1]), (), DEFAULT_LIMITS) is not None
+        assert found == expected
+        for patch in found:
+            patch.labels.append("changed")
+            patch.get_band_by_name(patch.bands[0].name).data[...] = 1
+        assert [loads(value) for value in values] == expected
+        assert [lent(value) for value in values] == expected
+
+    @pytest.mark.threat("T3")
+    def test_an_array_in_the_metadata_is_each_value_s_own(self):
+        """Its bytes are a block too, so what was built of one value says nothing of the next."""
+        values = [legacy(S1, metadata={"map": Maker().array(np.full(600, seed, "<u2"))}) for seed in range(6)]
+        Segments.forget()
+        assert [int(loads(value).map[0]) for value in values] == [0, 1, 2, 3, 4, 5]
+        assert recognised(values[-1], len(values[-1]), (), DEFAULT_LIMITS) is None
+
+    @pytest.mark.threat("T3")
+    def test_one_block_for_two_bands_is_read_for_both(self):
+        """Not the usual order of blocks, so nothing is recalled; its twin has a block for each."""
+        values = []
+        for seed in range(6):
+            pixels = pixels_of(seed)
+            graph = Maker().standard(S1, pixels, labels())
+            graph.state["bandVV"].state["__dict__"]["data"] = graph.state["bandVH"].state["__dict__"]["data"]
+            values.append(write(graph))
+        Segments.forget()
+        for seed, value in enumerate(values):
+            patch = loads(value)
+            assert (patch.bandVV.data == pixels_of(seed)["VH"]).all()
+            assert (patch.bandVH.data == pixels_of(seed)["VH"]).all()
+        assert recognised(values[-1], len(values[-1]), (), DEFAULT_LIMITS) is None
+
+    def test_foreign_byte_order_is_swapped_each_time(self):
+        """The patch's bytes are not those of the block, so nothing is recalled."""
+        values = [legacy(S1, seed=seed, s1=">f4") for seed in range(6)]
+        expected = [at_first(value) for value in values]
+        Segments.forget()
+        assert [loads(value) for value in values] == expected
+        assert (expected[5].bandVV.data == pixels_of(5)["VV"]).all()
+
+    def test_one_list_in_two_places_stays_one(self):
+        """Metadata that is shared within a patch is shared within each patch, and by no two of them."""
+        shared = ["Pastures"]
+        values = [legacy(S1, seed=seed, metadata={"labels": shared, "again": shared}) for seed in range(6)]
+        Segments.forget()
+        patches = [loads(value) for value in values]
+        assert all(patch.labels is patch.again for patch in patches)
+        assert patches[4].labels is not patches[5].labels
+
+    @pytest.mark.threat("T3")
+    def test_a_block_of_another_length_is_refused(self):
+        """However often the honest values were seen."""
+        values = [legacy(S2, seed=seed) for seed in range(6)]
+        Segments.forget()
+        for value in values:
+            loads(value)
+        place = value.index(b"B" + (800).to_bytes(4, "little"))
+        for changed in (799, 801):
+            forged = value[:place] + b"B" + changed.to_bytes(4, "little") + bytes(changed) + value[place + 805 :]
+            with pytest.raises(BenSecureError):
+                loads(forged)
+        assert not loads(value[: place + 5] + bytes(800) + value[place + 805 :]).band01.data.any()
+
+    @given(st.integers(0, len(VALUES) - 1), st.randoms(use_true_random=False))
+    def test_what_is_recognised_loads(self, place, rng):
+        """The law of ``recognised``, for honest values and changed ones: it never says more than ``loads``."""
+        for value in (VALUES[place], mutate(rng, VALUES[place], VALUES)):
+            with contextlib.suppress(BenSecureError):
+                loads(value)
+            try:
+                token = recognised(value, len(value), (), DEFAULT_LIMITS)
+            except BenSecureError:
+                with pytest.raises(BenSecureError):
+                    loads(value)
+            else:
+                assert token is None or loads(value) == at_first(value)

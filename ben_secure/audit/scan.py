@@ -22,12 +22,15 @@ from ben_secure.audit.remarks import metadata_remarks
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
 from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.values import loads, loads_part
+from ben_secure.values import loads, loads_part, recognised
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
     from ben_secure.signing.manifest import Manifest
     from ben_secure.store._verification import Demand, Verification
+
+
+_MAX_RECENT = 4_096  # label sets of an archive, some 500 bytes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,21 @@ def _unnamed(lmdb_key: bytes) -> Finding | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What is said of every value that differs from one that loads in nothing but its pixels.
+
+    Attributes:
+        written_by: From ``format_of``.
+        program: Its fingerprint, if fickling is to be asked about it.
+        remark: On its metadata, or None.
+    """
+
+    written_by: str
+    program: bytes | None
+    remark: Finding | None
+
+
 class Judge:
     """Judges the records of one database as the caller asked for; for one thread.
 
@@ -121,6 +139,7 @@ class Judge:
         """
         self._options = options
         self._programs = Programs() if options.opinions else None
+        self._recent: dict[object, _Known] = {}  # by what ``recognised`` returns
         self._verification: Verification | None = None
         self._audited: Manifest | None = None
         self.listed: Manifest | None = None
@@ -157,7 +176,7 @@ class Judge:
             if self._audited is not None and self._audited.digest_of(lmdb_key) == hashlib.sha256(value).digest():
                 tally.skipped += 1
                 return
-            patch = loads_part(value, end, self._options.classes, self._options.limits)
+            known = self._known(lmdb_key, value, end)
         except BenSecureError as error:
             finding = Finding.from_error(lmdb_key, error)
             self._refuse(tally, position, value, finding)
@@ -166,14 +185,33 @@ class Judge:
         if unnamed is not None:
             self._refuse(tally, position, value, unnamed)
             return
-        written_by = format_of(value)
-        tally.count(value_bytes=len(value), written_by=written_by)
+        tally.count(value_bytes=len(value), written_by=known.written_by)
         tally.keep_clean(lmdb_key)
-        if self._programs is not None and written_by != SAFETENSORS:
-            tally.see(self._programs.accepted(value), lmdb_key, position)
-        for remark in (key_remark(lmdb_key), metadata_remarks(lmdb_key, patch)):
+        if known.program is not None:
+            tally.see(known.program, lmdb_key, position)
+        for remark in (key_remark(lmdb_key), known.remark):
             if remark is not None:
-                tally.add(dataclasses.replace(remark, position=position))
+                tally.add(dataclasses.replace(remark, lmdb_key=lmdb_key, position=position))
+
+    def _known(self, lmdb_key: bytes, value: bytes, end: int) -> _Known:
+        """What is to be said of a value that loads; raises as the loader does."""
+        classes, limits = self._options.classes, self._options.limits
+        token = recognised(value, end, classes, limits)
+        known = self._recent.get(token)
+        if known is None:
+            patch = loads_part(value, end, classes, limits, lend=True)
+            written_by = format_of(value)
+            asked = self._programs is not None and written_by != SAFETENSORS
+            known = _Known(
+                written_by=written_by,
+                program=self._programs.accepted(value) if asked and self._programs is not None else None,
+                remark=metadata_remarks(lmdb_key, patch),
+            )
+            if token is not None:
+                if len(self._recent) >= _MAX_RECENT:
+                    self._recent.clear()
+                self._recent[token] = known
+        return known
 
     def refuse_unread(self, tally: Tally, position: int, error: UntrustedDataError) -> None:
         """Count a record whose value is too long to be read."""

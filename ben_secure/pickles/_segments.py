@@ -76,8 +76,8 @@ class Tail:
     Attributes:
         opcodes: The whole program of a value that ends so.
         fetched: Memo entries of the captured prefix that its NEXT_BUFFER opcodes push, in order.
-        built: What the unpickler made of such a value, but for its one block, which it neither looked into nor has to:
-            it depends on nothing else, since every value that ends so is the same, byte for byte, up to its blocks.
+        built: What the unpickler made of such a value, but for its blocks, which it neither looked into nor has to: it
+            depends on nothing else, since every value that ends so is the same, byte for byte, up to its blocks.
     """
 
     __slots__ = ("built", "fetched", "opcodes")
@@ -256,7 +256,7 @@ class Segments:
         tail = self._tails.get(self._data[self.end : self._payload_end])
         if tail is None or self.known() is not None:
             return None
-        if self.prefix is None:
+        if self.prefix is None or tail.built is not None:  # built: nothing will be executed
             return Program(tail.opcodes, self.blocks, self.blocks, None, tail)
         buffers, own = self.prefix.begin()
         memo = self.prefix.memo

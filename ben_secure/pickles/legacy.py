@@ -51,6 +51,8 @@ _PYDANTIC_STATES = (
 )
 _BYTES = (memoryview, bytes, bytearray)
 Pixels: TypeAlias = memoryview | bytes | bytearray
+Places: TypeAlias = tuple[int, ...]
+"""Numbers of opaque blocks."""
 _MERGED = "BigEarthNet_S1_S2_Patch"
 _INNER = (("s2_patch", "BigEarthNet_S2_Patch"), ("s1_patch", "BigEarthNet_S1_Patch"))
 
@@ -136,7 +138,7 @@ def refuse_patch(message: str) -> NoReturn:
     raise PatchFormatError(f"not a valid patch: {message}; ask the publisher of the value", rule=Rule.PATCH)
 
 
-def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> BigEarthNetPatch:
+def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> tuple[BigEarthNetPatch, Places | None]:
     """Build the patch that a finished record describes.
 
     Args:
@@ -145,7 +147,9 @@ def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> BigEarthNet
         limits: Bounds on bands and metadata.
 
     Returns:
-        The patch: bands, dtypes and metadata as the original package has them, on one new buffer.
+        The patch: bands, dtypes and metadata as the original package has them, on one new buffer. And which blocks its
+        pixels are, in their order, if they are all that there are, each once and unchanged, and there is nothing but
+        stored metadata beside them: then nothing else of the patch depends on a byte in a block.
 
     Raises:
         PatchFormatError: A band is missing, doubled, swapped or misshapen, a part is of another type, or the metadata
@@ -155,12 +159,12 @@ def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> BigEarthNet
     kind = kind_of(cls)
     rest = _state(record)
     plain: str | tuple[Entry, ...]
+    parts: list[Pixels] | None = None
     if kind == GENERIC:
         plain, pixels = _generic_bands(rest, blocks, limits)
-    elif kind == _MERGED:
-        plain, pixels = _merged_bands(rest, blocks)
     else:
-        plain, pixels = _standard_bands(kind, rest, blocks)
+        plain, parts = _merged_bands(rest, blocks) if kind == _MERGED else _standard_bands(kind, rest, blocks)
+        pixels = bytearray().join(parts)
     stored = rest.pop("__stored_args__", None)
     if type(stored) is not dict:
         refuse_patch(f"its __stored_args__ are a {type(stored).__name__}, not a dict")
@@ -168,9 +172,17 @@ def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> BigEarthNet
     resolver = Resolver(blocks, limits)
     stored, extras = resolver.copy(stored), resolver.copy(extras)
     try:
-        return rebuild(cls, plain, pixels, stored, extras, limits)
+        patch = rebuild(cls, plain, pixels, stored, extras, limits)
     except (TypeError, ValueError) as error:
         raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+    return patch, None if parts is None or extras is not None else _places(parts, blocks)
+
+
+def _places(parts: list[Pixels], blocks: Blocks) -> Places | None:
+    """Where in ``blocks`` each part is, if the parts are the blocks, each once."""
+    place_of = {id(block): place for place, block in enumerate(blocks)}
+    places = [place_of.pop(id(part), None) for part in parts]
+    return None if place_of or None in places else tuple(places)  # type: ignore[arg-type]
 
 
 def _state(record: Record) -> dict[str, Any]:
@@ -191,14 +203,14 @@ def _extras(rest: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | No
     return rest or None
 
 
-def _standard_bands(kind: str, rest: dict[str, Any], blocks: Blocks) -> tuple[str, bytearray]:
+def _standard_bands(kind: str, rest: dict[str, Any], blocks: Blocks) -> tuple[str, list[Pixels]]:
     """Take the bands of a patch class with fixed bands out of its state; returns the dtypes and the pixels."""
     found, codes, pixels = _fixed(kind, rest, blocks)
     _check_listed(kind, rest, found)
-    return _spell(kind, tuple(codes)), bytearray().join(pixels)
+    return _spell(kind, tuple(codes)), pixels
 
 
-def _merged_bands(rest: dict[str, Any], blocks: Blocks) -> tuple[str, bytearray]:
+def _merged_bands(rest: dict[str, Any], blocks: Blocks) -> tuple[str, list[Pixels]]:
     """The same for S1+S2, whose bands are those of two inner patches."""
     found: list[BandRecord] = []
     codes: list[str] = []
@@ -216,7 +228,7 @@ def _merged_bands(rest: dict[str, Any], blocks: Blocks) -> tuple[str, bytearray]
         codes += inner_codes
         pixels += inner_pixels
     _check_listed(_MERGED, rest, found)
-    return _spell(_MERGED, tuple(codes)), bytearray().join(pixels)
+    return _spell(_MERGED, tuple(codes)), pixels
 
 
 def _fixed(kind: str, rest: dict[str, Any], blocks: Blocks) -> tuple[list[BandRecord], list[str], list[Pixels]]:

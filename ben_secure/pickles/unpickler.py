@@ -43,6 +43,7 @@ from ben_secure.pickles.legacy import (
     BAND_RECORDS,
     PATCH_RECORDS,
     PatchRecord,
+    Places,
     UnbuiltObject,
     patch_of,
     patch_record,
@@ -214,7 +215,10 @@ class PatchUnpickler(pickle.Unpickler):
         if type(result) is CallRecord and result.function == "rebuild_patch":
             return self._canonical(*result.arguments)
         if isinstance(result, PatchRecord):
-            return patch_of(result, self._program.blocks, self._limits)
+            patch, places = patch_of(result, self._program.blocks, self._limits)
+            if places is not None:
+                self._remember(patch, places)
+            return patch
         raise PatchFormatError(f"the pickle holds a {printable(type(result).__name__)}, not a patch", rule=Rule.PATCH)
 
     def _canonical(
@@ -247,30 +251,56 @@ class PatchUnpickler(pickle.Unpickler):
             patch = rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
-        if plain and extras is None and type(kind) is str:
-            self._remember(patch)
+        if plain and extras is None:
+            self._remember(patch, (0,))
         return patch
 
-    def _remember(self, patch: BigEarthNetPatch) -> None:
-        """Keep what was built, for values that differ in their pixels only, if nothing of it depends on the pixels."""
-        tail, stored = self._program.tail, patch.__stored_args__
-        if tail is not None and not patch._layout.gaps and all(map(_is_flat, stored.values())):
-            tail.built = type(patch), patch._layout, _copied(stored)
+    def _remember(self, patch: BigEarthNetPatch, places: Places) -> None:
+        """Keep what was built, for values that differ in their pixels only.
 
-    def _built(self, cls: type[BigEarthNetPatch], layout: Layout, stored: dict[str, object]) -> BigEarthNetPatch:
+        Args:
+            patch: What was built.
+            places: The blocks that its pixels are, in their order. No other byte of the patch comes from a block.
+        """
+        tail, stored = self._program.tail, patch.__stored_args__
+        own = PATCH_RECORDS[patch._kind].patch_class is type(patch)  # not of the caller's classes
+        if tail is not None and own and not patch._layout.gaps and _is_flat(stored):
+            tail.built = type(patch), patch._layout, _copied(stored), places
+
+    def _built(
+        self, cls: type[BigEarthNetPatch], layout: Layout, stored: dict[str, object], places: Places
+    ) -> BigEarthNetPatch:
         """The patch of a value that differs from one that was built in nothing but the pixels."""
-        block = self._program.blocks[0]
-        pixels = block.cast("B") if self._lend else bytearray(block)
+        blocks = self._program.blocks
+        pixels: bytearray | memoryview
+        if self._lend and len(places) == 1:
+            pixels = blocks[0].cast("B")
+        else:
+            pixels = bytearray().join([blocks[place] for place in places])
         return cls._assemble(layout, pixels, _copied(stored))
 
 
-def _is_flat(value: object) -> bool:
-    """Whether ``_copied`` copies all of a piece of metadata that can change."""
-    return type(value) in _IMMUTABLE or (type(value) is list and _IMMUTABLE.issuperset(map(type, value)))
+def _is_flat(stored: dict[str, object]) -> bool:
+    """Whether ``_copied`` copies all metadata that can change, and nothing of it is one object in two places."""
+    lists = [value for value in stored.values() if type(value) not in _IMMUTABLE]
+    plain = all(type(value) is list and _IMMUTABLE.issuperset(map(type, value)) for value in lists)
+    return plain and len(set(map(id, lists))) == len(lists)
 
 
 def _copied(stored: dict[str, object]) -> dict[str, object]:
     return {name: value.copy() if type(value) is list else value for name, value in stored.items()}
+
+
+def recognised(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> object | None:
+    """Tell whether a payload differs from one that was loaded in nothing but the pixels; then it loads as that did.
+
+    Args, Raises as for ``loads_part``, but for what comes to light only when a patch is built.
+
+    Returns:
+        The same object for all such payloads, by identity; or None, which says nothing.
+    """
+    tail = opcodes.check(value, limits, _declared(classes)[1], end).tail
+    return tail if tail is not None and tail.built is not None else None
 
 
 def loads_part(
