@@ -85,13 +85,25 @@ class _Budget:
         return "its time is used up" if self.seconds <= 0 else None
 
 
-class _Process:
-    """The process in which fickling runs; started when it is first asked, and again after it died."""
+class Fickling:
+    """The process in which fickling runs: started before or when it is first asked, and again after it died.
 
-    def __init__(self, honest: Iterable[tuple[str, str]], seconds: float) -> None:
+    Args:
+        classes: Patch subclasses that the caller declares: fickling's remarks on their names are expected.
+        seconds: What one analysis may take.
+    """
+
+    def __init__(self, classes: Iterable[type[BigEarthNetPatch]] = (), seconds: float = _SECONDS) -> None:
+        honest = {*KINDS, *((cls.__module__, cls.__qualname__) for cls in classes)}
         self._honest = json.dumps(sorted(honest)).encode()
         self._seconds = seconds
         self._running: subprocess.Popen[bytes] | None = None
+        self._greeted = False
+
+    def begin(self) -> None:
+        """Start the process and go on; importing fickling takes about as long as judging 5,000 values."""
+        with suppress(_Failure):  # shows when it is asked
+            self._start()
 
     def ask(self, program: bytes) -> dict[str, Any]:
         """Have a program analysed.
@@ -99,11 +111,16 @@ class _Process:
         Raises:
             _Failure: The process died or hung; it is gone.
         """
-        if self._running is None:
-            self._start()
+        self._start()
+        if not self._greeted:
+            self._exchange(self._honest, _START_SECONDS)
+            self._greeted = True
         return self._exchange(program, self._seconds)
 
     def _start(self) -> None:
+        if self._running is not None:
+            return
+        self._greeted = False
         command = [sys.executable, "-c", _COMMAND, *sys.path]
         try:
             self._running = subprocess.Popen(
@@ -112,11 +129,10 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C ends the audit, which ends this
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take of the bounded memory
             )
         except OSError:
             raise _Failure("it cannot be started") from None
-        self._exchange(self._honest, _START_SECONDS)
 
     def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
         """Send a request and read the answer, in this time."""
@@ -170,18 +186,33 @@ class _Process:
                     cast(BinaryIO, pipe).close()
             running.wait()
 
+    def __enter__(self) -> Fickling:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
 
 class Opinions:
-    """Opinions on the programs of one audit; a context manager, which ends the process behind it.
+    """Opinions on the programs of one database; a context manager, which ends its own process behind it.
 
     Args:
-        classes: Patch subclasses that the caller declares: fickling's remarks on their names are expected.
-        seconds: What one analysis may take.
+        fickling: Whom to ask; None for a process of its own.
+        classes: As for ``Fickling``, if there is none.
+        seconds: Likewise.
     """
 
-    def __init__(self, *, classes: Iterable[type[BigEarthNetPatch]] = (), seconds: float = _SECONDS) -> None:
-        honest = {*KINDS, *((cls.__module__, cls.__qualname__) for cls in classes)}
-        self._process = _Process(honest, seconds)
+    def __init__(
+        self,
+        fickling: Fickling | None = None,
+        *,
+        classes: Iterable[type[BigEarthNetPatch]] = (),
+        seconds: float = _SECONDS,
+    ) -> None:
+        self._fickling = Fickling(classes, seconds) if fickling is None else fickling
+        self._own = self._fickling if fickling is None else None
         self._known: dict[bytes, Opinion] = {}
         self._accepted, self._refused = _Budget(), _Budget()
         self._programs = Programs()
@@ -195,8 +226,9 @@ class Opinions:
         self.close()
 
     def close(self) -> None:
-        """End the process."""
-        self._process.close()
+        """End the process, if it is its own."""
+        if self._own is not None:
+            self._own.close()
 
     def of_refused(self, value: bytes) -> Opinion | None:
         """Ask about one value that was refused.
@@ -271,7 +303,7 @@ class Opinions:
             return Opinion(f"{NO_OPINION}: the program is too long for it", given=False)
         start = time.monotonic()
         try:
-            return _read_answer(self._process.ask(program))
+            return _read_answer(self._fickling.ask(program))
         except _Failure as failure:
             budget.failures -= 1
             return Opinion(f"{NO_OPINION}: {failure}", given=False)

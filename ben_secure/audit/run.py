@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ben_secure.audit.discover import databases_in
 from ben_secure.audit.findings import AuditReport, Finding, Tally
-from ben_secure.audit.opinion import Opinions
+from ben_secure.audit.opinion import Fickling, Opinions
 from ben_secure.audit.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
 from ben_secure.audit.rules import Level
 from ben_secure.audit.scan import Judge, Options
@@ -86,8 +86,8 @@ def audit_database(
     """
     options, run = options or Options(), run or Run()
     state = None if run.resume is None else StateFile(run.resume)
-    with _pool(options, run) as workers:
-        audit = _Audit(os.fspath(path), options, run, state, workers)
+    with _pool(options, run) as workers, Fickling(options.classes) as fickling:
+        audit = _Audit(os.fspath(path), options, run, state, workers, fickling)
         report = audit.report()
     if state is not None and audit.finished:
         state.remove()
@@ -122,7 +122,7 @@ def audit_many(
     state = None if run.resume is None else StateFile(run.resume)
     reports: list[AuditReport] = []
     finished = True
-    with _pool(options, run) as workers:
+    with _pool(options, run) as workers, Fickling(options.classes) as fickling:
         for database, problem in _all_databases(paths):
             if on_begin is not None:
                 on_begin(database)
@@ -131,7 +131,7 @@ def audit_many(
             elif any(report.interrupted for report in reports):
                 report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
             else:
-                audit = _Audit(database, options, run, state, workers)
+                audit = _Audit(database, options, run, state, workers, fickling)
                 report = audit.report()
                 finished = finished and audit.finished
             reports.append(report)
@@ -174,8 +174,11 @@ class _Audit:
         finished: Whether there is nothing left that could be judged.
     """
 
-    def __init__(self, path: str, options: Options, run: Run, state: StateFile | None, workers: Workers) -> None:
+    def __init__(
+        self, path: str, options: Options, run: Run, state: StateFile | None, workers: Workers, fickling: Fickling
+    ) -> None:
         self.finished = False
+        self._fickling = fickling
         self._path = path
         self._absolute = os.path.abspath(path)
         self._options = options
@@ -243,7 +246,9 @@ class _Audit:
                 done = Done(tally=self._tally, start=self._start, position=self._position)
                 self._state.keep(self._absolute, identity, described, done, now=now)
 
-        with Opinions(classes=self._options.classes) as opinions:
+        if self._options.opinions:
+            self._fickling.begin()  # it is imported while the first values are judged
+        with Opinions(self._fickling) as opinions:
             if done is None:
                 self._look_at_the_whole()
             else:
