@@ -47,7 +47,7 @@ HOMES = {
     "cryptography": {"signing"},
     "securesystemslib": {"signing"},
     "fickling": {"audit.opinion"},
-    "tifffile": set(),
+    "tifffile": {"encode.geotiff"},
     "imagecodecs": {"encode.geotiff"},
     "pyarrow": {"tables"},
     "PIL": {"quicklook"},
