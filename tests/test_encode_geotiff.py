@@ -22,6 +22,16 @@ from ben_secure.encode.geotiff import MAX_FILE_BYTES, decode_band
 
 B01, B05, VV = BANDS["B01"], BANDS["B05"], BANDS["VV"]
 GOOD = tiff(pixels(B01))
+TILED = tiff(
+    np.frombuffer(b"".join(zlib.compress(bytes(512), 0) for _ in range(4)).ljust(2200, b"1"), np.uint16).reshape(1, -1),
+    tags={256: ("H", [20]), 257: ("H", [20]), 259: ("H", [8]), 322: ("H", [16]), 323: ("H", [16])}
+    | {324: ("I", [8 + place * len(zlib.compress(bytes(512), 0)) for place in range(4)])}
+    | {325: ("I", [len(zlib.compress(bytes(512), 0))] * 4)},
+    without=[273, 278, 279],
+)
+# Tags that tifffile reads in ways of their own: of planes, JPEG, microscopes, Exif and GDAL.
+ODD_TAGS = (254, 266, 270, 284, 317, 322, 324, 330, 338, 347, 513, 530, 32997, 32998, 33628, 33629, 33630, 34118, 34361)
+ODD_TAGS += (34412, 34665, 34680, 34853, 37706, 40965, 42113, 43314, 50838, 50839, 51123, 65426, 65432, 33471, 33560)
 
 
 def same(found, expected):
@@ -174,6 +184,24 @@ def test_any_bytes_give_pixels_or_a_refusal(data):
     content = bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content)
     with contextlib.suppress(ValueError, MissingExtraError):
         assert decode_band(content, B01).shape == (20, 20)
+
+
+@pytest.mark.threat("T15")
+@given(st.data())
+def test_any_tags_give_pixels_or_a_refusal(data):
+    """Tags made into others, of other types, counts and places, give the band's shape or a ValueError, nothing else."""
+    content = bytearray(data.draw(st.sampled_from([GOOD, TILED])))
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = start + 2 + 12 * data.draw(st.integers(0, count - 1))
+        if data.draw(st.booleans()):
+            struct.pack_into("<H", content, place, data.draw(st.sampled_from(ODD_TAGS)))
+        code, offset = data.draw(st.sampled_from([("H", 2), ("I", 4), ("I", 8)]))
+        number = data.draw(st.integers(0, 18) if offset == 2 else st.integers(0, 2**32 - 1) | st.integers(0, 64))
+        struct.pack_into("<" + code, content, place + offset, number)
+    with contextlib.suppress(ValueError, MissingExtraError):
+        assert decode_band(bytes(content), B01).shape == (20, 20)
 
 
 @pytest.mark.threat("T15")

@@ -119,6 +119,8 @@ def _pixels(library: Any, file: _Metered, content: bytes, spec: BandSpec) -> Pix
         # What microscopes write, each in its own way, is read as any other TIFF.
         tif = library.TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False)
         page = tif.pages.first
+    except IndexError as error:
+        raise ValueError("it has no image, or is truncated") from error
     except Exception as error:
         raise ValueError(f"it is no TIFF file, or damaged: {printable(str(error))}") from error
     dtype = _checked(tif, page, content, spec)
