@@ -1,6 +1,7 @@
 """Folders of GeoTIFFs become databases: whole patches, pairs, metadata, failures, interruptions."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -431,7 +432,7 @@ def test_a_worker_that_dies_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "_BATCH", 2)
 
     def kill(done, total):
-        for child in run_module.multiprocessing.active_children():
+        for child in multiprocessing.active_children():
             child.kill()
             child.join()
 

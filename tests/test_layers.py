@@ -48,7 +48,7 @@ HOMES = {
     "cryptography": {"signing"},
     "securesystemslib": {"signing"},
     "fickling": {"audit._fickling_worker"},
-    "tifffile": set(),
+    "tifffile": {"encode.geotiff"},
     "imagecodecs": {"encode.geotiff"},
     "pyarrow": {"tables"},
     "PIL": {"quicklook"},

@@ -148,7 +148,7 @@ def test_a_value_that_loads_is_remarked_on_once_for_each_program(monkeypatch):
     odd, usual = HONEST[0], HONEST[-1]
     with Opinions() as opinions:
         monkeypatch.setattr(
-            opinions._process, "ask", lambda program: {"severity": "SUSPICIOUS", "beyond": ["odd"], "code": []}
+            opinions._fickling, "ask", lambda program: {"severity": "SUSPICIOUS", "beyond": ["odd"], "code": []}
             if b"bigearthnet" in program else {"severity": None, "beyond": [], "code": []},
         )  # fmt: skip
         programs = {Programs().accepted(odd): (b"b", 1), Programs().accepted(usual): (b"a", 0)}
@@ -199,7 +199,7 @@ def test_a_crash_is_no_opinion_and_the_next_question_is_answered():
     """Whatever has killed the process."""
     with Opinions() as opinions:
         opinions.of_refused(SHELL)
-        opinions._process._running.send_signal(signal.SIGKILL)
+        opinions._fickling._running.send_signal(signal.SIGKILL)
         assert opinions.of_refused(HONEST[0]).text == f"{NO_OPINION}: it died"
         assert opinions.of_refused(HONEST[0] + b"N.").given
 
@@ -214,7 +214,7 @@ def test_after_an_interruption_no_answer_is_taken_for_another(monkeypatch):
                 raise KeyboardInterrupt
 
             opinions.of_refused(HONEST[1])
-            patched.setattr(opinions._process, "_receive", interrupt)
+            patched.setattr(opinions._fickling, "_receive", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 opinions.of_refused(HONEST[0])
         assert "system" in opinions.of_refused(SHELL).text
@@ -224,7 +224,7 @@ def test_after_an_interruption_no_answer_is_taken_for_another(monkeypatch):
 def test_memory_is_bounded(asked):
     """A program that takes more than there is ends the process or itself, and not the machine."""
     ask(asked, SHELL + b"N.")
-    limits = pathlib.Path(f"/proc/{asked._process._running.pid}/limits").read_text()
+    limits = pathlib.Path(f"/proc/{asked._fickling._running.pid}/limits").read_text()
     assert f"Max address space         {2**30}" in limits
     assert f"Max data size             {2**30}" in limits
 
@@ -246,7 +246,7 @@ def test_after_some_failures_it_is_not_asked_any_more(monkeypatch):
         def die(_):
             raise opinion._Failure("it died")
 
-        monkeypatch.setattr(opinions._process, "ask", die)
+        monkeypatch.setattr(opinions._fickling, "ask", die)
         said = [opinions.of_refused(SHELL + bytes([n])).text for n in range(4)]
         assert (
             said
@@ -291,7 +291,7 @@ def test_an_answer_that_makes_no_sense_is_no_opinion(answer, monkeypatch):
     """The process may have been taken over: what it says is read as any hostile text."""
     with Opinions() as opinions:
         opinions.of_refused(SHELL)
-        running = opinions._process._running
+        running = opinions._fickling._running
         running.stdout.close()
         monkeypatch.setattr(running, "stdout", io.BytesIO(len(answer).to_bytes(4, "little") + answer))
         said = opinions.of_refused(HONEST[0])

@@ -58,7 +58,7 @@ def read_patch(
 
     Raises:
         EncodeError: Something is missing, doubled, unreadable or misshapen.
-        MissingExtraError: A GeoTIFF is compressed with a scheme that needs imagecodecs.
+        MissingExtraError: tifffile is not installed, or a GeoTIFF is compressed and imagecodecs is not.
     """
     place = os.path.abspath(os.fspath(folder))
     name = os.path.basename(place)

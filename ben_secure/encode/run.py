@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 from collections.abc import Generator, Sequence
@@ -196,6 +195,8 @@ def _from_workers(
     A worker has one batch at a time, so that neither side ever waits for the other to read; its pipe ends with this
     process, and the worker with its pipe.
     """
+    import multiprocessing  # here, because commands that start no workers would wait for it
+
     spawn = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
