@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import strategies
 from assembler import (
+    MEMO,
     REBUILD_PATCH,
     array_blob,
     blob,
@@ -20,6 +21,8 @@ from assembler import (
     canonical_parts,
     dct,
     entry,
+    get,
+    lst,
     name,
     new,
     number,
@@ -567,6 +570,23 @@ class TestValuesThatDifferInPixels:
         assert not loads(zero).band02.data.any()
 
     @pytest.mark.threat("T3")
+    @pytest.mark.parametrize("stored", [dct(text("x"), get(0)), dct(text("x"), lst(get(0)))])
+    def test_metadata_that_is_the_pixels_is_read_the_same_however_much_is_known(self, stored):
+        """Values of the same beginning were seen or not: the same patch, and its own bytes in the metadata."""
+        layout = tup(*(entry(band=text(f"b{place}"), rows=number(10), columns=number(10)) for place in range(30)))
+
+        def value(seed, stored):
+            return canonical(layout=layout, pixels=blob(bytes([seed]) * 3000) + MEMO, stored=stored)
+
+        expected = [at_first(value(seed, stored)) for seed in range(6)]
+        Segments.forget()
+        for seed in range(6):
+            loads(value(seed, b"}"))
+        for seed, patch in enumerate(expected):
+            assert loads(value(seed, stored)) == lent(value(seed, stored)) == patch
+            assert (patch.x if isinstance(patch.x, bytes) else patch.x[0]) == bytes([seed]) * 3000
+
+    @pytest.mark.threat("T3")
     def test_bytes_between_bands_are_looked_at_each_time(self):
         """They depend on the pixels, so no earlier value speaks for them."""
         bands = [
@@ -622,6 +642,25 @@ class TestLegacyValuesThatDifferInPixels:
         values = [legacy(S1, metadata={"map": Maker().array(np.full(600, seed, "<u2"))}) for seed in range(6)]
         Segments.forget()
         assert [int(loads(value).map[0]) for value in values] == [0, 1, 2, 3, 4, 5]
+        assert recognised(values[-1], len(values[-1]), (), DEFAULT_LIMITS) is None
+
+    @pytest.mark.threat("T3")
+    @pytest.mark.parametrize("shape", ["bytes", "list", "array"])
+    def test_metadata_that_is_the_pixels_of_a_band_is_each_value_s_own(self, shape):
+        """One block may be both: then the metadata differs with the pixels, and nothing is recalled."""
+        values = []
+        for seed in range(6):
+            graph = Maker().standard(S1, pixels_of(seed), labels())
+            array = graph.state["bandVH"].state["__dict__"]["data"]
+            both = {"bytes": array.state[4], "list": [array.state[4]], "array": array}[shape]
+            graph.state["__stored_args__"]["both"] = graph.state["both"] = both
+            values.append(write(graph))
+        expected = [at_first(value) for value in values]
+        Segments.forget()
+        for value, patch in zip(values, expected, strict=True):
+            assert loads(value) == lent(value) == patch
+            both = patch.both[0] if shape == "list" else patch.both
+            assert bytes(both) == patch.bandVH.data.tobytes()
         assert recognised(values[-1], len(values[-1]), (), DEFAULT_LIMITS) is None
 
     @pytest.mark.threat("T3")

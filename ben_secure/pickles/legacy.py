@@ -149,7 +149,8 @@ def patch_of(record: PatchRecord, blocks: Blocks, limits: Limits) -> tuple[BigEa
     Returns:
         The patch: bands, dtypes and metadata as the original package has them, on one new buffer. And which blocks its
         pixels are, in their order, if they are all that there are, each once and unchanged, and there is nothing but
-        stored metadata beside them: then nothing else of the patch depends on a byte in a block.
+        stored metadata beside them: then nothing else of the patch depends on a byte in a block, but for bytes objects
+        and arrays in that metadata.
 
     Raises:
         PatchFormatError: A band is missing, doubled, swapped or misshapen, a part is of another type, or the metadata

@@ -100,7 +100,8 @@ def _declared(
     return MappingProxyType(table), Declared(table)
 
 
-_IMMUTABLE = frozenset({str, int, float, bool, bytes, type(None)})
+# Without bytes: they may be those of a block, which are each value's own.
+_IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 
 # Fetched once: what is done for every value.
 _initialise = pickle.Unpickler.__init__
@@ -122,7 +123,7 @@ class PatchUnpickler(pickle.Unpickler):
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
     """
 
-    __slots__ = ("_classes", "_globals", "_lend", "_limits", "_program")
+    __slots__ = ("_classes", "_lend", "_limits", "_program")
 
     def __init__(
         self,
@@ -140,7 +141,6 @@ class PatchUnpickler(pickle.Unpickler):
         """Check the payload, ``value[:end]``, and prepare to execute its program."""
         self._lend = lend
         self._limits = limits
-        self._globals = 0  # looked up so far
         self._classes, pairs = _declared(classes)
         self._program = program = opcodes.check(value, limits, pairs, end)
         if program.tail is None or program.tail.built is None:
@@ -152,7 +152,6 @@ class PatchUnpickler(pickle.Unpickler):
         Raises:
             UnsafePickleError: The pair is not in the table.
         """
-        self._globals += 1
         found = _stand_in((module, name))
         if found is None and (module, name) in self._classes:
             found = self._classes[module, name][0]
@@ -239,19 +238,17 @@ class PatchUnpickler(pickle.Unpickler):
             raise PatchFormatError(f"no patch class is called {printable(kind)}", rule=Rule.PATCH)
         try:
             blocks = self._program.blocks
-            # One global and one block are the call and the pixels: then nothing in the metadata stands for anything.
-            plain = self._globals == 1 and len(blocks) == 1 and pixels is blocks[0]
             if type(pixels) is Block:
                 pixels = blocks[pixels.place]
+            whole = len(blocks) == 1 and pixels is blocks[0]
             if type(pixels) is memoryview and not self._lend:
                 pixels = bytearray(pixels)
-            if not plain:
-                resolver = Resolver(blocks, self._limits)
-                stored, extras = resolver.copy(stored), resolver.copy(extras)
+            resolver = Resolver(blocks, self._limits)
+            stored, extras = resolver.copy(stored), resolver.copy(extras)
             patch = rebuild(record.patch_class, layout, pixels, stored, extras, self._limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
-        if plain and extras is None:
+        if whole and extras is None:
             self._remember(patch, (0,))
         return patch
 
@@ -260,7 +257,8 @@ class PatchUnpickler(pickle.Unpickler):
 
         Args:
             patch: What was built.
-            places: The blocks that its pixels are, in their order. No other byte of the patch comes from a block.
+            places: The blocks that its pixels are, in their order: all of the value's. Metadata may still have their
+                bytes too; such a patch is not kept.
         """
         tail, stored = self._program.tail, patch.__stored_args__
         own = PATCH_RECORDS[patch._kind].patch_class is type(patch)  # not of the caller's classes
@@ -281,7 +279,7 @@ class PatchUnpickler(pickle.Unpickler):
 
 
 def _is_flat(stored: dict[str, object]) -> bool:
-    """Whether ``_copied`` copies all metadata that can change, and nothing of it is one object in two places."""
+    """Whether ``_copied`` copies all metadata that can change, and none of it is in two places or from a block."""
     lists = [value for value in stored.values() if type(value) not in _IMMUTABLE]
     plain = all(type(value) is list and _IMMUTABLE.issuperset(map(type, value)) for value in lists)
     return plain and len(set(map(id, lists))) == len(lists)
