@@ -11,7 +11,7 @@ from legacy_values import GENERATIONS, small_tree, tree, write
 from strategies import TwoBandPatch, make_patch
 
 from ben_secure import BenSecureError, Limits, loads
-from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, findings, run, scan_value
+from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, findings, scan_value, structure
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.formats import format_of
 from ben_secure.audit.rules import Level
@@ -266,7 +266,7 @@ def test_a_missing_database_is_undecided(tmp_path):
 @pytest.mark.parametrize(("first", "exit_code"), [(HONEST[0], 2), (SHELL, 1)])
 def test_damage_is_undecided_unless_something_was_refused_before(tmp_path, monkeypatch, first, exit_code):
     """What was found before the damage is reported; a refusal outweighs what is unknown."""
-    monkeypatch.setattr(run, "structure_findings", lambda path: [])
+    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [])
     database = make_database(tmp_path / "db", {b"a": first, b"b": b"MARK" + bytes(9000), b"c": SHELL})
     damage(database, b"MARK")
     report = audit_database(database)

@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from test_audit import HONEST, NAME, SHELL, make_database
 
 from ben_secure import StoreError
-from ben_secure.audit import Options, Run, audit_database, audit_many, run
+from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, structure
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run import exit_code_of
 from ben_secure.cli import main
@@ -45,7 +46,7 @@ PUBLISHER = SigningKey.generate()
 @pytest.fixture(autouse=True)
 def no_structure(monkeypatch):
     """What is found of the database as a whole has tests of its own (test_structure), and takes a process."""
-    monkeypatch.setattr(run, "structure_findings", lambda path: [])
+    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [])
 
 
 def errors(report):
@@ -259,18 +260,56 @@ def test_resumed_it_ends_as_if_it_had_not_been_interrupted(database, tmp_path, a
     assert not state.exists()
 
 
+def test_the_database_as_a_whole_comes_first_however_long_it_takes(database, monkeypatch):
+    """Ranges are judged meanwhile and held back: the report is the same as if the pages had been checked before."""
+    of_the_whole = Finding(rule=Rule.FOREIGN_FILE, message="odd")
+    judged, told = threading.Event(), []
+
+    def slow(path, started):
+        assert judged.wait(60)
+        return [of_the_whole]
+
+    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [of_the_whole])
+    expected = audit_database(database, run=Run(workers=1), options=QUIET)
+    monkeypatch.setattr(structure, "structure_findings", slow)
+    how = Run(workers=1, progress=lambda done, *_: done >= 64 and judged.set(), on_finding=told.append)
+    assert audit_database(database, run=how, options=QUIET) == expected
+    assert tuple(told) == expected.findings
+    assert told[0] == of_the_whole
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_an_audit_interrupted_before_the_whole_was_looked_at_is_not_kept(database, monkeypatch, tmp_path, looked):
+    """What is known is told, but the next run begins anew and looks at the whole; if it was, it goes on."""
+    closed = threading.Event()
+
+    def check(path, started):
+        if not looked:
+            closed.wait(60)
+        return []
+
+    monkeypatch.setattr(structure, "structure_findings", check)
+    monkeypatch.setattr(structure.StructureCheck, "close", lambda check: closed.set())
+    state, told = tmp_path / "state", []
+    how = Run(workers=1, resume=state, progress=Interrupted(1), on_finding=told.append)
+    report = audit_database(database, run=how, options=QUIET)
+    assert (report.checked, report.refused, report.interrupted) == (32, 1, True)
+    assert tuple(told) == report.findings
+    assert state.exists() == looked
+
+
 @pytest.mark.threat("T12")
 def test_what_could_not_be_checked_is_not_forgotten_by_an_interruption(database, tmp_path, monkeypatch):
     """If the database as a whole was not looked at, going on does not make it clean; the twin, where it was, is."""
 
-    def busy(path):
+    def busy(path, started):
         raise StoreError("somebody writes all the time")
 
     state = tmp_path / "state"
-    for check, words in ((busy, "somebody writes all the time"), (lambda path: [], None)):
-        monkeypatch.setattr(run, "structure_findings", check)
+    for check, words in ((busy, "somebody writes all the time"), (lambda path, started: [], None)):
+        monkeypatch.setattr(structure, "structure_findings", check)
         audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
-        monkeypatch.setattr(run, "structure_findings", lambda path: [])
+        monkeypatch.setattr(structure, "structure_findings", lambda path, started: [])
         report = audit_database(database, run=Run(resume=state), options=QUIET)
         assert (report.resumed, report.undecided) == (32, words)
 

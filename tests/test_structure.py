@@ -3,10 +3,12 @@
 import os
 import pathlib
 import random
+import signal
 import stat
 import struct
 import subprocess
 import sys
+import time
 import types
 
 import lmdb
@@ -18,7 +20,7 @@ from test_audit import make_database
 from ben_secure import StoreError
 from ben_secure.audit import structure
 from ben_secure.audit._verify_worker import unexplained
-from ben_secure.audit.structure import structure_findings
+from ben_secure.audit.structure import StructureCheck, structure_findings
 from ben_secure.errors import Rule
 
 BIG = 20_000  # bytes of a value that has pages of its own
@@ -220,8 +222,8 @@ def test_a_database_that_changes_all_the_time_is_undecided(database, monkeypatch
     """What was checked was no state of the database, so nothing is said of it; if it stops, all is well."""
     verify, times = structure._verify, []
 
-    def busy(path, facts):
-        message = verify(path, facts)
+    def busy(path, facts, started):
+        message = verify(path, facts, started)
         if len(times) < wanted:
             times.append(make_database(path, {b"new%d" % len(times): b"x"}))
         return message
@@ -254,10 +256,37 @@ def test_limits_of_the_user_stay(database):
 @pytest.mark.parametrize("ending", [[sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], ["/bin/false"]])
 def test_a_check_that_ends_for_another_reason_is_undecided(database, monkeypatch, ending):
     """Somebody has killed it, or it cannot run; that says nothing about the database."""
-    run = subprocess.run
-    monkeypatch.setattr(structure.subprocess, "run", lambda _, **options: run(ending, **options))
+    popen = subprocess.Popen
+    monkeypatch.setattr(structure.subprocess, "Popen", lambda _, **options: popen(ending, **options))
     with pytest.raises(StoreError, match=r"cannot check the pages: the process that was to do it ended with (-9|1): "):
         structure_findings(database)
+
+
+def test_a_check_in_the_background_says_the_same(database):
+    """Of a sound database and of a damaged one; it is over when it says so."""
+    for expected in ([], [Rule.DAMAGED]):
+        check = StructureCheck(str(database))
+        assert [finding.rule for finding in check.findings()] == expected
+        assert check.done()
+        check.close()
+        patch_file(database, overflow_page(database) * 4096 + 12, "<I", 7)
+
+
+def test_a_check_in_the_background_can_be_ended(database, monkeypatch):
+    """Its process does not outlive it, whatever that is at."""
+    popen, running = subprocess.Popen, []
+
+    def sleeping(_, **options):
+        running.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **options))
+        return running[-1]
+
+    monkeypatch.setattr(structure.subprocess, "Popen", sleeping)
+    check = StructureCheck(str(database))
+    while not running:
+        time.sleep(0.01)
+    assert not check.done()
+    check.close()
+    assert running[0].returncode == -signal.SIGKILL
 
 
 def test_the_check_imports_nothing_from_where_it_is_run(database, monkeypatch, tmp_path):

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from ben_secure.audit.discover import databases_in
-from ben_secure.audit.findings import AuditReport, Finding, Tally
+from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
 from ben_secure.audit.opinion import Fickling, Opinions
 from ben_secure.audit.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
 from ben_secure.audit.rules import Level
 from ben_secure.audit.scan import Judge, Options
 from ben_secure.audit.state import Done, StateFile, describe
-from ben_secure.audit.structure import structure_findings
+from ben_secure.audit.structure import StructureCheck
 from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.errors import StoreError, UndecidedError, UntrustedDataError
 from ben_secure.store.pages import PageReader
@@ -190,6 +190,7 @@ class _Audit:
         self._resumed = 0
         self._sampled = False
         self._interrupted = False
+        self._whole_known = False  # whether what is to be said of the database as a whole is in the tally
         self._undecided: str | None = None
         self._start: bytes | None = b""  # where to go on; None at the end
         self._position = 0  # records before it
@@ -242,20 +243,22 @@ class _Audit:
         done = None if self._state is None else self._state.done(self._absolute, identity, described)
 
         def keep(now: bool) -> None:
-            if self._state is not None and self._tally.done:
+            if self._state is not None and self._whole_known and self._tally.done:
                 done = Done(tally=self._tally, start=self._start, position=self._position)
                 self._state.keep(self._absolute, identity, described, done, now=now)
 
         if self._options.opinions:
             self._fickling.begin()  # it is imported while the first values are judged
-        with Opinions(self._fickling) as opinions:
+        with Opinions(self._fickling) as opinions, ExitStack() as cleanup:
+            whole = None
             if done is None:
-                self._look_at_the_whole()
+                whole = StructureCheck(self._path)
+                cleanup.callback(whole.close)
             else:
                 self._take_up(done, opinions, pages)
             try:
                 if self._start is not None:
-                    self._judge(pages, self._start, opinions, keep)
+                    self._judge(pages, self._start, opinions, keep, whole)
             finally:
                 keep(now=True)
         if self._undecided is None and identity_of(pages) != identity:
@@ -268,15 +271,17 @@ class _Audit:
                 f"{self._position} records were found, {self._entries} were announced; fetch this database again"
             )
 
-    def _look_at_the_whole(self) -> None:
+    def _look_at_the_whole(self, check: StructureCheck) -> None:
         try:
-            for finding in structure_findings(self._path):
+            for finding in check.findings():
                 self._add(finding)
         except StoreError as error:
             self._tally.undecided = error.message  # in the tally, so that a resumed audit knows it too
+        self._whole_known = True
 
     def _take_up(self, done: Done, opinions: Opinions, pages: PageReader) -> None:
         """Go on where an earlier audit was interrupted."""
+        self._whole_known = True
         self._start, self._position = done.start, done.position
         self._resumed = done.tally.done
         # So that fickling's opinions are known again that were told already.
@@ -285,7 +290,14 @@ class _Audit:
         self._tell(done.tally.findings)
         self._tally.extend(done.tally)
 
-    def _judge(self, pages: PageReader, start: bytes, opinions: Opinions, keep: Callable[[bool], None]) -> None:
+    def _judge(
+        self,
+        pages: PageReader,
+        start: bytes,
+        opinions: Opinions,
+        keep: Callable[[bool], None],
+        whole: StructureCheck | None,
+    ) -> None:
         run, options = self._run, self._options
         if self._sampled and run.sample is not None:
             picked = sample(pages, self._absolute, options, run.sample)
@@ -294,7 +306,7 @@ class _Audit:
             records = max(_FEWEST_RECORDS, 1 + self._entries // (_processors(run) * _RANGES_A_WORKER))
             tasks = cut(pages, self._absolute, options, min(_MOST_RECORDS, records), start, self._position)
         with closing(self._runner(tasks, lambda task, place: split(pages, task, place))) as judged:
-            for task, part in judged:
+            for task, part in self._held_back(self._watched(judged), whole):
                 if part.undecided == CHANGED:
                     self._undecided = CHANGED
                     return
@@ -303,9 +315,39 @@ class _Audit:
                 self._tally.extend(part)
                 self._start, self._position = task.stop, task.position + task.records
                 keep(False)
-                if run.progress is not None:
-                    run.progress(self._tally.done, self._total(), self._tally.value_bytes)
         self._start = None
+
+    def _watched(self, judged: Iterable[tuple[RangeTask, Tally]]) -> Iterator[tuple[RangeTask, Tally]]:
+        """Tell of the progress, after each range is taken care of."""
+        done, value_bytes = self._tally.done, self._tally.value_bytes
+        for task, part in judged:
+            yield task, part
+            done += part.done
+            value_bytes += part.value_bytes
+            if self._run.progress is not None:
+                self._run.progress(done, self._total(), value_bytes)
+
+    def _held_back(
+        self, judged: Iterator[tuple[RangeTask, Tally]], whole: StructureCheck | None
+    ) -> Iterator[tuple[RangeTask, Tally]]:
+        """Hold what is judged back until the database as a whole was looked at, for its findings come first."""
+        held: list[tuple[RangeTask, Tally]] = []
+        findings = 0
+        try:
+            while whole is not None and not whole.done() and findings < MAX_FINDINGS:
+                judged_next = next(judged, None)
+                if judged_next is None:
+                    break
+                held.append(judged_next)
+                findings += len(judged_next[1].findings)
+            if whole is not None:
+                self._look_at_the_whole(whole)
+        except KeyboardInterrupt:
+            yield from held  # what is known is told
+            raise
+        yield from held
+        held.clear()
+        yield from judged
 
 
 def _processors(run: Run) -> int:

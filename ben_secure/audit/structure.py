@@ -18,6 +18,9 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 from ben_secure.audit.findings import Finding
 from ben_secure.errors import BenSecureError, Rule, StoreError, printable
@@ -37,11 +40,46 @@ _SHOWN = 5
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def structure_findings(path: str | os.PathLike[str]) -> list[Finding]:
+Started: TypeAlias = Callable[["subprocess.Popen[bytes]"], None]
+"""Told of the process that checks the pages."""
+
+
+class StructureCheck:
+    """``structure_findings`` in a thread, while the values are judged; to be closed."""
+
+    def __init__(self, path: str) -> None:
+        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ben-secure-structure")
+        self._future = self._thread.submit(structure_findings, path, self._started)
+
+    def _started(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        if self._closed:
+            process.kill()
+
+    def done(self) -> bool:
+        """Whether ``findings`` would not wait."""
+        return self._future.done()
+
+    def findings(self) -> list[Finding]:
+        """Wait for what was found; raises as ``structure_findings``."""
+        return self._future.result()
+
+    def close(self) -> None:
+        """End it, whatever it is at."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()
+        self._thread.shutdown()
+
+
+def structure_findings(path: str | os.PathLike[str], started: Started = lambda process: None) -> list[Finding]:
     """Find what is wrong with a database apart from its values.
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself.
+        started: Called with each process that checks the pages, so that it can be ended.
 
     Returns:
         At most one finding of each of ``database-damaged``, ``foreign-file``, ``writable-by-others`` and
@@ -55,19 +93,19 @@ def structure_findings(path: str | os.PathLike[str]) -> list[Finding]:
     name = os.fspath(path)
     if "\0" in name:  # no file has such a name
         return []
-    found = [_damaged(name), _foreign_files(name), _writable(name), _owner(name)]
+    found = [_damaged(name, started), _foreign_files(name), _writable(name), _owner(name)]
     return [finding for finding in found if finding is not None]
 
 
 # Pages.
 
 
-def _damaged(path: str) -> Finding | None:
+def _damaged(path: str, started: Started) -> Finding | None:
     for _ in range(_ATTEMPTS):
         before = _facts(path)
         if before is None:
             return None
-        message = _verify(path, before)
+        message = _verify(path, before, started)
         if _facts(path) == before:
             return None if message is None else Finding(rule=Rule.DAMAGED, message=message)
     raise StoreError("the database was changed while its pages were checked; check it again when nobody writes")
@@ -82,7 +120,7 @@ def _facts(path: str) -> DatabaseFacts | None:
         return None
 
 
-def _verify(path: str, facts: DatabaseFacts) -> str | None:
+def _verify(path: str, facts: DatabaseFacts, started: Started) -> str | None:
     """Run ``lmdb.verify``: what it finds in one line, or None."""
     pages = facts.last_page
     needed = _CPU_SECONDS + _CPU_SECONDS_A_PAGE * pages + _CPU_SECONDS_A_RECORD * facts.entries
@@ -93,28 +131,30 @@ def _verify(path: str, facts: DatabaseFacts) -> str | None:
     command = [sys.executable, "-I", "-S", "-W", "ignore", _WORKER, str(file.descriptor), str(seconds), str(memory)]
     search_path = [place for place in sys.path if place]
     try:
-        done = subprocess.run(
+        with subprocess.Popen(
             [*command, *search_path],
-            check=False,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             pass_fds=[file.descriptor],
-        )
+        ) as process:
+            started(process)
+            said, complaint = process.communicate()
     except OSError as error:
         raise StoreError(f"cannot start a process to check the pages: {printable(str(error))}") from error
     finally:
         file.close()
-    if done.returncode == 0:
-        result = json.loads(done.stdout)
+    if process.returncode == 0:
+        result = json.loads(said)
         return _summary(result["faults"], result["first"]) if result["faults"] else None
-    exhausted = done.returncode == -signal.SIGXCPU or b"MemoryError" in done.stderr
+    exhausted = process.returncode == -signal.SIGXCPU or b"MemoryError" in complaint
     if exhausted and not _less_allowed(seconds, memory):
         return (
             f"the check of its {pages} pages did not end within {seconds} s of processor time and {memory >> 20} MB; "
             "no file of this size that LMDB has written needs as much; fetch this database again"
         )
-    said = printable(done.stderr[-300:].decode("utf-8", "replace").strip().rpartition("\n")[2], 300)
-    raise StoreError(f"cannot check the pages: the process that was to do it ended with {done.returncode}: {said}")
+    last = printable(complaint[-300:].decode("utf-8", "replace").strip().rpartition("\n")[2], 300)
+    raise StoreError(f"cannot check the pages: the process that was to do it ended with {process.returncode}: {last}")
 
 
 def _less_allowed(seconds: int, memory: int) -> bool:
