@@ -191,6 +191,66 @@ def mean_of(image):
     return {"mean": image.mean((1, 2))}
 
 
+class FirstThree(PatchDataset):
+    """A dataset that gives out a part of each batch, where it lies."""
+
+    def __getitem__(self, index):
+        images, labels = super().__getitem__(index)
+        return images[..., :3, :, :], labels
+
+
+class ChannelsLast(PatchDataset):
+    """A dataset that gives out another view of each batch."""
+
+    def __getitem__(self, index):
+        images, labels = super().__getitem__(index)
+        return images.movedim(-3, -1), labels
+
+
+class WithPlaces(PatchDataset):
+    """A dataset that gives out more than images and labels."""
+
+    def __getitem__(self, index):
+        return *super().__getitem__(index), index
+
+
+@pytest.mark.parametrize("kind", [FirstThree, ChannelsLast, WithPlaces])
+def test_what_a_dataset_of_the_caller_s_makes_of_a_batch_crosses(tagged, kind):
+    """Also where it begins in a slab and is another view of it than was lent."""
+    dataset = kind(tagged, bands="all", mac_key=KEY, context=CONTEXT)
+    expected = [
+        [part if isinstance(part, list) else part.clone() for part in batch] for batch in batch_loader(dataset, 4)
+    ]
+    found = [
+        [part if isinstance(part, list) else part.clone() for part in b]
+        for b in batch_loader(dataset, 4, num_workers=1)
+    ]
+    assert str(found) == str(expected)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(found, expected, strict=True))
+
+
+def replaced(images):
+    images[10] = images[10] * 0
+    return images
+
+
+def turned(image):
+    return image.transpose_(1, 2)
+
+
+def test_a_transform_may_change_the_patch_it_was_given(tagged):
+    """Put other tensors into it, or turn it: a batch has what the patches one by one have."""
+    for options in ({"size": None, "transform": replaced}, {"transform": turned}):
+        dataset = PatchDataset(tagged, mac_key=KEY, context=CONTEXT, **options)
+        one, batch = dataset[1][0], dataset.batch([0, 1])[0]
+        if isinstance(one, dict):
+            assert not batch[10].any()
+            assert batch[20].any()
+            assert all(torch.equal(batch[name][1], one[name]) for name in one)
+        else:
+            assert torch.equal(batch[1], one)
+
+
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pinned_memory_gives_the_same(dataset, workers):
@@ -347,8 +407,51 @@ class TestMemory:
             os._exit(0)
         os.waitpid(child, 0)
         assert not slab.is_free()
+        assert not slab.is_retired()
         del received
-        assert slab.is_free()
+        assert slab.is_retired()
+
+    def test_what_a_fork_may_see_is_not_lent_again(self, dataset):
+        """A forked process shares the memory of a batch, and the worker cannot know when it has done with it."""
+        loader = batch_loader(dataset, 3, num_workers=1, persistent_workers=True)
+        iterator = iter(loader)
+        images, _labels = next(iterator)
+        before = images.numpy().copy()
+        (begin, begun), (answer, answered) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.read(begin, 1)
+            os.write(answered, b"%d" % np.array_equal(images.numpy(), before))
+            os._exit(0)
+        del images
+        for _ in range(3):
+            expected = listed(batch_loader(dataset, 3))
+            found = listed(loader)
+            assert same(found, expected)
+        os.write(begun, b"x")
+        assert os.read(answer, 1) == b"1"
+        os.waitpid(child, 0)
+        for end in (begin, begun, answer, answered):
+            os.close(end)
+
+    def test_a_slab_that_a_fork_may_see_is_given_up(self):
+        """One that arrives after the fork is lent again, as without one."""
+        pool, mapped = Pool(shared=True, most=1), Mapped()
+        for forks in (True, False):
+            lent = torch.from_numpy(pool.lend(2**18))
+            slab = pool.slab_at(lent.data_ptr())
+            received = mapped.open(slab.token, slab.send(), 2**18)
+            del lent
+            if forks:
+                child = os.fork()
+                if child == 0:
+                    os._exit(0)
+                os.waitpid(child, 0)
+            del received
+            assert slab.is_free() is not forks
+            assert slab.is_retired() is forks
+            assert (slab.token in mapped._tensors) is not forks
+        assert torch.from_numpy(pool.lend(2**18)) is not None
 
 
 def test_without_torch_the_error_names_the_extra(tmp_path):

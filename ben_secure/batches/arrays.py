@@ -238,10 +238,27 @@ class PatchArrays:
         """Apply the transform to each patch of a batch; what is changed in place stays where it is."""
         if self.transform is None:
             return whole
+        parts = [self._parts(image) for image in images]
         results = [self.transform(image) for image in images]
-        if all(result is image for result, image in zip(results, images, strict=True)):
+        if all(
+            result is image and self._has_parts(image, before)
+            for result, image, before in zip(results, images, parts, strict=True)
+        ):
             return whole
         return self._stack(results)
+
+    def _parts(self, image: Any) -> list[tuple[Any, Any, Any]]:
+        """Name, array and memory of each array of a patch."""
+        named = image if isinstance(image, dict) else {None: image}
+        return [(name, array, self._memory(array)) for name, array in named.items()]
+
+    def _has_parts(self, image: Any, before: list[tuple[Any, Any, Any]]) -> bool:
+        """Whether a patch still has the same arrays: a transform may put others in their place, or turn them."""
+        named = image if isinstance(image, dict) else {None: image}
+        return len(named) == len(before) and all(
+            name == now and array is there and memory == self._memory(array)
+            for (name, array, memory), (now, there) in zip(before, named.items(), strict=True)
+        )
 
     # What torch does in another way.
 
@@ -251,6 +268,9 @@ class PatchArrays:
 
     def _native(self, array: Float32) -> Any:
         return array
+
+    def _memory(self, array: Any) -> Any:
+        return array.__array_interface__
 
     def _stack(self, results: list[Any]) -> Any:
         if isinstance(results[0], dict):

@@ -68,6 +68,9 @@ class PatchDataset(PatchArrays, Dataset[Any]):
     def _native(self, array: npt.NDArray[np.float32]) -> Any:
         return torch.from_numpy(array)
 
+    def _memory(self, array: Any) -> Any:
+        return array.data_ptr(), array.shape, array.stride()
+
     def _stack(self, results: list[Any]) -> Any:
         return default_collate(results)
 

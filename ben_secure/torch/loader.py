@@ -103,16 +103,29 @@ class Delivery:
         worker = get_worker_info()
         if worker is None:
             return batch
-        images, labels = batch if isinstance(batch, tuple) else (batch, None)
-        resolutions = tuple(images) if isinstance(images, dict) else ()
+        images, labels = batch if type(batch) is tuple and len(batch) == 2 else (batch, None)
+        resolutions = tuple(images) if type(images) is dict else ()
         tensors = list(images.values()) if resolutions else [images]
-        if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
-            return batch  # of the caller's transform
+        plain = (images is batch) == (labels is None) and type(labels) in (type(None), list, torch.Tensor)
+        if not plain or not _lie_end_to_end(tensors):
+            return batch  # of the caller's transform or dataset; torch sends it
         slab = _base(worker.dataset).pool().slab_at(tensors[0].data_ptr())
         return batch if slab is None else _Parcel(self.session, slab, resolutions, tensors, labels)
 
     def __reduce__(self) -> tuple[Callable[..., Delivery], tuple[str]]:
         return _delivery_of, (self.session,)
+
+
+def _lie_end_to_end(tensors: list[Any]) -> bool:
+    """Whether their shapes are enough to find them in a slab: as they were lent, and no other views of it."""
+    end = None
+    for tensor in tensors:
+        if type(tensor) is not torch.Tensor or tensor.dtype != torch.float32 or tensor.requires_grad:
+            return False
+        if not tensor.is_contiguous() or tensor.data_ptr() != (end or tensor.data_ptr()):
+            return False
+        end = tensor.data_ptr() + 4 * tensor.numel()
+    return True
 
 
 def _delivery_of(session: str) -> Delivery:
@@ -132,7 +145,7 @@ class _Parcel:
     ) -> None:
         self._tensors = tensors  # they keep the slab until the parcel is packed
         self._slab = slab
-        plain = labels.numpy() if isinstance(labels, torch.Tensor) else labels
+        plain = labels.numpy() if isinstance(labels, torch.Tensor) else labels  # a Delivery lets no others come here
         self._rest = [tuple(tensor.shape) for tensor in tensors], resolutions, plain
         self._session = session
 

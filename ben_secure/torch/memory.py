@@ -4,7 +4,8 @@ Memory that is new is touched page by page for the first time, which costs more 
 10 times the copy). So a ``Pool`` keeps a few slabs, and lends one again as soon as nothing refers to what was lent: a
 tensor made by ``torch.from_numpy`` keeps the very array that it was made from alive, and so does every view of it, so
 a weak reference to that array tells. Between processes, one byte in front of a shared slab says that the other side
-still has it. Nothing here knows of patches.
+still has it. A process that is forked from that side shares the memory and cannot say when it lets go: what it may see
+is never lent again. Nothing here knows of patches.
 """
 
 from __future__ import annotations
@@ -28,9 +29,21 @@ if TYPE_CHECKING:
 Token: TypeAlias = tuple[int, int]
 """What a slab is called on both sides: the process that made it, and its number there."""
 
-_HEADER = 16  # floats, one cache line; the first byte is 1 while the other process has the slab
+_HEADER = 16  # floats, one cache line; the first byte says who has the slab
+_HERE, _AWAY, _RETIRED = 0, 1, 2  # the worker; the other process; a process that was forked from it, for good
 _MIN_FLOATS = 2**18  # less than 1 MiB is not worth keeping
 _numbers = itertools.count()
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    # Twice, for what arrives between the first and the fork itself.
+    os.register_at_fork(before=_count_fork, after_in_parent=_count_fork)
 
 
 def shared_tensor(floats: int) -> torch.Tensor:
@@ -56,7 +69,7 @@ class Slab:
             self.tensor.numpy() if self.tensor is not None else np.empty(_HEADER + floats, np.float32)
         )
         self._state = self._array[:1].view(np.uint8)
-        self._state[0] = 0
+        self._state[0] = _HERE
         self._lent: Callable[[], Float32 | None] = lambda: None
 
     @property
@@ -66,7 +79,11 @@ class Slab:
 
     def is_free(self) -> bool:
         """Whether nothing refers to what was lent, here or in the other process."""
-        return self._lent() is None and not self._state[0]
+        return self._lent() is None and self._state[0] == _HERE
+
+    def is_retired(self) -> bool:
+        """Whether a process that the other one forked may still refer to it."""
+        return bool(self._state[0] == _RETIRED)
 
     def lend(self, floats: int) -> Float32:
         """Lend it; the array, or a tensor made of exactly this array, is what keeps it."""
@@ -80,7 +97,7 @@ class Slab:
 
     def send(self) -> torch.Tensor | None:
         """Mark it as being in the other process; returns what that has to map, None if it has already."""
-        self._state[0] = 1
+        self._state[0] = _AWAY
         if self.sent:
             return None
         self.sent = True
@@ -107,6 +124,7 @@ class Pool:
         if floats < _MIN_FLOATS:
             return None
         with self._lock:
+            self._slabs = [slab for slab in self._slabs if not slab.is_retired()]
             for slab in [slab for slab in self._slabs if slab.is_free()]:
                 if slab.floats >= floats:
                     return slab.lend(floats)
@@ -144,13 +162,19 @@ class Mapped:
             self._tensors[token] = new
         whole: Float32 = self._tensors[token].numpy()
         array = whole[_HEADER : _HEADER + floats]
-        weakref.finalize(array, self._release, whole[:1].view(np.uint8), os.getpid()).atexit = False
+        state = whole[:1].view(np.uint8)
+        weakref.finalize(array, self._release, token, state, os.getpid(), _forks).atexit = False
         return torch.from_numpy(array)
 
-    def _release(self, state: npt.NDArray[np.uint8], process: int) -> None:
-        if process == os.getpid():  # a process that was forked meanwhile has no say
-            state[0] = 0
-            self._forget_dead()
+    def _release(self, token: Token, state: npt.NDArray[np.uint8], process: int, forks: int) -> None:
+        if process != os.getpid():  # a process that was forked meanwhile has no say
+            return
+        if forks == _forks:
+            state[0] = _HERE
+        else:  # and no way to say that it has done with what it got
+            state[0] = _RETIRED
+            self._tensors.pop(token, None)
+        self._forget_dead()
 
     def _forget_dead(self) -> None:
         """Unmap the slabs of workers that have ended; what is still in use stays until it is not."""
