@@ -38,7 +38,7 @@ def test_the_opinion_stands_below_what_was_found():
     finding = Finding(lmdb_key=b"a", rule=Rule.PATCH, message="odd", opinion="fickling: suspicious; f(x)")
     text = printed(report_of([finding], opinions=Counter({"as honest": 2, "more": 1})))
     assert re.search(r"odd\s*\n\s+fickling: suspicious; f\(x\)\s*\n", text)
-    assert "second opinion of fickling, by program: 2 as in honest patches, 1 more than in honest patches" in text
+    assert "second opinion of fickling on 3 distinct programs: 2 as in honest patches, 1 more than in" in text
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,17 @@ def test_a_database_that_is_refused_as_a_whole_says_so():
     lines = printed(report_of([Finding(rule=Rule.DAMAGED, message="odd pages")])).splitlines()
     assert re.match(r"error\s+\(database\)\s+database-damaged", lines[2])
     assert lines[-1] == "REFUSED: some.lmdb itself, none of its 5 values; see the findings"
+
+
+@pytest.mark.parametrize(
+    ("checked", "words"),
+    [(0, "its values were not judged"), (3, "none of the 3 values that were judged")],
+)
+def test_a_damaged_database_says_why_the_rest_was_not_judged(checked, words):
+    """It does not look as if all values had been judged, and the reason is there."""
+    damaged = [Finding(rule=Rule.DAMAGED, message="odd pages")]
+    lines = printed(report_of(damaged, checked=checked, entries=9, undecided="torn page")).splitlines()
+    assert lines[-2:] == ["not finished: torn page", f"REFUSED: some.lmdb itself, {words}; see the findings"]
 
 
 def test_a_refused_database_that_was_not_finished_says_both():

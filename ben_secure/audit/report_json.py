@@ -88,6 +88,7 @@ def facts(report: AuditReport) -> dict[str, object]:
         "clean": report.clean,
         "refused": report.refused,
         "skipped": tally.skipped,
+        "resumed": report.resumed,
         "sampled": report.sampled,
         "interrupted": report.interrupted,
         "value_bytes": report.value_bytes,

@@ -42,7 +42,7 @@ def to_table(report: AuditReport, console: Console) -> None:
         console.print(f"and {more:,} more finding{'s' if more > 1 else ''}; {listed}", soft_wrap=True)
     for line in _counts(report):
         console.print(line, soft_wrap=True)
-    if report.refused and report.undecided is not None:
+    if report.verdict == "refused" and report.undecided is not None:  # an undecided verdict says it itself
         console.print(f"not finished: {printable(report.undecided, 1000)}", soft_wrap=True)
     console.print(_verdict(report), style=_STYLES[report.verdict], soft_wrap=True)
 
@@ -85,7 +85,8 @@ def opinions_of(report: AuditReport) -> str:
         return ""
     words = (("as honest", "as in honest patches"), ("more", "more than in honest patches"), ("none", "no opinion"))
     listed = ", ".join(f"{opinions[name]:,} {text}" for name, text in words if opinions[name])
-    return f"second opinion of fickling, by program: {listed}"
+    programs = opinions.total()
+    return f"second opinion of fickling on {programs:,} distinct program{'s' if programs > 1 else ''}: {listed}"
 
 
 def _counts(report: AuditReport) -> list[str]:
@@ -132,6 +133,13 @@ def _brief(finding: Finding) -> str:
     return finding.message.partition(";")[0].removesuffix(f" ({finding.opcode} at byte {finding.offset})")
 
 
+def _none_refused(report: AuditReport) -> str:
+    """Write that no value was refused, and whether all were judged."""
+    if report.undecided is None:
+        return f"none of its {report.checked:,} values"
+    return f"none of the {report.checked:,} values that were judged" if report.checked else "its values were not judged"
+
+
 def _verdict(report: AuditReport) -> str:
     database = printable(report.database, 400)
     if report.verdict == "clean":
@@ -140,7 +148,7 @@ def _verdict(report: AuditReport) -> str:
         trusted = f" ({skipped:,} because a verified manifest lists them)" if skipped else ""
         return f"CLEAN: {values} in {database} are patches and nothing else{trusted}"
     if report.verdict == "refused" and not report.refused:
-        return f"REFUSED: {database} itself, none of its {report.checked:,} values; see the findings"
+        return f"REFUSED: {database} itself, {_none_refused(report)}; see the findings"
     if report.verdict == "refused":
         return f"REFUSED: {report.refused:,} of {report.checked:,} values in {database}; do not load it with pickle"
     return f"UNDECIDED: {database}: {printable(report.undecided or 'nothing was checked', 1000)}"

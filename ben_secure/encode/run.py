@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
 from ben_secure.errors import BenSecureError, EncodeError, StoreError, printable
+from ben_secure.interrupts import uninterrupted
 from ben_secure.store.rewrite import Progress
 from ben_secure.store.writer import PatchWriter
 from ben_secure.tables import Rows, read_table
@@ -204,7 +205,8 @@ def _from_workers(
         for _ in range(min(workers, len(batches))):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(target=_work, args=(theirs, labels), daemon=True)
-            process.start()
+            with uninterrupted():
+                process.start()
             theirs.close()
             pipes.append(ours)
             processes.append(process)

@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
 from ben_secure.errors import BenSecureError, StoreError
+from ben_secure.interrupts import uninterrupted
 from ben_secure.stats.results import Statistics
 from ben_secure.stats.tally import Tally
 from ben_secure.store.reader import PatchReader
@@ -103,7 +104,8 @@ def _tallied_by(reader: PatchReader, workers: int) -> Iterator[Tally]:
     )
     try:
         for names in _batches(reader):
-            pending.append(pool.submit(_work, names))
+            with uninterrupted():  # it starts a worker if none is idle
+                pending.append(pool.submit(_work, names))
             if len(pending) > workers * _AHEAD:
                 yield pending.popleft().result()
         while pending:

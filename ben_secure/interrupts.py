@@ -1,0 +1,43 @@
+"""Start worker processes that Ctrl-C cannot reach before they can ignore it.
+
+A terminal sends SIGINT to all processes of a job. A spawned worker needs a second to import what it works with, and
+would print a traceback until then. What is blocked here is never lost: it arrives when the block ends.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep SIGINT from this thread while the block runs; processes that are spawned in it inherit that and keep it."""
+    from multiprocessing import resource_tracker  # here, because commands that start no workers would wait for it
+
+    # Starting the first spawned process starts the tracker before it, which unblocks SIGINT.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        with _deferred():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Hold back what another thread receives for the main one, so that no worker is left half started."""
+    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted, or may set handlers
+        yield
+        return
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)
