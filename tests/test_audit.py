@@ -1,11 +1,12 @@
 """The audit: a value is clean exactly if the loader returns a patch, and a database only if all of it was judged."""
 
 import assembler
+import fuzz_core
 import lmdb
 import numpy as np
 import pytest
 from attacks import ATTACKS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from legacy_values import GENERATIONS, small_tree, tree, write
 from strategies import TwoBandPatch, make_patch
@@ -17,6 +18,10 @@ from ben_secure.audit.formats import format_of
 from ben_secure.audit.rules import Level
 from ben_secure.audit.scan import Judge
 from ben_secure.errors import Rule
+from ben_secure.pickles._segments import Segments
+from ben_secure.signing.keys import MacKey
+from ben_secure.signing.tags import append_tag
+from ben_secure.store._verification import demand_of
 
 NAME = b"S2A_MSIL2A_20170613T101031_87_48"
 
@@ -137,6 +142,45 @@ def test_an_audit_has_an_error_exactly_if_the_loader_refuses(value):
     assert errors == tally.findings or not errors
     assert all((finding.lmdb_key, finding.position) == (NAME, 7) for finding in tally.findings)
     assert (tally.checked, tally.value_bytes) == (1, len(value))
+
+
+def kin():
+    """Values of many kinds, each with some that differ from it in their pixels only, and some that are damaged."""
+    bases = [
+        *fuzz_core.honest_values(),
+        *fuzz_core.honest_tensors()[:2],
+        make_patch(labels=["Pastures"]).dumps(),
+        make_patch(labels=["Past\x1bures"]).dumps(),
+        *(write(tree(name, generation)) for name in ("BigEarthNet_S1_Patch",) for generation in GENERATIONS),
+        *HOSTILE,
+    ]
+    return [[value, *(fuzz_core.repainted(value, seed) for seed in range(3))] for value in bases]
+
+
+KIN = kin()
+MAC_KEY = MacKey.generate()
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, len(KIN) - 1), st.integers(0, 5), st.booleans()), max_size=8), st.booleans())
+def test_what_was_seen_before_changes_no_verdict(chosen, demanded):
+    """Findings, formats and programs are those of a judge that remembers nothing, with and without tags."""
+    demand = demand_of(MAC_KEY, "BEN", None, 1, None, None, None) if demanded else None
+    options = Options(demand=demand)
+    judge, found, expected = Judge("/nowhere", options), Tally(), Tally()
+    records = []
+    for position, (place, twin, tagged) in enumerate(chosen):
+        value = KIN[place][twin % 4] if twin < 5 else KIN[place][0][:-3]
+        lmdb_key = NAME if position % 3 else b"name%d" % position
+        records.append((position, lmdb_key, append_tag(MAC_KEY, b"BEN", lmdb_key, value) if tagged else value))
+    Segments.forget()
+    for record in records * 3:
+        judge.count(found, *record)
+    for record in records * 3:
+        Segments.forget()
+        Judge("/nowhere", options).count(expected, *record)
+    Segments.forget()
+    assert found == expected
 
 
 def test_remarks_are_no_errors():

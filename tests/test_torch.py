@@ -214,6 +214,33 @@ class WithPlaces(PatchDataset):
         return *super().__getitem__(index), index
 
 
+class Again(PatchDataset):
+    """A dataset that gives out its first batch again and again, and then others."""
+
+    first, times = None, 0
+
+    def __getitem__(self, index):
+        self.times += 1
+        if self.times > 6:
+            self.first = None
+            return super().__getitem__(index)
+        self.first = super().__getitem__(index) if self.first is None else self.first
+        return self.first
+
+
+def test_one_batch_may_be_given_out_twice(tagged):
+    """The training loop keeps the second while the first is gone; neither is overwritten."""
+    dataset = Again(tagged, bands="all", mac_key=KEY, context=CONTEXT)
+    loader = batch_loader(dataset, 3, num_workers=1, sampler=[0, 1, 2, *range(3, 9)] * 10)
+    iterator = iter(loader)
+    expected = next(iterator)[0].clone()
+    kept = [next(iterator)[0] for _ in range(5)]
+    del kept[:4]
+    for _ in range(20):
+        next(iterator)
+    assert torch.equal(kept[0], expected)
+
+
 @pytest.mark.parametrize("kind", [FirstThree, ChannelsLast, WithPlaces])
 def test_what_a_dataset_of_the_caller_s_makes_of_a_batch_crosses(tagged, kind):
     """Also where it begins in a slab and is another view of it than was lent."""

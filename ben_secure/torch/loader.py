@@ -110,7 +110,9 @@ class Delivery:
         if not plain or not _lie_end_to_end(tensors):
             return batch  # of the caller's transform or dataset; torch sends it
         slab = _base(worker.dataset).pool().slab_at(tensors[0].data_ptr())
-        return batch if slab is None else _Parcel(self.session, slab, resolutions, tensors, labels)
+        if slab is None or not slab.promise():
+            return batch
+        return _Parcel(self.session, slab, resolutions, tensors, labels)
 
     def __reduce__(self) -> tuple[Callable[..., Delivery], tuple[str]]:
         return _delivery_of, (self.session,)

@@ -71,6 +71,7 @@ class Slab:
         self._state = self._array[:1].view(np.uint8)
         self._state[0] = _HERE
         self._lent: Callable[[], Float32 | None] = lambda: None
+        self._promised = False
 
     @property
     def floats(self) -> int:
@@ -89,7 +90,13 @@ class Slab:
         """Lend it; the array, or a tensor made of exactly this array, is what keeps it."""
         array = self._array[_HEADER : _HEADER + floats]
         self._lent = weakref.ref(array)
+        self._promised = False
         return array
+
+    def promise(self) -> bool:
+        """Whether what is lent may be sent: once, because the first who lets go on the other side gives it back."""
+        first, self._promised = not self._promised, True
+        return first
 
     def holds(self, address: int) -> bool:
         """Whether what is lent starts at an address."""
