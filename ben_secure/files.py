@@ -27,7 +27,10 @@ def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool 
     import tempfile  # here, because every patch class comes past this module, and it loads a dozen others
 
     target = os.path.abspath(os.fspath(path))
-    handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
+    try:
+        handle, staged = tempfile.mkstemp(prefix=f".{os.path.basename(target)[:100]}.", dir=os.path.dirname(target))
+    except OSError as error:
+        raise _about(error, path) from error
     try:
         with open(handle, "wb") as file:
             file.write(content)
@@ -43,6 +46,13 @@ def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool 
             f"{printable(os.fspath(path), 400)} exists, and nothing is overwritten unless you say so (--force, "
             "overwrite=True)"
         ) from None
+    except OSError as error:
+        raise _about(error, path) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(staged)
+
+
+def _about(error: OSError, path: str | os.PathLike[str]) -> OSError:
+    """The same error about the file that was to be written, and not about one that nobody has asked for."""
+    return OSError(error.errno, f"cannot be written: {error.strerror}", os.fspath(path))

@@ -244,6 +244,27 @@ def test_an_interrupted_process_ends_with_130(place):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ben-secure: interrupted\n")
 
 
+def test_interrupted_while_it_loads_it_ends_with_130(place):
+    """What was half loaded cannot be loaded again to say so; the code and the words are the same."""
+    code = (
+        "import sys, ben_secure.cli as cli\n"
+        "def interrupted(arguments):\n"
+        "    sys.modules['ben_secure.cli._common'] = None\n"
+        "    raise KeyboardInterrupt\n"
+        "cli._run = interrupted\n"
+        "cli.run()"
+    )
+    done = process(["audit", place / "clean"], [sys.executable, "-c", code])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ben-secure: interrupted\n")
+
+
+def test_a_report_that_cannot_be_written_is_said_at_once(place, monkeypatch, capsys):
+    """Not after all values were judged."""
+    monkeypatch.setattr("ben_secure.cli.audit.audit_many", failing(AssertionError()))
+    assert main(["audit", str(place / "clean"), "--output", str(place / "none" / "report")]) == 2
+    assert "the directory of --output" in capsys.readouterr().err
+
+
 def test_a_broken_installation_is_undecided(place):
     """Even if nothing can be imported, the code is not that of a refusal."""
     code = "import sys; sys.modules['rich.console'] = None\nfrom ben_secure.cli import run; run()"

@@ -1,6 +1,7 @@
 """``show``: pictures of patches in files and on terminals, and nothing of a patch that was not checked."""
 
 import io
+import json
 import os
 import pty
 import shlex
@@ -86,6 +87,19 @@ def test_one_patch_is_written_as_png(place, capsys):
     assert np.array_equal(pixels(place / "a.png")[::4, ::4], image)
     assert run(capsys, "show db one -o b.png --scale 1 --kind swir")[:2] == (0, "swir of one in b.png\n")
     assert np.array_equal(pixels(place / "b.png"), PATCHES["one"].quicklook("swir").image)
+
+
+def test_what_was_shown_as_json(place, capsys):
+    """One object says what is in the PNG; failures are one object, too, and JSON alone shows nothing."""
+    code, out, err = run(capsys, "show db two one -o a.png --json")
+    document = json.loads(out)
+    assert (code, err, document["exit_code"], document["verdict"]) == (0, "", 0, "shown")
+    assert (document["png"], document["entries"]) == ("a.png", 3)
+    assert document["shown"] == [{"name": name, "kind": "true-colour"} for name in ("two", "one")]
+    for command, exit_code in (("show db one --json", 2), ("show bad bad -o b.png --json", 1)):
+        code, out, err = run(capsys, command)
+        assert (code, json.loads(out)["exit_code"], err) == (exit_code, exit_code, "")
+    assert not (place / "b.png").exists()
 
 
 def test_several_patches_are_one_sheet(place, capsys):

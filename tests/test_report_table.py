@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report_table import write_table
+from ben_secure.audit.rules import Level
 from ben_secure.errors import Rule
 
 NOTE = Finding(lmdb_key=b"S2A_2", rule=Rule.KEY_NAME, message="no name")
@@ -57,6 +58,13 @@ def test_the_opinion_stands_below_what_was_found():
 def test_the_last_line_is_the_verdict(changes, last):
     """One line says it, whatever stands before."""
     assert printed(report_of([], **changes)).splitlines()[-1] == last
+
+
+def test_a_clean_database_that_fails_says_why():
+    """With ``--fail-on note`` a note makes the exit code 1, and the report says so; the twin without it is silent."""
+    lines = printed(report_of([NOTE], fail_on=Level.NOTE)).splitlines()
+    assert lines[-2] == "exit code 1, because there are findings of level note or graver (--fail-on)"
+    assert "exit code" not in printed(report_of([NOTE]))
 
 
 def test_a_sample_says_how_many_were_not_looked_at():

@@ -191,7 +191,7 @@ thead th{color:var(--soft);font-size:13px;border-bottom:1px solid var(--line);wh
 .blue{fill:var(--blue)}.red{fill:var(--red)}.amber{fill:var(--amber)}.ground{fill:var(--ground)}
 .scale{display:flex;justify-content:space-between;color:var(--soft);font-size:12px;margin-top:4px}
 .badge{display:inline-block;border-radius:5px;padding:1px 8px;font-size:12px;font-weight:600;color:var(--on);
-background:var(--soft)}
+background:var(--soft);white-space:nowrap}
 .badge.error,.badge.refused{background:var(--red)}.badge.warning,.badge.undecided{background:var(--amber)}
 .badge.clean{background:var(--green)}
 details{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 16px;margin:10px 0}

@@ -44,6 +44,8 @@ def to_table(report: AuditReport, console: Console) -> None:
         console.print(line, soft_wrap=True)
     if report.verdict == "refused" and report.undecided is not None:  # an undecided verdict says it itself
         console.print(f"not finished: {printable(report.undecided, 1000)}", soft_wrap=True)
+    if report.verdict == "clean" and report.exit_code:
+        console.print(f"exit code 1, because there are findings of level {report.fail_on} or graver (--fail-on)")
     console.print(_verdict(report), style=_STYLES[report.verdict], soft_wrap=True)
 
 

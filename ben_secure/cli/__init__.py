@@ -33,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (BrokenPipeError, SystemExit):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            from ben_secure.cli._common import fail
-
-            exit_code = fail(arguments, error)
+            exit_code = _fail(arguments, error)
             sys.stdout.flush()
         return exit_code
     except (OSError, SystemExit):
@@ -65,6 +63,18 @@ def _run(arguments: list[str]) -> int:
             return int(program.invoke(context))
     except typer.Exit as stop:  # --help, --version
         return stop.exit_code if arguments else 2
+
+
+def _fail(arguments: list[str], error: BaseException) -> int:
+    try:
+        from ben_secure.cli._common import fail
+    except ImportError:
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        # Interrupted while a library was loading, which cannot be loaded again in the same process.
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    return fail(arguments, error)
 
 
 def _discard_output() -> None:

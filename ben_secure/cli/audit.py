@@ -103,8 +103,8 @@ def command(
         since_manifest=_since(since_manifest, verify_keys),
         opinions=not no_fickling,
     )
-    if output is not None and not force and os.path.lexists(output):
-        raise typer.BadParameter(f"{printable(output, 400)} exists; choose another name, or say --force")
+    if output is not None:
+        _check_output(output, force)
     form = Format.JSON if as_json else form
     document = io.StringIO() if output is not None else None
     stream = _Stream(document or sys.stdout) if form is Format.JSON else None
@@ -139,6 +139,15 @@ def command(
     if output is not None and document is not None:
         write_file(output, document.getvalue().encode(), overwrite=force)
     return exit_code
+
+
+def _check_output(output: str, force: bool) -> None:
+    """Find now what would keep the report from being written, and not after an hour of judging."""
+    if not force and os.path.lexists(output):
+        raise typer.BadParameter(f"{printable(output, 400)} exists; choose another name, or say --force")
+    folder = os.path.dirname(output) or "."
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise typer.BadParameter(f"the directory of --output {printable(output, 400)} must exist and be writable")
 
 
 @contextmanager

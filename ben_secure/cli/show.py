@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ben_secure.cli import _signing
-from ben_secure.cli._common import console
+from ben_secure.cli._common import console, print_json
 from ben_secure.cli._reading import ManifestOption, VerifyKeyOption, open_reader
 from ben_secure.errors import printable
 from ben_secure.files import write_file
@@ -56,6 +56,7 @@ def command(
     verify_keys: VerifyKeyOption = None,
     manifest: ManifestOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
+    as_json: _signing.JsonOption = False,
 ) -> int:
     """Show patches as pictures: in the terminal, and as PNG with -o; several KEYs make a contact sheet.
 
@@ -65,8 +66,9 @@ def command(
     do not make this kind of picture, or the PNG exists (without --force) or cannot be written.
     """
     out = console()
-    if output is None and not out.is_terminal:
-        raise typer.BadParameter("stdout is no terminal; say where the picture goes: -o FILE.png")
+    if output is None and (as_json or not out.is_terminal):
+        why = "--json shows no picture" if as_json else "stdout is no terminal"
+        raise typer.BadParameter(f"{why}; say where the picture goes: -o FILE.png")
     if names is not None and len(names) > MAX_SHEET:
         raise typer.BadParameter(f"{len(names)} patches do not fit on one sheet; give at most {MAX_SHEET}")
     with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
@@ -80,6 +82,12 @@ def command(
         write_file(
             output, to_png(image, scale=_fitting(image.shape, scale) if len(chosen) == 1 else 1), overwrite=force
         )
+    if as_json and output is not None:
+        shown = [{"name": printable(name), "kind": q.kind} for name, q in zip(chosen, quicklooks, strict=True)]
+        print_json(
+            _signing.document("show", database, "shown", 0) | {"png": output, "entries": entries, "shown": shown}
+        )
+        return 0
     if out.is_terminal:
         _preview(quicklooks, out)
     _tell(chosen, quicklooks, output, None if names else entries, out)
