@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ben_secure.audit.findings import MAX_FINDINGS, NO_OPINION, Finding
 from ben_secure.audit.programs import MAX_PROGRAMS, Programs, without_pixels
+from ben_secure.closing import Closing
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.allowlist import KINDS
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ben_secure.audit.findings import Tally
     from ben_secure.patches import BigEarthNetPatch
 
@@ -85,7 +84,7 @@ class _Budget:
         return "its time is used up" if self.seconds <= 0 else None
 
 
-class Fickling:
+class Fickling(Closing):
     """The process in which fickling runs: started before or when it is first asked, and again after it died.
 
     Args:
@@ -186,16 +185,8 @@ class Fickling:
                     cast(BinaryIO, pipe).close()
             running.wait()
 
-    def __enter__(self) -> Fickling:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Opinions:
+class Opinions(Closing):
     """Opinions on the programs of one database; a context manager, which ends its own process behind it.
 
     Args:
@@ -216,14 +207,6 @@ class Opinions:
         self._known: dict[bytes, Opinion] = {}
         self._accepted, self._refused = _Budget(), _Budget()
         self._programs = Programs()
-
-    def __enter__(self) -> Opinions:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process, if it is its own."""

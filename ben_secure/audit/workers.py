@@ -22,13 +22,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from types import TracebackType
 
 from ben_secure.audit._wire import tally_from_json
 from ben_secure.audit._worker import NOWHERE, PLACE, READY, JudgeFunction
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.formats import REFUSED
 from ben_secure.audit.ranges import RangeTask, judge_range
+from ben_secure.closing import Closing
 from ben_secure.errors import Rule, StoreError, printable
 
 VALUE_TIMEOUT_S = 60.0
@@ -166,7 +166,7 @@ class _Lost(Exception):
     """A worker is of no use any more; says what became of it."""
 
 
-class Workers:
+class Workers(Closing):
     """A number of worker processes; to be closed.
 
     Starts them when there is something to do.
@@ -309,17 +309,6 @@ class Workers:
         """End all workers, whatever they are at."""
         while self._workers:
             self._workers.pop().close()
-
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _lost_value(task: RangeTask, fate: str) -> Tally:

@@ -27,9 +27,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from types import TracebackType
 from typing import TypeVar
 
+from ben_secure.closing import Closing
 from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS
@@ -73,7 +73,7 @@ MAX_STORED_BYTES = DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES
 """Longest value that is read unless the caller says otherwise: a payload at the default limit, and its footer."""
 
 
-class PageReader:
+class PageReader(Closing):
     """The records of one plain LMDB database, by raw key.
 
     Threads may share a reader; a forked child may go on using the one that it inherited; pickled, it travels as its
@@ -239,17 +239,6 @@ class PageReader:
         """Close the file; doing it twice is harmless. No other thread may be reading."""
         if hasattr(self, "_file"):
             self._file.close()
-
-    def __enter__(self) -> PageReader:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Callable[[str, int], PageReader], tuple[str, int]]:
         return _reopen, (self.absolute_path, self.max_value_bytes)

@@ -7,9 +7,10 @@ that reader verifies it; nothing is joined by a likeness of names, and nothing i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ben_secure.closing import Closing
 from ben_secure.equality import equal
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, StoreError, printable
 from ben_secure.layouts import Layout
@@ -74,7 +75,7 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
         raise PatchFormatError(f"the twins cannot be joined: {error}", rule=Rule.PATCH) from error
 
 
-class PairedReader(Mapping[str, BigEarthNet_S1_S2_Patch]):
+class PairedReader(Closing, Mapping[str, BigEarthNet_S1_S2_Patch]):
     """Merged patches by the name of the Sentinel-2 record, in key order.
 
     They are those Sentinel-2 records of the database that the table gives a twin; others are not there. It is as
@@ -191,17 +192,6 @@ class PairedReader(Mapping[str, BigEarthNet_S1_S2_Patch]):
         """Close both readers; doing it twice is harmless."""
         self.s2_reader.close()
         self.s1_reader.close()
-
-    def __enter__(self) -> PairedReader:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Callable[..., PairedReader], tuple[object, ...]]:
         s1_reader = None if self.s1_reader is self.s2_reader else self.s1_reader

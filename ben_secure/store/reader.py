@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ben_secure.closing import Closing
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ben_secure.store._verification import Demand, Verification, Verified
 
 
-class PatchReader(Mapping[str, BigEarthNetPatch]):
+class PatchReader(Closing, Mapping[str, BigEarthNetPatch]):
     """The patches of one database, by name, in key order.
 
     Threads may share a reader, a forked DataLoader worker may go on using it, and pickled (for a spawned worker) it
@@ -226,17 +226,6 @@ class PatchReader(Mapping[str, BigEarthNetPatch]):
     def close(self) -> None:
         """Close the file; doing it twice is harmless. No other thread may be reading."""
         self._pages.close()
-
-    def __enter__(self) -> PatchReader:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Callable[..., PatchReader], tuple[object, ...]]:
         return _reopen, (type(self), self._pages.absolute_path, self.limits, self.classes, self._demand)
