@@ -31,7 +31,7 @@ Progress = Callable[[int, int, int], None]
 Runner = Callable[[Iterable[RangeTask], Split], Generator[tuple[RangeTask, Tally], None, None]]
 """Has ranges judged by whoever; gives each, or the parts into which it was cut, with its tally, in key order."""
 
-_MOST_RECORDS, _FEWEST_RECORDS = 256, 32  # of a range; a process takes as long to start as 1,000 values to judge
+_MOST_RECORDS, _FEWEST_RECORDS = 2048, 32  # of a range; a process takes as long to start as 1,000 values to judge
 _RANGES_A_WORKER = 8  # so that all are busy to the end
 
 
