@@ -13,9 +13,6 @@ VerifyKeyOption = Annotated[
     list[str] | None,
     typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); any one of several must sign."),
 ]
-ManifestOption = Annotated[
-    str | None, typer.Option("--manifest", metavar="FILE", help="Signed manifest; DB.manifest if not given.")
-]
 
 
 def open_reader(

@@ -50,6 +50,14 @@ def _text(given: str | None) -> str | None:
     return given
 
 
+VerifyKeysOption = Annotated[
+    list[str] | None,
+    typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
+]
+ManifestOption = Annotated[
+    str | None, typer.Option("--manifest", metavar="FILE", help="Signed manifest; DB.manifest if not given.")
+]
+ThresholdOption = Annotated[int, typer.Option("--threshold", help="How many of the --verify-key must have signed.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the dataset.", callback=_text)]
 VersionOption = Annotated[str | None, typer.Option("--version", help="Version of the release.", callback=_text)]
 LicenseOption = Annotated[str | None, typer.Option("--license", help="Licence of the dataset.", callback=_text)]

@@ -66,16 +66,11 @@ def command(
     ] = None,
     mac_key: _signing.MacKeyOption = None,
     context: _signing.ContextOption = "",
-    verify_keys: Annotated[
-        list[str] | None,
-        typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option("--manifest", metavar="FILE", help="Signed manifest; DB.manifest if not given.")
-    ] = None,
+    verify_keys: _signing.VerifyKeysOption = None,
+    manifest: _signing.ManifestOption = None,
     name: _signing.NameOption = None,
     version: _signing.VersionOption = None,
-    threshold: Annotated[int, typer.Option("--threshold", help="How many of the --verify-key must have signed.")] = 1,
+    threshold: _signing.ThresholdOption = 1,
     since_manifest: Annotated[
         bool,
         typer.Option(

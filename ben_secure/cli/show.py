@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json
-from ben_secure.cli._reading import ManifestOption, VerifyKeyOption, open_reader
+from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
 from ben_secure.files import write_file
 from ben_secure.quicklook import KINDS, MAX_SHEET, Quicklook, contact_sheet, look, terminal, to_png
@@ -54,7 +54,7 @@ def command(
     mac_key: _signing.MacKeyOption = None,
     context: _signing.ContextOption = "",
     verify_keys: VerifyKeyOption = None,
-    manifest: ManifestOption = None,
+    manifest: _signing.ManifestOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
     as_json: _signing.JsonOption = False,
 ) -> int:

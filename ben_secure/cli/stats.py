@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json, progress_bar
-from ben_secure.cli._reading import ManifestOption, VerifyKeyOption, open_reader
+from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
 from ben_secure.files import write_file
 from ben_secure.stats import Statistics, plot_png, stats
@@ -37,7 +37,7 @@ def command(
     mac_key: _signing.MacKeyOption = None,
     context: _signing.ContextOption = "",
     verify_keys: VerifyKeyOption = None,
-    manifest: ManifestOption = None,
+    manifest: _signing.ManifestOption = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
 ) -> int:
     """Count patches and labels, and take mean, deviation, extremes and histogram of every band.

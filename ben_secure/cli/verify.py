@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -23,16 +23,11 @@ def command(
     database: _signing.Database,
     mac_key: _signing.MacKeyOption = None,
     context: _signing.ContextOption = "",
-    verify_keys: Annotated[
-        list[str] | None,
-        typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option("--manifest", metavar="FILE", help="Signed manifest; DB.manifest if not given.")
-    ] = None,
+    verify_keys: _signing.VerifyKeysOption = None,
+    manifest: _signing.ManifestOption = None,
     name: _signing.NameOption = None,
     version: _signing.VersionOption = None,
-    threshold: Annotated[int, typer.Option("--threshold", help="How many of the --verify-key must have signed.")] = 1,
+    threshold: _signing.ThresholdOption = 1,
     as_json: _signing.JsonOption = False,
 ) -> int:
     """Check every value of a database against its tag (--mac-key), or against the publisher's manifest (--verify-key).
