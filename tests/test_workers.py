@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import re
 import signal
+import subprocess
 import tempfile
 import time
 
@@ -272,10 +273,21 @@ def test_too_many_lost_values_end_the_audit(database, pages, monkeypatch):
         list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 
 
-def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch):
-    """It is nothing that a value did."""
-    monkeypatch.setattr(workers.sys, "executable", "/bin/false")
-    with Workers(1) as pool, pytest.raises(StoreError, match="could not be started: it ended with exit code 1"):
+@pytest.mark.parametrize("late", [0, 0.5])
+@pytest.mark.parametrize(
+    ("program", "fate"), [("/bin/false", "it ended with exit code 1"), ("/nonexistent", "No such file or directory")]
+)
+def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, program, fate, late):
+    """It is nothing that a value did, be it gone before it is spoken to or behind that."""
+
+    class Started(subprocess.Popen):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            time.sleep(late)
+
+    monkeypatch.setattr(workers.subprocess, "Popen", Started)
+    monkeypatch.setattr(workers.sys, "executable", program)
+    with Workers(1) as pool, pytest.raises(StoreError, match=f"could not be started: .*{fate}"):
         list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 
 

@@ -82,18 +82,13 @@ class _Worker:
         with tempfile.TemporaryFile() as file, theirs:
             file.truncate(PLACE.size)
             self._place = mmap.mmap(file.fileno(), PLACE.size)
-            fds = theirs.fileno(), file.fileno()
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *map(str, fds), *sys.path],
-                pass_fds=fds,
-                env=os.environ | _ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the process that started it
-            )
+            try:
+                self._process = _start(theirs.fileno(), file.fileno())
+            except BaseException:
+                self._release()
+                raise
         self._announce_nothing()
-        self.connection.send((judge, seconds, memory_bytes))
+        self._send((judge, seconds, memory_bytes))
 
     @property
     def place(self) -> int:
@@ -106,8 +101,11 @@ class _Worker:
         self.job = job
         job.given = True
         self._announce_nothing()
+        self._send(job.task)
+
+    def _send(self, content: object) -> None:
         with contextlib.suppress(OSError):  # it is dead, which shows when it is waited for
-            self.connection.send(job.task)
+            self.connection.send(content)
 
     def _announce_nothing(self) -> None:
         PLACE.pack_into(self._place, 0, NOWHERE)
@@ -158,8 +156,27 @@ class _Worker:
         """End it, whatever it is at."""
         self._process.kill()
         self._process.wait()
+        self._release()
+
+    def _release(self) -> None:
         self.connection.close()
         self._place.close()
+
+
+def _start(*fds: int) -> subprocess.Popen[bytes]:
+    """Start a process that inherits these descriptors."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *map(str, fds), *sys.path],
+            pass_fds=fds,
+            env=os.environ | _ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the process that started it
+        )
+    except OSError as error:
+        raise StoreError(f"a worker process could not be started: {printable(str(error), 400)}") from error
 
 
 class _Lost(Exception):

@@ -211,12 +211,12 @@ def _from_workers(
             pipes.append(ours)
             processes.append(process)
         for pipe, batch in zip(pipes, batches, strict=False):
-            pipe.send(batch)
+            _send(pipe, batch)
         for place, batch in enumerate(batches):
             pipe = pipes[place % len(pipes)]
             results = _received(pipe, batch)
             if place + len(pipes) < len(batches):
-                pipe.send(batches[place + len(pipes)])
+                _send(pipe, batches[place + len(pipes)])
             yield from results
     finally:
         for pipe in pipes:
@@ -224,6 +224,11 @@ def _from_workers(
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _send(pipe: Connection, batch: list[Source]) -> None:
+    with suppress(OSError):  # the worker is dead, which shows when its results are waited for
+        pipe.send(batch)
 
 
 def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError]:
