@@ -427,7 +427,7 @@ def test_a_killed_run_is_resumed(tmp_path, workers):
 
 @pytest.mark.parametrize(("batch", "late"), [(2, 0), (1, 1)])
 def test_a_worker_that_dies_is_told(tmp_path, monkeypatch, batch, late):
-    """A worker that is killed, at work or when it has handed over, ends the run with the names of the patches it had."""
+    """A worker that is killed, at work or with its work done, ends the run with the names of the patches it had."""
     for place in range(8):
         make_patch(tmp_path / "s1", S1_NAME.format(place, 1))
     monkeypatch.setattr(run_module, "_BATCH", batch)
