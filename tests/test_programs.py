@@ -38,7 +38,7 @@ def fingerprints(*found):
 
 
 def test_pixels_and_labels_do_not_matter():
-    """A thousand values of one archive are one program; another number of labels is another."""
+    """A thousand values of one archive are one program, however many labels they have, but for one label alone."""
     found = [
         make_patch(seed=seed, labels=[text, "Pastures"], n=seed).dumps()
         for seed in range(4)
@@ -47,7 +47,10 @@ def test_pixels_and_labels_do_not_matter():
     assert len(set(found)) == 8
     assert fingerprints(*found) == 1
     assert fingerprints(found[0], make_patch(labels=["a" * 300, "b"], n=10**9).dumps()) == 1
+    assert fingerprints(found[0], make_patch(labels=[*"abcdef"], n=1).dumps()) == 1
     assert fingerprints(found[0], make_patch(labels=["a"], n=1).dumps()) == 2
+    assert fingerprints(found[0], make_patch(labels=["a", 1], n=1).dumps()) == 2
+    assert fingerprints(found[0], make_patch(labels=["a", b"b"], n=1).dumps()) == 2
     assert fingerprints(found[0], make_patch(BigEarthNet_S1_Patch, labels=["a", "b"], n=1).dumps()) == 2
 
 
@@ -62,6 +65,13 @@ def test_legacy_values_of_one_generation_are_one_program(kind):
         for generation in GENERATIONS
     }
     assert [fingerprints(*pair) for pair in found.values()] == [1] * len(found)
+    many = ["a", "b", "c"]
+    for generation, (first, _) in found.items():
+        again = {"labels": many, "new_labels": [many[2], "d", many[0], "e"], "more": [many[1], many[2]]}
+        less = {"labels": many[:2], "new_labels": ["d", many[0]], "more": [many[1], many[1]]}
+        assert fingerprints(*(write(tree(kind, generation, metadata)) for metadata in (again, less))) == 1
+        more = again | {"more": again["labels"]}
+        assert fingerprints(first, *(write(tree(kind, generation, metadata)) for metadata in (again, more))) == 3
     # What 0.1.0 calls bands and 0.1.2 _bands is a text like another.
     assert fingerprints(*(pair[0] for pair in found.values())) >= len(found) - 1
 

@@ -56,6 +56,8 @@ _BYTES_CODES = frozenset(b"B\x8e\x96")  # BINBYTES, BINBYTES8, BYTEARRAY8
 _BYTEARRAY8 = 0x96
 _TEXT_CODES = frozenset(b"\x8cX\x8d")
 _GET_CODES = frozenset(b"hj")
+_MEMOIZE = 0x94
+_TEXT = b"X"
 # Opcodes that differ in nothing but the size of their argument: texts, integers, bytes.
 _ALIKE = {code: group[:1] for group in (b"\x8cX\x8d", b"KMJ\x8a\x8b", b"CB\x8e") for code in group}
 # A loaded value names no other globals than these, so strings that are none of them are labels or other metadata.
@@ -124,10 +126,11 @@ def _is_left_out(code: int, size: int) -> bool:
 class _Template:
     """The segments before, between and behind what is left out that values share, and the tails that were seen."""
 
-    __slots__ = ("hash", "segments", "tails")
+    __slots__ = ("hash", "memoized", "segments", "tails")
 
-    def __init__(self, segments: tuple[tuple[bytes, int], ...]) -> None:
+    def __init__(self, segments: tuple[tuple[bytes, int], ...], memoized: int) -> None:
         self.segments = segments
+        self.memoized = memoized  # entries that they put into the memo
         self.hash = blake2b(b"".join(segment for segment, _ in segments), digest_size=_DIGEST_BYTES)
         self.tails: dict[bytes, bytes] = {}
 
@@ -141,7 +144,7 @@ class _Template:
         tail = value[place:end]
         found = self.tails.get(tail)
         if found is None:
-            skeleton = _skeleton(tail)
+            skeleton = _skeleton(tail, self.memoized)
             if skeleton is None:
                 return None
             digest = self.hash.copy()
@@ -158,7 +161,7 @@ class Programs:
     """Fingerprints of the programs of one database, or of a part of it.
 
     Laws: a fingerprint follows from the value alone, whatever was seen before; values that load and differ in nothing
-    but pixels, numbers and texts have one fingerprint.
+    but pixels, numbers, texts and how many of these stand in a row have one fingerprint.
     """
 
     def __init__(self) -> None:
@@ -198,29 +201,52 @@ class Programs:
 
     def _learn(self, value: bytes, end: int) -> bytes:
         segments: list[tuple[bytes, int]] = []
-        done = 0
+        done = memoized = entries = 0
         for code, _, argument, following in _walk(value, 0, end):
+            entries += code == _MEMOIZE
             if _is_left_out(code, following - argument):
                 segments.append((value[done:argument], following - argument))
-                done = following
-        template = _Template(tuple(segments))
+                done, memoized = following, entries
+        template = _Template(tuple(segments), memoized)
         self._templates = [template, *self._templates[: _MAX_TEMPLATES - 1]]
         return template.fingerprint(value, end) or template.hash.digest()
 
 
-def _skeleton(tail: bytes) -> bytes | None:
+def _skeleton(tail: bytes, memoized: int) -> bytes | None:
     """The opcodes of a tail without numbers, texts and bytes, but with memo indices and what may name a global.
 
-    None if it has a pixel block or a frame, and so is more than a tail.
+    Texts in a row count as one, and so do those that come from the memo, since there are more labels or fewer.
+
+    Args:
+        tail: The end of a program.
+        memoized: Entries that the memo has before it.
+
+    Returns:
+        Bytes that are equal for tails that are alike; None if there is a pixel block or a frame in it, and so more
+        than a tail.
     """
-    parts: list[bytes] = []
-    following = 0
+    parts = [b""]
+    memo: list[bytes] = []  # what the tail adds: texts, and the number of what is none
+    others = following = 0
     for code, place, argument, following in _walk(tail, 0, len(tail)):
         if _is_left_out(code, following - argument):
             return None
-        parts.append(_ALIKE.get(code, tail[place : place + 1]))
-        if (code in _TEXT_CODES and tail[argument:following] in _NAMES) or code in _GET_CODES:
-            parts += [tail[argument:following], b"\0"]
-        elif code == _STOP:
+        if code == _MEMOIZE:
+            if parts[-1] == _TEXT:
+                memo.append(_TEXT)
+                continue
+            memo.append(b"m%d\0" % others)
+            others += 1
+        part = _ALIKE.get(code, tail[place : place + 1])
+        if code in _TEXT_CODES:
+            name = tail[argument:following]
+            part = part + name + b"\0" if name in _NAMES else _TEXT
+        elif code in _GET_CODES:
+            index = int.from_bytes(tail[argument:following], "little")
+            own = index - memoized
+            part = memo[own] if 0 <= own < len(memo) else b"h%d\0" % index
+        if part != _TEXT or parts[-1] != _TEXT:
+            parts.append(part)
+        if code == _STOP:
             break
     return b"".join([*parts, tail[following:]])
