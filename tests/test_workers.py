@@ -305,6 +305,20 @@ def test_ranges_before_a_failure_are_given_out(database, pages):
             next(judged)
 
 
+def test_the_first_range_is_at_work_while_others_are_cut(database, pages):
+    """The keys of a large archive on a cold disk take a while."""
+    at_work = []
+
+    def slowly():
+        for task in cut(pages, database, OPTIONS, 20):
+            at_work.append([worker.job.task.position for worker in pool._workers if worker.job is not None])
+            yield task
+
+    with Workers(2) as pool:
+        assert len(list(pool.judged(slowly(), functools.partial(split, pages)))) == 2
+    assert at_work == [[], [0]]
+
+
 def test_a_finding_of_the_whole_database_travels_too():
     """It has no LMDB key."""
     tally = Tally()

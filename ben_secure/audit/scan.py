@@ -207,6 +207,8 @@ class Judge:
                 program=self._programs.accepted(value) if asked and self._programs is not None else None,
                 remark=metadata_remarks(lmdb_key, patch),
             )
+            if token is None:
+                token = recognised(value, end, classes, limits)  # now that it was built
             if token is not None:
                 if len(self._recent) >= _MAX_RECENT:
                     self._recent.clear()

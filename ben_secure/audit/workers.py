@@ -252,6 +252,7 @@ class Workers(Closing):
                     more = False
                 except StoreError as error:
                     failure, more = error, False
+                self._give_out(jobs)  # while the next ones are cut, for which keys have to be read
             self._give_out(jobs)
             while jobs and (tally := jobs[0].tally) is not None:
                 yield jobs.pop(0).task, tally
