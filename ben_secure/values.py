@@ -31,8 +31,9 @@ def loads_part(
     if value[4:9] == SIGN:
         return _tensors_part(value, end, classes, limits)
     if not end or value[0] != _PICKLE:
+        begins = f"it starts with {printable(value[: min(end, 9)])}" if end else "it is empty"
         raise PatchFormatError(
-            f"not a pickle and not a safetensors file: it starts with {printable(value[: min(end, 9)])}; a pickled "
+            f"not a pickle and not a safetensors file: {begins}; a pickled "
             "patch starts with the opcode PROTO, b'\\x80', a safetensors file with the length of its header (8 bytes) "
             "and '{'",
             rule=Rule.NOT_A_PICKLE,

@@ -388,11 +388,22 @@ def test_a_state_that_others_can_have_written_is_refused(database, tmp_path):
 
 
 def test_a_state_that_cannot_be_written_is_told(database, tmp_path):
-    """In the report of a library call; nothing was lost but the chance to go on."""
-    report = audit_database(database, run=Run(resume=tmp_path / "none" / "state"), options=QUIET)
-    assert "cannot write" in report.undecided
-    with pytest.raises(StoreError, match="not a regular file"):
-        audit_database(database, run=Run(resume=tmp_path), options=QUIET)
+    """Before anything is judged; if it shows later, in the report: nothing was lost but the chance to go on."""
+    folder = tmp_path / "folder"
+    judged = []
+    for path, words in ((folder / "state", f"no file can be made in {folder};"), (tmp_path, "not a regular file")):
+        with pytest.raises(StoreError, match=words):
+            audit_database(
+                database, run=Run(resume=path, progress=lambda *counts: judged.append(counts)), options=QUIET
+            )
+    assert not judged
+    folder.mkdir()
+    gone = Run(resume=folder / "state", progress=lambda *_: folder.rmdir() if folder.exists() else None)
+    report = audit_database(database, run=gone, options=QUIET)
+    assert report.tally.done == report.entries
+    assert report.undecided == (
+        f"cannot write {folder}/state: No such file or directory; the folder must exist and be writable"
+    )
 
 
 def test_no_secret_is_in_the_state(tmp_path):

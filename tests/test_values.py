@@ -64,7 +64,7 @@ def test_no_pickle_is_admitted_that_looks_like_safetensors(first):
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (b"", "starts with b''"),
+        (b"", "it is empty; a pickled"),
         (b"{", "starts with b'{'"),
         (b"\x93NUMPY\x01\0", "NUMPY"),
         (b"PK\x03\x04" + bytes(60), "PK"),

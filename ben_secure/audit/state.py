@@ -76,13 +76,17 @@ class StateFile:
             path: The file; its folder must exist.
 
         Raises:
-            StoreError: There is something that is no state of this version, or that others can have changed.
+            StoreError: There is something that is no state of this version, or that others can have changed; or there
+                is nothing, and no file can be made.
         """
         self.path = os.path.abspath(path)
         self._written = time.monotonic()
         self._databases: dict[str, dict[str, object]] = {}
         content = _read(self.path)
         if content is None:
+            folder = os.path.dirname(self.path)
+            if not os.access(folder, os.W_OK | os.X_OK):  # to be known now and not after hours
+                raise _unwritable(self.path, f"no file can be made in {printable(folder, 400)}")
             return
         try:
             members = members_of(json.loads(content), {"schema", "tool", "databases"})
@@ -223,11 +227,13 @@ def _write(path: str, document: object) -> None:
             os.fsync(file.fileno())
         os.replace(staged, path)
         staged = None
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"cannot write {printable(path, 400)}: {printable(str(error))}; the folder must exist and be writable"
-        ) from error
+    except OSError as error:  # its text names the other file
+        raise _unwritable(path, error.strerror or type(error).__name__) from error
     finally:
         if staged is not None:
             with contextlib.suppress(OSError):
                 os.unlink(staged)
+
+
+def _unwritable(path: str, reason: str) -> StoreError:
+    return StoreError(f"cannot write {printable(path, 400)}: {reason}; the folder must exist and be writable")
