@@ -8,7 +8,6 @@ reader, the writer and the unpickler are imported when they are first used.
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ben_secure.errors import (
@@ -26,6 +25,7 @@ from ben_secure.errors import (
     UnsafePickleError,
     UntrustedDataError,
 )
+from ben_secure.lazy import lazily
 from ben_secure.limits import Limits
 
 if TYPE_CHECKING:
@@ -80,25 +80,21 @@ __all__ = [
     "loads",
 ]
 
-_HOME = {
-    "PairedReader": "ben_secure.store.pairs",
-    "PatchReader": "ben_secure.store.reader",
-    "PatchUnpickler": "ben_secure.pickles",
-    "PatchWriter": "ben_secure.store.writer",
-    "load": "ben_secure.values",
-    "loads": "ben_secure.values",
-}
-"""Where the names live that are imported on first use; the others of ``__all__`` are in ``ben_secure.patches``."""
+# What is imported on first use; the errors and limits are here already.
+__getattr__ = lazily(
+    __name__,
+    dict.fromkeys(__all__, "ben_secure.patches")
+    | {
+        "PairedReader": "ben_secure.store.pairs",
+        "PatchReader": "ben_secure.store.reader",
+        "PatchUnpickler": "ben_secure.pickles",
+        "PatchWriter": "ben_secure.store.writer",
+        "load": "ben_secure.values",
+        "loads": "ben_secure.values",
+    },
+)
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOME.get(name, "ben_secure.patches")), name)
-    globals()[name] = value
-    return value
 
 
 def __dir__() -> list[str]:

@@ -5,13 +5,15 @@ import pickle
 import pytest
 
 import ben_secure
+import ben_secure.audit
 
 
 def test_every_public_name_resolves():
     """Each name of ``__all__`` can be fetched and is listed by ``dir``."""
-    for name in ben_secure.__all__:
-        assert getattr(ben_secure, name) is not None
-    assert set(ben_secure.__all__) <= set(dir(ben_secure))
+    for package in (ben_secure, ben_secure.audit):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        assert set(package.__all__) <= set(dir(package))
 
 
 def test_unknown_name_is_an_attribute_error():
@@ -19,6 +21,7 @@ def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'PatchRaeder'"):
         ben_secure.PatchRaeder  # noqa: B018
     assert not hasattr(ben_secure, "pickle")
+    assert not hasattr(ben_secure.audit, "pickle")
 
 
 def test_errors_have_one_root_and_two_branches():

@@ -128,7 +128,7 @@ class Fickling(Closing):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C ends the audit, which ends this
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # each thread would take of the bounded memory
+                env=os.environ | _ENVIRONMENT,
             )
         except OSError:
             raise _Failure("it cannot be started") from None
