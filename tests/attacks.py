@@ -500,7 +500,7 @@ def _add_framing() -> None:
             Rule.TRAILING_DATA, "follow the end", twin=whole,
         )
     for label, value, rule, words in (
-        ("nothing", b"", Rule.NOT_A_PICKLE, "starts with b''"), ("one byte", b"\x80", Rule.MALFORMED, "cut short"),
+        ("nothing", b"", Rule.NOT_A_PICKLE, "it is empty"), ("one byte", b"\x80", Rule.MALFORMED, "cut short"),
         ("PROTO alone", b"\x80\x04", Rule.MALFORMED, "cut short"),
         ("STOP alone", b".", Rule.NOT_A_PICKLE, "not a pickle"),
         ("PROTO and STOP", b"\x80\x04.", Rule.MALFORMED, "0 objects"),
