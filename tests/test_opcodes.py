@@ -37,15 +37,17 @@ from attacks import ATTACKS
 from fuzz_core import ADMITTED, examine, honest_values, mutate, pieces, random_program, reframed
 from hypothesis import given
 from hypothesis import strategies as st
-from legacy_values import GENERATIONS, GENERIC, PATCH_MODULES, S1, labels, small_tree, tree, write
+from legacy_values import GENERATIONS, GENERIC, MERGED, PATCH_MODULES, S1, labels, small_tree, tree, write
+from strategies import make_patch
 
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
-from ben_secure.pickles import loads, opcodes
+from ben_secure.pickles import _segments, loads, opcodes
 from ben_secure.pickles._segments import Segments
 
 VALUES = honest_values()
+BLOCK = b"B" + (600).to_bytes(4, "little") + b"a" * 600
 seeds = st.integers(0, 2**63)
 
 
@@ -282,6 +284,47 @@ def test_a_last_frame_of_any_length_is_known_and_one_that_ends_elsewhere_is_not(
             found = checked(value)
             assert found[1:] == expected[1:]
             assert type(found) is type(expected)
+
+
+@pytest.mark.threat("T1")
+@pytest.mark.parametrize(
+    "value",
+    [
+        write(tree(MERGED)),
+        write(tree(S1), 5),
+        make_patch().dumps(),
+        b"\x80\x04(" + BLOCK + BLOCK + b"t.",
+        b"\x80\x04(" + frame(BLOCK + b"N" * 20) + BLOCK + b"t.",
+        b"\x80\x04(" + frame(BLOCK + b"N" * 20 + b"t") + b".",
+    ],
+    ids=["merged", "S1", "canonical", "no frame", "a frame and more", "a frame"],
+)
+def test_the_path_leads_where_the_edges_lead(value):
+    """What is compared at once on the usual way is what is compared edge by edge, also of a value cut or changed."""
+    Segments.forget()
+    for _ in range(4):
+        checked(value)
+    known = _segments._DEFAULT_TREE
+    way = known.path
+    assert way.leads_to(value, len(value))
+    borders = [place for segment, start in way._segments for place in (start, start + len(segment))]
+    places = {place + more for place in borders for more in (-1, 0, 1)} & set(range(len(value)))
+    cases = [(value, len(value)), (value + b"x" * 40, len(value))]
+    cases += [(value, end) for end in places | {way.end, way.end + 1}]
+    for place in places:
+        changed = bytes([value[place] ^ 1])
+        cases.append((value[:place] + changed + value[place + 1 :], len(value)))
+        cases.append((value[:place] + changed + value[place:], len(value) + 1))
+    shorter = 0
+    for data, end in cases:
+        found = []
+        for path in (way, None):
+            known.path = path
+            segments = Segments(known, data, end)
+            found.append((segments.end, segments.snapshot, segments.blocks, segments._program))
+        assert found[0] == found[1]
+        shorter += segments.end < way.end
+    assert 0 < shorter < len(cases)
 
 
 def test_the_length_of_the_labels_does_not_matter_to_the_cache():

@@ -107,14 +107,58 @@ class _Node:
         self.after = (prefix, {})
 
 
+class _Path:
+    """The way from the root to one node: since blocks have a fixed size, every segment has its place."""
+
+    __slots__ = ("_blocks", "_frames", "_least", "_segments", "end", "node", "program")
+
+    def __init__(self, before: _Path | None, edges: list[tuple[bytes, _Node]]) -> None:
+        self.node = edges[-1][1]
+        self.end = 0 if before is None else before.end
+        self.program = [] if before is None else before.program.copy()
+        self._segments = [] if before is None else before._segments.copy()
+        self._frames = [] if before is None else before._frames.copy()
+        self._blocks = [] if before is None else before._blocks.copy()
+        self._least = 0 if before is None else before._least
+        for segment, node in edges:
+            self._segments.append((segment, self.end))
+            start = self.end + len(segment)
+            self.end = start + node.block
+            self.program.append(node.program)
+            self._least = max(self._least, self.end + 1, self.end + node.snapshot.frame_left)
+            if node.form == "F":
+                self._frames.append((start, self.end))
+            elif node.block:
+                self._blocks.append((start, self.end, node.form))
+
+    def leads_to(self, data: bytes, end: int) -> bool:
+        """Whether ``data[:end]`` goes this way; the same comparisons as edge by edge."""
+        if end < self._least:
+            return False
+        for segment, place in self._segments:
+            if not data.startswith(segment, place):
+                return False
+        return all(int.from_bytes(data[start:after], "little") == end - after for start, after in self._frames)
+
+    def blocks(self, data: bytes) -> list[memoryview]:
+        """The opaque blocks on the way."""
+        view = memoryview(data)
+        return [_block(view[start:after], form) for start, after, form in self._blocks]
+
+
+def _block(block: memoryview, form: Form) -> memoryview:
+    return block if form == "B" else block.cast(form)
+
+
 class _Tree:
-    __slots__ = ("cost", "root")
+    __slots__ = ("cost", "path", "root")
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         self.root = _Node(Snapshot([], [], [], -1, 0, 0, 0), b"", 0, "B")
+        self.path: _Path | None = None  # to the node where most values end
         self.cost = 0
 
 
@@ -154,6 +198,20 @@ class Known(NamedTuple):
     keep: Callable[[Prefix], None]
 
 
+def _edge(node: _Node, data: bytes, pos: int, end: int) -> tuple[bytes, _Node] | None:
+    """The known segment that ``data[pos:end]`` begins with, if the block behind it is whole."""
+    for segment, child in node.edges:
+        if data.startswith(segment, pos, end):
+            start = pos + len(segment)
+            after = start + child.block
+            if after >= end or after + child.snapshot.frame_left > end:
+                continue  # cut short; the walk says where
+            if child.form == "F" and int.from_bytes(data[start:after], "little") != end - after:
+                continue  # a frame that ends elsewhere
+            return segment, child
+    return None
+
+
 class Segments:
     """A payload's way through the tree: first along known edges, then growing a new branch.
 
@@ -183,8 +241,8 @@ class Segments:
         self._tree = tree
         self._data = data
         self._payload_end = end
-        self._program: list[bytes] = []
         self.blocks: list[memoryview] = []
+        self._program: list[bytes] = []
         self._node = self._follow()
         self._start = self.end
         self.snapshot = self._node.snapshot
@@ -211,27 +269,27 @@ class Segments:
 
     def _follow(self) -> _Node:
         """Follow the segments that are known, collecting the program and the opaque blocks."""
-        data, end = self._data, self._payload_end
-        node, pos = self._tree.root, 0
+        data, end, tree = self._data, self._payload_end, self._tree
+        path, node, pos = tree.path, tree.root, 0
+        if path is not None and path.leads_to(data, end):
+            node, pos = path.node, path.end
+            self._program, self.blocks = path.program, path.blocks(data)
+        else:
+            path = None
+        edges: list[tuple[bytes, _Node]] = []
         view = memoryview(data)
-        found = True
-        while found:
-            found = False
-            for segment, child in node.edges:
-                if data.startswith(segment, pos, end):
-                    start = pos + len(segment)
-                    after = start + child.block
-                    if after >= end or after + child.snapshot.frame_left > end:
-                        continue  # cut short; the walk says where
-                    if child.form == "F" and int.from_bytes(data[start:after], "little") != end - after:
-                        continue  # a frame that ends elsewhere
-                    pos = after
-                    if child.block and child.form != "F":
-                        block = view[start:pos]
-                        self.blocks.append(block if child.form == "B" else block.cast(child.form))
-                    self._program.append(child.program)
-                    node, found = child, True
-                    break
+        while (edge := _edge(node, data, pos, end)) is not None:
+            segment, node = edge
+            start = pos + len(segment)
+            pos = start + node.block
+            if node.block and node.form != "F":
+                self.blocks.append(_block(view[start:pos], node.form))
+            edges.append(edge)
+        if edges:
+            self._program = [*self._program, *(child.program for _, child in edges)]
+            # Not to and fro between two programs in one archive.
+            if tree.path is None or node.visits > 2 * tree.path.node.visits:
+                tree.path = _Path(path, edges)
         self.end = pos
         node.visits += 1
         return node
