@@ -36,7 +36,7 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT4U: 4,
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-_FIXED: dict[int, int] = {}
+_FIXED: list[int | None] = [None] * 256
 _PREFIXED: dict[int, int] = {}
 _LINES: dict[int, int] = {}
 for _opcode in pickletools.opcodes:
@@ -59,7 +59,10 @@ _GET_CODES = frozenset(b"hj")
 _MEMOIZE = 0x94
 _TEXT = b"X"
 # Opcodes that differ in nothing but the size of their argument: texts, integers, bytes.
-_ALIKE = {code: group[:1] for group in (b"\x8cX\x8d", b"KMJ\x8a\x8b", b"CB\x8e") for code in group}
+_ALIKE = [bytes([code]) for code in range(256)]
+for _group in (b"\x8cX\x8d", b"KMJ\x8a\x8b", b"CB\x8e"):
+    for _code in _group:
+        _ALIKE[_code] = _group[:1]
 # A loaded value names no other globals than these, so strings that are none of them are labels or other metadata.
 _NAMES = frozenset(part.encode() for pair in KINDS for part in pair)
 
@@ -74,8 +77,9 @@ def _walk(data: bytes, place: int, end: int) -> Iterator[tuple[int, int, int, in
     while place < end:
         code = data[place]
         argument = place + 1
-        if code in _FIXED:
-            following = argument + _FIXED[code]
+        fixed = _FIXED[code]
+        if fixed is not None:
+            following = argument + fixed
         elif code in _PREFIXED:
             argument += _PREFIXED[code]
             following = argument + int.from_bytes(data[place + 1 : argument], "little")
@@ -228,23 +232,23 @@ def _skeleton(tail: bytes, memoized: int) -> bytes | None:
     parts = [b""]
     memo: list[bytes] = []  # what the tail adds: texts, and the number of what is none
     others = following = 0
-    for code, place, argument, following in _walk(tail, 0, len(tail)):
-        if _is_left_out(code, following - argument):
-            return None
+    for code, _, argument, following in _walk(tail, 0, len(tail)):
+        part = _ALIKE[code]
         if code == _MEMOIZE:
             if parts[-1] == _TEXT:
                 memo.append(_TEXT)
                 continue
             memo.append(b"m%d\0" % others)
             others += 1
-        part = _ALIKE.get(code, tail[place : place + 1])
-        if code in _TEXT_CODES:
-            name = tail[argument:following]
-            part = part + name + b"\0" if name in _NAMES else _TEXT
         elif code in _GET_CODES:
             index = int.from_bytes(tail[argument:following], "little")
             own = index - memoized
             part = memo[own] if 0 <= own < len(memo) else b"h%d\0" % index
+        elif code in _TEXT_CODES:
+            name = tail[argument:following]
+            part = part + name + b"\0" if name in _NAMES else _TEXT
+        elif _is_left_out(code, following - argument):
+            return None
         if part != _TEXT or parts[-1] != _TEXT:
             parts.append(part)
         if code == _STOP:
