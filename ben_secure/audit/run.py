@@ -306,11 +306,11 @@ class _Audit:
             records = max(_FEWEST_RECORDS, 1 + self._entries // (_processors(run) * _RANGES_A_WORKER))
             tasks = cut(pages, self._absolute, options, min(_MOST_RECORDS, records), start, self._position)
         with closing(self._runner(tasks, lambda task, place: split(pages, task, place))) as judged:
-            for task, part in self._held_back(self._watched(judged), whole):
+            settled = self._settled(self._watched(judged), opinions, pages)
+            for task, part in self._held_back(settled, whole):
                 if part.undecided == CHANGED:
                     self._undecided = CHANGED
                     return
-                opinions.settle(part, pages.get)
                 self._tell(part.findings)
                 self._tally.extend(part)
                 self._start, self._position = task.stop, task.position + task.records
@@ -326,6 +326,15 @@ class _Audit:
             value_bytes += part.value_bytes
             if self._run.progress is not None:
                 self._run.progress(done, self._total(), value_bytes)
+
+    def _settled(
+        self, judged: Iterable[tuple[RangeTask, Tally]], opinions: Opinions, pages: PageReader
+    ) -> Iterator[tuple[RangeTask, Tally]]:
+        """Add fickling's opinions to each range as soon as it is judged, while the workers are at others."""
+        for task, part in judged:
+            if part.undecided != CHANGED:
+                opinions.settle(part, pages.get)
+            yield task, part
 
     def _held_back(
         self, judged: Iterator[tuple[RangeTask, Tally]], whole: StructureCheck | None

@@ -114,12 +114,12 @@ class _Path:
 
     def __init__(self, before: _Path | None, edges: list[tuple[bytes, _Node]]) -> None:
         self.node = edges[-1][1]
-        self.end = 0 if before is None else before.end
-        self.program = [] if before is None else before.program.copy()
-        self._segments = [] if before is None else before._segments.copy()
-        self._frames = [] if before is None else before._frames.copy()
-        self._blocks = [] if before is None else before._blocks.copy()
-        self._least = 0 if before is None else before._least
+        self.end: int = before.end if before else 0
+        self.program: list[bytes] = before.program.copy() if before else []
+        self._segments: list[tuple[bytes, int]] = before._segments.copy() if before else []
+        self._frames: list[tuple[int, int]] = before._frames.copy() if before else []
+        self._blocks: list[tuple[int, int, Form]] = before._blocks.copy() if before else []
+        self._least: int = before._least if before else 0
         for segment, node in edges:
             self._segments.append((segment, self.end))
             start = self.end + len(segment)
@@ -147,7 +147,7 @@ class _Path:
 
 
 def _block(block: memoryview, form: Form) -> memoryview:
-    return block if form == "B" else block.cast(form)
+    return block.cast("b") if form == "b" else block
 
 
 class _Tree:
