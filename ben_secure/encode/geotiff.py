@@ -270,5 +270,6 @@ def _tifffile() -> Any:
         raise MissingExtraError(
             "GeoTIFFs are read by tifffile, which is not installed: pip install 'ben-secure[encode]'"
         ) from error
-    logging.getLogger("tifffile").addFilter(_quiet)
+    for name in ("tifffile", "tifffile.tifffile"):  # of its present and of its older releases
+        logging.getLogger(name).addFilter(_quiet)
     return tifffile
