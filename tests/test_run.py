@@ -1,5 +1,6 @@
 """An audit as a whole: whatever divides, samples, resumes or interrupts it, the report is what one walk finds."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -278,6 +279,26 @@ def test_the_database_as_a_whole_comes_first_however_long_it_takes(database, mon
     assert told[0] == of_the_whole
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_what_comes_before_damage_is_told_whenever_the_whole_is_known(tmp_path, monkeypatch, done):
+    """The walk over the keys ends early, before or after the check of the pages: one report."""
+    database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
+    data_file = database / "data.mdb"
+    content = bytearray(data_file.read_bytes())
+    content[content.index(b"%0200d" % 900) - 8 + 6] = 0xFF  # the length of a key
+    data_file.write_bytes(content)
+    found = Finding(rule=Rule.DAMAGED, message="torn")
+    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [found])
+    monkeypatch.setattr(structure.StructureCheck, "done", lambda check: done)
+    told = []
+    report = audit_database(database, run=Run(workers=1, on_finding=told.append), options=QUIET)
+    assert report.refused > 100
+    assert report.rules == {Rule.DAMAGED: 1, Rule.NOT_A_PICKLE: report.refused}
+    assert "this LMDB file is damaged" in report.undecided
+    assert tuple(told) == report.findings
+    assert told[0] == found
+
+
 @pytest.mark.parametrize("looked", [False, True])
 def test_an_audit_interrupted_before_the_whole_was_looked_at_is_not_kept(database, monkeypatch, tmp_path, looked):
     """What is known is told, but the next run begins anew and looks at the whole; if it was, it goes on."""
@@ -429,30 +450,42 @@ def audit(*arguments):
 def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
     """Exit code 130, a partial report on stdout, the state in its file, and no process left."""
     database = make_database(tmp_path / "db", {b"%s%06d" % (STEM, n): HONEST[n % 4] for n in range(30_000)})
-    state = tmp_path / "state"
+    state, answer = tmp_path / "state", tmp_path / "answer"
     command = [sys.executable, "-m", "ben_secure", "audit", str(database), "--no-fickling", "--workers", "1"]
-    running = subprocess.Popen(
-        [*command, "--resume", str(state), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    with answer.open("wb") as file:  # a pipe that nobody reads meanwhile would hold it up
+        running = subprocess.Popen(
+            [*command, "--resume", str(state), "--json"], stdout=file, stderr=subprocess.PIPE, text=True
+        )
     deadline = time.monotonic() + 60
     workers = []
-    while running.poll() is None and time.monotonic() < deadline and not workers:
-        workers = [child for child in children.read_text().split() if b"_worker import main" in _command_line(child)]
+    while (
+        running.poll() is None and time.monotonic() < deadline and not (workers and b"lmdb_key" in answer.read_bytes())
+    ):
+        workers = [child for child in _children(running.pid) if b"_worker import main" in _command_line(child)]
         time.sleep(0.01)
-    time.sleep(0.5)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=60)
     assert (running.returncode, err) == (130, "")
-    document = json.loads(out)
+    document = json.loads(answer.read_bytes())
     assert document["exit_code"] == 130
     assert "interrupted after" in document["databases"][0]["error"]
+    assert 0 < document["checked"] < 30_000  # each of them with a note on its name
+    told = len(document["databases"][0]["findings"]) + document["findings_left_out"]
+    assert told - document["checked"] in (0, 1)  # the one that was being written
     assert workers
     assert not any(_command_line(child) for child in workers)
-    if document["checked"]:
-        assert state.exists()
-        done = subprocess.run([*command, "--resume", str(state), "--json"], capture_output=True, text=True)
-        assert (done.returncode, json.loads(done.stdout)["checked"]) == (0, 30_000)
+    assert state.exists()
+    done = subprocess.run([*command, "--resume", str(state), "--json"], capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["checked"]) == (0, 30_000)
+
+
+def _children(process):
+    """The processes that its threads have started."""
+    found = []
+    for file in pathlib.Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += file.read_text().split()
+    return found
 
 
 def _command_line(process):

@@ -22,7 +22,7 @@ from ben_secure.audit.scan import Judge, Options
 from ben_secure.audit.state import Done, StateFile, describe
 from ben_secure.audit.structure import StructureCheck
 from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers
-from ben_secure.errors import StoreError, UndecidedError, UntrustedDataError
+from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.store.pages import PageReader
 
 Progress = Callable[[int, int, int], None]
@@ -287,8 +287,8 @@ class _Audit:
         # So that fickling's opinions are known again that were told already.
         told = Tally(programs=dict(done.tally.programs), findings=list(done.tally.findings))
         opinions.settle(told, pages.get)
-        self._tell(done.tally.findings)
         self._tally.extend(done.tally)
+        self._tell(done.tally.findings)
 
     def _judge(
         self,
@@ -311,9 +311,9 @@ class _Audit:
                 if part.undecided == CHANGED:
                     self._undecided = CHANGED
                     return
-                self._tell(part.findings)
-                self._tally.extend(part)
+                self._tally.extend(part)  # first: what was told is counted, also if telling it is interrupted
                 self._start, self._position = task.stop, task.position + task.records
+                self._tell(part.findings)
                 keep(False)
         self._start = None
 
@@ -342,9 +342,14 @@ class _Audit:
         """Hold what is judged back until the database as a whole was looked at, for its findings come first."""
         held: list[tuple[RangeTask, Tally]] = []
         findings = 0
+        failure: BenSecureError | None = None
         try:
             while whole is not None and not whole.done() and findings < MAX_FINDINGS:
-                judged_next = next(judged, None)
+                try:
+                    judged_next = next(judged, None)
+                except BenSecureError as error:  # what was judged before is told first
+                    failure = error
+                    break
                 if judged_next is None:
                     break
                 held.append(judged_next)
@@ -356,6 +361,8 @@ class _Audit:
             raise
         yield from held
         held.clear()
+        if failure is not None:
+            raise failure
         yield from judged
 
 
