@@ -46,6 +46,14 @@ def make_database(path, records, **options):
     return path
 
 
+def damage_key(path, lmdb_key):
+    """Give a key another length, so that a walk over the keys ends there."""
+    data_file = path / "data.mdb"
+    content = bytearray(data_file.read_bytes())
+    content[content.index(lmdb_key) - 8 + 6] = 0xFF
+    data_file.write_bytes(content)
+
+
 def damage(path, marker):
     """Break the header of the overflow page whose value begins with ``marker``."""
     data_file = path / "data.mdb"

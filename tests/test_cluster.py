@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from test_audit import HONEST, SHELL, make_database
+from test_audit import HONEST, SHELL, damage_key, make_database
 
 import ben_secure
 from ben_secure import MissingExtraError, PatchWriter, StoreError
@@ -165,10 +165,7 @@ def test_several_databases_samples_and_interruptions_work_as_ever(plain, tmp_pat
 def test_a_damaged_tree_is_undecided_as_it_is_locally(plain, tmp_path):
     """What comes before the damage is judged in the cluster too."""
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
-    data_file = database / "data.mdb"
-    content = bytearray(data_file.read_bytes())
-    content[content.index(b"%0200d" % 900) - 8 + 6] = 0xFF  # the length of a key
-    data_file.write_bytes(content)
+    damage_key(database, b"%0200d" % 900)
     local, remote = both(database, plain.address)
     assert remote.undecided is not None
     assert remote.refused > 100

@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from test_audit import HONEST, NAME, SHELL, make_database
+from test_audit import HONEST, NAME, SHELL, damage_key, make_database
 
 from ben_secure import StoreError
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, structure
@@ -283,10 +283,7 @@ def test_the_database_as_a_whole_comes_first_however_long_it_takes(database, mon
 def test_what_comes_before_damage_is_told_whenever_the_whole_is_known(tmp_path, monkeypatch, done):
     """The walk over the keys ends early, before or after the check of the pages: one report."""
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
-    data_file = database / "data.mdb"
-    content = bytearray(data_file.read_bytes())
-    content[content.index(b"%0200d" % 900) - 8 + 6] = 0xFF  # the length of a key
-    data_file.write_bytes(content)
+    damage_key(database, b"%0200d" % 900)
     found = Finding(rule=Rule.DAMAGED, message="torn")
     monkeypatch.setattr(structure, "structure_findings", lambda path, started: [found])
     monkeypatch.setattr(structure.StructureCheck, "done", lambda check: done)

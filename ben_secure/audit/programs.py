@@ -57,7 +57,7 @@ _BYTEARRAY8 = 0x96
 _TEXT_CODES = frozenset(b"\x8cX\x8d")
 _GET_CODES = frozenset(b"hj")
 _MEMOIZE = 0x94
-_TEXT = b"X"
+_TEXT = b"X"  # in a skeleton, one text or more
 # Opcodes that differ in nothing but the size of their argument: texts, integers, bytes.
 _ALIKE = [bytes([code]) for code in range(256)]
 for _group in (b"\x8cX\x8d", b"KMJ\x8a\x8b", b"CB\x8e"):
@@ -164,8 +164,8 @@ class _Template:
 class Programs:
     """Fingerprints of the programs of one database, or of a part of it.
 
-    Laws: a fingerprint follows from the value alone, whatever was seen before; values that load and differ in nothing
-    but pixels, numbers, texts and how many of these stand in a row have one fingerprint.
+    Laws: a fingerprint follows from the value alone, whatever was seen before; values that load and whose programs
+    differ in nothing but pixels, numbers, texts and how many texts stand in a row have one fingerprint.
     """
 
     def __init__(self) -> None:

@@ -340,22 +340,13 @@ class _Audit:
         self, judged: Iterator[tuple[RangeTask, Tally]], whole: StructureCheck | None
     ) -> Iterator[tuple[RangeTask, Tally]]:
         """Hold what is judged back until the database as a whole was looked at, for its findings come first."""
+        if whole is None:
+            yield from judged
+            return
         held: list[tuple[RangeTask, Tally]] = []
-        findings = 0
-        failure: BenSecureError | None = None
         try:
-            while whole is not None and not whole.done() and findings < MAX_FINDINGS:
-                try:
-                    judged_next = next(judged, None)
-                except BenSecureError as error:  # what was judged before is told first
-                    failure = error
-                    break
-                if judged_next is None:
-                    break
-                held.append(judged_next)
-                findings += len(judged_next[1].findings)
-            if whole is not None:
-                self._look_at_the_whole(whole)
+            failure = _hold(held, judged, whole)
+            self._look_at_the_whole(whole)
         except KeyboardInterrupt:
             yield from held  # what is known is told
             raise
@@ -364,6 +355,20 @@ class _Audit:
         if failure is not None:
             raise failure
         yield from judged
+
+
+def _hold(
+    held: list[tuple[RangeTask, Tally]], judged: Iterator[tuple[RangeTask, Tally]], whole: StructureCheck
+) -> BenSecureError | None:
+    """Collect what is judged while the database as a whole is looked at; returns why there is no more, if so."""
+    findings = 0
+    try:
+        while not whole.done() and findings < MAX_FINDINGS and (judged_next := next(judged, None)) is not None:
+            held.append(judged_next)
+            findings += len(judged_next[1].findings)
+    except BenSecureError as error:  # what was judged before is told first
+        return error
+    return None
 
 
 def _processors(run: Run) -> int:

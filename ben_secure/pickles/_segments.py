@@ -110,21 +110,20 @@ class _Node:
 class _Path:
     """The way from the root to one node: since blocks have a fixed size, every segment has its place."""
 
-    __slots__ = ("_blocks", "_frames", "_least", "_segments", "end", "node", "program")
+    __slots__ = ("_blocks", "_frames", "_least", "_segments", "edges", "end", "node", "program")
 
-    def __init__(self, before: _Path | None, edges: list[tuple[bytes, _Node]]) -> None:
+    def __init__(self, edges: list[tuple[bytes, _Node]]) -> None:
+        self.edges = edges
         self.node = edges[-1][1]
-        self.end: int = before.end if before else 0
-        self.program: list[bytes] = before.program.copy() if before else []
-        self._segments: list[tuple[bytes, int]] = before._segments.copy() if before else []
-        self._frames: list[tuple[int, int]] = before._frames.copy() if before else []
-        self._blocks: list[tuple[int, int, Form]] = before._blocks.copy() if before else []
-        self._least: int = before._least if before else 0
+        self.end = self._least = 0
+        self.program = [node.program for _, node in edges]
+        self._segments: list[tuple[bytes, int]] = []
+        self._frames: list[tuple[int, int]] = []
+        self._blocks: list[tuple[int, int, Form]] = []
         for segment, node in edges:
             self._segments.append((segment, self.end))
             start = self.end + len(segment)
             self.end = start + node.block
-            self.program.append(node.program)
             self._least = max(self._least, self.end + 1, self.end + node.snapshot.frame_left)
             if node.form == "F":
                 self._frames.append((start, self.end))
@@ -289,7 +288,7 @@ class Segments:
             self._program = [*self._program, *(child.program for _, child in edges)]
             # Not to and fro between two programs in one archive.
             if tree.path is None or node.visits > 2 * tree.path.node.visits:
-                tree.path = _Path(path, edges)
+                tree.path = _Path([*(path.edges if path else ()), *edges])
         self.end = pos
         node.visits += 1
         return node
