@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ben_secure._system.files import write_file
 from ben_secure.errors import printable
-from ben_secure.files import write_file
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ben_secure.files import write_file
+from ben_secure._system.files import write_file
 
 
 def test_a_file_is_written_and_replaced_only_if_asked(tmp_path):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ben_secure.interrupts import uninterrupted
+from ben_secure._system.interrupts import uninterrupted
 
 
 def interrupt_myself():

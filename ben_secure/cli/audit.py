@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from ben_secure._system.files import write_file
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report import JsonWriter, write
 from ben_secure.audit.rules import Level
@@ -24,7 +25,6 @@ from ben_secure.audit.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
 from ben_secure.cli._common import explain
 from ben_secure.errors import printable
-from ben_secure.files import write_file
 
 if TYPE_CHECKING:
     from ben_secure.store._verification import Demand

@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from ben_secure._system.files import write_file
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
-from ben_secure.files import write_file
 from ben_secure.quicklook import KINDS, MAX_SHEET, Quicklook, contact_sheet, look, terminal, to_png
 from ben_secure.store.reader import PatchReader
 

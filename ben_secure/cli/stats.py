@@ -11,11 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ben_secure._system.files import write_file
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
-from ben_secure.files import write_file
 from ben_secure.stats import Statistics, plot_png, stats
 from ben_secure.stats.plot import require_matplotlib
 from ben_secure.stats.results import BandStatistics, to_json

@@ -16,8 +16,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
+from ben_secure._system.interrupts import uninterrupted
 from ben_secure.errors import BenSecureError, StoreError
-from ben_secure.interrupts import uninterrupted
 from ben_secure.stats.results import Statistics
 from ben_secure.stats.tally import Tally
 from ben_secure.store.reader import PatchReader
