@@ -8,6 +8,7 @@ reader, the writer and the unpickler are imported when they are first used.
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ben_secure.errors import (
@@ -25,7 +26,6 @@ from ben_secure.errors import (
     UnsafePickleError,
     UntrustedDataError,
 )
-from ben_secure.lazy import lazily
 from ben_secure.limits import Limits
 
 if TYPE_CHECKING:
@@ -80,21 +80,23 @@ __all__ = [
     "loads",
 ]
 
-# What is imported on first use; the errors and limits are here already.
-__getattr__ = lazily(
-    __name__,
-    dict.fromkeys(__all__, "ben_secure.patches")
-    | {
-        "PairedReader": "ben_secure.store.pairs",
-        "PatchReader": "ben_secure.store.reader",
-        "PatchUnpickler": "ben_secure.pickles",
-        "PatchWriter": "ben_secure.store.writer",
-        "load": "ben_secure.values",
-        "loads": "ben_secure.values",
-    },
-)
+# Where to find what is imported when it is first used (PEP 562); the errors and limits are here already.
+_HOMES = dict.fromkeys(__all__, "ben_secure.patches") | {
+    "PairedReader": "ben_secure.store.pairs",
+    "PatchReader": "ben_secure.store.reader",
+    "PatchUnpickler": "ben_secure.pickles",
+    "PatchWriter": "ben_secure.store.writer",
+    "load": "ben_secure.values",
+    "loads": "ben_secure.values",
+}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(ben_secure.__file__).parent
 # From the bottom up; a module may import from lower layers, and within its own folder.
 LAYERS = [
     ["errors"],
-    ["_system", "bands", "closing", "equality", "files", "footer", "interrupts", "lazy", "limits", "nomenclature"],
+    ["_system", "bands", "equality", "files", "footer", "interrupts", "limits", "nomenclature"],
     ["layouts", "metadata"],
     ["band_objects", "patch_access", "patch_base", "patches", "quicklook", "resampling", "scaling", "view"],
     ["signing.footer"],

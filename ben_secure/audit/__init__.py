@@ -1,8 +1,7 @@
 """Find out whether a database holds anything but patches: every record through the loader, nothing kept."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from ben_secure.lazy import lazily
 
 if TYPE_CHECKING:
     from ben_secure.audit.findings import AuditReport, Finding
@@ -11,15 +10,18 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditReport", "Finding", "Options", "Run", "audit_database", "audit_many", "scan_value"]
 
-# The processes that an audit starts are modules of this package, and need little of it.
-__getattr__ = lazily(
-    __name__,
-    {
-        **dict.fromkeys(("AuditReport", "Finding"), "ben_secure.audit.findings"),
-        **dict.fromkeys(("Run", "audit_database", "audit_many"), "ben_secure.audit.run"),
-        **dict.fromkeys(("Options", "scan_value"), "ben_secure.audit.scan"),
-    },
-)
+# Imported when first used (PEP 562): the processes that an audit starts are modules of this package, and need little.
+_HOMES = {
+    **dict.fromkeys(("AuditReport", "Finding"), "ben_secure.audit.findings"),
+    **dict.fromkeys(("Run", "audit_database", "audit_many"), "ben_secure.audit.run"),
+    **dict.fromkeys(("Options", "scan_value"), "ben_secure.audit.scan"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals().setdefault(name, getattr(import_module(_HOMES[name]), name))
 
 
 def __dir__() -> list[str]:

@@ -17,13 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ben_secure.audit.findings import MAX_FINDINGS, NO_OPINION, Finding
 from ben_secure.audit.programs import MAX_PROGRAMS, Programs, without_pixels
-from ben_secure.closing import Closing
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.allowlist import KINDS
 
@@ -84,7 +83,7 @@ class _Budget:
         return "its time is used up" if self.seconds <= 0 else None
 
 
-class Fickling(Closing):
+class Fickling(AbstractContextManager["Fickling"]):
     """The process in which fickling runs: started before or when it is first asked, and again after it died.
 
     Args:
@@ -175,6 +174,9 @@ class Fickling(Closing):
             raise ValueError
         return answer
 
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """End the process; it starts again when something is asked."""
         running, self._running = self._running, None
@@ -186,7 +188,7 @@ class Fickling(Closing):
             running.wait()
 
 
-class Opinions(Closing):
+class Opinions(AbstractContextManager["Opinions"]):
     """Opinions on the programs of one database; a context manager, which ends its own process behind it.
 
     Args:
@@ -207,6 +209,9 @@ class Opinions(Closing):
         self._known: dict[bytes, Opinion] = {}
         self._accepted, self._refused = _Budget(), _Budget()
         self._programs = Programs()
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the process, if it is its own."""

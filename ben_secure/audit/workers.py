@@ -28,7 +28,6 @@ from ben_secure.audit._worker import NOWHERE, PLACE, READY, JudgeFunction
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.formats import REFUSED
 from ben_secure.audit.ranges import RangeTask, judge_range
-from ben_secure.closing import Closing
 from ben_secure.errors import Rule, StoreError, printable
 
 VALUE_TIMEOUT_S = 60.0
@@ -183,7 +182,7 @@ class _Lost(Exception):
     """A worker is of no use any more; says what became of it."""
 
 
-class Workers(Closing):
+class Workers(contextlib.AbstractContextManager["Workers"]):
     """A number of worker processes; to be closed.
 
     Starts them when there is something to do.
@@ -322,6 +321,9 @@ class Workers(Closing):
             part.losses = int(part.task.alone)
         index = jobs.index(job)
         jobs[index : index + 1] = parts
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End all workers, whatever they are at."""

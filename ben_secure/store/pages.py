@@ -25,11 +25,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TypeVar
 
-from ben_secure.closing import Closing
 from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS
@@ -73,7 +73,7 @@ MAX_STORED_BYTES = DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES
 """Longest value that is read unless the caller says otherwise: a payload at the default limit, and its footer."""
 
 
-class PageReader(Closing):
+class PageReader(AbstractContextManager["PageReader"]):
     """The records of one plain LMDB database, by raw key.
 
     Threads may share a reader; a forked child may go on using the one that it inherited; pickled, it travels as its
@@ -234,6 +234,9 @@ class PageReader(Closing):
             f"a writer committed during each of {_ATTEMPTS} attempts to read; try again when it is done",
             database=self.path,
         )
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file; doing it twice is harmless. No other thread may be reading."""

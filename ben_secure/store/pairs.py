@@ -7,10 +7,10 @@ that reader verifies it; nothing is joined by a likeness of names, and nothing i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from ben_secure.closing import Closing
 from ben_secure.equality import equal
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, StoreError, printable
 from ben_secure.layouts import Layout
@@ -75,7 +75,7 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
         raise PatchFormatError(f"the twins cannot be joined: {error}", rule=Rule.PATCH) from error
 
 
-class PairedReader(Closing, Mapping[str, BigEarthNet_S1_S2_Patch]):
+class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarthNet_S1_S2_Patch]):
     """Merged patches by the name of the Sentinel-2 record, in key order.
 
     They are those Sentinel-2 records of the database that the table gives a twin; others are not there. It is as
@@ -187,6 +187,9 @@ class PairedReader(Closing, Mapping[str, BigEarthNet_S1_S2_Patch]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.s2_reader!r}, <{len(self.pairs)} pairs>, {self.s1_reader!r})"
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close both readers; doing it twice is harmless."""

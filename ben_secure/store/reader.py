@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from ben_secure.closing import Closing
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ben_secure.store._verification import Demand, Verification, Verified
 
 
-class PatchReader(Closing, Mapping[str, BigEarthNetPatch]):
+class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNetPatch]):
     """The patches of one database, by name, in key order.
 
     Threads may share a reader, a forked DataLoader worker may go on using it, and pickled (for a spawned worker) it
@@ -222,6 +222,9 @@ class PatchReader(Closing, Mapping[str, BigEarthNetPatch]):
     def facts(self) -> DatabaseFacts:
         """What the database says of itself: page size, depth, entries, ...; unverified."""
         return self._pages.facts
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file; doing it twice is harmless. No other thread may be reading."""
