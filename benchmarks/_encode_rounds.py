@@ -20,7 +20,7 @@ import ben_secure
 from ben_secure.bands import BANDS, S1_BANDS, S2_BANDS
 from ben_secure.encode import encode
 from ben_secure.encode.geotiff import decode_band
-from ben_secure.nomenclature import CORINE_43, to_19
+from ben_secure.labels.nomenclature import CORINE_43, to_19
 from ben_secure.signing.keys import MacKey
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import ben_secure
-from ben_secure.nomenclature import BEN_19, CORINE_43, to_19
+from ben_secure.labels.nomenclature import BEN_19, CORINE_43, to_19
 from ben_secure.signing.keys import MacKey
 from ben_secure.torch import PatchDataset, batch_loader
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
-from ben_secure.nomenclature import BEN_19, CORINE_43, to_19
+from ben_secure.labels.nomenclature import BEN_19, CORINE_43, to_19
 
 GOOD = {"labels": ["Pastures", "Peatbogs"], "corresponding_s2_patch": "S2", "projection": "x"}
 

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(ben_secure.__file__).parent
 # From the bottom up; a module may import from lower layers, and within its own folder.
 LAYERS = [
     ["errors"],
-    ["_system", "bands", "equality", "files", "footer", "interrupts", "limits", "nomenclature"],
+    ["_system", "bands", "equality", "files", "footer", "interrupts", "limits"],
     ["layouts", "metadata"],
     ["band_objects", "patch_access", "patch_base", "patches", "quicklook", "resampling", "scaling", "view"],
     ["signing.footer"],
@@ -30,7 +30,8 @@ LAYERS = [
         "store._nodes",
         "store._snapshot",
     ],
-    ["values", "tables", "labels"],
+    ["labels"],
+    ["nomenclature", "tables", "values"],
     ["store"],
     ["batches"],
     ["audit", "compat", "encode", "stats", "torch"],
@@ -52,7 +53,7 @@ HOMES = {
     "fickling": {"audit._fickling_worker"},
     "tifffile": {"encode.geotiff"},
     "imagecodecs": {"encode.geotiff"},
-    "pyarrow": {"tables"},
+    "pyarrow": {"labels.tables"},
     "PIL": {"quicklook"},
     "matplotlib": {"stats"},
     "distributed": {"audit.cluster"},

@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from ben_secure import PatchReader
-from ben_secure.nomenclature import BEN_19, CORINE_43, TO_19, to_19
+from ben_secure.labels.nomenclature import BEN_19, CORINE_43, TO_19, to_19
 
 # label_conversion of the authors' label_indices.json: for each of the 19, the indices of the 43 that fall into it.
 LABEL_CONVERSION = [

@@ -1,5 +1,6 @@
 """The names that users may rely on."""
 
+import importlib
 import pickle
 
 import pytest
@@ -14,6 +15,29 @@ def test_every_public_name_resolves():
         for name in package.__all__:
             assert getattr(package, name) is not None
         assert set(package.__all__) <= set(dir(package))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("bands", "S2_BANDS"),
+        ("batches", "PatchArrays"),
+        ("compat", "install"),
+        ("encode", "encode"),
+        ("metadata", "rebuild_array"),
+        ("metadata", "rebuild_scalar"),
+        ("nomenclature", "to_19"),
+        ("patches", "rebuild_patch"),
+        ("signing.keys", "MacKey"),
+        ("stats", "stats"),
+        ("store.reader", "PatchReader"),
+        ("tables", "pairs_of"),
+        ("tables", "read_table"),
+    ],
+)
+def test_documented_paths_stay(module, name):
+    """What the documents or stored values name by its path is found there, wherever it is defined."""
+    assert hasattr(importlib.import_module(f"ben_secure.{module}"), name)
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from ben_secure import EncodeError, MissingExtraError, tables
-from ben_secure.tables import pairs_of, read_names, read_table
+from ben_secure import EncodeError, MissingExtraError
+from ben_secure.labels import tables
+from ben_secure.labels.tables import pairs_of, read_names, read_table
 
 CSV = "patch_id,split,s1_name\nA,train,SA\nB,test,SB\n"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ben_secure.errors import PatchFormatError, Rule, printable
-from ben_secure.nomenclature import BEN_19, CORINE_43, TO_19
+from ben_secure.labels.nomenclature import BEN_19, CORINE_43, TO_19
 
 if TYPE_CHECKING:
     import numpy.typing as npt

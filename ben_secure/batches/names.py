@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
 from ben_secure.errors import printable
-from ben_secure.tables import read_names
+from ben_secure.labels.tables import read_names
 
 if TYPE_CHECKING:
     from ben_secure.store.pairs import PairedReader

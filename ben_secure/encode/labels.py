@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ben_secure.errors import printable
-from ben_secure.nomenclature import BEN_19, TO_19, to_19
+from ben_secure.labels.nomenclature import BEN_19, TO_19, to_19
 
 LABEL_FILE_SUFFIX = "_labels_metadata.json"
 MAX_FILE_BYTES = 64 * 2**10

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ben_secure.encode.folders import find_patches
 from ben_secure.encode.patch import Source, read_label_file, refusal
 from ben_secure.errors import EncodeError, printable
-from ben_secure.tables import S1_NAME, Rows, pairs_of
+from ben_secure.labels.tables import S1_NAME, Rows, pairs_of
 
 KEPT = 20
 """Failures kept in detail; the rest are counted."""

@@ -1,0 +1,108 @@
+"""The two label nomenclatures of BigEarthNet and the published mapping between them: data only.
+
+Sources: Sumbul et al., "BigEarthNet: A Large-Scale Benchmark Archive for Remote Sensing Image Understanding", IGARSS
+2019 (43 level-3 classes of CORINE Land Cover 2018, as the label files of the archive spell them); Sumbul et al.,
+"BigEarthNet-MM", IEEE Geoscience and Remote Sensing Magazine 9(3), 2021 (the 19 classes; 11 of the 43 are dropped).
+Orders are those of ``original_labels``, ``BigEarthNet-19_labels`` and ``label_conversion`` in ``label_indices.json``
+of the authors' models (git.tu-berlin.de/rsim/BigEarthNet-S2_19-classes_models). Texts in the field also sort the
+classes by the alphabet; a multi-hot vector means nothing without its order.
+
+BigEarthNet v2 (Clasen et al., "reBEN", IGARSS 2025) has only the 19 classes, spelled as here. One class changes its
+spelling on the way: ``Transitional woodland/shrub`` of the 43 is ``Transitional woodland, shrub`` of the 19.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+BEN_19: tuple[str, ...] = (
+    "Urban fabric",
+    "Industrial or commercial units",
+    "Arable land",
+    "Permanent crops",
+    "Pastures",
+    "Complex cultivation patterns",
+    "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    "Agro-forestry areas",
+    "Broad-leaved forest",
+    "Coniferous forest",
+    "Mixed forest",
+    "Natural grassland and sparsely vegetated areas",
+    "Moors, heathland and sclerophyllous vegetation",
+    "Transitional woodland, shrub",
+    "Beaches, dunes, sands",
+    "Inland wetlands",
+    "Coastal wetlands",
+    "Inland waters",
+    "Marine waters",
+)
+"""The 19 classes; the place of each is its published index."""
+
+TO_19: Mapping[str, str | None] = MappingProxyType(
+    {
+        "Continuous urban fabric": "Urban fabric",
+        "Discontinuous urban fabric": "Urban fabric",
+        "Industrial or commercial units": "Industrial or commercial units",
+        "Road and rail networks and associated land": None,
+        "Port areas": None,
+        "Airports": None,
+        "Mineral extraction sites": None,
+        "Dump sites": None,
+        "Construction sites": None,
+        "Green urban areas": None,
+        "Sport and leisure facilities": None,
+        "Non-irrigated arable land": "Arable land",
+        "Permanently irrigated land": "Arable land",
+        "Rice fields": "Arable land",
+        "Vineyards": "Permanent crops",
+        "Fruit trees and berry plantations": "Permanent crops",
+        "Olive groves": "Permanent crops",
+        "Pastures": "Pastures",
+        "Annual crops associated with permanent crops": "Permanent crops",
+        "Complex cultivation patterns": "Complex cultivation patterns",
+        "Land principally occupied by agriculture, with significant areas of natural vegetation": BEN_19[6],
+        "Agro-forestry areas": "Agro-forestry areas",
+        "Broad-leaved forest": "Broad-leaved forest",
+        "Coniferous forest": "Coniferous forest",
+        "Mixed forest": "Mixed forest",
+        "Natural grassland": "Natural grassland and sparsely vegetated areas",
+        "Moors and heathland": "Moors, heathland and sclerophyllous vegetation",
+        "Sclerophyllous vegetation": "Moors, heathland and sclerophyllous vegetation",
+        "Transitional woodland/shrub": "Transitional woodland, shrub",
+        "Beaches, dunes, sands": "Beaches, dunes, sands",
+        "Bare rock": None,
+        "Sparsely vegetated areas": "Natural grassland and sparsely vegetated areas",
+        "Burnt areas": None,
+        "Inland marshes": "Inland wetlands",
+        "Peatbogs": "Inland wetlands",
+        "Salt marshes": "Coastal wetlands",
+        "Salines": "Coastal wetlands",
+        "Intertidal flats": None,
+        "Water courses": "Inland waters",
+        "Water bodies": "Inland waters",
+        "Coastal lagoons": "Marine waters",
+        "Estuaries": "Marine waters",
+        "Sea and ocean": "Marine waters",
+    }
+)
+"""Each of the 43 classes with its class of the 19, or None if it was dropped; in published order."""
+
+CORINE_43: tuple[str, ...] = tuple(TO_19)
+"""The 43 classes; the place of each is its published index."""
+
+
+def to_19(labels: Iterable[str]) -> list[str]:
+    """Translate labels of the 43 classes to the 19, as archives of the field store them.
+
+    Args:
+        labels: Labels of ``CORINE_43``.
+
+    Returns:
+        One label for each that is not dropped, in the order given: two labels that fall into one class give that
+        class twice. Empty if all are dropped (archives of the field store None then).
+
+    Raises:
+        KeyError: A label is not one of the 43.
+    """
+    return [new for label in labels if (new := TO_19[label]) is not None]
