@@ -16,7 +16,7 @@ import numpy as np
 from ben_secure.band_objects import BAND_TYPES, Band, refuse_state
 from ben_secure.errors import UntrustedDataError
 from ben_secure.layouts import BandSlot, Layout, run_of
-from ben_secure.quicklook import Quicklook, look
+from ben_secure.view.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
     from ben_secure.layouts import PixelArray
@@ -139,7 +139,7 @@ class BandAccess:
             kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
 
         Returns:
-            The picture, contrast stretched (see ``ben_secure.quicklook.composite``).
+            The picture, contrast stretched (see ``ben_secure.view.quicklook.composite``).
 
         Raises:
             ValueError: The kind is unknown, or the patch lacks a band that it takes.

@@ -28,8 +28,8 @@ from ben_secure import (
 )
 from ben_secure.bands import BAND_GROUPS, BANDS, STORAGE_ORDER
 from ben_secure.batches import PatchArrays
+from ben_secure.batches.resampling import resample
 from ben_secure.labels.nomenclature import BEN_19, CORINE_43
-from ben_secure.resampling import resample
 from ben_secure.signing.keys import MacKey, SigningKey
 from ben_secure.store.pairs import PairedReader
 from ben_secure.store.sign import sign_database

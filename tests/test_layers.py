@@ -17,7 +17,7 @@ LAYERS = [
     ["errors"],
     ["_system", "bands", "equality", "files", "footer", "interrupts", "limits"],
     ["layouts", "metadata"],
-    ["band_objects", "patch_access", "patch_base", "patches", "quicklook", "resampling", "scaling", "view"],
+    ["band_objects", "patch_access", "patch_base", "patches", "scaling", "view"],
     ["signing.footer"],
     [
         "pages",
@@ -54,7 +54,7 @@ HOMES = {
     "tifffile": {"encode.geotiff"},
     "imagecodecs": {"encode.geotiff"},
     "pyarrow": {"labels.tables"},
-    "PIL": {"quicklook"},
+    "PIL": {"view.quicklook"},
     "matplotlib": {"stats"},
     "distributed": {"audit.cluster"},
     "dask": {"audit.cluster"},

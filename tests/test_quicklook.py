@@ -19,7 +19,16 @@ from ben_secure.patches import (
     BigEarthNet_S2_Patch,
     BigEarthNetPatch,
 )
-from ben_secure.quicklook import KINDS, MAX_SHEET, MAX_SIDE, composite, contact_sheet, default_kind, terminal, to_png
+from ben_secure.view.quicklook import (
+    KINDS,
+    MAX_SHEET,
+    MAX_SIDE,
+    composite,
+    contact_sheet,
+    default_kind,
+    terminal,
+    to_png,
+)
 
 RED, GREEN, BLUE = range(3)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ben_secure.resampling import MODES, resample, taps
+from ben_secure.batches.resampling import MODES, resample, taps
 
 SIZES = [(60, 120), (20, 120), (120, 128), (120, 64), (60, 224), (20, 60), (120, 119), (120, 1), (1, 120), (37, 91)]
 

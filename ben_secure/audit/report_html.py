@@ -275,8 +275,8 @@ def _pictures(report: AuditReport, read: _Read) -> Markup | None:
 
 def _picture(value: bytes | None) -> bytes | None:
     """A PNG of at most ``_PICTURE_SIDE`` pixels a side; None if there is nothing to see in the value."""
-    from ben_secure.quicklook import look, to_png
     from ben_secure.values import loads
+    from ben_secure.view.quicklook import look, to_png
 
     if value is None:
         return None

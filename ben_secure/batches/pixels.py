@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from ben_secure.bands import BAND_GROUPS, BANDS
+from ben_secure.batches.resampling import MODES, resample
 from ben_secure.errors import EncodeError, PatchFormatError, Rule, printable
 from ben_secure.layouts import BandSlot, Layout, run_of
-from ben_secure.resampling import MODES, resample
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -16,8 +16,8 @@ from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
-from ben_secure.quicklook import KINDS, MAX_SHEET, Quicklook, contact_sheet, look, terminal, to_png
 from ben_secure.store.reader import PatchReader
+from ben_secure.view.quicklook import KINDS, MAX_SHEET, Quicklook, contact_sheet, look, terminal, to_png
 
 _FIRST = 12  # patches on the sheet of a database of which no key was named
 _SCALE = 4  # a patch of 120 pixels is a stamp on a screen
