@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from ben_secure.errors import PatchFormatError, Rule, printable
-from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.pickles.unpickler import loads_part as _pickle_part
 from ben_secure.pickles.unpickler import recognised as _recognised_pickle
+from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.reading import loads_part as _tensors_part
 

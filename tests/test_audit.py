@@ -20,8 +20,8 @@ from ben_secure.audit.scan import Judge
 from ben_secure.errors import Rule
 from ben_secure.pickles._segments import Segments
 from ben_secure.signing.keys import MacKey
+from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag
-from ben_secure.store._verification import demand_of
 
 NAME = b"S2A_MSIL2A_20170613T101031_87_48"
 

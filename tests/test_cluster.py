@@ -25,7 +25,7 @@ from ben_secure.audit.scan import Options
 from ben_secure.cli import main
 from ben_secure.errors import Rule
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
-from ben_secure.store._verification import demand_of
+from ben_secure.signing.policy import demand_of
 
 distributed = pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")

@@ -15,14 +15,13 @@ PACKAGE = pathlib.Path(ben_secure.__file__).parent
 # From the bottom up; a module may import from lower layers, and within its own folder.
 LAYERS = [
     ["errors"],
-    ["_system", "bands", "equality", "files", "footer", "interrupts", "limits"],
+    ["_system", "bands", "equality", "limits", "view"],
     ["layouts", "metadata"],
-    ["band_objects", "patch_access", "patch_base", "patches", "scaling", "view"],
-    ["signing.footer"],
+    ["band_objects", "patch_access", "patch_base", "patches", "scaling"],
+    ["signing"],
     [
         "pages",
         "pickles",
-        "signing",
         "tensors",
         "store.pages",
         "store._datafile",

@@ -29,8 +29,8 @@ from ben_secure.signing.keys import (
     write_signing_key,
     write_verify_key,
 )
+from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag
-from ben_secure.store._verification import demand_of
 from ben_secure.store.sign import sign_database
 
 STEM = NAME[:-2]

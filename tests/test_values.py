@@ -12,9 +12,9 @@ import ben_secure
 from ben_secure import pickles, tensors, values
 from ben_secure.audit.scan import scan_value
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule
-from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import Limits
 from ben_secure.patches import BigEarthNet_S1_Patch
+from ben_secure.signing.footer import FOOTER_BYTES
 
 PICKLES = [canonical(), *(write(small_tree(generation)) for generation in GENERATIONS)]
 

@@ -10,8 +10,8 @@ import pickletools
 from collections.abc import Iterator
 from hashlib import blake2b
 
-from ben_secure.footer import payload_end
 from ben_secure.pickles.allowlist import KINDS
+from ben_secure.signing.footer import payload_end
 from ben_secure.tensors.reading import SIGN
 
 _BLOCK_BYTES = 512

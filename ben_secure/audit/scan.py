@@ -20,14 +20,14 @@ from ben_secure.audit.names import key_remark
 from ben_secure.audit.programs import Programs
 from ben_secure.audit.remarks import metadata_remarks
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
-from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing.footer import payload_end
 from ben_secure.values import loads, loads_part, recognised
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
     from ben_secure.signing.manifest import Manifest
-    from ben_secure.store._verification import Demand, Verification
+    from ben_secure.signing.policy import Demand, Verification
 
 
 _MAX_RECENT = 4_096  # label sets of an archive, some 500 bytes each
@@ -146,7 +146,7 @@ class Judge:
         demand = options.demand
         if demand is None:
             return
-        from ben_secure.store._verification import Verification  # it brings cryptography
+        from ben_secure.signing.policy import Verification  # it brings cryptography
 
         if options.since_manifest:
             self._audited = Verification(dataclasses.replace(demand, mac_key=None, context=""), path).manifest

@@ -6,8 +6,8 @@ What is shown is escaped and bounded, as everything from a file.
 from __future__ import annotations
 
 from ben_secure.errors import BenSecureError, printable
-from ben_secure.footer import payload_end
 from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.signing.footer import payload_end
 from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, Header, header_bytes, read_header
 
 _NAMES = {code: name for name, code in DTYPES.items()}

@@ -27,7 +27,7 @@ from ben_secure.cli._common import explain
 from ben_secure.errors import printable
 
 if TYPE_CHECKING:
-    from ben_secure.store._verification import Demand
+    from ben_secure.signing.policy import Demand
 
 
 class Format(str, Enum):
@@ -226,7 +226,7 @@ def _demand(
     if mac_key is None and not verify_keys:
         return None
     from ben_secure.signing.keys import read_mac_keys, read_verify_key
-    from ben_secure.store._verification import demand_of
+    from ben_secure.signing.policy import demand_of
 
     mac_keys = None
     for database in databases if mac_key is not None else ():

@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NoReturn
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePickleError, printable
-from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.layouts import Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch, rebuild
@@ -49,6 +48,7 @@ from ben_secure.pickles.legacy import (
     patch_record,
     stand_in,
 )
+from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 
 
 class RebuildPatch(Recorder):

@@ -12,9 +12,9 @@ import struct
 from dataclasses import dataclass
 
 from ben_secure.errors import Rule, TagMismatchError, printable
-from ben_secure.footer import FOOTER, FOOTER_BYTES, MAGIC, RESERVED, SUITE, VERSION, payload_end
 from ben_secure.signing._kinds import expect
 from ben_secure.signing._mac_keys import MacKey, MacKeySet
+from ben_secure.signing.footer import FOOTER, FOOTER_BYTES, MAGIC, RESERVED, SUITE, VERSION, payload_end
 
 __all__ = [
     "FOOTER_BYTES",

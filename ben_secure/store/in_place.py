@@ -22,8 +22,8 @@ import lmdb
 import lmdb.verify
 
 from ben_secure.errors import StoreError, UntrustedDataError, printable
-from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.manifest import manifest_path
 from ben_secure.store._datafile import data_file_path, lock_file_path
 from ben_secure.store._staging import Staging

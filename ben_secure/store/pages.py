@@ -31,8 +31,8 @@ from operator import itemgetter
 from typing import TypeVar
 
 from ben_secure.errors import BenSecureError, StoreError
-from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.store._datafile import DataFile
 from ben_secure.store._snapshot import Snapshot
 

@@ -26,7 +26,7 @@ from ben_secure.patches import (
 from ben_secure.store.reader import PatchReader
 
 if TYPE_CHECKING:
-    from ben_secure.store._verification import Verified
+    from ben_secure.signing.policy import Verified
 
 _S1_PREFIX = "s1_"
 
@@ -122,7 +122,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
         s2, s1 = self.s2_reader.verified, self.s1_reader.verified
         if self.s1_reader is self.s2_reader or s2 is None or s1 is None:
             return s2 and s1
-        from ben_secure.store._verification import Verified
+        from ben_secure.signing.policy import Verified
 
         def both(of_s2: str | None, of_s1: str | None) -> str | None:
             return f"Sentinel-2: {of_s2 or 'no'}, Sentinel-1: {of_s1 or 'no'}" if of_s2 or of_s1 else None

@@ -13,15 +13,15 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
-from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
+from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.store.pages import DatabaseFacts, PageReader
 from ben_secure.values import loads_part
 
 if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
-    from ben_secure.store._verification import Demand, Verification, Verified
+    from ben_secure.signing.policy import Demand, Verification, Verified
 
 
 class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNetPatch]):
@@ -84,7 +84,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         self.classes = tuple(classes)
         self._demand: Demand | None = None
         if (mac_key, context, verify_key, threshold, manifest, name, version) != (None, "", None, 1, None, None, None):
-            from ben_secure.store._verification import demand_of  # it brings cryptography
+            from ben_secure.signing.policy import demand_of  # it brings cryptography
 
             self._demand = demand_of(mac_key, context, verify_key, threshold, manifest, name, version)
         self._latest = b""
@@ -95,7 +95,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
     def _open_verification(self) -> Verification | None:
         if self._demand is None:
             return None
-        from ben_secure.store._verification import Verification
+        from ben_secure.signing.policy import Verification
 
         try:
             verification = Verification(self._demand, self._pages.absolute_path)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from ben_secure import __version__
 from ben_secure.errors import StoreError, printable
-from ben_secure.footer import FOOTER_BYTES
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
 from ben_secure.signing.envelope import sign_statement
+from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import SigningKey
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.signing.statement import Statement

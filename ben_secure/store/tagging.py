@@ -7,8 +7,8 @@ only refused: ``Tagger`` says for each value whether it is to be changed, and ``
 from __future__ import annotations
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError, TagMismatchError
-from ben_secure.footer import FOOTER_BYTES, MAGIC
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing.footer import FOOTER_BYTES, MAGIC
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.tags import append_tag, context_bytes, verified_payload
 from ben_secure.tensors import SIGN

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ben_secure.errors import LimitExceededError, TagMismatchError
-from ben_secure.footer import MAGIC
+from ben_secure.signing.footer import MAGIC
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.manifest import Manifest, MismatchKind
 from ben_secure.signing.tags import context_bytes, split_footer, verified_payload

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
-from ben_secure.footer import FOOTER_BYTES, payload_end
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import BigEarthNetPatch
+from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.store._datafile import DATA_FILE_NAME, data_file_path, lock_file_path
 from ben_secure.store._staging import Staging
 from ben_secure.store.pages import PageReader

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ben_secure.errors import printable
-from ben_secure.footer import payload_end
+from ben_secure.signing.footer import payload_end
 from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
 from ben_secure.signing.manifest import Manifest, Mismatch, MismatchKind, manifest_path, open_manifest
 from ben_secure.signing.tags import context_bytes, verified_payload
