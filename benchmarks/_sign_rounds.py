@@ -22,13 +22,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 import ben_secure
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing._record_list import write_record_list
 from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.keys import MacKey, SigningKey, write_verify_key
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.statement import Statement
 from ben_secure.store.digests import record_digests
-from ben_secure.store.pages import PageReader
 from ben_secure.store.sign import sign_database
 
 PUBLISHER = SigningKey.generate()

@@ -27,8 +27,8 @@ from ben_secure.audit.report import SCHEMA
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import Band, BigEarthNetPatch
-from ben_secure.store.pages import PageReader
 
 RUNNER = [sys.executable, "-m", "ben_secure"]
 CONSOLE_SCRIPT = [sys.executable, "-c", "from ben_secure.cli import run; run()"]

@@ -17,10 +17,10 @@ from test_audit import SHELL, make_database
 
 from ben_secure import loads, tensors
 from ben_secure.cli import main
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
 from ben_secure.signing.tags import append_tag, verified_payload
-from ben_secure.store.pages import PageReader
 from ben_secure.store.pairs import join
 from ben_secure.tensors import SIGN
 

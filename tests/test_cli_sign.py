@@ -17,10 +17,10 @@ from test_audit import SHELL, make_database
 
 from ben_secure import PatchReader, loads
 from ben_secure.cli import _passphrase, main
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, VerifyKey, write_mac_keys, write_signing_key
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.tags import append_tag, verified_payload
-from ben_secure.store.pages import PageReader
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 OTHER_KEYS = MacKeySet(MacKey(bytes(32)))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from test_pages import Layout, build, changed, open_env
 
 from ben_secure import LimitExceededError, StoreError
+from ben_secure.pages.reader import PageReader
 from ben_secure.store import digests
 from ben_secure.store.digests import map_values, record_digests
-from ben_secure.store.pages import PageReader
 
 in_one_directory = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -29,9 +29,9 @@ from ben_secure import (
 from ben_secure.bands import BANDS
 from ben_secure.encode import encode, read_patch
 from ben_secure.encode import run as run_module
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import MacKey
 from ben_secure.store import writer as writer_module
-from ben_secure.store.pages import PageReader
 
 S1, S2 = S1_NAME.format(1, 2), S2_NAME.format(1, 2)
 STORED = {"labels": LABELS, "new_labels": NEW_LABELS}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ben_secure.audit.names import key_remark
 from ben_secure.errors import Rule
-from ben_secure.store.pages import PageReader
+from ben_secure.pages.reader import PageReader
 
 NAMES = [
     b"S2A_MSIL2A_20170613T101031_87_48",

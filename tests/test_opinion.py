@@ -72,7 +72,7 @@ def test_it_is_quiet_on_honest_values(asked):
 def test_it_is_quiet_on_the_real_archives(asked, real_data):
     """And on their canonical twins."""
     from ben_secure import loads
-    from ben_secure.store.pages import PageReader
+    from ben_secure.pages.reader import PageReader
 
     for database in sorted(real_data.glob("legacy/*/*.lmdb")):
         with PageReader(database) as pages:

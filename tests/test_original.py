@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import ben_secure
-from ben_secure.store.pages import PageReader
+from ben_secure.pages.reader import PageReader
 
 SCRIPT = pathlib.Path(__file__).parent / "original" / "script.py"
 GENERATIONS = {

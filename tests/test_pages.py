@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 
 from ben_secure.errors import BenSecureError, LimitExceededError, Rule, StoreError
 from ben_secure.limits import DEFAULT_LIMITS
-from ben_secure.store import _snapshot, pages
-from ben_secure.store.pages import PageReader
+from ben_secure.pages import _snapshot
+from ben_secure.pages import reader as pages
+from ben_secure.pages.reader import PageReader
 
 MAGIC = 0xBEEFC0DE
 NO_PAGE = 2**64 - 1

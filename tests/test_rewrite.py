@@ -21,12 +21,12 @@ from test_audit import make_database
 from ben_secure import PatchWriter
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, StoreError, TagMismatchError
 from ben_secure.limits import Limits
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.signing.keys import MacKey, MacKeySet
 from ben_secure.signing.tags import FOOTER_BYTES, MAGIC, append_tag, verified_payload
 from ben_secure.store import in_place, writer
 from ben_secure.store.in_place import change_in_place
-from ben_secure.store.pages import PageReader
 from ben_secure.store.rewrite import KEPT, rewrite
 from ben_secure.store.tagging import Tagger
 

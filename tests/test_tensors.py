@@ -18,6 +18,7 @@ from ben_secure import tensors
 from ben_secure.bands import BANDS, STORAGE_ORDER
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import (
     Band,
     BigEarthNet_S1_Patch,
@@ -27,7 +28,6 @@ from ben_secure.patches import (
 )
 from ben_secure.signing.keys import MacKey
 from ben_secure.signing.tags import append_tag
-from ben_secure.store.pages import PageReader
 from ben_secure.tensors.header import DTYPES, read_header
 from ben_secure.tensors.note import NAME
 

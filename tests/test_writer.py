@@ -20,9 +20,9 @@ from strategies import make_patch, patches
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
 from ben_secure.limits import Limits
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.store import writer
-from ben_secure.store.pages import PageReader
 from ben_secure.store.reader import PatchReader
 from ben_secure.store.writer import PatchWriter
 

@@ -6,7 +6,7 @@ import os
 import stat
 
 from ben_secure.errors import StoreError, printable
-from ben_secure.store._datafile import DATA_FILE_NAME
+from ben_secure.pages.data_file import DATA_FILE_NAME
 
 _SUFFIXES = (".lmdb", ".mdb")
 _LOCK = "lock.mdb"

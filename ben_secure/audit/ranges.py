@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.scan import Judge, Options
 from ben_secure.errors import BenSecureError, LimitExceededError, Rule, StoreError
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
-from ben_secure.store.pages import PageReader
 
 if TYPE_CHECKING:
     from ben_secure.signing.manifest import Manifest

@@ -20,7 +20,7 @@ from ben_secure.audit.report_json import overall, printable_key
 from ben_secure.audit.report_table import opinions_of, plural
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule, printable
-from ben_secure.store.pages import PageReader
+from ben_secure.pages.reader import PageReader
 
 ROWS = 50
 """Findings of one rule that are listed for a database; the rest are counted."""

@@ -20,7 +20,7 @@ from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report_json import facts, overall, printable_key, together
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule, printable
-from ben_secure.store._datafile import data_file_path
+from ben_secure.pages.data_file import data_file_path
 
 _SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
 _MAX_RESULTS = 5_000

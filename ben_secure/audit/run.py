@@ -23,7 +23,7 @@ from ben_secure.audit.state import Done, StateFile, describe
 from ben_secure.audit.structure import StructureCheck
 from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
-from ben_secure.store.pages import PageReader
+from ben_secure.pages.reader import PageReader
 
 Progress = Callable[[int, int, int], None]
 """Called after each range with records done, records to do, and bytes of values judged."""

@@ -24,8 +24,8 @@ from typing import TypeAlias
 
 from ben_secure.audit.findings import Finding
 from ben_secure.errors import BenSecureError, Rule, StoreError, printable
-from ben_secure.store._datafile import DATA_FILE_NAME, DataFile, data_file_path
-from ben_secure.store.pages import DatabaseFacts, PageReader
+from ben_secure.pages.data_file import DATA_FILE_NAME, DataFile, data_file_path
+from ben_secure.pages.reader import DatabaseFacts, PageReader
 
 _WORKER = str(pathlib.Path(__file__).with_name("_verify_worker.py"))
 _ATTEMPTS = 3

@@ -11,10 +11,10 @@ from ben_secure.cli import _signing
 from ben_secure.cli._common import progress_bar
 from ben_secure.labels.tables import pairs_of, read_table
 from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import read_mac_keys
 from ben_secure.store.convert import Converter, Form, Pairing
-from ben_secure.store.pages import PageReader
 from ben_secure.store.rewrite import rewrite
 from ben_secure.store.tagging import Tagger
 

@@ -23,7 +23,7 @@ from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts
 from ben_secure.errors import LimitExceededError, Rule, printable
-from ben_secure.store.pages import PageReader
+from ben_secure.pages.reader import PageReader
 from ben_secure.tensors import SIGN
 from ben_secure.values import loads
 

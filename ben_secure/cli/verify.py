@@ -11,9 +11,9 @@ from ben_secure.audit.report import printable_key
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import printable
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import read_mac_keys, read_verify_key
 from ben_secure.signing.manifest import Manifest, manifest_path, open_manifest
-from ben_secure.store.pages import PageReader
 from ben_secure.store.verify import Outcome, verify_manifest, verify_tags
 
 _EMPTY = "the database is empty, so nothing was verified"

@@ -11,9 +11,9 @@ from enum import Enum
 
 from ben_secure import tensors
 from ben_secure.errors import PatchFormatError, Rule, TagMismatchError, UntrustedDataError, printable
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import MAGIC
-from ben_secure.store.pages import PageReader
 from ben_secure.store.pairs import join
 from ben_secure.store.tagging import Tagger
 from ben_secure.values import loads

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ben_secure.errors import StoreError
-from ben_secure.store.pages import PageReader
+from ben_secure.pages.reader import PageReader
 
 _BATCH_RECORDS = 256  # so many that handing a batch over costs nothing
 _BATCHES_A_WORKER = 8  # so few records in a batch that all threads are busy to the end, also in a small database

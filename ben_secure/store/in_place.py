@@ -23,12 +23,12 @@ import lmdb.verify
 
 from ben_secure.errors import StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.data_file import data_file_path, lock_file_path
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.manifest import manifest_path
-from ben_secure.store._datafile import data_file_path, lock_file_path
 from ben_secure.store._staging import Staging
 from ben_secure.store.digests import map_values
-from ben_secure.store.pages import PageReader
 from ben_secure.store.rewrite import Progress, Refusals, Transform
 
 _CHUNK_BYTES = 64 * 2**20

@@ -1,6 +1,6 @@
 """``PatchReader``: an LMDB database of patches as a mapping from patch name to patch.
 
-Every value goes through ``pages`` (no liblmdb), through ``_verification`` if a key was given, and through
+Every value goes through ``pages`` (no liblmdb), through ``signing.policy`` if a key was given, and through
 ``values.loads_part`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
 patch that the trusted core has not passed.
 """
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
-from ben_secure.store.pages import DatabaseFacts, PageReader
 from ben_secure.values import loads_part
 
 if TYPE_CHECKING:

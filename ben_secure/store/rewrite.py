@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from ben_secure.errors import LimitExceededError, StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
-from ben_secure.store.pages import PageReader
 from ben_secure.store.writer import PatchWriter
 
 KEPT = 20

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ben_secure import __version__
 from ben_secure.errors import StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
 from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.footer import FOOTER_BYTES
@@ -24,7 +25,6 @@ from ben_secure.signing.keys import SigningKey
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.signing.statement import Statement
 from ben_secure.store.digests import record_digests
-from ben_secure.store.pages import PageReader
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer

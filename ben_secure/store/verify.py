@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ben_secure.errors import LimitExceededError, TagMismatchError
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import MAGIC
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.manifest import Manifest, MismatchKind
 from ben_secure.signing.tags import context_bytes, split_footer, verified_payload
 from ben_secure.store.digests import map_values, record_digests
-from ben_secure.store.pages import PageReader
 from ben_secure.store.rewrite import KEPT, Progress
 
 TAG_KINDS = ("untagged", "changed", "unknown_key")

@@ -18,11 +18,11 @@ import lmdb
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.data_file import DATA_FILE_NAME, data_file_path, lock_file_path
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
-from ben_secure.store._datafile import DATA_FILE_NAME, data_file_path, lock_file_path
 from ben_secure.store._staging import Staging
-from ben_secure.store.pages import PageReader
 
 if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet

@@ -17,7 +17,7 @@ looks damaged while a writer moves is read again before it is reported. A meta p
 differs at the check as well. (It does not hold over a network file system with the writer on another host, where LMDB
 itself does not work either; a value is still read within its bounds there, and a signature covers its content.)
 
-The parts: ``_datafile`` reads bytes, ``_meta`` and ``_nodes`` decide on bytes alone, ``_snapshot`` puts one committed
+The parts: ``data_file`` reads bytes, ``_meta`` and ``_nodes`` decide on bytes alone, ``_snapshot`` puts one committed
 state together, this module notices that a state has passed.
 """
 
@@ -32,9 +32,9 @@ from typing import TypeVar
 
 from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.pages._snapshot import Snapshot
+from ben_secure.pages.data_file import DataFile
 from ben_secure.signing.footer import FOOTER_BYTES
-from ben_secure.store._datafile import DataFile
-from ben_secure.store._snapshot import Snapshot
 
 _ATTEMPTS = 1000
 _Result = TypeVar("_Result")

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
-from ben_secure.store._datafile import DataFile
-from ben_secure.store._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
-from ben_secure.store._nodes import PAGE_HEADER, Branch, Leaf, Node, check_overflow_header
+from ben_secure.pages._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
+from ben_secure.pages._nodes import PAGE_HEADER, Branch, Leaf, Node, check_overflow_header
+from ben_secure.pages.data_file import DataFile
 
 # Bytes of pages kept of each kind. The branch pages of 600,000 patches are 2 MB; leaf pages are kept for readers
 # that go in key order. A parsed branch page takes some three times its bytes.
