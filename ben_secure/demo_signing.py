@@ -21,8 +21,8 @@ from rich.table import Table
 from ben_secure.errors import UntrustedDataError
 from ben_secure.signing.keys import MacKey, SigningKey
 from ben_secure.signing.manifest import manifest_path
+from ben_secure.store.change.sign import sign_database
 from ben_secure.store.reader import PatchReader
-from ben_secure.store.sign import sign_database
 from ben_secure.store.writer import PatchWriter
 
 _PATCHES = 6

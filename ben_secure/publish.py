@@ -22,10 +22,10 @@ from ben_secure.signing.keys import SigningKey, read_verify_key, write_verify_ke
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX
 from ben_secure.signing.statement import Statement
 from ben_secure.store._staging import Staging
-from ben_secure.store.convert import Converter
+from ben_secure.store.change.convert import Converter
+from ben_secure.store.change.rewrite import Progress, Refusals, rewrite
+from ben_secure.store.change.sign import sign_database
 from ben_secure.store.reader import PatchReader
-from ben_secure.store.rewrite import Progress, Refusals, rewrite
-from ben_secure.store.sign import sign_database
 
 SUMS_NAME = "SHA256SUMS"
 PAGE_NAME = "RELEASE.md"

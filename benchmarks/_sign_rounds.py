@@ -28,8 +28,8 @@ from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.keys import MacKey, SigningKey, write_verify_key
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.statement import Statement
-from ben_secure.store.digests import record_digests
-from ben_secure.store.sign import sign_database
+from ben_secure.store.change.digests import record_digests
+from ben_secure.store.change.sign import sign_database
 
 PUBLISHER = SigningKey.generate()
 MAC_KEY = MacKey.generate()

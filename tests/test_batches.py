@@ -31,8 +31,8 @@ from ben_secure.batches import PatchArrays
 from ben_secure.batches.resampling import resample
 from ben_secure.labels.nomenclature import BEN_19, CORINE_43
 from ben_secure.signing.keys import MacKey, SigningKey
+from ben_secure.store.change.sign import sign_database
 from ben_secure.store.pairs import PairedReader
-from ben_secure.store.sign import sign_database
 from ben_secure.tensors import dumps
 
 LABELS = ["Pastures", "Non-irrigated arable land", "Airports"]

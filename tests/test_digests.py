@@ -12,8 +12,8 @@ from test_pages import Layout, build, changed, open_env
 
 from ben_secure import LimitExceededError, StoreError
 from ben_secure.pages.reader import PageReader
-from ben_secure.store import digests
-from ben_secure.store.digests import map_values, record_digests
+from ben_secure.store.change import digests
+from ben_secure.store.change.digests import map_values, record_digests
 
 in_one_directory = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

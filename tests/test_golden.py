@@ -9,7 +9,7 @@ import pytest
 from ben_secure import PatchReader, UntrustedDataError
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.manifest import open_manifest
-from ben_secure.store.digests import record_digests
+from ben_secure.store.change.digests import record_digests
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 VERSIONS = sorted(path.name for path in GOLDEN.iterdir() if (path / "ben.lmdb").is_dir())

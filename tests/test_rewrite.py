@@ -25,10 +25,11 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.signing.keys import MacKey, MacKeySet
 from ben_secure.signing.tags import FOOTER_BYTES, MAGIC, append_tag, verified_payload
-from ben_secure.store import in_place, writer
-from ben_secure.store.in_place import change_in_place
-from ben_secure.store.rewrite import KEPT, rewrite
-from ben_secure.store.tagging import Tagger
+from ben_secure.store import writer
+from ben_secure.store.change import in_place
+from ben_secure.store.change.in_place import change_in_place
+from ben_secure.store.change.rewrite import KEPT, rewrite
+from ben_secure.store.change.tag import Tagger
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 OTHER_KEYS = MacKeySet(MacKey(bytes(32)))

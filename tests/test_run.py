@@ -31,7 +31,7 @@ from ben_secure.signing.keys import (
 )
 from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag
-from ben_secure.store.sign import sign_database
+from ben_secure.store.change.sign import sign_database
 
 STEM = NAME[:-2]
 RECORDS = {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(100)} | {

@@ -16,9 +16,9 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import SigningKey
 from ben_secure.signing.manifest import MismatchKind, open_manifest
 from ben_secure.signing.statement import Statement
-from ben_secure.store import sign
-from ben_secure.store.digests import record_digests
-from ben_secure.store.sign import sign_database
+from ben_secure.store.change import sign
+from ben_secure.store.change.digests import record_digests
+from ben_secure.store.change.sign import sign_database
 
 PUBLISHER, PARTNER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2))
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)

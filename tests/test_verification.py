@@ -20,7 +20,7 @@ from ben_secure import (
 )
 from ben_secure.patches import random_ben_S1_band
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey
-from ben_secure.store.sign import sign_database
+from ben_secure.store.change.sign import sign_database
 
 CONTEXT = "BigEarthNet-S1"
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.errors import BenSecureError, UntrustedDataError, printable
-from ben_secure.store.rewrite import Progress as Callback
+from ben_secure.store.change.rewrite import Progress as Callback
 
 SCHEMA = 1
 """Number of the JSON form of every command but ``audit``, which has its own; raised when a key is renamed, removed

@@ -21,7 +21,7 @@ from ben_secure.signing._keyfiles import read_secret
 from ben_secure.signing.keys import SigningKey, read_signing_key
 from ben_secure.signing.statement import MAX_TEXT_CHARACTERS
 from ben_secure.signing.tags import context_bytes
-from ben_secure.store.rewrite import Refusals, Rewritten
+from ben_secure.store.change.rewrite import Refusals, Rewritten
 
 Database = Annotated[str, typer.Argument(metavar="DB", help="LMDB directory, or its data file.")]
 MacKeyOption = Annotated[

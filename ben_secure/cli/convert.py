@@ -14,9 +14,9 @@ from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import read_mac_keys
-from ben_secure.store.convert import Converter, Form, Pairing
-from ben_secure.store.rewrite import rewrite
-from ben_secure.store.tagging import Tagger
+from ben_secure.store.change.convert import Converter, Form, Pairing
+from ben_secure.store.change.rewrite import rewrite
+from ben_secure.store.change.tag import Tagger
 
 
 def command(

@@ -14,10 +14,10 @@ from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import printable
 from ben_secure.signing.keys import SigningKey, read_mac_keys
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
-from ben_secure.store.in_place import Changed, change_in_place
-from ben_secure.store.rewrite import Rewritten, rewrite
-from ben_secure.store.sign import sign_database
-from ben_secure.store.tagging import Tagger
+from ben_secure.store.change.in_place import Changed, change_in_place
+from ben_secure.store.change.rewrite import Rewritten, rewrite
+from ben_secure.store.change.sign import sign_database
+from ben_secure.store.change.tag import Tagger
 from ben_secure.tensors import SIGN
 
 

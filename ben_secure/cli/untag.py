@@ -9,8 +9,8 @@ import typer
 from ben_secure.cli import _signing
 from ben_secure.cli._common import progress_bar
 from ben_secure.signing.keys import read_mac_keys
-from ben_secure.store.rewrite import rewrite
-from ben_secure.store.tagging import Tagger
+from ben_secure.store.change.rewrite import rewrite
+from ben_secure.store.change.tag import Tagger
 
 
 def command(

@@ -14,7 +14,7 @@ from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import read_mac_keys, read_verify_key
 from ben_secure.signing.manifest import Manifest, manifest_path, open_manifest
-from ben_secure.store.verify import Outcome, verify_manifest, verify_tags
+from ben_secure.store.change.verify import Outcome, verify_manifest, verify_tags
 
 _EMPTY = "the database is empty, so nothing was verified"
 

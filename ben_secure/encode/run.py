@@ -20,7 +20,7 @@ from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
 from ben_secure.errors import BenSecureError, EncodeError, StoreError, printable
 from ben_secure.labels.tables import Rows, read_table
-from ben_secure.store.rewrite import Progress
+from ben_secure.store.change.rewrite import Progress
 from ben_secure.store.writer import PatchWriter
 
 if TYPE_CHECKING:

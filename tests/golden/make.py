@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ben_secure import Band, BigEarthNet_S2_Patch, BigEarthNetPatch, PatchWriter
 from ben_secure.bands import STORAGE_ORDER
 from ben_secure.signing.keys import MacKey, SigningKey
-from ben_secure.store.sign import sign_database
+from ben_secure.store.change.sign import sign_database
 
 MAC_KEY = MacKey(b"a key for tests, and for no secret")
 PUBLISHER = SigningKey(Ed25519PrivateKey.from_private_bytes(b"a key for tests, worth no secret"))

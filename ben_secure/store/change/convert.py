@@ -14,8 +14,8 @@ from ben_secure.errors import PatchFormatError, Rule, TagMismatchError, Untruste
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import MAGIC
+from ben_secure.store.change.tag import Tagger
 from ben_secure.store.pairs import join
-from ben_secure.store.tagging import Tagger
 from ben_secure.values import loads
 
 

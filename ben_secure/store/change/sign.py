@@ -24,7 +24,7 @@ from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import SigningKey
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.signing.statement import Statement
-from ben_secure.store.digests import record_digests
+from ben_secure.store.change.digests import record_digests
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer

@@ -28,8 +28,8 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.manifest import manifest_path
 from ben_secure.store._staging import Staging
-from ben_secure.store.digests import map_values
-from ben_secure.store.rewrite import Progress, Refusals, Transform
+from ben_secure.store.change.digests import map_values
+from ben_secure.store.change.rewrite import Progress, Refusals, Transform
 
 _CHUNK_BYTES = 64 * 2**20
 _SPARE_MAP_BYTES = 2**30

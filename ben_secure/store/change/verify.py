@@ -15,8 +15,8 @@ from ben_secure.signing.footer import MAGIC
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.manifest import Manifest, MismatchKind
 from ben_secure.signing.tags import context_bytes, split_footer, verified_payload
-from ben_secure.store.digests import map_values, record_digests
-from ben_secure.store.rewrite import KEPT, Progress
+from ben_secure.store.change.digests import map_values, record_digests
+from ben_secure.store.change.rewrite import KEPT, Progress
 
 TAG_KINDS = ("untagged", "changed", "unknown_key")
 MANIFEST_KINDS = tuple(str(kind) for kind in MismatchKind)
