@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
-from ben_secure.audit.scan import scan_value
+from ben_secure.audit.judge.scan import scan_value
 from ben_secure.errors import PatchFormatError, StoreError, printable
 from ben_secure.signing.keys import SigningKey, read_verify_key, write_verify_key
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX

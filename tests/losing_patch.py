@@ -6,7 +6,7 @@
 import os
 import signal
 
-from ben_secure.audit.scan import Judge
+from ben_secure.audit.judge.scan import Judge
 from ben_secure.patches import BigEarthNetPatch
 
 KILLER = b"killer"

@@ -10,9 +10,9 @@ import assembler
 from rich.console import Console
 
 from ben_secure.audit.findings import AuditReport, Finding, Tally
+from ben_secure.audit.judge.scan import scan_value
 from ben_secure.audit.report_table import to_table
 from ben_secure.audit.rules import RULES
-from ben_secure.audit.scan import scan_value
 from ben_secure.errors import Rule
 
 HOSTILE_TEXTS = [

@@ -14,9 +14,9 @@ from strategies import TwoBandPatch, make_patch
 from ben_secure import BenSecureError, Limits, loads
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, findings, scan_value, structure
 from ben_secure.audit.findings import Tally
-from ben_secure.audit.formats import format_of
+from ben_secure.audit.judge.formats import format_of
+from ben_secure.audit.judge.scan import Judge
 from ben_secure.audit.rules import Level
-from ben_secure.audit.scan import Judge
 from ben_secure.errors import Rule
 from ben_secure.pickles._segments import Segments
 from ben_secure.signing.keys import MacKey

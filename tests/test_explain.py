@@ -12,8 +12,8 @@ from test_audit import SHELL, values
 from ben_secure.audit.disassembly import around
 from ben_secure.audit.explain import consequence, explain
 from ben_secure.audit.findings import NO_OPINION, Finding
+from ben_secure.audit.judge.scan import scan_value
 from ben_secure.audit.rules import RULES
-from ben_secure.audit.scan import scan_value
 from ben_secure.errors import Rule
 from ben_secure.tensors.writing import dumps as dumps_tensors
 

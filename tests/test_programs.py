@@ -14,7 +14,7 @@ from strategies import make_patch
 from test_audit import HONEST, SHELL, values
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
-from ben_secure.audit.programs import MAX_PROGRAM_BYTES, MAX_PROGRAM_OPCODES, Programs, without_pixels
+from ben_secure.audit.judge.programs import MAX_PROGRAM_BYTES, MAX_PROGRAM_OPCODES, Programs, without_pixels
 from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.writing import dumps as dumps_tensors
 

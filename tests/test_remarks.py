@@ -10,8 +10,8 @@ from legacy_values import GENERATIONS, small_tree, write
 from strategies import make_patch, metadata
 
 from ben_secure import loads
-from ben_secure.audit import remarks
-from ben_secure.audit.remarks import MAX_BYTES, MAX_OBJECTS, MAX_TEXT, metadata_remarks
+from ben_secure.audit.judge import remarks
+from ben_secure.audit.judge.remarks import MAX_BYTES, MAX_OBJECTS, MAX_TEXT, metadata_remarks
 from ben_secure.errors import Rule
 from ben_secure.store.reader import PatchReader
 

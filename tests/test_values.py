@@ -10,7 +10,7 @@ from tensor_files import S1_FILE, S1_NAMES, pattern, raw, sentinel, spell
 
 import ben_secure
 from ben_secure import pickles, tensors, values
-from ben_secure.audit.scan import scan_value
+from ben_secure.audit.judge.scan import scan_value
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule
 from ben_secure.limits import Limits
 from ben_secure.patches import BigEarthNet_S1_Patch

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ben_secure.audit.findings import AuditReport, Finding
+    from ben_secure.audit.judge.scan import Options, scan_value
     from ben_secure.audit.run import Run, audit_database, audit_many
-    from ben_secure.audit.scan import Options, scan_value
 
 __all__ = ["AuditReport", "Finding", "Options", "Run", "audit_database", "audit_many", "scan_value"]
 
@@ -14,7 +14,7 @@ __all__ = ["AuditReport", "Finding", "Options", "Run", "audit_database", "audit_
 _HOMES = {
     **dict.fromkeys(("AuditReport", "Finding"), "ben_secure.audit.findings"),
     **dict.fromkeys(("Run", "audit_database", "audit_many"), "ben_secure.audit.run"),
-    **dict.fromkeys(("Options", "scan_value"), "ben_secure.audit.scan"),
+    **dict.fromkeys(("Options", "scan_value"), "ben_secure.audit.judge.scan"),
 }
 
 

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import ben_secure
 from ben_secure.audit._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
 from ben_secure.audit.findings import Tally
+from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.ranges import RangeTask, open_pages, split
-from ben_secure.audit.scan import Options
 from ben_secure.audit.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.errors import BenSecureError, MissingExtraError, StoreError, printable
 

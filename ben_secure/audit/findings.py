@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ben_secure.audit.programs import MAX_PROGRAMS
+from ben_secure.audit.judge.programs import MAX_PROGRAMS
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule
 

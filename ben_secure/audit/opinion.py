@@ -5,7 +5,7 @@ in honest patches. It never gives the verdict and never takes a finding away: it
 crash, a hang or a refusal of fickling is "no opinion", never an approval. What comes back is escaped here.
 
 The same database gives the same opinions however the work was divided: workers only take fingerprints
-(``audit.programs``), and whoever puts their tallies together asks here, in key order.
+(``audit.judge.programs``), and whoever puts their tallies together asks here, in key order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ben_secure.audit.findings import MAX_FINDINGS, NO_OPINION, Finding
-from ben_secure.audit.programs import MAX_PROGRAMS, Programs, without_pixels
+from ben_secure.audit.judge.programs import MAX_PROGRAMS, Programs, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.allowlist import KINDS
 

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ben_secure.audit.findings import Finding, Tally
-from ben_secure.audit.scan import Judge, Options
+from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.errors import BenSecureError, LimitExceededError, Rule, StoreError
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from ben_secure.audit.discover import databases_in
 from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
+from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion import Fickling, Opinions
 from ben_secure.audit.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
 from ben_secure.audit.rules import Level
-from ben_secure.audit.scan import Judge, Options
 from ben_secure.audit.state import Done, StateFile, describe
 from ben_secure.audit.structure import StructureCheck
 from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers

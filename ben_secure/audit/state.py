@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import ben_secure
 from ben_secure.audit._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
 from ben_secure.audit.findings import Tally
+from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.ranges import Identity
-from ben_secure.audit.scan import Judge, Options
 from ben_secure.errors import StoreError, printable
 
 SCHEMA = 1

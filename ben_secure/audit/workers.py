@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from ben_secure.audit._wire import tally_from_json
 from ben_secure.audit._worker import NOWHERE, PLACE, READY, JudgeFunction
 from ben_secure.audit.findings import Finding, Tally
-from ben_secure.audit.formats import REFUSED
+from ben_secure.audit.judge.formats import REFUSED
 from ben_secure.audit.ranges import RangeTask, judge_range
 from ben_secure.errors import Rule, StoreError, printable
 

@@ -17,10 +17,10 @@ from rich.progress import Progress as Bar
 
 from ben_secure._system.files import write_file
 from ben_secure.audit.findings import AuditReport, Finding
+from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.report import JsonWriter, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run import Progress, Run, Runner, audit_many, exit_code_of
-from ben_secure.audit.scan import Options
 from ben_secure.audit.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
 from ben_secure.cli._common import explain

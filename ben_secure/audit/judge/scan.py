@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ben_secure.audit.findings import Finding, Tally
-from ben_secure.audit.formats import REFUSED, SAFETENSORS, format_of
-from ben_secure.audit.names import key_remark
-from ben_secure.audit.programs import Programs
-from ben_secure.audit.remarks import metadata_remarks
+from ben_secure.audit.judge.formats import REFUSED, SAFETENSORS, format_of
+from ben_secure.audit.judge.names import key_remark
+from ben_secure.audit.judge.programs import Programs
+from ben_secure.audit.judge.remarks import metadata_remarks
 from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.footer import payload_end
