@@ -26,7 +26,7 @@ from rich.table import Table
 
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.rules import Level
-from ben_secure.audit.run import audit_database
+from ben_secure.audit.run.runner import audit_database
 from ben_secure.bands import S1_BANDS, S2_BANDS
 from ben_secure.demo_signing import show_signing
 from ben_secure.errors import StoreError, printable

@@ -19,7 +19,7 @@ from fickling.fickle import Pickled
 from picklescan.scanner import scan_pickle_bytes
 
 import ben_secure
-from ben_secure.audit.run import Run, audit_database
+from ben_secure.audit.run.runner import Run, audit_database
 
 SIDES = {
     **dict.fromkeys(("02", "03", "04", "08"), 120),
@@ -155,7 +155,7 @@ def rounds(functions, seconds, cores):
 
 def memory(path, workers):
     """Audit in a program of its own and watch it: most resident MiB of it, and of any process that it starts."""
-    code = f"from ben_secure.audit.run import Run, audit_database as a; a({path!r}, run=Run(workers={workers}))"
+    code = f"from ben_secure.audit.run.runner import Run, audit_database as a; a({path!r}, run=Run(workers={workers}))"
     program = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
     peaks: dict[int, float] = {}
     watcher = threading.Thread(target=watch, args=(program, peaks))

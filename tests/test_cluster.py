@@ -16,12 +16,12 @@ from test_audit import HONEST, SHELL, damage_key, make_database
 
 import ben_secure
 from ben_secure import MissingExtraError, PatchWriter, StoreError
-from ben_secure.audit import cluster as cluster_module
-from ben_secure.audit.cluster import cluster, judge_batch
 from ben_secure.audit.judge.scan import Options
-from ben_secure.audit.ranges import cut, open_pages
 from ben_secure.audit.report_json import write_json
-from ben_secure.audit.run import Run, audit_database
+from ben_secure.audit.run import cluster as cluster_module
+from ben_secure.audit.run.cluster import cluster, judge_batch
+from ben_secure.audit.run.ranges import cut, open_pages
+from ben_secure.audit.run.runner import Run, audit_database
 from ben_secure.cli import main
 from ben_secure.errors import Rule
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys

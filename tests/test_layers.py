@@ -46,8 +46,8 @@ HOMES = {
     "pyarrow": {"labels.tables"},
     "PIL": {"view.quicklook"},
     "matplotlib": {"stats"},
-    "distributed": {"audit.cluster"},
-    "dask": {"audit.cluster"},
+    "distributed": {"audit.run.cluster"},
+    "dask": {"audit.run.cluster"},
     "torch": {"torch"},
     "safetensors": set(),
 }

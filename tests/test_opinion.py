@@ -172,7 +172,7 @@ def test_it_does_not_matter_how_the_work_was_divided(tmp_path):
     """One worker or two, the report is the same."""
     records = {b"%03d" % n: (HONEST[n % 5] if n % 4 else ATTACKS[n].value()) for n in range(24)}
     database = make_database(tmp_path / "db", records)
-    from ben_secure.audit.run import Run
+    from ben_secure.audit.run.runner import Run
 
     first, second = (audit_database(database, run=Run(workers=workers)) for workers in (1, 2))
     assert first == second

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from test_audit import HONEST, NAME, SHELL, make_database
 
 from ben_secure import Limits, StoreError
-from ben_secure.audit import Options, workers
-from ben_secure.audit._wire import tally_from_json, tally_to_json
+from ben_secure.audit import Options
 from ben_secure.audit.findings import Finding, Tally
-from ben_secure.audit.ranges import RangeTask, cut, judge_range, open_pages, sample, split
-from ben_secure.audit.workers import Workers
+from ben_secure.audit.run import workers
+from ben_secure.audit.run._wire import tally_from_json, tally_to_json
+from ben_secure.audit.run.ranges import RangeTask, cut, judge_range, open_pages, sample, split
+from ben_secure.audit.run.workers import Workers
 from ben_secure.errors import Rule
 
 OPTIONS = Options(limits=Limits(max_value_bytes=60_000))

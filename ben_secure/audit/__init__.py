@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ben_secure.audit.findings import AuditReport, Finding
     from ben_secure.audit.judge.scan import Options, scan_value
-    from ben_secure.audit.run import Run, audit_database, audit_many
+    from ben_secure.audit.run.runner import Run, audit_database, audit_many
 
 __all__ = ["AuditReport", "Finding", "Options", "Run", "audit_database", "audit_many", "scan_value"]
 
 # Imported when first used (PEP 562): the processes that an audit starts are modules of this package, and need little.
 _HOMES = {
     **dict.fromkeys(("AuditReport", "Finding"), "ben_secure.audit.findings"),
-    **dict.fromkeys(("Run", "audit_database", "audit_many"), "ben_secure.audit.run"),
+    **dict.fromkeys(("Run", "audit_database", "audit_many"), "ben_secure.audit.run.runner"),
     **dict.fromkeys(("Options", "scan_value"), "ben_secure.audit.judge.scan"),
 }
 

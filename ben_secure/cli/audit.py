@@ -20,8 +20,8 @@ from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.report import JsonWriter, write
 from ben_secure.audit.rules import Level
-from ben_secure.audit.run import Progress, Run, Runner, audit_many, exit_code_of
-from ben_secure.audit.workers import VALUE_TIMEOUT_S
+from ben_secure.audit.run.runner import Progress, Run, Runner, audit_many, exit_code_of
+from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
 from ben_secure.cli._common import explain
 from ben_secure.errors import printable
@@ -153,7 +153,7 @@ def _judges(dask: str | None, workers: int | None, options: Options, value_timeo
         return
     if workers is not None:
         raise typer.BadParameter("--workers are those of this machine; a cluster (--dask) has its own")
-    from ben_secure.audit.cluster import cluster
+    from ben_secure.audit.run.cluster import cluster
 
     with cluster(dask, options, value_timeout_s=value_timeout) as runner:
         yield runner

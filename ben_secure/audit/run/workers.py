@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
-from ben_secure.audit._wire import tally_from_json
-from ben_secure.audit._worker import NOWHERE, PLACE, READY, JudgeFunction
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.formats import REFUSED
-from ben_secure.audit.ranges import RangeTask, judge_range
+from ben_secure.audit.run._wire import tally_from_json
+from ben_secure.audit.run._worker import NOWHERE, PLACE, READY, JudgeFunction
+from ben_secure.audit.run.ranges import RangeTask, judge_range
 from ben_secure.errors import Rule, StoreError, printable
 
 VALUE_TIMEOUT_S = 60.0
@@ -48,7 +48,7 @@ _SLACK_S = 10.0
 _MEMORY_BYTES = 2**30  # beyond what a worker has at the start, and eight times the longest value
 _BOOT = (
     "import sys; a = sys.argv; sys.path[:] = a[3:]; "
-    "from ben_secure.audit._worker import main; main(int(a[1]), int(a[2]))"
+    "from ben_secure.audit.run._worker import main; main(int(a[1]), int(a[2]))"
 )
 _ENVIRONMENT = {
     # The C library takes memory for each value and gives it back, a page fault every 4 kB, unless it is told to keep

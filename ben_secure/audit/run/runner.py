@@ -13,15 +13,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
-from ben_secure.audit.discover import databases_in
 from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion import Fickling, Opinions
-from ben_secure.audit.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
 from ben_secure.audit.rules import Level
-from ben_secure.audit.state import Done, StateFile, describe
+from ben_secure.audit.run.discover import databases_in
+from ben_secure.audit.run.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
+from ben_secure.audit.run.state import Done, StateFile, describe
+from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.audit.structure import StructureCheck
-from ben_secure.audit.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.pages.reader import PageReader
 

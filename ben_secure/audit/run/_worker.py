@@ -18,12 +18,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from ben_secure.audit._wire import tally_to_json
+from ben_secure.audit.run._wire import tally_to_json
 from ben_secure.errors import printable
 
 if TYPE_CHECKING:
     from ben_secure.audit.findings import Tally
-    from ben_secure.audit.ranges import RangeTask
+    from ben_secure.audit.run.ranges import RangeTask
 
 Announce = Callable[[int], None]
 JudgeFunction = Callable[["RangeTask", Announce], "Tally"]

@@ -24,16 +24,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ben_secure
-from ben_secure.audit._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Options
-from ben_secure.audit.ranges import RangeTask, open_pages, split
-from ben_secure.audit.workers import VALUE_TIMEOUT_S, Workers
+from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
+from ben_secure.audit.run.ranges import RangeTask, open_pages, split
+from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.errors import BenSecureError, MissingExtraError, StoreError, printable
 
 if TYPE_CHECKING:
-    from ben_secure.audit.run import Runner
-    from ben_secure.audit.workers import Split
+    from ben_secure.audit.run.runner import Runner
+    from ben_secure.audit.run.workers import Split
 
 CONNECT_TIMEOUT_S = 10.0
 """How long to wait for the scheduler, and for its first worker, seconds."""

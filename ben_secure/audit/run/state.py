@@ -17,10 +17,10 @@ import time
 from dataclasses import dataclass
 
 import ben_secure
-from ben_secure.audit._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
-from ben_secure.audit.ranges import Identity
+from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
+from ben_secure.audit.run.ranges import Identity
 from ben_secure.errors import StoreError, printable
 
 SCHEMA = 1
