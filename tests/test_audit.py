@@ -12,11 +12,12 @@ from legacy_values import GENERATIONS, small_tree, tree, write
 from strategies import TwoBandPatch, make_patch
 
 from ben_secure import BenSecureError, Limits, loads
-from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, findings, scan_value, structure
+from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, findings, scan_value
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.formats import format_of
 from ben_secure.audit.judge.scan import Judge
 from ben_secure.audit.rules import Level
+from ben_secure.audit.structure import checks as structure
 from ben_secure.errors import Rule
 from ben_secure.pickles._segments import Segments
 from ben_secure.signing.keys import MacKey

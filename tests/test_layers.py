@@ -33,7 +33,7 @@ LAYERS = [
 UPWARD = {("patch_access", "values")}
 
 HOMES = {
-    "lmdb": {"store.writer", "store.change.in_place", "audit._verify_worker", "demo", "demo_signing"},
+    "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker", "demo", "demo_signing"},
     "pickle": {"pickles.unpickler", "pickles._prefix", "patch_access", "patch_base"},
     "pickletools": {"pickles._steps", "audit"},
     "typer": {"cli"},

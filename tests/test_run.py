@@ -16,9 +16,10 @@ import pytest
 from test_audit import HONEST, NAME, SHELL, damage_key, make_database
 
 from ben_secure import StoreError
-from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, structure
+from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import exit_code_of
+from ben_secure.audit.structure import checks as structure
 from ben_secure.cli import main
 from ben_secure.errors import Rule
 from ben_secure.signing.keys import (

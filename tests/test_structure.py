@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from test_audit import make_database
 
 from ben_secure import StoreError
-from ben_secure.audit import structure
-from ben_secure.audit._verify_worker import unexplained
-from ben_secure.audit.structure import StructureCheck, structure_findings
+from ben_secure.audit.structure import checks as structure
+from ben_secure.audit.structure._verify_worker import unexplained
+from ben_secure.audit.structure.checks import StructureCheck, structure_findings
 from ben_secure.errors import Rule
 
 BIG = 20_000  # bytes of a value that has pages of its own
@@ -246,7 +246,7 @@ def test_a_process_that_cannot_start_is_undecided(database, monkeypatch):
 def test_limits_of_the_user_stay(database):
     """Where less memory or time is allowed than the check may take, it is content with that."""
     code = "import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, (5, 5)); "
-    code += "from ben_secure.audit.structure import structure_findings; print(structure_findings(sys.argv[1]))"
+    code += "from ben_secure.audit.structure.checks import structure_findings; print(structure_findings(sys.argv[1]))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", code, str(database)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from ben_secure.audit.run.discover import databases_in
 from ben_secure.audit.run.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
 from ben_secure.audit.run.state import Done, StateFile, describe
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Split, Workers
-from ben_secure.audit.structure import StructureCheck
+from ben_secure.audit.structure.checks import StructureCheck
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.pages.reader import PageReader
 
