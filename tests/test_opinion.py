@@ -15,11 +15,12 @@ from strategies import TwoBandPatch, make_patch
 from test_audit import HONEST, SHELL, make_database
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
-from ben_secure.audit import audit_database, opinion
-from ben_secure.audit._fickling_worker import analyse, serve
+from ben_secure.audit import audit_database
 from ben_secure.audit.findings import NO_OPINION, Finding, Tally
 from ben_secure.audit.judge.programs import Programs
-from ben_secure.audit.opinion import Opinions
+from ben_secure.audit.opinion import opinions as opinion
+from ben_secure.audit.opinion._fickling_worker import analyse, serve
+from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.errors import Rule, StoreError
 from ben_secure.pickles.allowlist import KINDS
 

@@ -1,7 +1,7 @@
 """Tell pickles by their program, the pixels and labels aside, so that one analysis of it serves thousands of values.
 
 Walks opcodes by their lengths only; never runs, builds or resolves anything, and decides nothing: a fingerprint says
-which values fickling need not be asked about again (``audit.opinion``). What it cannot walk it takes as it is.
+which values fickling need not be asked about again (``audit.opinion.opinions``). What it cannot walk it takes as it is.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
-from ben_secure.audit.opinion import Fickling, Opinions
+from ben_secure.audit.opinion.opinions import Fickling, Opinions
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.discover import databases_in
 from ben_secure.audit.run.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split

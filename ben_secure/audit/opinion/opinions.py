@@ -41,7 +41,7 @@ _MAX_FAILURES = 5
 _MAX_ANSWER_BYTES = 2**16
 _SHOWN_CHARACTERS = 400
 # With -c the folder in which the audit was started is not where modules come from, unless it is for the audit itself.
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.audit._fickling_worker import main; main()"
+_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.audit.opinion._fickling_worker import main; main()"
 
 # Each thread would take of the bounded memory; sets come in the same order every time.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
