@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ben_secure.audit.findings import AuditReport, Finding, Tally
 from ben_secure.audit.judge.scan import scan_value
-from ben_secure.audit.report_table import to_table
+from ben_secure.audit.report.table_report import to_table
 from ben_secure.audit.rules import RULES
 from ben_secure.errors import Rule
 

@@ -22,8 +22,8 @@ from test_audit import HONEST, SHELL, damage, make_database, values
 
 import ben_secure
 from ben_secure import Limits, cli, loads
-from ben_secure.audit.disassembly import disassemble, format_of, globals_named
 from ben_secure.audit.report import SCHEMA
+from ben_secure.audit.report.disassembly import disassemble, format_of, globals_named
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts

@@ -17,7 +17,7 @@ from test_audit import HONEST, SHELL, damage_key, make_database
 import ben_secure
 from ben_secure import MissingExtraError, PatchWriter, StoreError
 from ben_secure.audit.judge.scan import Options
-from ben_secure.audit.report_json import write_json
+from ben_secure.audit.report.json_report import write_json
 from ben_secure.audit.run import cluster as cluster_module
 from ben_secure.audit.run.cluster import cluster, judge_batch
 from ben_secure.audit.run.ranges import cut, open_pages

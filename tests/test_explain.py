@@ -9,10 +9,10 @@ from report_samples import HOSTILE_TEXTS
 from strategies import make_patch
 from test_audit import SHELL, values
 
-from ben_secure.audit.disassembly import around
-from ben_secure.audit.explain import consequence, explain
 from ben_secure.audit.findings import NO_OPINION, Finding
 from ben_secure.audit.judge.scan import scan_value
+from ben_secure.audit.report.disassembly import around
+from ben_secure.audit.report.explain import consequence, explain
 from ben_secure.audit.rules import RULES
 from ben_secure.errors import Rule
 from ben_secure.tensors.writing import dumps as dumps_tensors

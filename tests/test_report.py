@@ -11,7 +11,7 @@ from test_report_html import Page
 
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report import FORMATS, write
-from ben_secure.audit.report_table import plural
+from ben_secure.audit.report.table_report import plural
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
 

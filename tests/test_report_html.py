@@ -12,9 +12,9 @@ from test_audit import HONEST, SHELL, make_database
 
 from ben_secure import BigEarthNet_S1_S2_Patch
 from ben_secure.audit import audit_database
-from ben_secure.audit._html import Markup, bars, strip, tag
 from ben_secure.audit.findings import Finding
-from ben_secure.audit.report_html import ROWS, write_html
+from ben_secure.audit.report._elements import Markup, bars, strip, tag
+from ben_secure.audit.report.html_report import ROWS, write_html
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
 

@@ -9,13 +9,15 @@ import jsonschema
 import pytest
 from report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
 
-import ben_secure.audit.report_json
+import ben_secure.audit.report.json_report
 from ben_secure.audit.findings import Finding
-from ben_secure.audit.report_json import SCHEMA, JsonWriter, finding_to_json, overall, together, write_json
+from ben_secure.audit.report.json_report import SCHEMA, JsonWriter, finding_to_json, overall, together, write_json
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
 
-FORM = json.loads(pathlib.Path(ben_secure.audit.report_json.__file__).with_name("report.schema.json").read_text())
+FORM = json.loads(
+    pathlib.Path(ben_secure.audit.report.json_report.__file__).with_name("report.schema.json").read_text()
+)
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "audit.md"
 
 

@@ -9,7 +9,7 @@ from report_samples import CALL, HOSTILE_TEXTS, hostile_report, printed, report_
 from rich.console import Console
 
 from ben_secure.audit.findings import Finding
-from ben_secure.audit.report_table import write_table
+from ben_secure.audit.report.table_report import write_table
 from ben_secure.audit.rules import Level
 from ben_secure.errors import Rule
 

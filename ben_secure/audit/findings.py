@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ben_secure.audit.judge.programs import MAX_PROGRAMS
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule
 
@@ -21,6 +20,8 @@ INTERRUPTED_EXIT_CODE = 130
 EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 """Exit code of the command line for each verdict."""
 
+MAX_PROGRAMS = 500
+"""Distinct programs of values that load, and as many of refused ones, about which fickling is asked in one audit."""
 MAX_FINDINGS = 10_000
 """Findings kept in detail (some 1 kB each); the rest are counted. An archive of 590,326 may be hostile throughout."""
 

@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ben_secure.audit.disassembly import disassemble, format_of, globals_named
-from ben_secure.audit.explain import explain
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.judge.scan import scan_value
 from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.audit.report import finding_to_json, printable_key
+from ben_secure.audit.report.disassembly import disassemble, format_of, globals_named
+from ben_secure.audit.report.explain import explain
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts

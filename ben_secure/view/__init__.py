@@ -1,1 +1,1 @@
-"""Pictures for people. It draws whatever has named bands, and does not know the patch classes, which have it below them."""
+"""Pictures for people, of whatever has named bands. It does not know the patch classes, which lie above it."""

@@ -23,8 +23,6 @@ _MAX_TEMPLATES = 8
 _MAX_TAILS = 4_096
 _MAX_TAIL_BYTES = 4_096
 
-MAX_PROGRAMS = 500
-"""Distinct programs of values that load, and as many of refused ones, about which fickling is asked in one audit."""
 MAX_PROGRAM_BYTES = 64 * 2**10
 """Longest program that fickling is asked about, pixels aside; an honest one has at most 15 kB."""
 MAX_PROGRAM_OPCODES = 5_000

@@ -1,4 +1,4 @@
-"""The process that runs fickling for ``opinion``: programs in, findings out, until the pipe is closed.
+"""The process that runs fickling for ``opinions``: programs in, findings out, until the pipe is closed.
 
 The only home of fickling. It reads hostile bytes with a library that was not written to withstand them, so it lives
 in a process of its own with bounded memory, which may die or be killed at any time. It never runs the program that

@@ -21,8 +21,8 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ben_secure.audit.findings import MAX_FINDINGS, NO_OPINION, Finding
-from ben_secure.audit.judge.programs import MAX_PROGRAMS, Programs, without_pixels
+from ben_secure.audit.findings import MAX_FINDINGS, MAX_PROGRAMS, NO_OPINION, Finding
+from ben_secure.audit.judge.programs import Programs, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.allowlist import KINDS
 

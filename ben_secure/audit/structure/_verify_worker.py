@@ -1,6 +1,6 @@
 """Run ``lmdb.verify`` over one open data file, in a process of its own with limits on time and memory.
 
-A script for ``structure``, run by its path in an isolated interpreter; it imports nothing of the package. The limits
+A script for ``checks``, run by its path in an isolated interpreter; it imports nothing of the package. The limits
 are there because ``lmdb.verify`` walks an overflow run again for each node that names it: some kilobytes of crafted
 leaves keep it busy for as long as the file is long, squared.
 

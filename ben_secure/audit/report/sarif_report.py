@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from ben_secure import __version__
 from ben_secure.audit.findings import AuditReport, Finding
-from ben_secure.audit.report_json import facts, overall, printable_key, together
+from ben_secure.audit.report.json_report import facts, overall, printable_key, together
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule, printable
 from ben_secure.pages.data_file import data_file_path

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ben_secure.audit.findings import AuditReport, Finding
-from ben_secure.audit.report_json import frequent, overall, printable_key
+from ben_secure.audit.report.json_report import frequent, overall, printable_key
 from ben_secure.audit.rules import Level
 from ben_secure.errors import printable
 

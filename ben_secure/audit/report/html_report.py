@@ -1,7 +1,7 @@
 """Write an audit report as one HTML file: verdict, counts, charts, findings with their disassembly, quick-looks.
 
 Needs nothing but the file: no network, no script. Every text from a database is escaped twice, to printable ASCII and
-for HTML (``_html``). Values are read again for pictures and disassemblies, a few of each database; where one cannot
+for HTML (``_elements``). Values are read again for pictures and disassemblies, a few of each database; where one cannot
 be, the report has less and says the same.
 """
 
@@ -13,11 +13,11 @@ from contextlib import suppress
 from typing import TextIO
 
 from ben_secure import __version__
-from ben_secure.audit._html import Child, Markup, bars, join, page, strip, table, tag
-from ben_secure.audit.explain import Explanation, explain
 from ben_secure.audit.findings import AuditReport, Finding, Verdict
-from ben_secure.audit.report_json import overall, printable_key
-from ben_secure.audit.report_table import opinions_of, plural
+from ben_secure.audit.report._elements import Child, Markup, bars, join, page, strip, table, tag
+from ben_secure.audit.report.explain import Explanation, explain
+from ben_secure.audit.report.json_report import overall, printable_key
+from ben_secure.audit.report.table_report import opinions_of, plural
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pages.reader import PageReader

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ben_secure.audit.disassembly import around
 from ben_secure.audit.findings import NO_OPINION, Finding
+from ben_secure.audit.report.disassembly import around
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule, printable
 

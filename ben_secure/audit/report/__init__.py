@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, TextIO, get_args
 
 from ben_secure.audit.findings import AuditReport
-from ben_secure.audit.report_json import (
+from ben_secure.audit.report.json_report import (
     SCHEMA,
     JsonWriter,
     finding_to_json,
@@ -53,11 +53,11 @@ def write(reports: Sequence[AuditReport], style: Format, out: TextIO, *, exit_co
     elif style == "json":
         write_json(reports, out, exit_code=exit_code)
     elif style == "sarif":
-        from ben_secure.audit.report_sarif import write_sarif
+        from ben_secure.audit.report.sarif_report import write_sarif
 
         write_sarif(reports, out, exit_code=exit_code)
     else:
-        from ben_secure.audit.report_html import write_html
+        from ben_secure.audit.report.html_report import write_html
 
         write_html(reports, out)
 
@@ -65,7 +65,7 @@ def write(reports: Sequence[AuditReport], style: Format, out: TextIO, *, exit_co
 def _table(reports: Sequence[AuditReport], out: TextIO) -> None:
     from rich.console import Console
 
-    from ben_secure.audit.report_table import write_table
+    from ben_secure.audit.report.table_report import write_table
 
     console = Console(file=out, markup=False, emoji=False, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
