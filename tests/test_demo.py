@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ben_secure import BenSecureError, PatchReader, StoreError, demo, loads
+from ben_secure import BenSecureError, PatchReader, StoreError, loads
 from ben_secure.cli import main
+from ben_secure.demo import tour as demo
 from ben_secure.errors import Rule
 
 CANARIES = 4

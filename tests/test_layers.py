@@ -25,7 +25,7 @@ LAYERS = [
     ["store"],
     ["batches"],
     ["audit", "compat", "encode", "stats", "torch"],
-    ["demo", "demo_signing", "publish"],
+    ["demo", "publish"],
     ["cli", "__main__"],
 ]
 
@@ -33,11 +33,11 @@ LAYERS = [
 UPWARD = {("patch_access", "values")}
 
 HOMES = {
-    "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker", "demo", "demo_signing"},
+    "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker", "demo"},
     "pickle": {"pickles.unpickler", "pickles._prefix", "patch_access", "patch_base"},
     "pickletools": {"pickles._steps", "audit"},
     "typer": {"cli"},
-    "rich": {"cli", "audit", "demo", "demo_signing"},
+    "rich": {"cli", "audit", "demo"},
     "cryptography": {"signing"},
     "securesystemslib": {"signing"},
     "fickling": {"audit.opinion._fickling_worker"},

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ben_secure import demo
 from ben_secure.cli._common import console
+from ben_secure.demo import tour
 
 
 def command(
@@ -19,4 +19,4 @@ def command(
 
     Exit code 0: everything behaved. 1: an attack got through. 2: DIR is not empty or cannot be written.
     """
-    return demo.run(directory, console())
+    return tour.run(directory, console())

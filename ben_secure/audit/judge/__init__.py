@@ -1,1 +1,1 @@
-"""Judge one record: whether it is a patch that loads, and what to remark on it. Bytes in, findings out, nothing kept."""
+"""Judge one record: does it load as a patch, and what is to be remarked on it. Bytes in, findings out."""

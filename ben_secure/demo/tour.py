@@ -28,7 +28,7 @@ from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import audit_database
 from ben_secure.bands import S1_BANDS, S2_BANDS
-from ben_secure.demo_signing import show_signing
+from ben_secure.demo.signed_tour import show_signing
 from ben_secure.errors import StoreError, printable
 from ben_secure.patches import BigEarthNet_S1_S2_Patch
 from ben_secure.store.reader import PatchReader
