@@ -7,12 +7,25 @@ from typing import Annotated
 import typer
 
 import ben_secure
-from ben_secure.cli import audit, convert, demo, encode, inspect, keygen, publish, show, sign, stats, untag, verify
+from ben_secure.cli.commands import (
+    audit,
+    convert,
+    demo,
+    encode,
+    inspect_value,
+    keygen,
+    publish,
+    show,
+    sign,
+    stats,
+    untag,
+    verify,
+)
 
 app = typer.Typer(name="ben-secure", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.command("demo")(demo.command)
 app.command("audit")(audit.command)
-app.command("inspect")(inspect.command)
+app.command("inspect")(inspect_value.command)
 app.command("show")(show.command)
 app.command("stats")(stats.command)
 app.add_typer(keygen.app)

@@ -1,0 +1,1 @@
+"""One module for each command; ``cli._app`` puts them together."""
