@@ -140,7 +140,7 @@ def body_lines(function: ast.FunctionDef) -> int:
 
 
 def test_modules_fit_in_a_readers_head():
-    """Modules have a docstring and at most 400 lines, functions at most 60 below theirs."""
+    """Modules have a docstring and at most 400 lines; functions at most 40 below theirs, but for one flat loop."""
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path
@@ -148,4 +148,4 @@ def test_modules_fit_in_a_readers_head():
         assert ast.get_docstring(tree) or not tree.body, path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                assert body_lines(node) <= 60, f"{path}:{node.lineno}"
+                assert body_lines(node) <= (60 if node.name == "run" and path.parent.name == "pickles" else 40), f"{path}:{node.lineno}"

@@ -98,8 +98,7 @@ def command(
         since_manifest=_since(since_manifest, verify_keys),
         opinions=not no_fickling,
     )
-    if output is not None:
-        _check_output(output, force)
+    _check_output(output, force)
     form = Format.JSON if as_json else form
     document = io.StringIO() if output is not None else None
     stream = _Stream(document or sys.stdout) if form is Format.JSON else None
@@ -136,8 +135,10 @@ def command(
     return exit_code
 
 
-def _check_output(output: str, force: bool) -> None:
+def _check_output(output: str | None, force: bool) -> None:
     """Find now what would keep the report from being written, and not after an hour of judging."""
+    if output is None:
+        return
     if not force and os.path.lexists(output):
         raise typer.BadParameter(f"{printable(output, 400)} exists; choose another name, or say --force")
     folder = os.path.dirname(output) or "."

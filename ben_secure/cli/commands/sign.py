@@ -112,8 +112,7 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
     if foreign:
         out_text = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"
         console_out.print(out_text, soft_wrap=True)
-    kept = done.checked - tagged
-    had = f" ({kept:,} were before)" if out is None and kept else ""
+    had = f" ({done.checked - tagged:,} were before)" if out is None and done.checked > tagged else ""
     text = f"SIGNED: all {done.checked:,} values in {place} are tagged with the key {mac_keys.fingerprint}{had}"
     _signing.print_verdict(text, exit_code, console_out)
     return exit_code
