@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ben_secure.bands import BANDS, PIXEL_DTYPES, STORAGE_ORDER
-from ben_secure.layouts import STANDARD_KINDS
 from ben_secure.patches import (
     Band,
     BigEarthNet_S1_Patch,
@@ -15,6 +14,7 @@ from ben_secure.patches import (
     BigEarthNet_S2_Patch,
     BigEarthNetPatch,
 )
+from ben_secure.patches.layout import STANDARD_KINDS
 
 STANDARD_CLASSES = (BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch)
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ben_secure.bands import PIXEL_DTYPES, STORAGE_ORDER
-from ben_secure.layouts import GENERIC, STANDARD_KINDS, Layout, run_of
 from ben_secure.limits import Limits
+from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Layout, run_of
 
 S1, S2, S1S2 = "BigEarthNet_S1_Patch", "BigEarthNet_S2_Patch", "BigEarthNet_S1_S2_Patch"
 GREEN = ("green", "Band", "G1", 5, 7, 3, "<u2")

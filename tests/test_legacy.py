@@ -25,7 +25,7 @@ import ben_secure
 from ben_secure import BigEarthNetPatch
 from ben_secure.bands import PIXEL_DTYPES, natural_key
 from ben_secure.errors import BenSecureError
-from ben_secure.layouts import STANDARD_KINDS
+from ben_secure.patches.layout import STANDARD_KINDS
 from ben_secure.pickles import loads
 
 KINDS = {S1: S1_BANDS, S2: S2_BANDS, MERGED: S1_BANDS + S2_BANDS}

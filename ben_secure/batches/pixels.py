@@ -17,7 +17,7 @@ import numpy as np
 from ben_secure.bands import BAND_GROUPS, BANDS
 from ben_secure.batches.resampling import MODES, resample
 from ben_secure.errors import EncodeError, PatchFormatError, Rule, printable
-from ben_secure.layouts import BandSlot, Layout, run_of
+from ben_secure.patches.layout import BandSlot, Layout, run_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ben_secure.layouts import PixelArray
+    from ben_secure.patches.layout import PixelArray
 
     Float32 = npt.NDArray[np.float32]
     Places = npt.NDArray[np.intp]

@@ -12,9 +12,9 @@ from itertools import islice
 
 import numpy as np
 
-from ben_secure.band_objects import Band
 from ben_secure.errors import printable
 from ben_secure.patches import BigEarthNetPatch
+from ben_secure.patches.band import Band
 
 _SHOWN_CHARACTERS = 200
 _SHOWN_ITEMS = 8

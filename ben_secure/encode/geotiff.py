@@ -23,7 +23,7 @@ from ben_secure.errors import MissingExtraError, printable
 if TYPE_CHECKING:
     import tifffile
 
-    from ben_secure.layouts import PixelArray
+    from ben_secure.patches.layout import PixelArray
 
 MAX_FILE_BYTES = 4 * 2**20
 """Bytes of one file; a band of complex128 at 10 m takes 230,400, and georeferencing a few hundred."""

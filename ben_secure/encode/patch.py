@@ -18,7 +18,7 @@ from ben_secure.errors import EncodeError, printable
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 
 if TYPE_CHECKING:
-    from ben_secure.layouts import PixelArray
+    from ben_secure.patches.layout import PixelArray
 
 PatchT = TypeVar("PatchT")
 

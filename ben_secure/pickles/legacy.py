@@ -21,7 +21,6 @@ import numpy as np
 
 from ben_secure.bands import BAND_CLASSES, PIXEL_DTYPES, natural_key
 from ben_secure.errors import PatchFormatError, Rule, printable
-from ben_secure.layouts import GENERIC, STANDARD_KINDS, Entry, Layout
 from ben_secure.limits import Limits
 from ben_secure.metadata import equal
 from ben_secure.patches import (
@@ -32,6 +31,7 @@ from ben_secure.patches import (
     kind_of,
     rebuild,
 )
+from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Entry, Layout
 from ben_secure.pickles.arrays import (
     Block,
     Blocks,

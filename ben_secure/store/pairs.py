@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ben_secure.equality import equal
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, StoreError, printable
-from ben_secure.layouts import Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import (
     BigEarthNet_S1_Patch,
@@ -23,6 +22,7 @@ from ben_secure.patches import (
     kind_of,
     rebuild,
 )
+from ben_secure.patches.layout import Layout
 from ben_secure.store.reader import PatchReader
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from ben_secure.limits import Limits
 from ben_secure.tensors.header import parse_json, refuse, strict_decoder
 
 if TYPE_CHECKING:
-    from ben_secure.layouts import Entry
+    from ben_secure.patches.layout import Entry
 
 NAME = "ben_secure.patch.v1"
 """The note's name in the metadata; the version of its format is part of it."""

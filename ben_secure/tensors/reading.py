@@ -15,7 +15,6 @@ from typing import NamedTuple, NoReturn
 
 from ben_secure.bands import BANDS, PATCH_SIDE_M, BandSpec, natural_key
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
-from ben_secure.layouts import GENERIC, STANDARD_KINDS, Entry, Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches import (
     BigEarthNet_S1_Patch,
@@ -25,6 +24,7 @@ from ben_secure.patches import (
     kind_of,
     rebuild,
 )
+from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Entry, Layout
 from ben_secure.signing.footer import payload_end
 from ben_secure.tensors import note
 from ben_secure.tensors.header import LENGTH_BYTES, METADATA, Header, Tensor, header_bytes, read_header, refuse

@@ -24,7 +24,7 @@ from ben_secure.errors import printable
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from ben_secure.patch_access import BandAccess
+    from ben_secure.patches.access import BandAccess
 
     Picture: TypeAlias = npt.NDArray[np.uint8]
 

@@ -1,6 +1,6 @@
 """What can be asked of a patch: bands, stacked arrays, metadata, text, bytes; for all patches, for S1 and for S2.
 
-Mixins over ``_layout``, ``_pixels`` and ``_views``, which ``ben_secure.patch_base`` fills. Nothing here changes a patch
+Mixins over ``_layout``, ``_pixels`` and ``_views``, which ``patches.patch`` fills. Nothing here changes a patch
 or judges input; loading is left to ``ben_secure.values``. Arrays are views of the buffer wherever that is possible.
 """
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from ben_secure.band_objects import BAND_TYPES, Band, refuse_state
 from ben_secure.errors import UntrustedDataError
-from ben_secure.layouts import BandSlot, Layout, run_of
+from ben_secure.patches.band import BAND_TYPES, Band, refuse_state
+from ben_secure.patches.layout import BandSlot, Layout, run_of
 from ben_secure.view.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
-    from ben_secure.layouts import PixelArray
-    from ben_secure.patch_base import BigEarthNetPatch
+    from ben_secure.patches.layout import PixelArray
+    from ben_secure.patches.patch import BigEarthNetPatch
 
 
 class BandAccess:

@@ -17,7 +17,7 @@ from ben_secure.bands import BAND_CLASSES, PIXEL_DTYPES
 from ben_secure.errors import Rule, UnsafePickleError, printable
 
 if TYPE_CHECKING:
-    from ben_secure.layouts import PixelArray
+    from ben_secure.patches.layout import PixelArray
 
 
 class BandTypeError(TypeError, ValueError):

@@ -12,16 +12,16 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from ben_secure.band_objects import BAND_TYPES, Band, check_pixels
 from ben_secure.bands import BandSpec
 from ben_secure.errors import printable
-from ben_secure.layouts import GENERIC, STANDARD_KINDS, Layout
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.metadata import check_name, check_value, equal, pack
-from ben_secure.patch_access import BandAccess
+from ben_secure.patches.access import BandAccess
+from ben_secure.patches.band import BAND_TYPES, Band, check_pixels
+from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Layout
 
 if TYPE_CHECKING:
-    from ben_secure.layouts import PixelArray
+    from ben_secure.patches.layout import PixelArray
 
 PatchT = TypeVar("PatchT", bound="BigEarthNetPatch")
 

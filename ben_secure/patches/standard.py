@@ -1,50 +1,19 @@
-"""The patch classes: a drop-in for ``bigearthnet_patch_interface`` on one contiguous pixel buffer.
+"""The three patch classes with fixed bands: Sentinel-1, Sentinel-2, and both in one buffer.
 
-The three classes with fixed bands, and every name of the interface in one place. What they all share, and the rules on
-what a patch may be, are in ``ben_secure.patch_base``; nothing is checked or rebuilt here.
+What they share is in ``patches.patch``; nothing is checked or rebuilt here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from ben_secure.band_objects import Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand
 from ben_secure.bands import S1_BANDS, S2_BANDS
-from ben_secure.layouts import STANDARD_KINDS, Layout
-from ben_secure.patch_access import Sentinel1Access, Sentinel2Access
-from ben_secure.patch_base import BigEarthNetPatch, kind_of, rebuild, rebuild_patch
-from ben_secure.scaling import (
-    S2_DN_TO_REFLECTANCE,
-    random_ben_S1_band,
-    random_ben_S2_band,
-    s2_to_float,
-    s2_to_float32,
-    s2_to_float64,
-)
+from ben_secure.patches.access import Sentinel1Access, Sentinel2Access
+from ben_secure.patches.layout import STANDARD_KINDS, Layout
+from ben_secure.patches.patch import BigEarthNetPatch
 
 if TYPE_CHECKING:
-    from ben_secure.layouts import PixelArray
-
-__all__ = [
-    "S2_DN_TO_REFLECTANCE",
-    "Band",
-    "BenS1_Band",
-    "BenS2_10mBand",
-    "BenS2_20mBand",
-    "BenS2_60mBand",
-    "BigEarthNetPatch",
-    "BigEarthNet_S1_Patch",
-    "BigEarthNet_S1_S2_Patch",
-    "BigEarthNet_S2_Patch",
-    "kind_of",
-    "random_ben_S1_band",
-    "random_ben_S2_band",
-    "rebuild",
-    "rebuild_patch",
-    "s2_to_float",
-    "s2_to_float32",
-    "s2_to_float64",
-]
+    from ben_secure.patches.layout import PixelArray
 
 S1T = TypeVar("S1T", bound="BigEarthNet_S1_Patch")
 S2T = TypeVar("S2T", bound="BigEarthNet_S2_Patch")

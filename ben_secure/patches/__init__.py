@@ -1,0 +1,42 @@
+"""The patch classes: a drop-in for ``bigearthnet_patch_interface`` on one contiguous pixel buffer.
+
+Every name of the interface in one place; nothing is defined here.
+"""
+
+from __future__ import annotations
+
+from ben_secure.patches.band import Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand
+from ben_secure.patches.patch import BigEarthNetPatch, kind_of, rebuild, rebuild_patch
+from ben_secure.patches.scaling import (
+    S2_DN_TO_REFLECTANCE,
+    random_ben_S1_band,
+    random_ben_S2_band,
+    s2_to_float,
+    s2_to_float32,
+    s2_to_float64,
+)
+from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
+
+__all__ = [
+    "S2_DN_TO_REFLECTANCE",
+    "Band",
+    "BenS1_Band",
+    "BenS2_10mBand",
+    "BenS2_20mBand",
+    "BenS2_60mBand",
+    "BigEarthNetPatch",
+    "BigEarthNet_S1_Patch",
+    "BigEarthNet_S1_S2_Patch",
+    "BigEarthNet_S2_Patch",
+    "kind_of",
+    "random_ben_S1_band",
+    "random_ben_S2_band",
+    "rebuild",
+    "rebuild_patch",
+    "s2_to_float",
+    "s2_to_float32",
+    "s2_to_float64",
+]
+
+for _public in (BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch):
+    _public.__module__ = __name__
