@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from ben_secure.errors import PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.patches import BigEarthNetPatch
+from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.unpickler import loads_part as _pickle_part
 from ben_secure.pickles.unpickler import recognised as _recognised_pickle
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end

@@ -227,7 +227,7 @@ def _add_names() -> None:
         ("numpy.core", "multiarray._reconstruct"), ("numpy", "core.multiarray._reconstruct"), ("", "numpy.dtype"),
         ("numpy.", "dtype"), ("numpy", "dtype."), ("numpy", ".dtype"), ("numpy..", "dtype"),
         ("ben_secure.patches", "rebuild_patch.__globals__"), ("ben_secure.patches", "rebuild_patch.__call__"),
-        ("ben_secure.patches", "rebuild"), ("ben_secure.patches.patch", "rebuild_patch"), ("ben_secure", "loads"),
+        ("ben_secure.patches", "rebuild"), ("ben_secure.patches.parts", "rebuild_patch"), ("ben_secure", "loads"),
         ("ben_secure.patches", "BigEarthNetPatch"), ("ben_secure.patches", "BigEarthNetPatch._assemble"),
         (f"{INTERFACE}.patch_interface", "BigEarthNetPatch.load"),
         (f"{INTERFACE}.patch_interface", "BigEarthNet_S1_Patch"), (INTERFACE, "BigEarthNetPatch"),

@@ -1,12 +1,14 @@
 """The patch classes: a drop-in for ``bigearthnet_patch_interface`` on one contiguous pixel buffer.
 
-Every name of the interface in one place; nothing is defined here.
+Every name of the interface in one place. Modules below ``values`` import those of this room and never this face, which
+alone knows what is above: it tells the patch classes where their ``load`` and ``loads`` find the decoder.
 """
 
 from __future__ import annotations
 
 from ben_secure.patches.band import Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand
-from ben_secure.patches.patch import BigEarthNetPatch, kind_of, rebuild, rebuild_patch
+from ben_secure.patches.parts import kind_of, rebuild, rebuild_patch
+from ben_secure.patches.patch import BigEarthNetPatch, Decoder
 from ben_secure.patches.scaling import (
     S2_DN_TO_REFLECTANCE,
     random_ben_S1_band,
@@ -38,5 +40,16 @@ __all__ = [
     "s2_to_float64",
 ]
 
-for _public in (BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch):
+
+def _decoder() -> Decoder:
+    from ben_secure import values  # when it is first needed: whoever only makes patches does without
+
+    return values
+
+
+BigEarthNetPatch._decoder = _decoder
+# Where users find the classes, whichever module of this room defines them.
+for _public in (BigEarthNetPatch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch):
     _public.__module__ = __name__
+for _band in (Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand):
+    _band.__module__ = __name__

@@ -1,38 +1,52 @@
-"""``BigEarthNetPatch``: any bands in one buffer, with metadata; and ``rebuild``, which makes one from plain parts.
+"""``BigEarthNetPatch``: any bands in one buffer, with metadata.
 
 A patch owns a buffer, a layout that says where each band lies in it, and plain metadata. Bands are made when they are
-asked for, as views of the buffer. Everything that a constructor or ``rebuild`` is given is checked before a patch
-exists, so there is no half-built patch; ``_assemble`` alone checks nothing and is for callers that have. ``rebuild``
-takes hostile arguments and never calls what a subclass defines. Nothing here imports what a payload names.
+asked for, as views of the buffer. Everything that a constructor is given is checked before a patch exists.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+import io
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, Protocol, TypeVar
 
 from ben_secure.bands import BandSpec
-from ben_secure.errors import printable
-from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.errors import UntrustedDataError
+from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.metadata import check_name, check_value, equal, pack
-from ben_secure.patches.access import BandAccess
-from ben_secure.patches.band import BAND_TYPES, Band, check_pixels
+from ben_secure.patches.band import BAND_TYPES, Band, check_pixels, refuse_state
+from ben_secure.patches.buffer import BandBuffer, write
 from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Layout
+from ben_secure.patches.parts import (
+    FORMAT_VERSION,
+    KINDS,
+    check_attributes,
+    check_metadata,
+    names_taken,
+    names_used_by,
+    rebuild_patch,
+)
+from ben_secure.view.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
     from ben_secure.patches.layout import PixelArray
 
 PatchT = TypeVar("PatchT", bound="BigEarthNetPatch")
 
-_FORMAT_VERSION = 1
-# A patch's own storage, written around __setattr__, which is for metadata.
-_write = object.__setattr__
-# The four patch classes by the name that stands for them in a canonical value. Closed: only STANDARD_KINDS get in.
-_KINDS: dict[str, type[BigEarthNetPatch]] = {}
+
+class Decoder(Protocol):
+    """What reads stored values: the module ``ben_secure.values``, which is above this one and knows it."""
+
+    def load(self, file: BinaryIO, *, classes: tuple[type[BigEarthNetPatch], ...]) -> BigEarthNetPatch:
+        """Read one patch from a file."""
+
+    def loads(self, data: bytes, *, classes: tuple[type[BigEarthNetPatch], ...]) -> BigEarthNetPatch:
+        """Read one patch from bytes."""
 
 
-class BigEarthNetPatch(BandAccess):
+class BigEarthNetPatch(BandBuffer):
     """A patch of any bands with metadata; the base of all patch classes.
 
     To define your own: derive from it, make the bands as attributes and hand them on::
@@ -45,22 +59,21 @@ class BigEarthNetPatch(BandAccess):
     Afterwards ``patch.green`` is the patch's own band, its pixels a view of the patch's buffer.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_layout", "_pixels", "_views")
+    __slots__ = ()
 
-    # The standard class whose rules on bands hold for this one.
-    _kind: ClassVar[str] = GENERIC
-    _reserved: ClassVar[frozenset[str]]
+    # Finds what load and loads read with; the face of this room fills it in.
+    _decoder: ClassVar[Callable[[], Decoder]]
 
     def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
-            if kind not in STANDARD_KINDS or kind in _KINDS:
+            if kind not in STANDARD_KINDS or kind in KINDS:
                 raise TypeError(f"{kind} is not for other classes; leave kind= out")
             cls._kind = kind
-            _KINDS[kind] = cls
+            KINDS[kind] = cls
             for spec in (spec for group in STANDARD_KINDS[kind] for spec in group):
                 setattr(cls, spec.attribute, _band_attribute(spec.name))
-        cls._reserved = _names_used_by(cls)
+        cls._reserved = names_used_by(cls)
 
     def __init__(self, bands: Iterable[Band], **kwargs: object) -> None:
         """Make a patch of bands; their pixels are copied.
@@ -110,51 +123,21 @@ class BigEarthNetPatch(BandAccess):
     def _fill(self, layout: Layout, arrays: Sequence[PixelArray], metadata: dict[str, object]) -> None:
         """Check metadata, copy checked arrays in the layout's order, and only then become a patch."""
         extras = {name: value for name, value in self.__dict__.items() if not isinstance(value, Band)}
-        _check_attributes(type(self), layout)
-        _check_metadata(type(self), layout, metadata, extras, DEFAULT_LIMITS)
+        check_attributes(type(self), layout)
+        check_metadata(type(self), layout, metadata, extras, DEFAULT_LIMITS)
         pixels = layout.gather(arrays)
         attributes = self.__dict__
         attributes.clear()
         attributes.update(extras)
         attributes.update(metadata)
         attributes["__stored_args__"] = metadata
-        _write(self, "_views", {})
-        _write(self, "_pixels", pixels)
-        _write(self, "_layout", layout)
-
-    @classmethod
-    def _assemble(
-        cls: type[PatchT],
-        layout: Layout,
-        pixels: bytearray | memoryview,
-        stored: dict[str, object],
-        extras: Mapping[str, object] | None = None,
-    ) -> PatchT:
-        """Make a patch of parts that are already checked, without calling anything that a subclass defines.
-
-        Args:
-            layout: A layout of the class's ``_kind``.
-            pixels: Buffer of ``layout.nbytes``; taken over, not copied.
-            stored: Checked metadata; taken over as ``__stored_args__``.
-            extras: Checked attributes beyond or instead of the stored ones.
-
-        Returns:
-            The patch.
-        """
-        patch = object.__new__(cls)
-        _write(patch, "_layout", layout)
-        _write(patch, "_pixels", pixels)
-        _write(patch, "_views", {})
-        attributes = patch.__dict__
-        attributes.update(stored)
-        if extras:
-            attributes.update(extras)
-        attributes["__stored_args__"] = stored
-        return patch
+        write(self, "_views", {})
+        write(self, "_pixels", pixels)
+        write(self, "_layout", layout)
 
     def __getattr__(self, name: str) -> Any:
         # Only reached for what is neither metadata nor defined by a class.
-        if name in BigEarthNetPatch.__slots__:
+        if name in BandBuffer.__slots__:
             raise AttributeError(
                 f"this {type(self).__name__} is not built yet; call super().__init__(bands=[...]) first"
             )
@@ -175,7 +158,7 @@ class BigEarthNetPatch(BandAccess):
             check_name(name, self._reserved)
         else:
             self._check_writable()
-            check_name(name, _taken(type(self), self._layout) if built else self._reserved)
+            check_name(name, names_taken(type(self), self._layout) if built else self._reserved)
             check_value(name, value)
         self.__dict__[name] = value
 
@@ -201,26 +184,113 @@ class BigEarthNetPatch(BandAccess):
             ValueError: A name is taken.
         """
         self._check_writable()
-        _check_metadata(type(self), self._layout, kwargs, None, DEFAULT_LIMITS)
+        check_metadata(type(self), self._layout, kwargs, None, DEFAULT_LIMITS)
         self.__dict__.update(kwargs)
         self.__dict__["__stored_args__"] = kwargs
 
+    def quicklook(self, kind: str | None = None) -> Quicklook:
+        """Draw the patch for people; a notebook shows the result, ``.save(path)`` writes it, ``.image`` is the array.
+
+        Args:
+            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
+
+        Returns:
+            The picture, contrast stretched (see ``ben_secure.view.quicklook.composite``).
+
+        Raises:
+            ValueError: The kind is unknown, or the patch lacks a band that it takes.
+        """
+        return look(self, kind)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        refuse_state(self)
+
+    def _extras(self) -> dict[str, object]:
+        """Metadata attributes that are not, or no longer, what ``__stored_args__`` has under their name."""
+        stored = self.__stored_args__
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name != "__stored_args__" and (name not in stored or stored[name] is not value)
+        }
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Take the patch apart into plain dicts.
+
+        Returns:
+            ``{"bands": {name: pixels, ...}, "metadata": {name: value, ...}}``: bands in natural order as writable views
+            of the patch, metadata as its attributes are now.
+        """
+        return {
+            "bands": {slot.name: self._band(slot).data for slot in self._layout.natural},
+            "metadata": {**self.__stored_args__, **self._extras()},
+        }
+
+    def dump(self, file: BinaryIO) -> None:
+        """Write the canonical value to a file open for binary writing; otherwise as ``dumps``."""
+        file.write(self.dumps())
+
+    def dumps(self) -> bytes:
+        """Write the canonical value: a protocol-5 pickle of one call, the pixels as one block.
+
+        Equal patches give equal bytes, except for the order of dicts and, between processes, of sets of str. The value
+        is read once before it is given out, so that nothing is written that ``loads`` would refuse.
+
+        Returns:
+            The value, as ``ben_secure.loads`` reads it.
+
+        Raises:
+            TypeError: Metadata was changed in place to something that is not admitted.
+            ValueError: The same, out of bounds; or the patch as a whole is beyond the limits of ``loads``.
+        """
+        stream = io.BytesIO()
+        pickler = pickle.Pickler(stream, protocol=5)
+        # No memo: fewer opcodes, and equal strings give equal bytes whether or not they are one object.
+        pickler.fast = True
+        pickler.dump(self)
+        value = stream.getvalue()
+        try:
+            self.loads(value)
+        except UntrustedDataError as error:
+            raise ValueError(f"this patch could not be read back, make it smaller: {error.message}") from error
+        return value
+
+    @classmethod
+    def load(cls, file: BinaryIO) -> BigEarthNetPatch:
+        """Read a patch from a file, restricted: nothing in it is run (see ``ben_secure.load``).
+
+        Args:
+            file: Open for binary reading.
+
+        Returns:
+            The patch. Called on a class of your own, patches of that class are admitted too.
+
+        Raises:
+            BenSecureError: The data was refused.
+        """
+        return cls._decoder().load(file, classes=cls._declared())
+
+    @classmethod
+    def loads(cls, data: bytes) -> BigEarthNetPatch:
+        """Read a patch from bytes; otherwise as ``load``."""
+        return cls._decoder().loads(data, classes=cls._declared())
+
     @classmethod
     def _declared(cls) -> tuple[type[BigEarthNetPatch], ...]:
-        return () if _KINDS[cls._kind] is cls else (cls,)
+        return () if KINDS[cls._kind] is cls else (cls,)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         cls = type(self)
         stored, extras = self.__stored_args__, self._extras()
         # Lists and dicts may have been changed since they were checked.
-        _check_metadata(cls, self._layout, stored, extras, DEFAULT_LIMITS)
+        check_metadata(cls, self._layout, stored, extras, DEFAULT_LIMITS)
         pixels: bytes | bytearray | memoryview = self._pixels
         if protocol < 5:
             pixels = bytes(pixels)
         elif type(pixels) is memoryview:
             pixels = bytearray(pixels)
-        kind = cls._kind if _KINDS[cls._kind] is cls else cls
-        return rebuild_patch, (_FORMAT_VERSION, kind, self._layout.plain, pixels, pack(stored), pack(extras) or None)
+        kind = cls._kind if KINDS[cls._kind] is cls else cls
+        return rebuild_patch, (FORMAT_VERSION, kind, self._layout.plain, pixels, pack(stored), pack(extras) or None)
 
     def __copy__(self: PatchT) -> PatchT:
         return self._assemble(self._layout, self._pixels, dict(self.__stored_args__), self._extras())
@@ -239,8 +309,19 @@ class BigEarthNetPatch(BandAccess):
             and equal(self._extras(), other._extras())
         )
 
+    def __repr__(self) -> str:
+        text = f"{type(self).__name__} with:\n" + "\n".join(f"\t{band}" for band in self.bands)
+        if self.__stored_args__:
+            text += "\nAnd the extra metadata:\n"
+            text += "".join(f"\t{_shown(name)}: {_shown(value)}\n" for name, value in self.__stored_args__.items())
+        return text
 
-_KINDS[GENERIC] = BigEarthNetPatch
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._layout.by_attribute})
+
+
+KINDS[GENERIC] = BigEarthNetPatch
+BigEarthNetPatch._reserved = names_used_by(BigEarthNetPatch)
 
 
 def _band_attribute(name: str) -> property:
@@ -248,140 +329,8 @@ def _band_attribute(name: str) -> property:
     return property(lambda patch: patch._band(patch._layout.by_name[name]))
 
 
-def kind_of(cls: type[BigEarthNetPatch]) -> str:
-    """Name of the standard class whose rules on bands hold for a patch class: its own, or what it derives from."""
-    return cls._kind
-
-
-def _names_used_by(cls: type) -> frozenset[str]:
-    """Names that metadata of a class may not have: bands, methods, properties and whatever starts with an underscore.
-
-    A plain class attribute is not among them: it is a default, and metadata may stand before it.
-    """
-    kind = cls._kind  # type: ignore[attr-defined]
-    bands = [spec for group in STANDARD_KINDS.get(kind, ()) for spec in group]
-    used = {"_bands", *(spec.name for spec in bands), *(spec.attribute for spec in bands)}
-    for base in cls.__mro__:
-        used.update(
-            name
-            for name, member in vars(base).items()
-            if name.startswith("_") or callable(member) or hasattr(member, "__get__")
-        )
-    return frozenset(used)
-
-
-BigEarthNetPatch._reserved = _names_used_by(BigEarthNetPatch)
-
-
-def _check_attributes(cls: type[BigEarthNetPatch], layout: Layout) -> None:
-    """Refuse a generic band's attribute that the class defines, even as a default: the band would not be reached."""
-    for attribute in layout.by_attribute if layout.kind == GENERIC else ():
-        if any(attribute in vars(base) for base in cls.__mro__):
-            raise ValueError(f"band attribute {printable(attribute)!r} is defined by {cls.__name__} itself; rename it")
-
-
-def _taken(cls: type[BigEarthNetPatch], layout: Layout) -> frozenset[str]:
-    # The names of fixed bands are among the reserved ones already.
-    return cls._reserved if layout.kind != GENERIC else cls._reserved | layout.names
-
-
-def _check_metadata(
-    cls: type[BigEarthNetPatch],
-    layout: Layout,
-    stored: Mapping[str, object],
-    extras: Mapping[str, object] | None,
-    limits: Limits,
-) -> None:
-    """Check names and values of all metadata of a patch, against one common bound on their number."""
-    taken = _taken(cls, layout)
-    nodes = 0
-    for part in (stored, extras) if extras else (stored,):
-        for name, value in part.items():
-            check_name(name, taken, limits)
-            nodes = check_value(name, value, limits, nodes)
-
-
-def rebuild(
-    cls: type[PatchT],
-    layout: object,
-    pixels: object,
-    stored: object,
-    extras: object,
-    limits: Limits = DEFAULT_LIMITS,
-) -> PatchT:
-    """Make a patch of the plain parts that travel in a canonical value; every one of them is hostile.
-
-    Law: ``rebuild(type(p), layout.plain, bytes(pixels), stored, extras) == p`` for the parts of every patch ``p``.
-
-    Args:
-        cls: The patch class; the caller's choice, never the data's.
-        layout: See ``Layout.parse``.
-        pixels: Exactly a bytearray, which is taken over without a copy, or exactly bytes, which are copied. Or exactly
-            a memoryview of bytes that stay another's: the patch is then a read-only view of them, and good for as long
-            as they do not change. ``rebuild_patch`` admits none.
-        stored: Exactly a dict of metadata; taken over as ``__stored_args__``.
-        extras: None, or exactly a dict of attributes beyond or instead of the stored ones.
-        limits: Bounds on all of it.
-
-    Returns:
-        The patch.
-
-    Raises:
-        TypeError: Something is not exactly of its type, or metadata is of a type that is not admitted.
-        ValueError: Something is out of bounds, contradicts something else, or is not spelled in the canonical way.
-    """
-    checked = Layout.parse(cls._kind, layout, limits)
-    _check_attributes(cls, checked)
-    if type(pixels) is memoryview:
-        pixels = pixels.toreadonly().cast("B")  # TypeError if it is not contiguous
-    elif type(pixels) is bytes:
-        pixels = bytearray(pixels)
-    elif type(pixels) is not bytearray:
-        raise TypeError(f"the pixels of a patch must be a bytearray or bytes, not {printable(type(pixels).__name__)}")
-    if len(pixels) != checked.nbytes:
-        raise ValueError(f"the pixels of this {cls.__name__} take {checked.nbytes} bytes, not {len(pixels)}")
-    if any(bytes(pixels[start:stop]).strip(b"\0") for start, stop in checked.gaps):
-        raise ValueError("the unused bytes between bands must be zero")
-    if type(stored) is not dict or (extras is not None and type(extras) is not dict):
-        raise TypeError("the metadata of a patch must be a dict")
-    _check_metadata(cls, checked, stored, extras, limits)
-    return cls._assemble(checked, pixels, stored, extras)
-
-
-def rebuild_patch(
-    version: object, kind: object, layout: object, pixels: object, stored: object, extras: object
-) -> BigEarthNetPatch:
-    """What the one call in a canonical value names, so that plain ``pickle`` can read it too.
-
-    Args:
-        version: The int 1; any other is refused.
-        kind: Name of one of the four patch classes, or a subclass of ``BigEarthNetPatch``.
-        layout: As for ``rebuild``, like the rest.
-        pixels: As for ``rebuild``.
-        stored: As for ``rebuild``.
-        extras: As for ``rebuild``.
-
-    Returns:
-        The patch.
-
-    Raises:
-        TypeError: As for ``rebuild``, or ``kind`` is no patch class.
-        ValueError: As for ``rebuild``, or version or kind is unknown.
-    """
-    if type(pixels) is memoryview:
-        raise TypeError("the pixels of a patch must be a bytearray or bytes, not memoryview")
-    if type(version) is not int or version != _FORMAT_VERSION:
-        raise ValueError(
-            f"format version {printable(version)} is unknown, expected {_FORMAT_VERSION}; use a newer ben_secure"
-        )
-    if type(kind) is str:
-        if kind not in _KINDS:
-            raise ValueError(f"patch class {printable(kind)} is unknown, expected one of {', '.join(_KINDS)}")
-        return rebuild(_KINDS[kind], layout, pixels, stored, extras)
-    if not isinstance(kind, type) or not issubclass(kind, BigEarthNetPatch):
-        raise TypeError(f"a patch class must be a name or a subclass of BigEarthNetPatch, not {printable(kind)}")
-    return rebuild(kind, layout, pixels, stored, extras)
-
-
-# The name that stands in canonical values for ever; which file defines the function is nobody's business.
-rebuild_patch.__module__ = "ben_secure.patches"
+def _shown(value: object) -> str:
+    """Write as ``str`` does, but escape a text that would reach a terminal as more than text."""
+    if isinstance(value, str) and not value.isprintable():
+        return repr(value)[1:-1]
+    return str(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from ben_secure.bands import S1_BANDS, S2_BANDS
-from ben_secure.patches.access import Sentinel1Access, Sentinel2Access
 from ben_secure.patches.layout import STANDARD_KINDS, Layout
 from ben_secure.patches.patch import BigEarthNetPatch
 
@@ -21,7 +20,7 @@ S1S2T = TypeVar("S1S2T", bound="BigEarthNet_S1_S2_Patch")
 PartT = TypeVar("PartT", bound=BigEarthNetPatch)
 
 
-class BigEarthNet_S1_Patch(Sentinel1Access, BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
+class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
     """A Sentinel-1 patch: VH and VV, decibel, 10 m, (120, 120) each."""
 
     __slots__ = ()
@@ -45,8 +44,32 @@ class BigEarthNet_S1_Patch(Sentinel1Access, BigEarthNetPatch, kind="BigEarthNet_
         """Make a patch by short band names; otherwise as the constructor."""
         return cls(VH, VV, **kwargs)
 
+    @staticmethod
+    def short_to_long_band_name(short_band_name: str) -> str:
+        """Find the constructor's argument for a band.
 
-class BigEarthNet_S2_Patch(Sentinel2Access, BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
+        Args:
+            short_band_name: Band name in any case: ``VV``, ``vh``; 1 to 4 characters.
+
+        Returns:
+            ``bandVV`` for ``VV``; whether there is such a band is not checked.
+
+        Raises:
+            TypeError: The name is not a str.
+            ValueError: It is empty or too long.
+        """
+        return "band" + _short_name(short_band_name)
+
+    def get_bands(self) -> tuple[PixelArray, ...]:
+        """Get the pixels of VH and VV, in this order, each (120, 120), as writable views."""
+        return tuple(self._band(slot).data for slot in self._layout.natural)
+
+    def get_stacked_bands(self) -> PixelArray:
+        """Get VH and VV as one array (2, 120, 120): a view of the patch if their dtypes agree, else a copy."""
+        return self._stack(10)
+
+
+class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
     """A Sentinel-2 patch: the 12 bands of Level-2A without B10."""
 
     __slots__ = ()
@@ -110,6 +133,50 @@ class BigEarthNet_S2_Patch(Sentinel2Access, BigEarthNetPatch, kind="BigEarthNet_
     ) -> S2T:
         """Make a patch by short band names; otherwise as the constructor."""
         return cls(B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
+
+    @staticmethod
+    def short_to_long_band_name(short_band_name: str) -> str:
+        """Find the constructor's argument for a band.
+
+        Args:
+            short_band_name: Band name in any case and length: ``B01``, ``01``, ``1``, ``b8a``; 1 to 4 characters.
+
+        Returns:
+            ``band01`` for ``B1``, ``band8A`` for ``08a``; whether there is such a band is not checked.
+
+        Raises:
+            TypeError: The name is not a str.
+            ValueError: It is empty, too long, or has no number.
+        """
+        number = _short_name(short_band_name)
+        if number.endswith("A"):
+            # B8A is written without the zero that every other single digit has.
+            return f"band{int(number.rstrip('A'))}A"
+        return f"band{int(number):02d}"
+
+    def get_10m_bands(self) -> tuple[PixelArray, ...]:
+        """Get the pixels of B02, B03, B04, B08, in this order, each (120, 120), as writable views."""
+        return self.get_natsorted_bands_by_spatial_res(10)
+
+    def get_20m_bands(self) -> tuple[PixelArray, ...]:
+        """Get the pixels of B05, B06, B07, B8A, B11, B12, in this order, each (60, 60), as writable views."""
+        return self.get_natsorted_bands_by_spatial_res(20)
+
+    def get_60m_bands(self) -> tuple[PixelArray, ...]:
+        """Get the pixels of B01, B09, in this order, each (20, 20), as writable views."""
+        return self.get_natsorted_bands_by_spatial_res(60)
+
+    def get_stacked_10m_bands(self) -> PixelArray:
+        """Get B02, B03, B04, B08 as one array (4, 120, 120): a view of the patch if their dtypes agree, else a copy."""
+        return self._stack(10)
+
+    def get_stacked_20m_bands(self) -> PixelArray:
+        """Get B05 - B8A, B11, B12 as one array (6, 60, 60): a view of the patch if their dtypes agree, or a copy."""
+        return self._stack(20)
+
+    def get_stacked_60m_bands(self) -> PixelArray:
+        """Get B01, B09 as one array (2, 20, 20): a view of the patch if their dtypes agree, else a copy."""
+        return self._stack(60)
 
 
 class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
@@ -180,3 +247,11 @@ class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
             pixels = memoryview(self._pixels)[start : start + layout.nbytes]
             part = self._views.setdefault(cls._kind, cls._assemble(layout, pixels, {}))
         return part
+
+
+def _short_name(short_band_name: str) -> str:
+    if not isinstance(short_band_name, str):
+        raise TypeError(f"a band name must be a str, not {type(short_band_name).__name__}")
+    if not 1 <= len(short_band_name) <= 4:
+        raise ValueError(f"a short band name must have 1 to 4 characters, not {len(short_band_name)}")
+    return short_band_name.upper().lstrip("B")

@@ -23,15 +23,10 @@ from ben_secure.bands import BAND_CLASSES, PIXEL_DTYPES, natural_key
 from ben_secure.errors import PatchFormatError, Rule, printable
 from ben_secure.limits import Limits
 from ben_secure.metadata import equal
-from ben_secure.patches import (
-    BigEarthNet_S1_Patch,
-    BigEarthNet_S1_S2_Patch,
-    BigEarthNet_S2_Patch,
-    BigEarthNetPatch,
-    kind_of,
-    rebuild,
-)
 from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Entry, Layout
+from ben_secure.patches.parts import kind_of, rebuild
+from ben_secure.patches.patch import BigEarthNetPatch
+from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 from ben_secure.pickles.arrays import (
     Block,
     Blocks,

@@ -19,8 +19,9 @@ from typing import Any, BinaryIO, NoReturn
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UnsafePickleError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.patches import BigEarthNetPatch, rebuild
 from ben_secure.patches.layout import Layout
+from ben_secure.patches.parts import rebuild
+from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles import opcodes
 from ben_secure.pickles._prefix import capture
 from ben_secure.pickles._segments import Known

@@ -16,15 +16,10 @@ from typing import NamedTuple, NoReturn
 from ben_secure.bands import BANDS, PATCH_SIDE_M, BandSpec, natural_key
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.patches import (
-    BigEarthNet_S1_Patch,
-    BigEarthNet_S1_S2_Patch,
-    BigEarthNet_S2_Patch,
-    BigEarthNetPatch,
-    kind_of,
-    rebuild,
-)
 from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Entry, Layout
+from ben_secure.patches.parts import kind_of, rebuild
+from ben_secure.patches.patch import BigEarthNetPatch
+from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 from ben_secure.signing.footer import payload_end
 from ben_secure.tensors import note
 from ben_secure.tensors.header import LENGTH_BYTES, METADATA, Header, Tensor, header_bytes, read_header, refuse

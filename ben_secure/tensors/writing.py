@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 
 from ben_secure.errors import UntrustedDataError, printable
-from ben_secure.patches import BigEarthNetPatch, kind_of
 from ben_secure.patches.layout import GENERIC
+from ben_secure.patches.parts import kind_of
+from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.tensors import note, reading
 from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, METADATA
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -23,8 +23,6 @@ from ben_secure.errors import printable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-    from ben_secure.patches.access import BandAccess
 
     Picture: TypeAlias = npt.NDArray[np.uint8]
 
@@ -58,6 +56,25 @@ _GAP = 8
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
 _RAMP = " .:-=+*#%@"
+
+
+class Named(Protocol):
+    """A band."""
+
+    @property
+    def name(self) -> str:
+        """Its official name, such as ``B8A``."""
+
+
+class Drawable(Protocol):
+    """What can be drawn: every patch."""
+
+    @property
+    def bands(self) -> Sequence[Named]:
+        """Its bands."""
+
+    def get_band_data_by_name(self, name: str) -> npt.NDArray[Any]:
+        """The pixels of one of them, two-dimensional."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -98,7 +115,7 @@ def _notebook_scale(image: Picture) -> int:
     return max(1, min(4, 480 // longest))
 
 
-def default_kind(patch: BandAccess) -> str:
+def default_kind(patch: Drawable) -> str:
     """Choose the composite of a patch: true-colour if it has the bands, otherwise the first of ``KINDS`` that it has.
 
     Args:
@@ -118,7 +135,7 @@ def default_kind(patch: BandAccess) -> str:
     raise ValueError(f"this patch has the bands of no composite; it has {_listed(names)}, and they take {every}")
 
 
-def composite(patch: BandAccess, kind: str = "true-colour") -> Picture:
+def composite(patch: Drawable, kind: str = "true-colour") -> Picture:
     """Draw three bands of a patch as red, green and blue.
 
     Each band is stretched by itself from its 2nd to its 98th percentile, so that hues compare places within one patch
@@ -155,7 +172,7 @@ def composite(patch: BandAccess, kind: str = "true-colour") -> Picture:
     return np.stack([drawn for group in groups for drawn in _stretched(group)], axis=-1)
 
 
-def look(patch: BandAccess, kind: str | None = None) -> Quicklook:
+def look(patch: Drawable, kind: str | None = None) -> Quicklook:
     """Draw a patch: what ``patch.quicklook`` returns.
 
     Args:
@@ -172,7 +189,7 @@ def look(patch: BandAccess, kind: str | None = None) -> Quicklook:
     return Quicklook(kind=kind, image=composite(patch, kind))
 
 
-def _band_names(patch: BandAccess) -> frozenset[str]:
+def _band_names(patch: Drawable) -> frozenset[str]:
     return frozenset(band.name for band in patch.bands)
 
 

@@ -1,0 +1,164 @@
+"""``BandBuffer``: bands of any sizes in one buffer of pixels, and every way to get at them.
+
+Holds what a patch is made of and checks none of it: ``_assemble`` is for callers that have. Nothing here changes a
+pixel. Arrays are views of the buffer wherever that is possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from ben_secure.patches.band import BAND_TYPES, Band
+from ben_secure.patches.layout import GENERIC, BandSlot, Layout, run_of
+
+if TYPE_CHECKING:
+    from ben_secure.patches.layout import PixelArray
+
+BufferT = TypeVar("BufferT", bound="BandBuffer")
+
+# A patch's own storage, written around __setattr__, which is for metadata.
+write = object.__setattr__
+
+
+class BandBuffer:
+    """Bands in one buffer, with plain metadata as attributes; the storage of every patch."""
+
+    __slots__ = ("__dict__", "__weakref__", "_layout", "_pixels", "_views")
+
+    _layout: Layout
+    _pixels: bytearray | memoryview
+    _views: dict[str, Any]
+    __stored_args__: dict[str, object]
+
+    # The standard class whose rules on bands hold for this one.
+    _kind: ClassVar[str] = GENERIC
+    # Names that metadata may not have.
+    _reserved: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def _assemble(
+        cls: type[BufferT],
+        layout: Layout,
+        pixels: bytearray | memoryview,
+        stored: dict[str, object],
+        extras: Mapping[str, object] | None = None,
+    ) -> BufferT:
+        """Make a patch of parts that are already checked, without calling anything that a subclass defines.
+
+        Args:
+            layout: A layout of the class's ``_kind``.
+            pixels: Buffer of ``layout.nbytes``; taken over, not copied.
+            stored: Checked metadata; taken over as ``__stored_args__``.
+            extras: Checked attributes beyond or instead of the stored ones.
+
+        Returns:
+            The patch.
+        """
+        patch = object.__new__(cls)
+        write(patch, "_layout", layout)
+        write(patch, "_pixels", pixels)
+        write(patch, "_views", {})
+        attributes = patch.__dict__
+        attributes.update(stored)
+        if extras:
+            attributes.update(extras)
+        attributes["__stored_args__"] = stored
+        return patch
+
+    def _band(self, slot: BandSlot) -> Band:
+        band: Band | None = self._views.get(slot.name)
+        if band is None:
+            band_type = BAND_TYPES[slot.band_class]
+            band = band_type._wrap(slot.name, slot.resolution_m, slot.shape, slot.view(self._pixels))
+            # Two threads may both come here; both must get the one band that stays.
+            band = self._views.setdefault(slot.name, band)
+        return band
+
+    def _slot(self, name: str) -> BandSlot:
+        try:
+            return self._layout.by_name[name]
+        except (KeyError, TypeError):
+            raise KeyError(f"{name!r} is not a band of this patch; it has {', '.join(self._layout.by_name)}") from None
+
+    def _stack(self, resolution_m: int) -> PixelArray:
+        """Bands of one resolution in natural order as one array: a view if they lie end to end, else a copy."""
+        run = self._layout.runs[resolution_m]
+        if run is not None:
+            return np.ndarray(run[0], run[1], self._pixels, run[2])
+        return np.stack([slot.view(self._pixels) for slot in self._layout.by_resolution[resolution_m]])
+
+    @property
+    def bands(self) -> list[Band]:
+        """Bands in natural order: B01 B02 ... B08 B8A B09 B11 B12 VH VV."""
+        return [self._band(slot) for slot in self._layout.natural]
+
+    def get_band_by_name(self, name: str) -> Band:
+        """Find a band.
+
+        Args:
+            name: Band name, such as ``B8A`` or ``VV``.
+
+        Returns:
+            The band; the same object each time.
+
+        Raises:
+            KeyError: The patch has no such band.
+        """
+        return self._band(self._slot(name))
+
+    def get_band_data_by_name(self, name: str) -> PixelArray:
+        """Find a band's pixels.
+
+        Args:
+            name: Band name, such as ``B8A`` or ``VV``.
+
+        Returns:
+            Pixels as a writable view of the patch.
+
+        Raises:
+            KeyError: The patch has no such band.
+        """
+        return self.get_band_by_name(name).data
+
+    def get_natsorted_bands_by_spatial_res(self, spatial_resolution: int) -> tuple[PixelArray, ...]:
+        """Get the pixels of all bands of one resolution.
+
+        Args:
+            spatial_resolution: Metres along one side of a pixel.
+
+        Returns:
+            Pixels in natural order of the bands, as writable views; empty if there is no such band.
+        """
+        return tuple(self._band(slot).data for slot in self._layout.by_resolution.get(spatial_resolution, ()))
+
+    def select(self, names: Sequence[str]) -> PixelArray:
+        """Get some bands of one resolution as one array, in the order asked for.
+
+        Args:
+            names: Band names, at least one, such as ``["B04", "B03", "B02"]``.
+
+        Returns:
+            Array (n, rows, columns). It is a view of the patch if the bands lie end to end in this order (such as
+            B02 B03 B04), otherwise a copy in the dtype that numpy promotes theirs to. Take a ``copy()`` before
+            writing to it.
+
+        Raises:
+            KeyError: The patch has no such band.
+            TypeError: ``names`` is a single str.
+            ValueError: No name, or bands of different resolution or shape.
+        """
+        if isinstance(names, str):
+            raise TypeError(f"select takes a list of band names; write [{names!r}]")
+        slots = [self._slot(name) for name in names]
+        if not slots:
+            raise ValueError("select needs at least one band name")
+        if len({(slot.resolution_m, slot.shape) for slot in slots}) > 1:
+            found = ", ".join(f"{s.name} ({s.resolution_m} m, {s.shape[0]} x {s.shape[1]})" for s in slots)
+            raise ValueError(f"bands of different resolution cannot be one array: {found}; select them separately")
+        run = run_of(slots)
+        if run is not None:
+            return np.ndarray(run.shape, run.dtype, self._pixels, run.offset)
+        return np.stack([slot.view(self._pixels) for slot in slots])

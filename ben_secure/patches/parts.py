@@ -1,0 +1,160 @@
+"""``rebuild``: a patch from the plain parts that travel in a value, and the rules on the names that a patch may use.
+
+The parts are hostile, and checked before a patch exists, so there is no half-built patch. Calls nothing that a subclass
+defines, and imports nothing that a payload names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from ben_secure.errors import printable
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.metadata import check_name, check_value
+from ben_secure.patches.buffer import BandBuffer
+from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Layout
+
+PatchT = TypeVar("PatchT", bound=BandBuffer)
+
+FORMAT_VERSION = 1
+"""Version of the canonical value."""
+
+KINDS: dict[str, type[BandBuffer]] = {}
+"""The four patch classes by the name that stands for them in a canonical value; each enters itself where it is made."""
+
+
+def kind_of(cls: type[BandBuffer]) -> str:
+    """Name of the standard class whose rules on bands hold for a patch class: its own, or what it derives from."""
+    return cls._kind
+
+
+def names_used_by(cls: type) -> frozenset[str]:
+    """Names that metadata of a class may not have: bands, methods, properties and whatever starts with an underscore.
+
+    A plain class attribute is not among them: it is a default, and metadata may stand before it.
+    """
+    kind = cls._kind  # type: ignore[attr-defined]
+    bands = [spec for group in STANDARD_KINDS.get(kind, ()) for spec in group]
+    used = {"_bands", *(spec.name for spec in bands), *(spec.attribute for spec in bands)}
+    for base in cls.__mro__:
+        used.update(
+            name
+            for name, member in vars(base).items()
+            if name.startswith("_") or callable(member) or hasattr(member, "__get__")
+        )
+    return frozenset(used)
+
+
+def check_attributes(cls: type[BandBuffer], layout: Layout) -> None:
+    """Refuse a generic band's attribute that the class defines, even as a default: the band would not be reached."""
+    for attribute in layout.by_attribute if layout.kind == GENERIC else ():
+        if any(attribute in vars(base) for base in cls.__mro__):
+            raise ValueError(f"band attribute {printable(attribute)!r} is defined by {cls.__name__} itself; rename it")
+
+
+def names_taken(cls: type[BandBuffer], layout: Layout) -> frozenset[str]:
+    """Names that metadata of a patch may not have; those of fixed bands are among the reserved ones already."""
+    return cls._reserved if layout.kind != GENERIC else cls._reserved | layout.names
+
+
+def check_metadata(
+    cls: type[BandBuffer],
+    layout: Layout,
+    stored: Mapping[str, object],
+    extras: Mapping[str, object] | None,
+    limits: Limits,
+) -> None:
+    """Check names and values of all metadata of a patch, against one common bound on their number."""
+    taken = names_taken(cls, layout)
+    nodes = 0
+    for part in (stored, extras) if extras else (stored,):
+        for name, value in part.items():
+            check_name(name, taken, limits)
+            nodes = check_value(name, value, limits, nodes)
+
+
+def rebuild(
+    cls: type[PatchT],
+    layout: object,
+    pixels: object,
+    stored: object,
+    extras: object,
+    limits: Limits = DEFAULT_LIMITS,
+) -> PatchT:
+    """Make a patch of the plain parts that travel in a canonical value; every one of them is hostile.
+
+    Law: ``rebuild(type(p), layout.plain, bytes(pixels), stored, extras) == p`` for the parts of every patch ``p``.
+
+    Args:
+        cls: The patch class; the caller's choice, never the data's.
+        layout: See ``Layout.parse``.
+        pixels: Exactly a bytearray, which is taken over without a copy, or exactly bytes, which are copied. Or exactly
+            a memoryview of bytes that stay another's: the patch is then a read-only view of them, and good for as long
+            as they do not change. ``rebuild_patch`` admits none.
+        stored: Exactly a dict of metadata; taken over as ``__stored_args__``.
+        extras: None, or exactly a dict of attributes beyond or instead of the stored ones.
+        limits: Bounds on all of it.
+
+    Returns:
+        The patch.
+
+    Raises:
+        TypeError: Something is not exactly of its type, or metadata is of a type that is not admitted.
+        ValueError: Something is out of bounds, contradicts something else, or is not spelled in the canonical way.
+    """
+    checked = Layout.parse(cls._kind, layout, limits)
+    check_attributes(cls, checked)
+    if type(pixels) is memoryview:
+        pixels = pixels.toreadonly().cast("B")  # TypeError if it is not contiguous
+    elif type(pixels) is bytes:
+        pixels = bytearray(pixels)
+    elif type(pixels) is not bytearray:
+        raise TypeError(f"the pixels of a patch must be a bytearray or bytes, not {printable(type(pixels).__name__)}")
+    if len(pixels) != checked.nbytes:
+        raise ValueError(f"the pixels of this {cls.__name__} take {checked.nbytes} bytes, not {len(pixels)}")
+    if any(bytes(pixels[start:stop]).strip(b"\0") for start, stop in checked.gaps):
+        raise ValueError("the unused bytes between bands must be zero")
+    if type(stored) is not dict or (extras is not None and type(extras) is not dict):
+        raise TypeError("the metadata of a patch must be a dict")
+    check_metadata(cls, checked, stored, extras, limits)
+    return cls._assemble(checked, pixels, stored, extras)
+
+
+def rebuild_patch(
+    version: object, kind: object, layout: object, pixels: object, stored: object, extras: object
+) -> BandBuffer:
+    """What the one call in a canonical value names, so that plain ``pickle`` can read it too.
+
+    Args:
+        version: The int 1; any other is refused.
+        kind: Name of one of the four patch classes, or a subclass of ``BigEarthNetPatch``.
+        layout: As for ``rebuild``, like the rest.
+        pixels: As for ``rebuild``.
+        stored: As for ``rebuild``.
+        extras: As for ``rebuild``.
+
+    Returns:
+        The patch.
+
+    Raises:
+        TypeError: As for ``rebuild``, or ``kind`` is no patch class.
+        ValueError: As for ``rebuild``, or version or kind is unknown.
+    """
+    if type(pixels) is memoryview:
+        raise TypeError("the pixels of a patch must be a bytearray or bytes, not memoryview")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise ValueError(
+            f"format version {printable(version)} is unknown, expected {FORMAT_VERSION}; use a newer ben_secure"
+        )
+    if type(kind) is str:
+        if kind not in KINDS:
+            raise ValueError(f"patch class {printable(kind)} is unknown, expected one of {', '.join(KINDS)}")
+        return rebuild(KINDS[kind], layout, pixels, stored, extras)
+    if not isinstance(kind, type) or not issubclass(kind, KINDS[GENERIC]):
+        raise TypeError(f"a patch class must be a name or a subclass of BigEarthNetPatch, not {printable(kind)}")
+    return rebuild(kind, layout, pixels, stored, extras)
+
+
+# The name that stands in canonical values for ever; which file defines the function is nobody's business.
+rebuild_patch.__module__ = "ben_secure.patches"
