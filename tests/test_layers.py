@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import graphlib
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -12,34 +14,67 @@ import ben_secure
 
 PACKAGE = pathlib.Path(ben_secure.__file__).parent
 
-# From the bottom up; a module may import from lower layers, and within its own folder.
-LAYERS = [
-    ["errors"],
-    ["_system", "bands", "equality", "limits"],
-    ["labels", "view"],
-    ["metadata"],
-    ["patches"],
-    ["signing"],
-    ["pages", "pickles", "tensors"],
-    ["nomenclature", "tables", "values"],
-    ["store"],
-    ["batches"],
-    ["audit", "compat", "encode", "stats", "torch"],
-    ["demo", "publish"],
-    ["cli", "__main__"],
-]
+# The rooms from the bottom up, and the modules within a room. What stands in one row does not import each other.
+# "patches" is the face of that room, which alone may look up; "patches.*" are the modules in it.
+ORDER: dict[str, list[str]] = {
+    "": [
+        "errors",
+        "_system bands equality limits",
+        "labels metadata view",
+        "patches.*",
+        "signing",
+        "pages pickles tensors",
+        "nomenclature tables values",
+        "patches",
+        "store",
+        "batches",
+        "audit compat encode stats torch",
+        "demo publish",
+        "cli",
+        "__main__",
+    ],
+    "labels": ["nomenclature tables"],
+    "patches": ["layout", "band", "buffer", "parts", "patch scaling", "standard"],
+    "signing": [
+        "_keyfiles _kinds _record_list footer statement",
+        "_mac_keys _publisher_keys",
+        "keys tags",
+        "envelope",
+        "manifest",
+        "policy",
+    ],
+    "tensors": ["header", "note", "reading", "writing"],
+    "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
+    "store": ["_staging reader", "pairs writer", "change"],
+    "store.change": ["digests rewrite tag", "convert in_place sign verify"],
+    "batches": ["labels names resampling", "pixels", "arrays"],
+    "encode": ["geotiff labels", "folders", "patch", "plan", "run"],
+    "stats": ["sums", "tally", "results", "plot run"],
+    "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
+    "audit.judge": ["formats names programs remarks", "scan"],
+    "audit.opinion": ["_fickling_worker opinions"],
+    "audit.structure": ["_verify_worker checks"],
+    "audit.run": ["_wire discover ranges", "_worker state", "workers", "runner", "cluster"],
+    "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
+    "torch": ["memory", "dataset", "loader"],
+    "demo": ["signed_tour", "tour"],
+    "cli": ["_common _describe _passphrase _reading _tensors", "_signing", "commands", "_app"],
+    "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
+    "_system": ["files interrupts"],
+    "view": ["quicklook"],
+}
 
-# The drop-in interface has load and loads as methods of the patch classes, which are below what reads values.
-UPWARD = {("patches.access", "values")}
+# Rooms whose modules may still import each other in circles.
+UNORDERED = {"pickles"}
 
 HOMES = {
     "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker", "demo"},
-    "pickle": {"pickles.unpickler", "pickles._prefix", "patches.access"},
+    "pickle": {"pickles.unpickler", "pickles._prefix", "patches.patch"},
     "pickletools": {"pickles._steps", "audit"},
     "typer": {"cli"},
     "rich": {"cli", "audit", "demo"},
     "cryptography": {"signing"},
-    "securesystemslib": {"signing"},
+    "securesystemslib": {"signing", "store.change.sign"},
     "fickling": {"audit.opinion._fickling_worker"},
     "tifffile": {"encode.geotiff"},
     "imagecodecs": {"encode.geotiff"},
@@ -64,48 +99,89 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
-def layer(name: str) -> int:
-    """Height of a module; the package itself only names what is below it."""
-    for height, prefixes in enumerate(LAYERS):
-        if any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes):
-            return height
-    raise AssertionError(f"{name} is in no layer: add it to LAYERS")
-
-
-def imports(tree: ast.AST) -> list[str]:
-    """Dotted names that a module imports at run time."""
-    found: list[str] = []
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
+def imports(tree: ast.Module) -> list[tuple[str, ...]]:
+    """What a module imports anywhere, for type checking too: for each name the dotted names that it may stand for."""
+    found: list[tuple[str, ...]] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            found += [(alias.name,) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            found += imports(node)
+            found += [(f"{node.module}.{alias.name}", node.module or "") for alias in node.names]
     return found
 
 
-def own(names: list[str]) -> set[str]:
-    """Of imported names, the modules of this package."""
-    known = modules()
-    return {n for name in names if name.startswith("ben_secure.") and (n := name.removeprefix("ben_secure.")) in known}
+@functools.cache
+def own(name: str) -> set[str]:
+    """Modules of this package that one of them imports; not the package itself, which only names what is in it."""
+    known = {f"ben_secure.{module}": module for module in modules() if module}
+    return {known[dotted] for names in imports(modules()[name]) if (dotted := next(filter(known.get, names), None))}
+
+
+def rows(room: str) -> dict[str, int]:
+    """Height of each child of a room."""
+    return {child: height for height, row in enumerate(ORDER[room]) for child in row.split()}
+
+
+def child_of(room: str, name: str) -> str:
+    """Which child of a room a module is, or is in."""
+    if not room and name.startswith("patches."):
+        return "patches.*"
+    return name[len(room) :].lstrip(".").split(".")[0]
+
+
+def room_of_both(a: str, b: str) -> str:
+    """The innermost room that two modules share."""
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a.split("."), b.split("."), strict=False))
+    return ".".join(part for part, _ in shared)
 
 
 @pytest.mark.parametrize("name", sorted(set(modules()) - {""}))
 def test_imports_go_downward(name):
-    """A module imports only what is below it or beside it in its own folder."""
-    for imported in own(imports(modules()[name])):
-        beside = "." in name + imported and name.split(".")[0] == imported.split(".")[0]
-        lower = layer(imported) < layer(name) or (layer(imported) == layer(name) and "." not in name + imported)
-        assert beside or lower or (name, imported) in UPWARD, f"{name} imports {imported}"
+    """A module imports only what stands below it, in its room and in the house; a room's face what is in the room."""
+    for imported in own(name):
+        room = room_of_both(name, imported)
+        if room in UNORDERED or imported.startswith(name + "."):
+            continue
+        if room == imported:  # its own room's face
+            room = room.rpartition(".")[0]
+        heights = rows(room)
+        assert heights[child_of(room, imported)] < heights[child_of(room, name)], f"{name} imports {imported}"
+
+
+def test_no_circles():
+    """No module imports itself by way of others, imports for type checking and in functions counted."""
+    inner = {name: name.split(".")[0] for name in modules()}
+    graph = {
+        name: {imported for imported in own(name) if inner[imported] != inner[name] or inner[name] not in UNORDERED}
+        for name in modules()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_every_module_has_its_place():
+    """The order names each module and room once and nothing else; a folder has at most a dozen modules."""
+    children: dict[str, set[str]] = {}
+    for name in set(modules()) - {""}:
+        children.setdefault(name.rpartition(".")[0], set()).add(child_of(name.rpartition(".")[0], name))
+    for room, found in children.items():
+        if room in UNORDERED:
+            continue
+        named = [child for row in ORDER[room] for child in row.split() if child != "patches.*"]
+        assert sorted(named) == sorted(found), room
+        files = {file.name for file in PACKAGE.joinpath(*room.split(".")).glob("*.py")}
+        assert len(files - {"__init__.py"}) <= 12, room
+
+
+def test_no_module_is_named_after_another():
+    """Neither after the standard library nor after a dependency; ``ben_secure.torch`` alone says what it is for."""
+    for name in set(modules()) - {"", "torch", "__main__"}:
+        assert name.split(".")[-1] not in {*sys.stdlib_module_names, *HOMES}, name
 
 
 @pytest.mark.parametrize("dependency", HOMES)
 def test_dependencies_have_one_home(dependency):
     """Only the named modules import a heavy or dangerous dependency."""
-    users = {name for name, tree in modules().items() for i in imports(tree) if i.split(".")[0] == dependency}
+    users = {name for name, tree in modules().items() for i in imports(tree) if i[0].split(".")[0] == dependency}
     for user in users:
         assert any(user == home or user.startswith(home + ".") for home in HOMES[dependency]), user
 
