@@ -299,6 +299,13 @@ def test_names_are_bounded(monkeypatch):
         other.add(make_patch(BigEarthNet_S1_Patch))
 
 
+@pytest.mark.threat("T2")
+def test_labels_are_cut():
+    """A label takes no more memory than its first 500 characters, and shorter ones stay whole."""
+    found = counted(make_patch(labels=["x" * 10_000, "x" * 20_000, "y" * 500]), make_patch(labels=["x" * 500]))
+    assert found.labels["labels"] == {"x" * 500: 2, "y" * 500: 1}
+
+
 @pytest.mark.threat("T4")
 def test_names_are_escaped_in_json_and_plot():
     """Control characters, other scripts and mathematics in names are plain text in what people see."""

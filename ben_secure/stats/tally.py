@@ -1,13 +1,13 @@
 """What was counted of some patches: how many of which class, their labels, and the sums of every band.
 
-Adding a patch reads it once and keeps nothing of it but names and numbers. Names come from the archive, so how many of
-them there may be is bounded; nothing is escaped here, that is done where they are shown.
+Adding a patch reads it once and keeps nothing of it but names and numbers. Names come from the database, so their
+number and length are bounded; they are escaped where they are shown.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,10 @@ LABEL_FIELDS = ("labels", "new_labels")
 """Metadata that holds labels, as the encoder names it: of CORINE (43 classes), and of the nomenclature of 19."""
 
 MAX_LABELS = 10_000
-"""Most different labels of one field. A nomenclature has tens; an archive with more is not counted but refused."""
+"""Most different labels of one field: nomenclatures have tens. A database with more is refused."""
+
+MAX_LABEL_CHARACTERS = 500
+"""Longer labels are cut, so that the characters of both fields take at most 40 MB; reports show fewer."""
 
 MAX_BANDS = 256
 """Most different band names."""
@@ -42,7 +45,7 @@ class Tally:
     def __init__(self) -> None:
         self.patches = 0
         self.classes: Counter[str] = Counter()
-        self.bands: dict[str, Sums] = {}
+        self.bands: defaultdict[str, Sums] = defaultdict(Sums)
         self.labels: dict[str, Counter[str]] = {field: Counter() for field in LABEL_FIELDS}
         self.labelled: Counter[str] = Counter()
 
@@ -59,11 +62,8 @@ class Tally:
         self.patches += 1
         self.classes[type(patch).__name__] += 1
         for band in patch.bands:
-            sums = self.bands.get(band.name)
-            if sums is None:
-                sums = self.bands[band.name] = Sums()
             try:
-                sums.add(band.data)
+                self.bands[band.name].add(band.data)
             except TypeError as error:
                 raise StoreError(
                     f"no statistics are taken of band {printable(band.name)}: {error}; leave this database out"
@@ -82,24 +82,22 @@ class Tally:
         for field, labels in other.labels.items():
             self.labels[field].update(labels)
         for name, sums in other.bands.items():
-            self.bands.setdefault(name, Sums()).merge(sums)
+            self.bands[name].merge(sums)
         self._check()
 
     def _check(self) -> None:
+        _bound(self.bands, MAX_BANDS, "band names")
         for field, labels in self.labels.items():
-            if len(labels) > MAX_LABELS:
-                raise LimitExceededError(
-                    f"found more than {MAX_LABELS} different {field}, which is no nomenclature; inspect the metadata",
-                    rule=Rule.LIMIT,
-                )
-        if len(self.bands) > MAX_BANDS:
-            raise LimitExceededError(
-                f"found more than {MAX_BANDS} different band names; inspect the patches", rule=Rule.LIMIT
-            )
+            _bound(labels, MAX_LABELS, field)
+
+
+def _bound(names: Mapping[str, object], most: int, kind: str) -> None:
+    if len(names) > most:
+        raise LimitExceededError(f"found more than {most} different {kind}; inspect the patches", rule=Rule.LIMIT)
 
 
 def _labels(value: object) -> Iterable[str]:
-    """The texts of a label field, however they are kept; what is no text is no label."""
+    """The texts of a label field, however they are kept; anything else is not a label."""
     items: Any = value
     if isinstance(value, str):
         items = [value]
@@ -107,4 +105,4 @@ def _labels(value: object) -> Iterable[str]:
         items = value.ravel().tolist()
     elif not isinstance(value, list | tuple | set):
         items = []
-    return (str(item) for item in items if isinstance(item, str))
+    return (str(item)[:MAX_LABEL_CHARACTERS] for item in items if isinstance(item, str))
