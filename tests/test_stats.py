@@ -1,6 +1,8 @@
 """Statistics are exact, and the same whatever the order, the cut and the number of processes."""
 
 import json
+import math
+import pickle
 import sys
 from fractions import Fraction
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import make_patch
+from strategies import make_patch, noise
 from test_audit import make_database
 
 from ben_secure.errors import (
@@ -46,11 +48,21 @@ def summed(parts):
 
 
 def seen(sums):
-    """All that can be asked of sums, so that 0.0 and -0.0 differ."""
-    return repr(
-        (sums.count, sums.nan, sums.positive_infinite, sums.negative_infinite, sums.mean_and_deviation(),
-         sums.fine_bins(), sums.minimum if sums.minimum is None else float(sums.minimum), float(sums.maximum or 0.0))
-    )  # fmt: skip
+    """All that can be asked of sums, as text, so that 0.0 and -0.0 differ."""
+    odd = sorted(sums.odd.items())
+    return repr((sums.count, odd, sums.extremes(), sums.mean_and_deviation(), sorted(sums.fine_bins())))
+
+
+def assert_exact(sums, numbers):
+    """The mean is the exact one, rounded; the deviation differs from the exact one by less than a unit."""
+    mean = Fraction(sum(numbers)) / len(numbers)
+    variance = Fraction(sum(n * n for n in numbers)) / len(numbers) - mean**2
+    found, deviation = sums.mean_and_deviation()
+    assert found == float(mean)
+    assert Fraction(math.nextafter(deviation, 0)) ** 2 <= variance
+    above = math.nextafter(deviation, math.inf)
+    assert above == math.inf or variance < Fraction(above) ** 2
+    assert sums.count == len(numbers)
 
 
 def band_patch(**pixels):
@@ -71,7 +83,7 @@ def counted(*patches):
 def test_any_order_and_any_partition_give_the_same_bits(parts, random):
     """Adding arrays one by one, in another order, or merging sums of groups in any tree gives identical results."""
     expected = seen(summed(parts))
-    shuffled = list(parts)
+    shuffled = [random.choice([part, part[::-1]]) for part in parts]
     random.shuffle(shuffled)
     assert seen(summed(shuffled)) == expected
     heap = [summed(parts[start : start + 2]) for start in range(0, len(parts), 2)] or [Sums()]
@@ -85,29 +97,23 @@ def test_any_order_and_any_partition_give_the_same_bits(parts, random):
 def test_mean_and_deviation_are_exact(parts):
     """They are the rational numbers that they should be, rounded to float64."""
     numbers = [Fraction(n) for part in parts for n in part.tolist() if np.isfinite(n)]
-    found = summed(parts).mean_and_deviation()
-    if not numbers:
-        assert found is None
-        return
-    mean = sum(numbers) / len(numbers)
-    variance = sum((n - mean) ** 2 for n in numbers) / len(numbers)
-    assert found[0] == float(mean)
-    assert abs(Fraction(found[1]) ** 2 - variance) <= variance * Fraction(1, 2**51)
+    if numbers:
+        assert_exact(summed(parts), numbers)
+    else:
+        assert summed(parts).mean_and_deviation() is None
 
 
-@given(st.lists(arrays(), min_size=1, max_size=4))
-def test_counts_and_histogram_lose_nothing(parts):
-    """Every number is in the bin that it belongs to, and what is no finite number is counted apart."""
-    flat = np.concatenate([part.astype(np.float64) for part in parts])
-    sums = summed(parts)
-    assert (sums.nan, sums.positive_infinite, sums.negative_infinite) == tuple(
-        int(odd.sum()) for odd in (np.isnan(flat), flat == np.inf, flat == -np.inf)
-    )
+@given(arrays().filter(len))
+def test_counts_and_histogram_lose_nothing(numbers):
+    """Every number is in the bin that it belongs to, and what is not finite is counted apart."""
+    band = counted(band_patch(a=numbers[None])).bands["a"]
+    flat = numbers.astype(np.float64)
     finite = flat[np.isfinite(flat)]
-    bins = sums.fine_bins()
-    assert sum(count for _, _, count in bins) == sums.count == len(finite)
-    for left, right, count in bins:
-        assert ((finite >= left) & (finite < right)).sum() == count or right == sys.float_info.max
+    odd = [int(where.sum()) for where in (np.isnan(flat), flat == np.inf, flat == -np.inf)]
+    assert [band.nan, band.positive_infinite, band.negative_infinite, band.count] == [*odd, len(finite)]
+    if len(finite):
+        assert (band.minimum, band.maximum) == (finite.min(), finite.max())
+        assert band.histogram.counts == tuple(np.histogram(finite, band.histogram.edges)[0].tolist())
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(allow_nan=False, allow_infinity=False))
@@ -131,13 +137,53 @@ def test_sums_agree_with_numpy(dtype):
     assert deviation == pytest.approx(numbers.astype(np.float64).std(), rel=1e-12)
 
 
-def test_blocks_stay_exact_at_their_limit():
-    """The largest mantissas, as many as a block holds, are summed without rounding."""
-    numbers = np.full(2**17 + 3, np.nextafter(np.float64(2), 0))
-    exact = Fraction(float(numbers[0]))
-    total, squares = summed([numbers])._moments()
-    assert (total, squares) == (exact * len(numbers), exact**2 * len(numbers))
-    assert summed([numbers]).mean_and_deviation() == (float(numbers[0]), 0.0)
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        ("<f8", [2 - 2**-52, -(1 + 2**-52)]),
+        ("<f8", [sys.float_info.max, -5e-324]),
+        ("<f4", [3.4028234663852886e38, 1e-45]),
+        ("<u2", [65535, 65534]),
+        ("<i2", [-32768, 32767]),
+        ("<i8", [-(2**63), 2**63 - 1]),
+        ("<u8", [2**64 - 1, 2**64 - 2]),
+    ],
+)
+def test_many_extreme_numbers_are_summed_exactly(dtype, values):
+    """Nothing overflows and nothing is rounded, however many of the largest mantissas and integers there are."""
+    numbers = np.array(values * 40_000, dtype)
+    exact = [Fraction(number) for number in np.array(values, dtype).tolist()]
+    assert_exact(summed([numbers]), exact * 40_000)
+
+
+def test_numbers_of_any_bits_are_summed_exactly():
+    """More numbers of all magnitudes than are summed at a time, and many of nearly the same magnitude."""
+    rng = np.random.default_rng(1)
+    numbers = rng.integers(-(2**63), 2**63, 40_000).view(np.float64)
+    assert_exact(summed([numbers]), [Fraction(n) for n in numbers[np.isfinite(numbers)].tolist()])
+    integers = 2**53 - rng.integers(1, 2**33, 200_000)
+    assert_exact(summed([integers.astype(np.float64)]), integers.tolist())
+
+
+@pytest.mark.parametrize("other", [-1.0, 0.0, 1.0])
+def test_zeros_of_both_signs_are_one_number(other):
+    """Neither extreme depends on which zero came first."""
+    for zeros in ([0.0, -0.0], [-0.0, 0.0], [-0.0]):
+        found = summed(np.array([other, zero], "<f4") for zero in zeros).extremes()
+        assert repr(found) == repr((min(other, 0.0), max(other, 0.0)))
+
+
+@pytest.mark.threat("T2")
+def test_sums_take_five_megabytes():
+    """Whatever numbers there were, and those of usual bands take far less, zeros and both signs included."""
+    worst = summed(np.arange(*ends).astype(dtype) for ends, dtype in (((-(2**15), 0), "<i2"), ((0, 2**16), "<u2")))
+    for exponent in range(-1074, 1024):
+        steps = np.ldexp(np.linspace(1, 2, 129)[:-1], exponent)
+        worst.add(np.concatenate([steps, -steps]))
+    assert len(pickle.dumps(worst)) < 5_000_000
+    usual = np.random.default_rng(1).normal(-3, 5, 14400).astype("<f4")
+    usual[0] = 0
+    assert len(pickle.dumps(summed([usual]))) < 100_000
 
 
 def test_the_histogram_of_a_band_has_about_so_many_bins():
@@ -168,10 +214,13 @@ def test_extreme_numbers_have_statistics():
 
 
 def test_integers_and_floats_of_one_band_add_up():
-    """A band that is uint16 in one patch and float32 in another has one mean and one histogram."""
-    found = counted(band_patch(a=np.array([[1, 2]], "<u2")), band_patch(a=np.array([[2.5, -1.5]], "<f4"))).bands["a"]
-    assert (found.count, found.mean, found.minimum, found.maximum) == (4, 1.0, -1.5, 2.5)
+    """A band that is uint16 in one patch and float32 in another has one mean and one histogram, of floats."""
+    found = counted(band_patch(a=np.array([[1, 4]], "<u2")), band_patch(a=np.array([[2.5, -1.5]], "<f4"))).bands["a"]
+    assert (found.count, found.mean) == (4, 1.5)
+    assert repr((found.minimum, found.maximum)) == "(-1.5, 4.0)"
     assert sum(found.histogram.counts) == 4
+    integers = counted(band_patch(a=np.array([[1, 4]], "<u2"))).bands["a"]
+    assert repr((integers.minimum, integers.maximum)) == "(1, 4)"
 
 
 def test_labels_are_counted_by_patch():
@@ -212,14 +261,31 @@ def database(tmp_path):
 
 
 def test_workers_do_not_change_a_bit(database):
-    """One process and two give the same statistics, and tell progress to the end."""
+    """One process and several give the same statistics, and progress is reported to the end."""
     told = []
     one = stats(database, progress=lambda done, total: told.append((done, total)))
-    assert stats(database, workers=2) == one
+    for workers in (2, 3):
+        assert repr(stats(database, workers=workers)) == repr(one)
     assert told == [(256, 300), (300, 300)]
     assert one.labels == {"labels": {"0": 100, "1": 100, "2": 100}}
     with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
         stats(database, workers=0)
+
+
+def test_the_order_of_the_records_does_not_change_a_bit(tmp_path):
+    """The same values under other keys, hence in another order and other batches, have the same JSON."""
+    patches = [
+        band_patch(VV=noise((9, 9), dtype, seed), B02=noise((9, 9), "<u2", seed))
+        for seed, dtype in enumerate(["<f4", "<f8", "<f2", "<i4", "<u8"] * 60)
+    ]
+    patches += [make_patch(BigEarthNet_S1_Patch, labels=[str(n), "z"]) for n in range(5)]
+    records = [patch.dumps() for patch in patches]
+    found = []
+    for order in (range(305), reversed(range(305)), np.random.default_rng(1).permutation(305)):
+        path = tmp_path / f"{len(found)}"
+        make_database(path, {f"{n:04}".encode(): records[place] for n, place in enumerate(order)})
+        found.append(json.dumps(to_json(stats(path)) | {"database": ""}))
+    assert found[0] == found[1] == found[2]
 
 
 def test_real_data_agree_with_numpy(real_data):

@@ -1,7 +1,7 @@
 """Draw statistics as one PNG: a histogram for each band, and how many patches have each label.
 
 The only home of matplotlib (extra ``plot``), which is imported when a plot is made and not before. Text from the
-archive is escaped, and never read as mathematics or markup.
+database is escaped, and never read as mathematics or markup.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DPI = 110
 
 
 def require_matplotlib() -> None:
-    """Find out whether plots can be made, before a database is read for one.
+    """Check that plots can be made, before a database is read.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -1,13 +1,14 @@
 """What the statistics of a database are, for code and as plain data for JSON.
 
 Made of a tally alone: the same counts give the same numbers, bit for bit. Names of labels and bands are as they are in
-the archive; ``to_json`` escapes them.
+the database; ``to_json`` escapes them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -43,25 +44,25 @@ class BandStatistics:
     ``mean`` and ``std`` are the exact ones, rounded to float64 once (``std`` within one unit in the last place).
 
     Attributes:
-        count: Finite numbers; the rest is of these alone.
-        nan: NaN.
-        positive_infinite: +inf.
-        negative_infinite: -inf.
-        mean: Mean; None if there is no finite number, as all that follows.
-        std: Standard deviation of the population (divided by ``count``, as ``numpy.std`` does).
-        minimum: Smallest number: an int if all were integers.
-        maximum: Largest number, likewise.
-        histogram: How often which numbers were seen.
+        mean: Mean of the finite numbers; None, as are the next three and the histogram, if there are none.
+        std: Their standard deviation, of the population (divided by ``count``, as ``numpy.std`` does).
+        minimum: Smallest of them; an int if all are of integer dtypes of at most 16 bits.
+        maximum: Largest of them, likewise.
+        count: How many finite numbers there are.
+        nan: How many NaN.
+        positive_infinite: How many +inf.
+        negative_infinite: How many -inf.
+        histogram: How often the finite numbers were seen.
     """
 
-    count: int
-    nan: int
-    positive_infinite: int
-    negative_infinite: int
     mean: float | None
     std: float | None
     minimum: float | None
     maximum: float | None
+    count: int
+    nan: int
+    positive_infinite: int
+    negative_infinite: int
     histogram: Histogram | None
 
 
@@ -106,41 +107,36 @@ def _by_frequency(labels: Mapping[str, int]) -> dict[str, int]:
 
 
 def _band(sums: Sums) -> BandStatistics:
-    moments = sums.mean_and_deviation()
-    low, high = sums.minimum, sums.maximum
-    if len(sums.codes.counters) and low is not None and high is not None:
-        low, high = float(low), float(high)
+    mean, std = sums.mean_and_deviation() or (None, None)
+    low, high = sums.extremes() or (None, None)
     return BandStatistics(
-        count=sums.count,
-        nan=sums.nan,
-        positive_infinite=sums.positive_infinite,
-        negative_infinite=sums.negative_infinite,
-        mean=None if moments is None else moments[0],
-        std=None if moments is None else moments[1],
+        mean=mean,
+        std=std,
         minimum=low,
         maximum=high,
-        histogram=None if low is None or high is None else _histogram(sums, low, high),
+        count=sums.count,
+        nan=sums.odd["nan"],
+        positive_infinite=sums.odd["positive_infinite"],
+        negative_infinite=sums.odd["negative_infinite"],
+        histogram=None if low is None or high is None else _histogram(sums.fine_bins(), low, high),
     )
 
 
-def _histogram(sums: Sums, low: float, high: float) -> Histogram:
+def _histogram(fine_bins: list[tuple[float, int]], low: float, high: float) -> Histogram:
     """Put fine bins together; every edge is one of theirs, so that no count is guessed."""
     edges: list[float]
     if isinstance(low, int) and isinstance(high, int):
         width = -(-(high - low + 1) // BINS)
-        edges = [*range(low, high + 1, width)]
-        edges.append(edges[-1] + width)
+        edges = [*range(low, high + width + 1, width)]
     else:
         # Not low + step * (high - low): the difference may be beyond float64.
-        parts = np.linspace(0, 1, BINS + 1)
-        codes = code_of(low * (1 - parts) + high * parts).tolist()
-        edges = sorted({edge_of(code) for code in codes} | {edge_of(codes[-1] + 1)})
-    counts = [0] * (len(edges) - 1)
-    bins = sums.fine_bins()
-    places = np.searchsorted(np.array(edges), np.array([left for left, _, _ in bins]), side="right") - 1
-    for place, (_, _, count) in zip(places.tolist(), bins, strict=True):
-        counts[min(max(place, 0), len(counts) - 1)] += count
-    return Histogram(edges=tuple(edges), counts=tuple(counts))
+        steps = np.linspace(0, 1, BINS + 1)
+        codes = code_of(low * (1 - steps) + high * steps).tolist()
+        edges = sorted({edge_of(code) for code in (*codes, codes[-1] + 1)})
+    lefts, times = zip(*fine_bins, strict=True)
+    counts = np.zeros(len(edges) - 1, np.int64)
+    np.add.at(counts, np.searchsorted(edges, lefts, side="right") - 1, times)
+    return Histogram(edges=tuple(edges), counts=tuple(counts.tolist()))
 
 
 def to_json(statistics: Statistics) -> dict[str, object]:
@@ -155,12 +151,11 @@ def to_json(statistics: Statistics) -> dict[str, object]:
         ``histogram``: ``edges`` and ``counts``), ``labels`` (by field, patches by label) and ``unlabelled``. Names are
         escaped; should two be the same then, their labels are one and of bands the last one stands.
     """
-    labels: dict[str, dict[str, int]] = {}
+    labels: dict[str, Counter[str]] = {}
     for field, counted in statistics.labels.items():
-        labels[field] = {}
+        shown = labels[field] = Counter()
         for label, count in counted.items():
-            shown = printable(label, _NAME_CHARACTERS)
-            labels[field][shown] = labels[field].get(shown, 0) + count
+            shown[printable(label, _NAME_CHARACTERS)] += count
     return {
         "database": statistics.database,
         "patches": statistics.patches,
@@ -173,15 +168,5 @@ def to_json(statistics: Statistics) -> dict[str, object]:
 
 
 def _band_to_json(band: BandStatistics) -> dict[str, object]:
-    histogram = band.histogram
-    return {
-        "mean": band.mean,
-        "std": band.std,
-        "min": band.minimum,
-        "max": band.maximum,
-        "count": band.count,
-        "nan": band.nan,
-        "positive_infinite": band.positive_infinite,
-        "negative_infinite": band.negative_infinite,
-        "histogram": None if histogram is None else {"edges": [*histogram.edges], "counts": [*histogram.counts]},
-    }
+    names = {"minimum": "min", "maximum": "max"}
+    return {names.get(name, name): value for name, value in asdict(band).items()}

@@ -1,16 +1,14 @@
-"""Exact sums and fine histograms of numbers, which can be taken apart and merged in any order.
+"""Exact sums and fine histograms of numbers: the same in any order, however they are cut into parts.
 
-Everything kept here is an integer (or a minimum or maximum), so adding is associative and commutative without any
-rounding: how a database was cut into parts, and which part was done first, cannot be seen in the result. Rounding
-happens once, when a mean or a deviation is asked for. It reads arrays and never changes them.
-
-A float is split as mantissa * 2**exponent. Mantissas are cut into limbs of 18 bits and summed by exponent in float64,
-where a sum of 2**16 products of two limbs stays below 2**53 and is therefore exact.
+Everything that is kept is an integer, a minimum or a maximum, so adding rounds nothing. Means and deviations are
+rounded once, when they are asked for. Arrays are read and never changed.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from collections import Counter
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -19,42 +17,40 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_LIMB = 18
-_BLOCK = 2**16
-_MANTISSA_BITS = {2: 11, 4: 24, 8: 53}  # IEEE 754 binary16, binary32, binary64, by itemsize
-# The smallest float64, 2**-1074, is 2**52 * 2**-1126 when its mantissa is written with 53 bits.
-_UNIT = 1126
-_CODE_BITS = 7  # of the mantissa: a histogram bin is at most 1/128 of its numbers wide
+_DIGIT = 19  # bits
+_BLOCK = 2**15  # numbers added at a time: so many products of two digits have a sum below 2**53
+_UNIT = 1074 + _DIGIT  # the smallest float64 is 2**-1074 (IEEE 754), and its last digit may end below that
+_CODE_SHIFT = 52 - 7  # bits of the mantissa that are not in a code: a bin is at most 1/128 of its numbers wide
 
 
 class Counts:
-    """How often each integer was seen, kept as one run of counters.
+    """How often each integer was seen: a run of counters, one for each from the first to the last.
 
     Attributes:
         first: The integer that the first counter is for.
-        counters: int64, one for each integer from ``first`` on; empty if none was seen.
+        counters: int64; empty if no integer was seen.
     """
-
-    __slots__ = ("counters", "first")
 
     def __init__(self) -> None:
         self.first = 0
         self.counters: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
-    def add(self, first: int, counters: npt.NDArray[np.int64]) -> None:
+    def add(self, integers: npt.NDArray[Any], first: int) -> None:
+        """Count integers that fit in int64, none less than ``first``, with a counter for each from there on."""
+        self.merge(first, np.bincount(integers.astype(np.int64) - first if first else integers))
+
+    def merge(self, first: int, counters: npt.NDArray[np.int64]) -> None:
         """Add counters for the integers from ``first`` on."""
-        if not len(self.counters):
-            self.first, self.counters = first, counters.astype(np.int64)
-            return
         if not len(counters):
             return
-        low = min(first, self.first)
-        high = max(first + len(counters), self.first + len(self.counters))
-        if (low, high) != (self.first, self.first + len(self.counters)):
-            grown = np.zeros(high - low, np.int64)
-            grown[self.first - low :][: len(self.counters)] = self.counters
-            self.first, self.counters = low, grown
-        self.counters[first - low :][: len(counters)] += counters
+        if not len(self.counters):
+            self.first = first
+        below = max(0, self.first - first)
+        above = max(0, first + len(counters) - self.first - len(self.counters))
+        if below or above:
+            self.first -= below
+            self.counters = np.concatenate([np.zeros(below, np.int64), self.counters, np.zeros(above, np.int64)])
+        self.counters[first - self.first :][: len(counters)] += counters
 
     def items(self) -> list[tuple[int, int]]:
         """The integers that were seen, ascending, and how often."""
@@ -63,129 +59,86 @@ class Counts:
 
 
 class Sums:
-    """Count, sums, extremes and fine histogram of numbers.
+    """Sums, extremes and fine histogram of numbers, in at most 5 MB.
 
     Attributes:
-        count: Finite numbers.
-        nan: NaN.
-        positive_infinite: +inf.
-        negative_infinite: -inf.
         integers: How often each integer of a dtype of at most 16 bits was seen.
-        codes: How often each bin of all others was seen (see ``code_of``).
-        minimum: Smallest finite number, if there is one.
-        maximum: Largest finite number, if there is one.
+        codes: How often each bin (see ``code_of``) of other finite numbers was seen: below zero, at zero, above zero.
+            One run of counters for all three would be megabytes of zeros.
+        odd: How many numbers were ``nan``, ``positive_infinite``, ``negative_infinite``.
     """
 
     def __init__(self) -> None:
-        self.count = self.nan = self.positive_infinite = self.negative_infinite = 0
-        self.integers, self.codes = Counts(), Counts()
-        self.minimum: int | float | None = None
-        self.maximum: int | float | None = None
-        # Of all but the small integers, whose counters tell: sums in units of 2**-_UNIT and its square.
-        self._sum = self._squares = 0
+        self.integers, self.codes = Counts(), (Counts(), Counts(), Counts())
+        self.odd: Counter[str] = Counter()
+        # Of the numbers that have codes; the sums in units of 2**-_UNIT and of its square.
+        self._low, self._high, self._sum, self._squares = math.inf, -math.inf, 0, 0
 
     def add(self, array: npt.NDArray[Any]) -> None:
         """Add the numbers of an array.
 
         Args:
-            array: Integers or floats of any size and shape.
+            array: Integers or floats of at most 64 bits, of any size and shape.
 
         Raises:
-            TypeError: Its numbers are neither, such as complex ones.
+            TypeError: It holds something else, such as complex numbers.
         """
-        flat = array.ravel()
-        if flat.dtype.kind in "iu" and flat.dtype.itemsize <= 2:
-            self._add_small(flat)
-        elif flat.dtype.kind in "iu":
-            self._add_integers(flat)
-        elif flat.dtype.kind == "f" and flat.dtype.itemsize in _MANTISSA_BITS:
-            for start in range(0, len(flat), _BLOCK):
-                self._add_floats(flat[start : start + _BLOCK])
-        else:
-            raise TypeError(f"numbers of dtype {flat.dtype} have no order and no deviation")
-
-    def _add_small(self, flat: npt.NDArray[Any]) -> None:
-        if not len(flat):
-            return
-        low, high = int(flat.min()), int(flat.max())
-        first = min(low, 0)  # counted from zero, a band needs no copy
-        counted = np.bincount(flat if first == 0 else flat.astype(np.int64) - first)
-        self.integers.add(low, counted[low - first :])
-        self.count += len(flat)
-        self._widen(low, high)
-
-    def _add_integers(self, flat: npt.NDArray[Any]) -> None:
-        numbers = flat.tolist()  # Python's integers do not overflow; dtypes like these are rare
-        if not numbers:
-            return
-        self.count += len(numbers)
-        self._sum += sum(numbers) << _UNIT
-        self._squares += sum(number * number for number in numbers) << 2 * _UNIT
-        self._widen(min(numbers), max(numbers))
-        self._add_codes(flat.astype(np.float64))
+        kind, flat = array.dtype.kind, array.ravel()
+        if kind not in "iuf" or array.dtype.itemsize > 8:
+            raise TypeError(f"numbers of dtype {array.dtype} have no order and no deviation")
+        for start in range(0, len(flat), _BLOCK):
+            block = flat[start : start + _BLOCK]
+            if kind == "f":
+                self._add_floats(block)
+            elif array.dtype.itemsize <= 2:
+                self.integers.add(block, min(0, int(block.min())))  # from zero: bands need no subtraction
+            else:
+                exact = block.astype(object)  # Python's integers do not overflow; dtypes like these are rare
+                self._add_coded(block.astype(np.float64), exact.sum() << _UNIT, exact.dot(exact) << 2 * _UNIT)
 
     def _add_floats(self, block: npt.NDArray[Any]) -> None:
-        bits = _MANTISSA_BITS[block.dtype.itemsize]
         with np.errstate(invalid="ignore"):  # a signalling NaN is only a NaN
             numbers = block.astype(np.float64)
         finite = np.isfinite(numbers)
         if not finite.all():
-            self.nan += int(np.isnan(numbers).sum())
-            self.positive_infinite += int((numbers == np.inf).sum())
-            self.negative_infinite += int((numbers == -np.inf).sum())
+            self.odd["nan"] += int(np.isnan(numbers).sum())
+            self.odd["positive_infinite"] += int(np.isposinf(numbers).sum())
+            self.odd["negative_infinite"] += int(np.isneginf(numbers).sum())
             numbers = numbers[finite]
-        if not len(numbers):
-            return
-        self.count += len(numbers)
-        # The sum with 0.0 makes -0.0 positive: which of the two a minimum is would depend on the order.
-        self._widen(float(numbers.min()) + 0.0, float(numbers.max()) + 0.0)
-        self._add_codes(numbers)
-        fractions, exponents = np.frexp(numbers)
-        lowest = int(exponents.min())
-        places = (exponents - lowest).astype(np.intp)  # as bincount wants it, once
-        mantissas = np.ldexp(np.abs(fractions), bits).astype(np.int64)
-        signs = np.sign(numbers)
-        limbs = [((mantissas >> shift) & (2**_LIMB - 1)).astype(np.float64) for shift in range(0, bits, _LIMB)]
-        unit = lowest - bits + _UNIT
-        for i, limb in enumerate(limbs):
-            self._sum += _total(places, limb * signs) << (unit + i * _LIMB)
-            for j in range(i, len(limbs)):
-                doubled = 1 if i == j else 2
-                self._squares += doubled * _total(places, limb * limbs[j], step=2) << (2 * unit + (i + j) * _LIMB)
+        self._add_coded(numbers, *_moments(numbers))
 
-    def _add_codes(self, numbers: npt.NDArray[np.float64]) -> None:
+    def _add_coded(self, numbers: npt.NDArray[np.float64], total: int, squares: int) -> None:
+        self._sum += total
+        self._squares += squares
         codes = code_of(numbers)
-        # By sign: around zero lie most codes and few numbers, and counters for them all would be megabytes an array.
-        for part in (codes[codes < 0], codes[codes == 0], codes[codes > 0]):
+        for counts, part in zip(self.codes, (codes[codes < 0], codes[codes == 0], codes[codes > 0]), strict=True):
             if len(part):
-                first = int(part.min())
-                self.codes.add(first, np.bincount(part - first))
-
-    def _widen(self, low: float, high: float) -> None:
-        self.minimum = low if self.minimum is None else min(self.minimum, low)
-        self.maximum = high if self.maximum is None else max(self.maximum, high)
+                counts.add(part, int(part.min()))
+        # The sum with 0.0 makes -0.0 positive: which of the two is the minimum would depend on the order.
+        self._low = min(self._low, float(numbers.min(initial=math.inf)) + 0.0)
+        self._high = max(self._high, float(numbers.max(initial=-math.inf)) + 0.0)
 
     def merge(self, other: Sums) -> None:
         """Add what another has seen."""
-        self.count += other.count
-        self.nan += other.nan
-        self.positive_infinite += other.positive_infinite
-        self.negative_infinite += other.negative_infinite
-        self.integers.add(other.integers.first, other.integers.counters)
-        self.codes.add(other.codes.first, other.codes.counters)
+        for mine, counts in zip((self.integers, *self.codes), (other.integers, *other.codes), strict=True):
+            mine.merge(counts.first, counts.counters)
+        self.odd.update(other.odd)
+        self._low, self._high = min(self._low, other._low), max(self._high, other._high)
         self._sum += other._sum
         self._squares += other._squares
-        if other.minimum is not None and other.maximum is not None:
-            self._widen(other.minimum, other.maximum)
 
-    def _moments(self) -> tuple[Fraction, Fraction]:
-        """Exact sum, and exact sum of squares, of all finite numbers."""
+    @property
+    def count(self) -> int:
+        """How many finite numbers there were."""
+        return sum(int(counts.counters.sum()) for counts in (self.integers, *self.codes))
+
+    def extremes(self) -> tuple[float, float] | None:
+        """Smallest and largest finite number: ints if all were of dtypes of at most 16 bits; None if there is none."""
         seen = self.integers.items()
-        small, small_squares = sum(n * times for n, times in seen), sum(n * n * times for n, times in seen)
-        return (
-            Fraction(self._sum, 1 << _UNIT) + small,
-            Fraction(self._squares, 1 << 2 * _UNIT) + small_squares,
-        )
+        numbers: list[float] = [seen[0][0], seen[-1][0]] if seen else []
+        if self._low <= self._high:
+            numbers = [*map(float, numbers), self._low, self._high]
+        return (min(numbers), max(numbers)) if numbers else None
 
     def mean_and_deviation(self) -> tuple[float, float] | None:
         """Mean and standard deviation of the finite numbers, each the exact one rounded to float64.
@@ -193,39 +146,50 @@ class Sums:
         Returns:
             Mean, and deviation of the population (divided by n, as ``numpy.std`` does); None if there is no number.
         """
-        if not self.count:
+        n, seen = self.count, self.integers.items()
+        if not n:
             return None
-        total, squares = self._moments()
-        mean = total / self.count
-        return float(mean), _root(squares / self.count - mean * mean)
+        total = self._sum + (sum(number * times for number, times in seen) << _UNIT)
+        squares = self._squares + (sum(number**2 * times for number, times in seen) << 2 * _UNIT)
+        root = math.isqrt(n * squares - total**2)  # of the variance, times n
+        return float(Fraction(total, n << _UNIT)), float(Fraction(root, n << _UNIT))
 
-    def fine_bins(self) -> list[tuple[float, float, int]]:
-        """The histogram as it is kept.
-
-        Returns:
-            Bins in ascending order as (left edge, right edge, count), the left one belonging to the bin, empty bins
-            left out. Where all numbers are small integers, a bin is one integer; otherwise at most 1/128 of its numbers
-            wide.
-        """
-        if not len(self.codes.counters):
-            return [(number, number + 1, times) for number, times in self.integers.items()]
-        merged = dict(self.codes.items())
-        for number, times in self.integers.items():
-            code = int(code_of(np.array([number], np.float64))[0])
-            merged[code] = merged.get(code, 0) + times
-        return [(edge_of(code), edge_of(code + 1), merged[code]) for code in sorted(merged)]
+    def fine_bins(self) -> list[tuple[float, int]]:
+        """The histogram as it is kept: left edges (see ``edge_of``; small integers stand for themselves) and counts."""
+        coded = [(edge_of(code), times) for counts in self.codes for code, times in counts.items()]
+        return [*self.integers.items(), *coded]
 
 
-def _total(places: npt.NDArray[Any], weights: npt.NDArray[np.float64], step: int = 1) -> int:
-    """Sum of weights, each times 2**(step * place); exact."""
-    sums = np.bincount(places, weights)
-    return sum(int(sums[place]) << step * place for place in np.flatnonzero(sums).tolist())
+def _moments(numbers: npt.NDArray[np.float64]) -> tuple[int, int]:
+    """Sum numbers and their squares, exactly.
 
+    The largest numbers are cut into digits of 19 bits (integers, as float64) until nothing is left of them, and then
+    the next largest. Sums of digits, and of products of two digits, are integers below 2**53, hence exact.
 
-def _root(square: Fraction) -> float:
-    """Square root, rounded to float64 from at least 64 correct bits; also where the square is beyond float64."""
-    shift = max(0, 66 - (square.numerator.bit_length() - square.denominator.bit_length()) // 2)
-    return float(Fraction(math.isqrt((square.numerator << 2 * shift) // square.denominator), 1 << shift))
+    Args:
+        numbers: Finite; at most ``_BLOCK``.
+
+    Returns:
+        Sum in units of 2**-_UNIT, and sum of squares in units of 2**(-2 * _UNIT).
+    """
+    total = squares = 0
+    numbers = numbers[numbers != 0]
+    while len(numbers):
+        sizes = np.abs(numbers)
+        exponent = math.frexp(sizes.max())[1]
+        near = sizes >= math.ldexp(1.0, exponent - 53)  # so that there are at most 6 digits
+        rest, numbers = np.ldexp(numbers[near], -exponent), numbers[~near]
+        digits: list[npt.NDArray[np.float64]] = []
+        while rest.any():
+            rest = rest * 2.0**_DIGIT
+            digits.append(np.trunc(rest))
+            rest -= digits[-1]
+        unit = _UNIT + exponent
+        for i, digit in enumerate(digits, 1):
+            total += int(digit.sum()) << unit - _DIGIT * i
+            for j, other in enumerate(digits[:i], 1):
+                squares += int((digit * other).sum()) << 2 * unit - _DIGIT * (i + j) + (i != j)  # twice if they differ
+    return total, squares
 
 
 def code_of(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -240,13 +204,11 @@ def code_of(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         int64, same shape. Code 0 begins at zero; the codes below are of negative numbers.
     """
     magnitude = np.abs(numbers).view(np.int64)
-    shift = 52 - _CODE_BITS
     # Towards minus infinity also below zero, so that every bin is closed on its left.
-    return np.where(numbers < 0, -((magnitude + (1 << shift) - 1) >> shift), magnitude >> shift)
+    return np.where(numbers < 0, -((magnitude + (1 << _CODE_SHIFT) - 1) >> _CODE_SHIFT), magnitude >> _CODE_SHIFT)
 
 
 def edge_of(code: int) -> float:
     """The left edge of a histogram bin; the largest float64 for one beyond all numbers."""
-    bits = np.int64(min(abs(code), 2047 << _CODE_BITS)) << np.int64(52 - _CODE_BITS)
-    edge = float(np.array(bits).view(np.float64))
-    return math.copysign(min(edge, np.finfo(np.float64).max.item()), code) if code else 0.0
+    edge = float(np.int64(abs(code) << _CODE_SHIFT).view(np.float64))
+    return math.copysign(min(edge, sys.float_info.max), code)
