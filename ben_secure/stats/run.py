@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 
 from ben_secure._system.interrupts import uninterrupted
@@ -58,7 +59,8 @@ def stats(
             return stats(reader, workers=workers, progress=progress)
     facts = source.facts
     total = Tally()
-    parts = _tallied(source) if workers == 1 else _tallied_by(source, workers)
+    batches = _batches(source)
+    parts = map(partial(_tally, source), batches) if workers == 1 else _tallied_by(source, batches, workers)
     try:
         for part in parts:
             total.merge(part)
@@ -91,19 +93,14 @@ def _tally(reader: PatchReader, names: list[str]) -> Tally:
     return tally
 
 
-def _tallied(reader: PatchReader) -> Iterator[Tally]:
-    for names in _batches(reader):
-        yield _tally(reader, names)
-
-
-def _tallied_by(reader: PatchReader, workers: int) -> Iterator[Tally]:
-    """Tally in processes; bounded in what waits, in key order, so that the first refusal is the one that is told."""
+def _tallied_by(reader: PatchReader, batches: Iterator[list[str]], workers: int) -> Iterator[Tally]:
+    """Tally in processes: a bounded number of batches waits, and results come in key order, as refusals then do."""
     pending: deque[Future[Tally]] = deque()
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(reader,)
     )
     try:
-        for names in _batches(reader):
+        for names in batches:
             with uninterrupted():  # it starts a worker if none is idle
                 pending.append(pool.submit(_work, names))
             if len(pending) > workers * _AHEAD:
