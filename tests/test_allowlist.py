@@ -6,7 +6,6 @@ import types
 
 import numpy as np
 import pytest
-from legacy_values import PATCH_MODULES as WRITTEN_MODULES
 
 import ben_secure
 from ben_secure import metadata, patches
@@ -14,6 +13,7 @@ from ben_secure.bands import BAND_CLASSES as BAND_TABLE
 from ben_secure.pickles import allowlist, unpickler
 from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES, Kind
 from ben_secure.pickles.arrays import Inert
+from support.legacy_values import PATCH_MODULES as WRITTEN_MODULES
 
 
 @pytest.mark.threat("T1")

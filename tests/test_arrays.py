@@ -4,11 +4,9 @@ import pickle
 
 import numpy as np
 import pytest
-from assembler import array_graph, canonical, part, with_metadata
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from legacy_values import GENERATIONS, Maker, small_tree, write
 
 from ben_secure.bands import PIXEL_DTYPES
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError
@@ -16,6 +14,8 @@ from ben_secure.limits import Limits
 from ben_secure.metadata import rebuild_array
 from ben_secure.pickles import arrays, legacy, loads
 from ben_secure.pickles.unpickler import STAND_INS
+from support.assembler import array_graph, canonical, part, with_metadata
+from support.legacy_values import GENERATIONS, Maker, small_tree, write
 
 DTYPES = sorted(PIXEL_DTYPES | {"|b1", "<U1", ">U4", "<U9"})
 shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import band_names
 
 from ben_secure.bands import BAND_CLASSES, BANDS, PIXEL_DTYPES, S1_BANDS, S2_BANDS, STORAGE_ORDER, natural_key
+from support.strategies import band_names
 
 
 def test_names_and_orders_are_as_published():

@@ -9,9 +9,6 @@ from datetime import datetime, timezone
 import lmdb
 import numpy as np
 import pytest
-from attacks import ATTACKS
-from legacy_values import MERGED, S2, tree, write
-from strategies import make_patch
 
 from ben_secure import (
     BenSecureError,
@@ -22,7 +19,6 @@ from ben_secure import (
     ManifestMismatchError,
     PatchFormatError,
     PatchReader,
-    PatchWriter,
     TagMismatchError,
     loads,
 )
@@ -34,23 +30,12 @@ from ben_secure.signing.keys import MacKey, SigningKey
 from ben_secure.store.change.sign import sign_database
 from ben_secure.store.pairs import PairedReader
 from ben_secure.tensors import dumps
+from support.attacks import ATTACKS
+from support.legacy_values import MERGED, S2, tree, write
+from support.patch_databases import KEY, LABELS, NEW_LABELS, database, patches
+from support.strategies import make_patch
 
-LABELS = ["Pastures", "Non-irrigated arable land", "Airports"]
-NEW_LABELS = ["Pastures", "Arable land"]
-KEY = MacKey(bytes(range(32)))
 CREATED = datetime(2026, 1, 2, tzinfo=timezone.utc)
-
-
-def patches(count=5, cls=BigEarthNet_S1_S2_Patch, start=0, **metadata):
-    """Patches of noise by name; float32 noise has no NaN, so that arrays can be compared."""
-    found = {}
-    for seed in range(start, start + count):
-        patch = make_patch(cls, seed=seed, labels=LABELS, new_labels=NEW_LABELS, **metadata)
-        for band in patch.bands:
-            if band.data.dtype == "<f4":
-                band.data[...] = np.random.default_rng(seed).normal(-15, 5, band.data.shape)
-        found[f"patch {seed}"] = patch
-    return found
 
 
 def write_values(path, values):
@@ -58,13 +43,6 @@ def write_values(path, values):
     with lmdb.open(str(path), map_size=2**28, sync=False) as environment, environment.begin(write=True) as transaction:
         for name, value in values.items():
             transaction.put(name.encode(), value)
-    return path
-
-
-def database(path, found, **keys):
-    with PatchWriter(path, **keys) as writer:
-        for name, patch in found.items():
-            writer[name] = patch
     return path
 
 

@@ -9,16 +9,11 @@ import subprocess
 import sys
 import threading
 
-import assembler
 import lmdb
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from legacy_values import GENERATIONS, labels, small_tree, tree, write
-from report_samples import HOSTILE_TEXTS
-from strategies import TwoBandPatch, make_patch
-from test_audit import HONEST, SHELL, damage, make_database, values
 
 import ben_secure
 from ben_secure import Limits, cli, loads
@@ -29,6 +24,11 @@ from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import Band, BigEarthNetPatch
+from support import assembler
+from support.databases import HONEST, SHELL, damage, make_database, values
+from support.legacy_values import GENERATIONS, labels, small_tree, tree, write
+from support.report_samples import HOSTILE_TEXTS
+from support.strategies import TwoBandPatch, make_patch
 
 RUNNER = [sys.executable, "-m", "ben_secure"]
 CONSOLE_SCRIPT = [sys.executable, "-c", "from ben_secure.cli import run; run()"]

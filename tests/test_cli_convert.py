@@ -8,12 +8,7 @@ import subprocess
 import sys
 import time
 
-import assembler
 import pytest
-from attacks import ATTACKS
-from legacy_values import GENERATIONS, small_tree, tree, write
-from strategies import make_patch
-from test_audit import SHELL, make_database
 
 from ben_secure import loads, tensors
 from ben_secure.cli import main
@@ -23,6 +18,11 @@ from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
 from ben_secure.signing.tags import append_tag, verified_payload
 from ben_secure.store.pairs import join
 from ben_secure.tensors import SIGN
+from support import assembler
+from support.attacks import ATTACKS
+from support.databases import SHELL, make_database
+from support.legacy_values import GENERATIONS, small_tree, tree, write
+from support.strategies import make_patch
 
 library = pytest.importorskip("safetensors.numpy")
 KEYS = MacKeySet(MacKey(bytes(range(32))))

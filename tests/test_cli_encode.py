@@ -5,11 +5,11 @@ import os
 import re
 
 import pytest
-from geotiffs import S1_NAME, S2_NAME, label_file, make_pairs
 
 from ben_secure import PatchReader
 from ben_secure.cli import main
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
+from support.geotiffs import S1_NAME, S2_NAME, label_file, make_pairs
 
 
 @pytest.fixture

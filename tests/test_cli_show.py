@@ -10,15 +10,15 @@ import sys
 
 import numpy as np
 import pytest
-from attacks import ATTACKS
 from PIL import Image
-from strategies import make_patch
-from test_audit import make_database
 
 from ben_secure.cli import main
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys, write_signing_key, write_verify_key
 from ben_secure.signing.tags import append_tag
+from support.attacks import ATTACKS
+from support.databases import make_database
+from support.strategies import make_patch
 
 HOSTILE = "p\x1b[31m\u202e"
 PATCHES = {name: make_patch(seed=place) for place, name in enumerate(["one", "two", HOSTILE])}

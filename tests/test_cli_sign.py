@@ -11,9 +11,6 @@ import time
 
 import lmdb
 import pytest
-from legacy_values import small_tree, write
-from tensor_files import S1_FILE
-from test_audit import SHELL, make_database
 
 from ben_secure import PatchReader, loads
 from ben_secure.cli import _passphrase, main
@@ -21,6 +18,9 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, VerifyKey, write_mac_keys, write_signing_key
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.tags import append_tag, verified_payload
+from support.databases import SHELL, make_database
+from support.legacy_values import small_tree, write
+from support.tensor_files import S1_FILE
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 OTHER_KEYS = MacKeySet(MacKey(bytes(32)))

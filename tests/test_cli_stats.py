@@ -5,13 +5,13 @@ import shlex
 
 import numpy as np
 import pytest
-from strategies import make_patch
-from test_audit import make_database
 
 from ben_secure.cli import main
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
 from ben_secure.signing.tags import append_tag
+from support.databases import make_database
+from support.strategies import make_patch
 
 
 @pytest.fixture

@@ -3,15 +3,15 @@
 import json
 
 import pytest
-from strategies import make_patch
-from tensor_files import S1_FILE, S1_NAMES, file, raw, sentinel, table
-from test_audit import make_database
 
 from ben_secure import tensors
 from ben_secure.cli import main
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.signing.keys import MacKey
 from ben_secure.signing.tags import append_tag
+from support.databases import make_database
+from support.strategies import make_patch
+from support.tensor_files import S1_FILE, S1_NAMES, file, raw, sentinel, table
 
 NOTED = tensors.dumps(make_patch(BigEarthNet_S1_Patch, labels=["Pastures"]))
 RECORDS = {

@@ -8,14 +8,14 @@ import lmdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from legacy_values import small_tree, write
-from test_audit import damage, make_database
 
 from ben_secure.cli import main
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys, write_signing_key, write_verify_key
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.change import verify as store_verify
 from ben_secure.store.change.verify import MANIFEST_KINDS, TAG_KINDS
+from support.databases import damage, make_database
+from support.legacy_values import small_tree, write
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 OTHER_KEYS = MacKeySet(MacKey(bytes(32)))

@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from test_audit import HONEST, SHELL, damage_key, make_database
 
 import ben_secure
 from ben_secure import MissingExtraError, PatchWriter, StoreError
@@ -26,6 +25,7 @@ from ben_secure.cli import main
 from ben_secure.errors import Rule
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
 from ben_secure.signing.policy import demand_of
+from support.databases import HONEST, SHELL, damage_key, make_database
 
 distributed = pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
@@ -176,7 +176,7 @@ def test_a_damaged_tree_is_undecided_as_it_is_locally(plain, tmp_path):
 def test_a_value_that_kills_its_process_is_found(plain, tmp_path, monkeypatch):
     """The same finding as locally, for that value alone; the workers of the cluster live on."""
     monkeypatch.setenv("BEN_SECURE_TEST_LOSES", "1")
-    from losing_patch import KILLER, LosingPatch
+    from support.losing_patch import KILLER, LosingPatch
 
     records = {b"%03d" % n: HONEST[0] for n in range(40)} | {KILLER: HONEST[0], b"z": SHELL}
     local, remote = both(

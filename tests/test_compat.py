@@ -13,12 +13,12 @@ import threading
 
 import numpy as np
 import pytest
-from legacy_values import tree, write
-from strategies import make_patch
 
 import ben_secure
 from ben_secure import compat
 from ben_secure.errors import UnsafePickleError
+from support.legacy_values import tree, write
+from support.strategies import make_patch
 
 PACKAGE = "bigearthnet_patch_interface"
 EXPORTS = {

@@ -8,12 +8,12 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_pages import Layout, build, changed, open_env
 
 from ben_secure import LimitExceededError, StoreError
 from ben_secure.pages.reader import PageReader
 from ben_secure.store.change import digests
 from ben_secure.store.change.digests import map_values, record_digests
+from support.page_files import Layout, build, changed, open_env
 
 in_one_directory = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -14,7 +14,6 @@ import warnings
 
 import numpy as np
 import pytest
-from geotiffs import LABELS, NEW_LABELS, S1_NAME, S2_NAME, label_file, make_pairs, make_patch, pixels, tiff
 
 from ben_secure import (
     BigEarthNet_S1_Patch,
@@ -32,6 +31,7 @@ from ben_secure.encode import run as run_module
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import MacKey
 from ben_secure.store import writer as writer_module
+from support.geotiffs import LABELS, NEW_LABELS, S1_NAME, S2_NAME, label_file, make_pairs, make_patch, pixels, tiff
 
 S1, S2 = S1_NAME.format(1, 2), S2_NAME.format(1, 2)
 STORED = {"labels": LABELS, "new_labels": NEW_LABELS}

@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from geotiffs import S1_NAME, S2_NAME, label_file, make_patch
 
 from ben_secure.encode import folders
 from ben_secure.encode.folders import FileProblem, find_patches, read_files
+from support.geotiffs import S1_NAME, S2_NAME, label_file, make_patch
 
 NAME = S2_NAME.format(1, 2)
 V2_SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"

@@ -11,7 +11,6 @@ import zlib
 
 import numpy as np
 import pytest
-from geotiffs import S2_NAME, make_patch, pixels, tiff
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from ben_secure import EncodeError, MissingExtraError
 from ben_secure.bands import BANDS, PIXEL_DTYPES
 from ben_secure.encode import read_patch
 from ben_secure.encode.geotiff import MAX_FILE_BYTES, decode_band
+from support.geotiffs import S2_NAME, make_patch, pixels, tiff
 
 B01, B05, VV = BANDS["B01"], BANDS["B05"], BANDS["VV"]
 GOOD = tiff(pixels(B01))

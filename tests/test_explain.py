@@ -5,9 +5,6 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_samples import HOSTILE_TEXTS
-from strategies import make_patch
-from test_audit import SHELL, values
 
 from ben_secure.audit.findings import NO_OPINION, Finding
 from ben_secure.audit.judge.scan import scan_value
@@ -16,6 +13,9 @@ from ben_secure.audit.report.explain import consequence, explain
 from ben_secure.audit.rules import RULES
 from ben_secure.errors import Rule
 from ben_secure.tensors.writing import dumps as dumps_tensors
+from support.databases import SHELL, values
+from support.report_samples import HOSTILE_TEXTS
+from support.strategies import make_patch
 
 
 def test_a_refused_value_is_explained():

@@ -11,11 +11,18 @@ import sys
 import time
 import tracemalloc
 
-import assembler
-import attacks
 import numpy as np
 import pytest
-from assembler import (
+
+import ben_secure
+from ben_secure import metadata, patches
+from ben_secure.errors import BenSecureError, PatchFormatError, UnsafePickleError
+from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.pickles import PatchUnpickler, allowlist, arrays, legacy, opcodes, unpickler
+from ben_secure.pickles._segments import Segments
+from ben_secure.values import loads
+from support import assembler, attacks
+from support.assembler import (
     MEMO,
     REBUILD_ARRAY,
     REBUILD_SCALAR,
@@ -33,16 +40,8 @@ from assembler import (
     tup,
     with_metadata,
 )
-from attacks import ATTACKS
-from legacy_values import GENERATIONS, MERGED, S1, S2, Maker, small_tree, tree, write
-
-import ben_secure
-from ben_secure import metadata, patches
-from ben_secure.errors import BenSecureError, PatchFormatError, UnsafePickleError
-from ben_secure.limits import DEFAULT_LIMITS
-from ben_secure.pickles import PatchUnpickler, allowlist, arrays, legacy, opcodes, unpickler
-from ben_secure.pickles._segments import Segments
-from ben_secure.values import loads
+from support.attacks import ATTACKS
+from support.legacy_values import GENERATIONS, MERGED, S1, S2, Maker, small_tree, tree, write
 
 MEMORY = 64 * 2**20
 CODE = [attack for attack in ATTACKS if attack.threat == "T1"]
@@ -121,7 +120,7 @@ import copyreg, io, json, os, pathlib, pickle, sys, tempfile, warnings
 warnings.simplefilter("ignore")
 sys.path[:0] = json.loads(sys.argv[1])
 import numpy as np
-import attacks
+from support import attacks
 class Evil:
     def __reduce__(self):
         return os.mkdir, ("canary",)
@@ -258,7 +257,7 @@ def test_truncation_is_refused(value, warm):
         loads(value)
     ends = set(range(min(len(value), 1500))) | set(range(0, len(value), 997)) | set(range(len(value) - 300, len(value)))
     position = 0
-    from fuzz_core import pieces
+    from support.fuzz_core import pieces
 
     for piece in pieces(value):
         position = value.index(piece, position)

@@ -3,10 +3,17 @@
 import itertools
 import pickletools
 
-import fuzz_core
 import numpy as np
 import pytest
-from legacy_values import (
+
+import ben_secure
+from ben_secure import BigEarthNetPatch
+from ben_secure.bands import PIXEL_DTYPES, natural_key
+from ben_secure.errors import BenSecureError
+from ben_secure.patches.layout import STANDARD_KINDS
+from ben_secure.pickles import loads
+from support import fuzz_core
+from support.legacy_values import (
     GENERATIONS,
     MERGED,
     S1,
@@ -20,13 +27,6 @@ from legacy_values import (
     tree,
     write,
 )
-
-import ben_secure
-from ben_secure import BigEarthNetPatch
-from ben_secure.bands import PIXEL_DTYPES, natural_key
-from ben_secure.errors import BenSecureError
-from ben_secure.patches.layout import STANDARD_KINDS
-from ben_secure.pickles import loads
 
 KINDS = {S1: S1_BANDS, S2: S2_BANDS, MERGED: S1_BANDS + S2_BANDS}
 

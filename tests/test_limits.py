@@ -4,10 +4,10 @@ import dataclasses
 import pickle
 
 import pytest
-from legacy_values import GENERATIONS, MERGED, tree, write
 
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pickles import loads
+from support.legacy_values import GENERATIONS, MERGED, tree, write
 
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import metadata_values
 
 from ben_secure.bands import PIXEL_DTYPES
 from ben_secure.limits import Limits
@@ -26,6 +25,7 @@ from ben_secure.metadata import (
     rebuild_array,
     rebuild_scalar,
 )
+from support.strategies import metadata_values
 
 
 class Text(str):

@@ -7,9 +7,17 @@ import struct
 import sys
 import threading
 
-import fuzz_core
 import pytest
-from assembler import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches import BigEarthNetPatch
+from ben_secure.pickles import _segments, loads, opcodes
+from ben_secure.pickles._segments import Segments
+from support import fuzz_core
+from support.assembler import (
     HONEST,
     MEMO,
     NONE,
@@ -33,18 +41,10 @@ from assembler import (
     tup,
     with_metadata,
 )
-from attacks import ATTACKS
-from fuzz_core import ADMITTED, examine, honest_values, mutate, pieces, random_program, reframed
-from hypothesis import given
-from hypothesis import strategies as st
-from legacy_values import GENERATIONS, GENERIC, MERGED, PATCH_MODULES, S1, labels, small_tree, tree, write
-from strategies import make_patch
-
-from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
-from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.patches import BigEarthNetPatch
-from ben_secure.pickles import _segments, loads, opcodes
-from ben_secure.pickles._segments import Segments
+from support.attacks import ATTACKS
+from support.fuzz_core import ADMITTED, examine, honest_values, mutate, pieces, random_program, reframed
+from support.legacy_values import GENERATIONS, GENERIC, MERGED, PATCH_MODULES, S1, labels, small_tree, tree, write
+from support.strategies import make_patch
 
 VALUES = honest_values()
 BLOCK = b"B" + (600).to_bytes(4, "little") + b"a" * 600

@@ -7,12 +7,7 @@ import pathlib
 import signal
 import time
 
-import assembler
 import pytest
-from attacks import ATTACKS
-from legacy_values import GENERATIONS, MERGED, S1, S2, labels, tree, write
-from strategies import TwoBandPatch, make_patch
-from test_audit import HONEST, SHELL, make_database
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
 from ben_secure.audit import audit_database
@@ -23,6 +18,11 @@ from ben_secure.audit.opinion._fickling_worker import analyse, serve
 from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.errors import Rule, StoreError
 from ben_secure.pickles.allowlist import KINDS
+from support import assembler
+from support.attacks import ATTACKS
+from support.databases import HONEST, SHELL, make_database
+from support.legacy_values import GENERATIONS, MERGED, S1, S2, labels, tree, write
+from support.strategies import TwoBandPatch, make_patch
 
 LAUGHS = next(attack for attack in ATTACKS if attack.name == "billion laughs through lists")
 

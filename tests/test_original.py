@@ -7,11 +7,9 @@ reads, and the same description is made of what ``ben_secure`` reads.
 import hashlib
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import venv
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,17 +17,7 @@ import pytest
 
 import ben_secure
 from ben_secure.pages.reader import PageReader
-
-SCRIPT = pathlib.Path(__file__).parent / "original" / "script.py"
-GENERATIONS = {
-    "interface-0.1.0": ["bigearthnet-patch-interface==0.1.0", "numpy<2", "pydantic<2"],
-    "numpy1-pydantic1": ["bigearthnet-patch-interface==0.1.2", "numpy<2", "pydantic<2"],
-    "numpy2-pydantic1": ["bigearthnet-patch-interface==0.1.2", "numpy>=2", "pydantic<2"],
-    "numpy2-pydantic2": ["bigearthnet-patch-interface==0.1.2", "numpy>=2", "pydantic>=2"],
-}
-if sys.version_info >= (3, 13):  # numpy 1 has no wheels for it
-    GENERATIONS = {name: needs for name, needs in GENERATIONS.items() if "numpy<2" not in needs}
-
+from support.originals import GENERATIONS, SCRIPT, ask, install
 
 sys.modules["archive_patches"] = sys.modules[__name__]
 
@@ -58,15 +46,6 @@ def expect(described: dict[str, object]) -> dict[str, object]:
     return described
 
 
-def install(folder: pathlib.Path, needs: list[str]) -> pathlib.Path:
-    """Make a virtual environment; returns its interpreter."""
-    # Linked: a copy of the interpreter, still open for writing when another thread starts a process, cannot be run.
-    venv.create(folder, with_pip=True, symlinks=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True, capture_output=True, text=True)
-    return python
-
-
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory):
     """Interpreters with each generation of the original package."""
@@ -79,12 +58,6 @@ def originals(tmp_path_factory):
         if os.environ.get("CI"):
             raise
         pytest.skip(f"the original package cannot be installed here: {error.stderr[-300:]}")
-
-
-def ask(python: pathlib.Path, *arguments: str, text: str = "") -> str:
-    """Run the script under one generation."""
-    command = [python, "-W", "ignore", SCRIPT, *arguments]
-    return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import make_patch
-from test_audit import SHELL, make_database
 
 from ben_secure import tensors
 from ben_secure.bands import BANDS
@@ -18,6 +16,8 @@ from ben_secure.signing.keys import MacKey
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.pairs import PairedReader, join
 from ben_secure.store.reader import PatchReader
+from support.databases import SHELL, make_database
+from support.strategies import make_patch
 
 KEY = MacKey(bytes(32))
 S2_NAME, S1_NAME = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_75_43", "S1A_IW_GRDH_1SDV_20170613T165043_33UUP_70_48"

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import STANDARD_CLASSES, TwoBandPatch, make_patch, noise, patches, standard_specs
 
 from ben_secure import metadata
 from ben_secure.bands import BANDS, PIXEL_DTYPES
@@ -39,6 +38,7 @@ from ben_secure.patches import (
     s2_to_float32,
     s2_to_float64,
 )
+from support.strategies import STANDARD_CLASSES, TwoBandPatch, make_patch, noise, patches, standard_specs
 
 S1_NAMES = ["VH", "VV"]
 S2_NAMES = ["B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"]

@@ -3,20 +3,20 @@
 import pickle
 import pickletools
 
-import assembler
 import numpy as np
 import pytest
-from attacks import ATTACKS
 from hypothesis import given
 from hypothesis import strategies as st
-from legacy_values import GENERATIONS, MERGED, S1, S2, small_tree, tree, write
-from strategies import make_patch
-from test_audit import HONEST, SHELL, values
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
 from ben_secure.audit.judge.programs import MAX_PROGRAM_BYTES, MAX_PROGRAM_OPCODES, Programs, without_pixels
 from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.writing import dumps as dumps_tensors
+from support import assembler
+from support.attacks import ATTACKS
+from support.databases import HONEST, SHELL, values
+from support.legacy_values import GENERATIONS, MERGED, S1, S2, small_tree, tree, write
+from support.strategies import make_patch
 
 
 def opcodes(value):

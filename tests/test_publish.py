@@ -11,14 +11,14 @@ import sys
 import time
 
 import pytest
-from legacy_values import small_tree, tree, write
-from test_audit import SHELL, make_database
 
 from ben_secure import BenSecureError, PatchReader, loads, publish
 from ben_secure.cli import main
 from ben_secure.errors import ManifestMismatchError, StoreError
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import SigningKey, read_verify_key, write_signing_key, write_verify_key
+from support.databases import SHELL, make_database
+from support.legacy_values import small_tree, tree, write
 
 PUBLISHER, STRANGER = SigningKey.generate(), SigningKey.generate()
 LEGACY = {b"s2 %02d" % number: write(small_tree(metadata={"labels": [str(number)]})) for number in range(25)}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from PIL import Image
-from strategies import make_patch, patches
 
 from ben_secure.patches import (
     Band,
@@ -29,6 +28,7 @@ from ben_secure.view.quicklook import (
     terminal,
     to_png,
 )
+from support.strategies import make_patch, patches
 
 RED, GREEN, BLUE = range(3)
 

@@ -8,13 +8,13 @@ import threading
 
 import lmdb
 import pytest
-from strategies import TwoBandPatch, make_patch, noise
 
 from ben_secure.errors import LimitExceededError, PatchFormatError, StoreError, UnsafePickleError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S2_Patch
 from ben_secure.store.reader import PatchReader
+from support.strategies import TwoBandPatch, make_patch, noise
 
 NAMES = ["S2A_0", "S2A_1", "S2B_0", "größe"]
 

@@ -8,10 +8,10 @@ import shutil
 import sys
 import types
 
-import geotiffs
 import pytest
 
 from ben_secure import cli
+from support import geotiffs
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

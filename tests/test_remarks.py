@@ -6,14 +6,14 @@ import timeit
 import numpy as np
 import pytest
 from hypothesis import given
-from legacy_values import GENERATIONS, small_tree, write
-from strategies import make_patch, metadata
 
 from ben_secure import loads
 from ben_secure.audit.judge import remarks
 from ben_secure.audit.judge.remarks import MAX_BYTES, MAX_OBJECTS, MAX_TEXT, metadata_remarks
 from ben_secure.errors import Rule
 from ben_secure.store.reader import PatchReader
+from support.legacy_values import GENERATIONS, small_tree, write
+from support.strategies import make_patch, metadata
 
 LABELS = ["Pastures", "Land principally occupied by agriculture, with significant areas of natural vegetation"]
 

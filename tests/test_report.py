@@ -6,14 +6,14 @@ import pathlib
 import re
 
 import pytest
-from report_samples import every_rule, report_of
-from test_report_html import Page
 
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report import FORMATS, write
 from ben_secure.audit.report.table_report import plural
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
+from support.html_pages import Page
+from support.report_samples import every_rule, report_of
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "audit.md"
 

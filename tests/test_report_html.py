@@ -2,13 +2,8 @@
 
 import io
 import re
-from collections import Counter
-from html.parser import HTMLParser
 
 import pytest
-from report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
-from strategies import make_patch
-from test_audit import HONEST, SHELL, make_database
 
 from ben_secure import BigEarthNet_S1_S2_Patch
 from ben_secure.audit import audit_database
@@ -17,8 +12,11 @@ from ben_secure.audit.report._elements import Markup, bars, strip, tag
 from ben_secure.audit.report.html_report import ROWS, write_html
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
+from support.databases import HONEST, SHELL, make_database
+from support.html_pages import Page
+from support.report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
+from support.strategies import make_patch
 
-VOID = {"meta", "img"}
 ELEMENTS = (
     "html head meta title style body main h1 h2 h3 div p strong b span section figure figcaption small svg rect table "
     "thead tbody tr th td details summary code pre mark img footer"
@@ -27,36 +25,6 @@ ATTRIBUTES = (
     "lang charset http-equiv content name class scope width height rx x y viewbox preserveaspectratio role aria-hidden "
     "open data-rule data-count src alt"
 )
-
-
-class Page(HTMLParser):
-    """Reads a page: elements that are closed as they should be, their attributes, the text."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.attributes, self.texts, self.images, self.open = Counter(), set(), [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements[tag] += 1
-        self.attributes.update((name, value) for name, value in attrs)
-        if tag == "img":
-            self.images.append(dict(attrs)["src"])
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.texts.append(data)
-
-    @property
-    def text(self):
-        return "\n".join(self.texts)
 
 
 def html(*reports):

@@ -7,13 +7,13 @@ import re
 
 import jsonschema
 import pytest
-from report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
 
 import ben_secure.audit.report.json_report
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report.json_report import SCHEMA, JsonWriter, finding_to_json, overall, together, write_json
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
+from support.report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
 
 FORM = json.loads(
     pathlib.Path(ben_secure.audit.report.json_report.__file__).with_name("report.schema.json").read_text()

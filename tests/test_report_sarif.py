@@ -11,12 +11,12 @@ from urllib.parse import unquote_to_bytes
 
 import jsonschema
 import pytest
-from report_samples import HOSTILE_TEXTS, every_rule, hostile_report, report_of
 
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report.sarif_report import _MAX_RESULTS, to_sarif, write_sarif
 from ben_secure.audit.rules import RULES
 from ben_secure.errors import Rule
+from support.report_samples import HOSTILE_TEXTS, every_rule, hostile_report, report_of
 
 
 def published():

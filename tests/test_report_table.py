@@ -5,13 +5,13 @@ import re
 from collections import Counter
 
 import pytest
-from report_samples import CALL, HOSTILE_TEXTS, hostile_report, printed, report_of
 from rich.console import Console
 
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report.table_report import write_table
 from ben_secure.audit.rules import Level
 from ben_secure.errors import Rule
+from support.report_samples import CALL, HOSTILE_TEXTS, hostile_report, printed, report_of
 
 NOTE = Finding(lmdb_key=b"S2A_2", rule=Rule.KEY_NAME, message="no name")
 

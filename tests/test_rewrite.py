@@ -15,8 +15,6 @@ import lmdb.verify
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import make_patch
-from test_audit import make_database
 
 from ben_secure import PatchWriter
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, StoreError, TagMismatchError
@@ -30,6 +28,8 @@ from ben_secure.store.change import in_place
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import KEPT, rewrite
 from ben_secure.store.change.tag import Tagger
+from support.databases import make_database
+from support.strategies import make_patch
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 OTHER_KEYS = MacKeySet(MacKey(bytes(32)))

@@ -13,7 +13,6 @@ import threading
 import time
 
 import pytest
-from test_audit import HONEST, NAME, SHELL, damage_key, make_database
 
 from ben_secure import StoreError
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
@@ -33,6 +32,7 @@ from ben_secure.signing.keys import (
 from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.change.sign import sign_database
+from support.databases import HONEST, NAME, SHELL, damage_key, make_database
 
 STEM = NAME[:-2]
 RECORDS = {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(100)} | {

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from test_pages import build, open_env
 
 import ben_secure
 from ben_secure import LimitExceededError, Limits, ManifestMismatchError, StoreError
@@ -19,6 +18,7 @@ from ben_secure.signing.statement import Statement
 from ben_secure.store.change import sign
 from ben_secure.store.change.digests import record_digests
 from ben_secure.store.change.sign import sign_database
+from support.page_files import build, open_env
 
 PUBLISHER, PARTNER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2))
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)

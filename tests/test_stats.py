@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import make_patch, noise
-from test_audit import make_database
 
 from ben_secure.errors import (
     LimitExceededError,
@@ -30,6 +28,8 @@ from ben_secure.stats.results import BINS, to_json
 from ben_secure.stats.sums import Sums, code_of, edge_of
 from ben_secure.stats.tally import Tally
 from ben_secure.store.reader import PatchReader
+from support.databases import make_database
+from support.strategies import make_patch, noise
 
 REAL = ["|i1", "|u1", "<i2", ">u2", "<u2", "<i4", "<u8", ">i8", "<f2", ">f4", "<f4", "<f8"]
 

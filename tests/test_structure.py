@@ -15,13 +15,13 @@ import lmdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_audit import make_database
 
 from ben_secure import StoreError
 from ben_secure.audit.structure import checks as structure
 from ben_secure.audit.structure._verify_worker import unexplained
 from ben_secure.audit.structure.checks import StructureCheck, structure_findings
 from ben_secure.errors import Rule
+from support.databases import make_database
 
 BIG = 20_000  # bytes of a value that has pages of its own
 

@@ -11,11 +11,9 @@ import threading
 import time
 import types
 
-import legacy_values
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_original import GENERATIONS, ask, install
 
 from ben_secure import TagMismatchError, UntrustedDataError, loads
 from ben_secure.errors import Rule
@@ -30,6 +28,8 @@ from ben_secure.signing.tags import (
     split_footer,
     verified_payload,
 )
+from support import legacy_values
+from support.originals import GENERATIONS, ask, install
 
 pytestmark = pytest.mark.threat("T9")
 

@@ -8,11 +8,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from fuzz_core import examine, honest_tensors, mutate_tensors
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import STANDARD_CLASSES, TwoBandPatch, make_patch, noise, standard_specs
-from tensor_files import MAP, S1_FILE, S1_NAMES, S2_NAMES, entry, file, noted, raw, sentinel, spell, table
 
 from ben_secure import tensors
 from ben_secure.bands import BANDS, STORAGE_ORDER
@@ -30,6 +27,9 @@ from ben_secure.signing.keys import MacKey
 from ben_secure.signing.tags import append_tag
 from ben_secure.tensors.header import DTYPES, read_header
 from ben_secure.tensors.note import NAME
+from support.fuzz_core import examine, honest_tensors, mutate_tensors
+from support.strategies import STANDARD_CLASSES, TwoBandPatch, make_patch, noise, standard_specs
+from support.tensor_files import MAP, S1_FILE, S1_NAMES, S2_NAMES, entry, file, noted, raw, sentinel, spell, table
 
 library = pytest.importorskip("safetensors.numpy")
 

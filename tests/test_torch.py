@@ -15,7 +15,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from test_batches import KEY, database, patches  # noqa: E402
 from torch.utils.data import DataLoader, Subset  # noqa: E402
 
 from ben_secure import PatchFormatError, TagMismatchError, UnsafePickleError  # noqa: E402
@@ -23,6 +22,7 @@ from ben_secure.batches import PatchArrays  # noqa: E402
 from ben_secure.signing.keys import MacKey  # noqa: E402
 from ben_secure.torch import PatchDataset, batch_loader, collate  # noqa: E402
 from ben_secure.torch.memory import Mapped, Pool  # noqa: E402
+from support.patch_databases import KEY, database, patches  # noqa: E402
 
 # From Python 3.12 on, forking is warned of where there are threads, and torch and forks go on as before.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

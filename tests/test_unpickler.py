@@ -7,11 +7,21 @@ import pickle
 import random
 import sys
 
-import fuzz_core
 import numpy as np
 import pytest
-import strategies
-from assembler import (
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import ben_secure
+from ben_secure import Band, BigEarthNetPatch
+from ben_secure.bands import S1_BANDS
+from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pickles import PatchUnpickler, load, loads
+from ben_secure.pickles._segments import Segments
+from ben_secure.pickles.unpickler import STAND_INS, loads_part, recognised
+from support import fuzz_core, strategies
+from support.assembler import (
     MEMO,
     REBUILD_PATCH,
     array_blob,
@@ -31,10 +41,8 @@ from assembler import (
     tup,
     with_metadata,
 )
-from fuzz_core import honest_values, mutate
-from hypothesis import example, given
-from hypothesis import strategies as st
-from legacy_values import (
+from support.fuzz_core import honest_values, mutate
+from support.legacy_values import (
     GENERATIONS,
     GENERIC,
     MERGED,
@@ -49,16 +57,7 @@ from legacy_values import (
     small_tree,
     write,
 )
-from strategies import TwoBandPatch, make_patch
-
-import ben_secure
-from ben_secure import Band, BigEarthNetPatch
-from ben_secure.bands import S1_BANDS
-from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
-from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pickles import PatchUnpickler, load, loads
-from ben_secure.pickles._segments import Segments
-from ben_secure.pickles.unpickler import STAND_INS, loads_part, recognised
+from support.strategies import TwoBandPatch, make_patch
 
 VALUES = honest_values()
 
@@ -464,7 +463,7 @@ def test_flipped_bits_are_a_patch_or_one_of_our_errors(seed):
 
 
 def test_short_fuzzing():
-    """A second of the fuzzer, as ``python tests/fuzz_core.py`` runs it for hours."""
+    """A second of the fuzzer, as ``python tests/support/fuzz_core.py`` runs it for hours."""
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)
     for _ in range(300):

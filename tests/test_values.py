@@ -3,10 +3,6 @@
 import io
 
 import pytest
-from assembler import canonical
-from legacy_values import GENERATIONS, small_tree, write
-from strategies import make_patch
-from tensor_files import S1_FILE, S1_NAMES, pattern, raw, sentinel, spell
 
 import ben_secure
 from ben_secure import pickles, tensors, values
@@ -15,6 +11,10 @@ from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatErr
 from ben_secure.limits import Limits
 from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.signing.footer import FOOTER_BYTES
+from support.assembler import canonical
+from support.legacy_values import GENERATIONS, small_tree, write
+from support.strategies import make_patch
+from support.tensor_files import S1_FILE, S1_NAMES, pattern, raw, sentinel, spell
 
 PICKLES = [canonical(), *(write(small_tree(generation)) for generation in GENERATIONS)]
 

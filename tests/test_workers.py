@@ -15,7 +15,6 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_audit import HONEST, NAME, SHELL, make_database
 
 from ben_secure import Limits, StoreError
 from ben_secure.audit import Options
@@ -25,6 +24,7 @@ from ben_secure.audit.run._wire import tally_from_json, tally_to_json
 from ben_secure.audit.run.ranges import RangeTask, cut, judge_range, open_pages, sample, split
 from ben_secure.audit.run.workers import Workers
 from ben_secure.errors import Rule
+from support.databases import HONEST, NAME, SHELL, make_database
 
 OPTIONS = Options(limits=Limits(max_value_bytes=60_000))
 RECORDS = {b"%s%02d" % (NAME[:-2], n): HONEST[n % 4] for n in range(30)} | {

@@ -16,7 +16,6 @@ import lmdb.verify
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strategies import make_patch, patches
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
 from ben_secure.limits import Limits
@@ -25,6 +24,7 @@ from ben_secure.patches import BigEarthNet_S1_Patch
 from ben_secure.store import writer
 from ben_secure.store.reader import PatchReader
 from ben_secure.store.writer import PatchWriter
+from support.strategies import make_patch, patches
 
 PATCH = make_patch(labels=["Sea and ocean"])
 OTHER = make_patch(BigEarthNet_S1_Patch, seed=1)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from assembler import (
+
+from ben_secure.errors import Rule
+from support.assembler import (
     BOOL,
     EITHER,
     FALSE,
@@ -43,7 +45,7 @@ from assembler import (
     tup,
     with_metadata,
 )
-from legacy_values import (
+from support.legacy_values import (
     GENERIC,
     INTERFACE,
     MERGED,
@@ -58,8 +60,6 @@ from legacy_values import (
     tree,
     write,
 )
-
-from ben_secure.errors import Rule
 
 # fmt: off
 

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from legacy_values import GENERIC, Call, Writer, name_of, small_tree, write
-
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
+from support.legacy_values import GENERIC, Call, Writer, name_of, small_tree, write
 
 MEMO, STOP = pickle.MEMOIZE, pickle.STOP
 NONE, TRUE, FALSE = pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE

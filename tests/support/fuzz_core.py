@@ -1,4 +1,4 @@
-"""Mutation fuzzing of the trusted core, by hand: ``python tests/fuzz_core.py --seconds 600``.
+"""Mutation fuzzing of the trusted core, by hand: ``python tests/support/fuzz_core.py --seconds 600``.
 
 Honest values and attacks are mutated, with and without regard for opcodes, and each result must pass ``examine``: a
 patch or one of our errors, in bounded time, the same verdict from a warm and an emptied cache of segments, and the same
@@ -23,12 +23,7 @@ import time
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-
-from assembler import ATTACKS, canonical, dct, entry, name, number, text, tup
-from legacy_values import GENERATIONS, S1, S1_BANDS, Maker, pixels_of, small_tree, tree, write
-from tensor_files import S1_FILE, S2_NAMES, file, noted, sentinel, table
-from tensor_files import entry as entry_of
+    sys.path[:0] = [str(folder) for folder in pathlib.Path(__file__).resolve().parents[1:3]]
 
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS
@@ -40,6 +35,10 @@ from ben_secure.pickles.arrays import CallRecord, Inert, Record
 from ben_secure.pickles.unpickler import STAND_INS
 from ben_secure.tensors import SIGN
 from ben_secure.values import loads, loads_part
+from support.assembler import ATTACKS, canonical, dct, entry, name, number, text, tup
+from support.legacy_values import GENERATIONS, S1, S1_BANDS, Maker, pixels_of, small_tree, tree, write
+from support.tensor_files import S1_FILE, S2_NAMES, file, noted, sentinel, table
+from support.tensor_files import entry as entry_of
 
 _ADMITTED_NAMES = (
     "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "BININT",
@@ -400,7 +399,7 @@ def both_pixels_and_metadata() -> Any:
 
 def main() -> None:
     """Fuzz for a time and print what was seen; a failure prints its seed and saves the value."""
-    import attacks  # noqa: F401 - fills ATTACKS
+    from support import attacks  # noqa: F401 - fills ATTACKS
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=60)

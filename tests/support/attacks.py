@@ -14,7 +14,10 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
-from assembler import (
+
+from ben_secure.errors import Rule
+from ben_secure.pickles.allowlist import KINDS, Kind
+from support.assembler import (
     ATTACKS,
     FALSE,
     HONEST,
@@ -50,12 +53,9 @@ from assembler import (
     tup,
     with_metadata,
 )
-from attack_tensors import add_tensors
-from attack_values import add_values
-from legacy_values import INTERFACE, PATCH_MODULES, S1, Call, Maker, name_of, small_tree, write
-
-from ben_secure.errors import Rule
-from ben_secure.pickles.allowlist import KINDS, Kind
+from support.attack_tensors import add_tensors
+from support.attack_values import add_values
+from support.legacy_values import INTERFACE, PATCH_MODULES, S1, Call, Maker, name_of, small_tree, write
 
 __all__ = ["ATTACKS"]
 
@@ -138,7 +138,7 @@ _CALLS: dict[str, bytes] = {
     ),
     "our own package's pickle": call(name("ben_secure.pickles.unpickler", "pickle.loads"), blob(_inner)),
     "our own package's io": call(name("ben_secure.pickles.unpickler", "io.open"), text("canary"), text("w")),
-    "an import of a module at hand": call(name("legacy_values", "io.open"), text("canary"), text("w")),
+    "an import of a module at hand": call(name("support.legacy_values", "io.open"), text("canary"), text("w")),
 }
 
 

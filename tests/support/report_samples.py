@@ -6,7 +6,6 @@ import dataclasses
 import io
 from collections import Counter
 
-import assembler
 from rich.console import Console
 
 from ben_secure.audit.findings import AuditReport, Finding, Tally
@@ -14,6 +13,7 @@ from ben_secure.audit.judge.scan import scan_value
 from ben_secure.audit.report.table_report import to_table
 from ben_secure.audit.rules import RULES
 from ben_secure.errors import Rule
+from support import assembler
 
 HOSTILE_TEXTS = [
     "\x1b[31mred",

@@ -10,10 +10,22 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from assembler import attack
-from tensor_files import MAP, S1_FILE, S1_NAMES, S2_NAMES, entry, file, noted, pattern, raw, sentinel, spell, table
-
 from ben_secure.errors import Rule
+from support.assembler import attack
+from support.tensor_files import (
+    MAP,
+    S1_FILE,
+    S1_NAMES,
+    S2_NAMES,
+    entry,
+    file,
+    noted,
+    pattern,
+    raw,
+    sentinel,
+    spell,
+    table,
+)
 
 _DATA = pattern(120 * 120)
 _S1 = sentinel(S1_NAMES)
