@@ -2,14 +2,29 @@
 
 import os
 import pathlib
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import ben_secure
+from support.originals import GENERATIONS, install
 
 settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.register_profile("long", parent=settings.get_profile("default"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Where the package is not installed, the processes that tests start find it as these do: in the checkout.
+_CHECKOUT = pathlib.Path(__file__).parent.parent
+if pathlib.Path(ben_secure.__file__).parent.parent == _CHECKOUT:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CHECKOUT), os.environ.get("PYTHONPATH")]))
+
+# A shell starts what it runs in the background with SIGINT ignored, and the processes that tests interrupt inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +34,17 @@ def real_data() -> pathlib.Path:
     if not folder:
         pytest.skip("BEN_SECURE_DATA names no folder of real archives")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory):
+    """Interpreters with each generation of the original package."""
+    folder = tmp_path_factory.mktemp("originals")
+    try:
+        with ThreadPoolExecutor() as pool:
+            made = pool.map(lambda item: install(folder / item[0], item[1]), GENERATIONS.items())
+            return dict(zip(GENERATIONS, made, strict=True))
+    except subprocess.CalledProcessError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the original package cannot be installed here: {error.stderr[-300:]}")

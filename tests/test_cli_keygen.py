@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import pty
 import re
 import stat
@@ -11,7 +10,6 @@ import sys
 
 import pytest
 
-import ben_secure
 from ben_secure import KeyFileError
 from ben_secure.cli import main
 from ben_secure.signing.keys import read_mac_keys, read_signing_key, read_verify_key
@@ -200,14 +198,12 @@ def dialogue(folder, *answers):
         "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(ben_secure.__file__).parent.parent)}
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command],
         cwd=folder,
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=terminal,
-        env=environment,
     )
     os.close(terminal)
     shown = b""

@@ -6,18 +6,17 @@ reads, and the same description is made of what ``ben_secure`` reads.
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import ben_secure
 from ben_secure.pages.reader import PageReader
-from support.originals import GENERATIONS, SCRIPT, ask, install
+from support.originals import GENERATIONS, SCRIPT, ask
+
+pytestmark = pytest.mark.slow
 
 sys.modules["archive_patches"] = sys.modules[__name__]
 
@@ -44,20 +43,6 @@ def expect(described: dict[str, object]) -> dict[str, object]:
         lines = described["repr"].split("\n")
         described["repr"] = "\n".join([lines[0], *lines[3:15], *lines[1:3], *lines[15:]])
     return described
-
-
-@pytest.fixture(scope="session")
-def originals(tmp_path_factory):
-    """Interpreters with each generation of the original package."""
-    folder = tmp_path_factory.mktemp("originals")
-    try:
-        with ThreadPoolExecutor() as pool:
-            made = pool.map(lambda item: install(folder / item[0], item[1]), GENERATIONS.items())
-            return dict(zip(GENERATIONS, made, strict=True))
-    except subprocess.CalledProcessError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"the original package cannot be installed here: {error.stderr[-300:]}")
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)

@@ -23,11 +23,12 @@ def install(folder: pathlib.Path, needs: list[str]) -> pathlib.Path:
     # Linked: a copy of the interpreter, still open for writing when another thread starts a process, cannot be run.
     venv.create(folder, with_pip=True, symlinks=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True, capture_output=True, text=True)
+    command = [python, "-I", "-m", "pip", "install", "--quiet", *needs]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     return python
 
 
 def ask(python: pathlib.Path, *arguments: str, text: str = "") -> str:
     """Run the script under one generation."""
-    command = [python, "-W", "ignore", SCRIPT, *arguments]
+    command = [python, "-I", "-W", "ignore", SCRIPT, *arguments]
     return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout
