@@ -157,10 +157,7 @@ def test_help_and_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "exit_code"),
     [
-        (["audit", "/clean"], 0),
-        (["audit", "/hostile"], 1),
-        (["audit", "/empty"], 2),
-        (["audit", "/missing", "--json"], 2),
+        (["inspect", "/clean"], 0),
         (["inspect", "/hostile", "second"], 1),
         (["nonsense", "--json"], 2),
     ],
@@ -174,9 +171,7 @@ def test_exit_codes_of_the_process(place, runner, arguments, exit_code):
         assert json.loads(done.stdout)["exit_code"] == exit_code
 
 
-@pytest.mark.parametrize(
-    "arguments", [["audit", "/hostile"], ["audit", "/hostile", "--json"], ["inspect", "/clean"], ["--help"]]
-)
+@pytest.mark.parametrize("arguments", [["audit", "/hostile"], ["inspect", "/clean", "--json"], ["--help"]])
 def test_a_broken_pipe_is_undecided_and_silent(place, arguments):
     """Nobody has read the verdict; rich and click would end with 1, which says refused."""
     reader, writer = os.pipe()
@@ -187,7 +182,7 @@ def test_a_broken_pipe_is_undecided_and_silent(place, arguments):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
-@pytest.mark.parametrize("arguments", [["audit", "/hostile"], ["audit", "/clean", "--json"]])
+@pytest.mark.parametrize("arguments", [["audit", "/hostile", "--json"], ["inspect", "/clean"]])
 def test_a_full_disk_is_undecided(place, arguments):
     """A verdict that could not be written was not given."""
     with open("/dev/full", "w") as full:
@@ -198,7 +193,7 @@ def test_a_closed_stdout_does_not_change_the_verdict(place):
     """Scripts that want the exit code only may close it."""
     shell = ["sh", "-c", '"$@" >&-', "sh", *RUNNER]
     assert process(["audit", place / "hostile"], shell).returncode == 1
-    assert process(["audit", place / "clean"], shell).returncode == 0
+    assert process(["inspect", place / "clean", "first"], shell).returncode == 0
 
 
 def failing(error):
@@ -279,7 +274,7 @@ def test_the_module_is_light():
     assert process([], [sys.executable, "-c", code]).stdout == "set()\n"
 
 
-def test_progress_goes_to_a_terminal_only(place):
+def test_progress_goes_to_a_terminal_only(place, capsys):
     """On a terminal stderr shows progress, and stdout has the result alone."""
     manager, terminal = pty.openpty()
     parts = []
@@ -291,21 +286,23 @@ def test_progress_goes_to_a_terminal_only(place):
 
     reading = threading.Thread(target=read)
     reading.start()
-    environment = os.environ | {"TERM": "xterm"}
-    done = process(["audit", place / "clean"], stderr=terminal, env=environment)
+    done = process(["audit", place / "clean"], stderr=terminal, env=os.environ | {"TERM": "xterm"})
     os.close(terminal)
     reading.join()
     os.close(manager)
     shown = b"".join(parts).decode()
     assert "checking" in shown
     assert "2/2" in shown
-    assert done.stdout == process(["audit", place / "clean"], env=environment).stdout
+    assert main(["audit", str(place / "clean")]) == 0
+    assert (done.stdout, "") == capsys.readouterr()
     assert done.stdout.splitlines()[-1].startswith("CLEAN: all 2 values")
 
 
-def test_a_pipe_gets_no_colours_and_long_lines(place):
+def test_a_pipe_gets_no_colours_and_long_lines(place, monkeypatch, capsys):
     """Without a terminal the verdict is one line whatever the width, and there is no escape."""
-    out = process(["audit", place / "hostile"], env=os.environ | {"COLUMNS": "40"}).stdout
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["audit", str(place / "hostile")]) == 1
+    out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"REFUSED: 1 of 2 values in {place / 'hostile'}; do not load it with pickle"
     assert "\x1b" not in out
 
@@ -546,40 +543,58 @@ def test_a_value_that_is_too_long_to_be_read_is_refused(tmp_path, capsys):
 # Hostile text.
 
 
-@pytest.mark.threat("T4")
-@pytest.mark.parametrize("text", HOSTILE_TEXTS)
-def test_no_text_of_a_file_is_interpreted(text, tmp_path, monkeypatch, capsys):
-    """Keys, globals, names, labels, opcode arguments and paths are plain text, on a terminal with colours too."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "100")
+def records_with(text):
+    """Records in whose every part the text stands; two of them are refused."""
     metadata = {**labels(), f"odd {text}": [text, {text: text}], "plain": text}
-    records = {
-        f"bad {text}".encode(): assembler.program(
-            assembler.name(text, "x"), assembler.text(text), assembler.blob(text.encode())
-        ),
+    program = assembler.program(assembler.name(text, "x"), assembler.text(text), assembler.blob(text.encode()))
+    return {
+        f"bad {text}".encode(): program,
         f"good {text}".encode(): write(small_tree(metadata=metadata)),
         b"bad \xff" + text.encode(): HONEST[0],
     }
-    database = make_database(tmp_path / f"db {text}".replace("/", "").replace("\0", ""), records)
+
+
+def run_in_colour(capsys, *command):
+    """What a command prints, on a terminal with colours and as JSON, which is plain text but for styles of our own."""
+    for more in ([], ["--json"]):
+        main([*command, *more])
+        out, err = capsys.readouterr()
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", out) if not more else out
+        assert re.fullmatch(r"[ -~─\n]*", plain + err)
+        assert "\x1b[31mred" not in out
+        yield plain
+
+
+@pytest.fixture
+def colours(monkeypatch):
+    """A terminal with colours, for what asks whether there is one."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.mark.threat("T4")
+@pytest.mark.parametrize("text", [" ".join(HOSTILE_TEXTS[start::4]) for start in range(4)])
+@pytest.mark.usefixtures("colours")
+def test_no_text_of_a_file_is_interpreted(text, tmp_path, capsys):
+    """Keys, globals, names, labels, opcode arguments and paths are plain text, on a terminal with colours too."""
+    records = records_with(text)
+    database = str(make_database(tmp_path / f"db {text}".replace("/", "").replace("\0", ""), records))
     assert loads(records[f"good {text}".encode()]).plain == text
-    commands = [
-        ["audit", str(database)],
-        ["inspect", str(database)],
-        ["audit", f"missing {text}"],
-        ["inspect", text],
-        [text],
-    ]
-    commands += [["inspect", str(database), name.hex(), "--hex", "--disassemble"] for name in records]
-    commands += [["inspect", str(database), f"none {text}"]]
-    for command in commands:
-        for more in ([], ["--json"]):
-            main([*command, *more])
-            out, err = capsys.readouterr()
-            plain = re.sub(r"\x1b\[[0-9;]*m", "", out) if not more else out
-            assert re.fullmatch(r"[ -~─\n]*", plain + err)
-            assert "\x1b[31mred" not in out
-            if text.startswith("[") and command[0] == "audit":
-                assert text in plain
+    for arguments in ([database], [text], [database, f"none {text}"]):
+        assert len(list(run_in_colour(capsys, "inspect", *arguments))) == 2
+    for name in records:
+        assert len(list(run_in_colour(capsys, "inspect", database, name.hex(), "--hex", "--disassemble"))) == 2
+    assert len(list(run_in_colour(capsys, text))) == 2
+
+
+@pytest.mark.threat("T4")
+@pytest.mark.usefixtures("colours")
+def test_no_text_of_a_file_is_interpreted_in_a_report(tmp_path, capsys):
+    """The same of the audit of a database that holds all of the texts, below a folder that is named after one."""
+    records = {name: value for text in HOSTILE_TEXTS for name, value in records_with(text).items()}
+    database = make_database(tmp_path / "db [red]x[/red] \x1b[31mred :smile:".replace("/", ""), records)
+    for plain in run_in_colour(capsys, "audit", str(database), *(f"missing {text}" for text in HOSTILE_TEXTS)):
+        assert [text for text in HOSTILE_TEXTS if text.startswith("[") and text not in plain] == []
 
 
 @pytest.mark.threat("T4")
