@@ -4,10 +4,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import lmdb
 import pytest
@@ -19,6 +17,7 @@ from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, VerifyKey, wr
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.tags import append_tag, verified_payload
 from support.databases import SHELL, make_database
+from support.kills import kill_at_random
 from support.legacy_values import small_tree, write
 from support.tensor_files import S1_FILE
 
@@ -294,25 +293,19 @@ def test_json(place, capsys):
     assert (len(document["findings"]), document["findings_left_out"]) == (20, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T9")
 def test_a_killed_sign_can_be_done_again(place):
     """At random moments of a real process: every value is as before or rightly tagged, and a rerun completes."""
     many = {b"%04d" % number: bytes([number % 251]) * 100_000 for number in range(250)}
     make_database(place / "original", many)
     command = [sys.executable, "-m", "ben_secure", "sign", "db", "--mac-key", "key"]
-    shutil.rmtree("db")
-    shutil.copytree("original", "db")
-    begin = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    duration = time.perf_counter() - begin
-    killed = 0
-    for part in (0.2, 0.6, 0.75, 0.85, 0.95):
+
+    def prepare():
         shutil.rmtree("db")
         shutil.copytree("original", "db")
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:
-            time.sleep(part * duration)
-            child.send_signal(signal.SIGKILL)
-        killed += child.returncode == -signal.SIGKILL
+
+    for _ in kill_at_random(command, prepare):
         with lmdb.open("db", readonly=True, lock=False) as env, env.begin() as transaction:
             found = dict(transaction.cursor())
         done = [lmdb_key for lmdb_key in many if found[lmdb_key] != many[lmdb_key]]
@@ -320,7 +313,6 @@ def test_a_killed_sign_can_be_done_again(place):
             assert verified_payload(KEYS, b"", lmdb_key, found[lmdb_key]) == many[lmdb_key]
         subprocess.run(command, check=True, capture_output=True)
         assert records("db") == tagged(many)
-    assert killed > 0
 
 
 # The manifest

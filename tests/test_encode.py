@@ -402,6 +402,7 @@ SCRIPT = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_run_is_resumed(tmp_path, workers):
     """Killed at random moments and begun again, it ends with the records of a run that nobody killed."""

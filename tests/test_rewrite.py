@@ -439,6 +439,7 @@ def test_killed_at_every_value(tmp_path, monkeypatch):
     assert finished == [0] * 16 + [4] * 4 + [8] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["in place", "new"])
 def test_killed_at_random_moments(tmp_path, monkeypatch, where):
     """Between any two instructions, of liblmdb too."""

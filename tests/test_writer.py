@@ -514,6 +514,7 @@ def test_killed_at_every_step(tmp_path, monkeypatch, append):
     assert became_new.count(False) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("append", [False, True])
 def test_killed_at_random_moments(tmp_path, monkeypatch, append):
     """The same inside liblmdb and between any two instructions."""
@@ -538,7 +539,8 @@ def test_killed_at_random_moments(tmp_path, monkeypatch, append):
             os._exit(0)
         time.sleep(rng.uniform(0, duration))
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            duration *= 0.9  # the machine may have become faster than when it was timed
         interrupted += left_over(target.parent) != []
         if records(target) == before:
             write(target, many, append=append)
