@@ -50,7 +50,7 @@ def place(tmp_path_factory):
 def process(arguments, runner=RUNNER, **options):
     """Run a real process."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.run([*runner, *map(str, arguments)], text=True, timeout=60, **options)
+    return subprocess.run([*runner, *map(str, arguments)], text=True, timeout=600, **options)
 
 
 # Exit codes. (arguments, exit code); a str with a slash in front is inside of the place.
@@ -611,7 +611,7 @@ def test_a_key_that_is_not_utf8_can_be_inspected(tmp_path, capsys):
 def test_the_tools_of_these_tests_are_live(tmp_path):
     """The hostile value is one: stock pickle runs it (in a process of its own)."""
     code = "import pickle, sys; pickle.loads(bytes.fromhex(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, SHELL.hex()], cwd=tmp_path, timeout=60)
+    subprocess.run([sys.executable, "-c", code, SHELL.hex()], cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["canary"]
     assert cli.main is main
     assert lmdb.version()

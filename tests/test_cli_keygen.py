@@ -213,7 +213,7 @@ def dialogue(folder, *answers):
         while b": " not in shown[begin:]:
             shown += os.read(manager, 1000)
         os.write(manager, answer)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=600)[0]
     while True:
         try:
             more = os.read(manager, 1000)

@@ -48,7 +48,7 @@ def test_threads_work_at_the_same_time(tmp_path):
     """Two workers are in the function together: each waits for the other."""
     records = numbered(12)
     with PageReader(build(tmp_path / "data.mdb", records)) as pages:
-        barrier = threading.Barrier(2, timeout=20)
+        barrier = threading.Barrier(2, timeout=300)
         found = list(map_values(pages, lambda _, value: (barrier.wait() in (0, 1), value), 2))
     assert found == [(lmdb_key, (True, value)) for lmdb_key, value in records]
 

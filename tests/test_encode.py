@@ -419,7 +419,7 @@ def test_a_killed_run_is_resumed(tmp_path, workers):
             time.sleep(chance.uniform(0, 0.08 if workers == "1" else 0.6))
             process.send_signal(signal.SIGKILL)
             kills -= 1
-        process.communicate(timeout=60)
+        process.communicate()
         assert process.returncode in (0, -signal.SIGKILL)
     encode(tmp_path / "whole", s1=tmp_path / "s1")
     assert records(tmp_path / "out") == records(tmp_path / "whole")

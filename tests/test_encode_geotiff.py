@@ -243,14 +243,14 @@ def test_tags_that_all_point_at_the_same_megabytes_are_refused(tag, kind, width)
     entry = struct.pack("<HHII", tag, kind, (size - 60_000) // width, 60_000)
     content = many_tags([entry] * 4000, size)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(ValueError, match=r"tags have more than|expected 20 of each|expected one whole number"):
             decode_band(content, B01)
         assert tracemalloc.get_traced_memory()[1] < 6 * size
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.threat("T15")

@@ -194,11 +194,11 @@ def test_cycles_and_shared_references_end_quickly():
     cycle.append([cycle, cycle])
     loop = {}
     loop["again"] = loop
-    start = time.perf_counter()
+    start = time.process_time()
     for value in (cycle, loop, doubled(20), [set(range(1000))] * 50_000, [objects(*map(str, range(999)))] * 50_000):
         with pytest.raises(ValueError, match=r"nested deeper|may hold \d+ objects"):
             check_value("x", value)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_the_bound_on_objects_is_common_to_all_values():

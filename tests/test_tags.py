@@ -380,24 +380,29 @@ def test_threads_share_a_key():
 
 
 def test_the_hash_runs_without_the_gil():
-    """Another thread gets on while one large value is verified; with the GIL held it could not."""
+    """Another thread gets on while one large value is verified; with the GIL held it never could."""
     value = append_tag(KEY, b"", b"k", bytes(64 * 2**20))
-    spans = []
+    assert any(others_get_on(lambda: verified_payload(KEYS, b"", b"k", value)) for _ in range(50))
+    assert not any(others_get_on(lambda: 3**1_000_000) for _ in range(3))
 
-    def work():
+
+def others_get_on(work):
+    """Whether this thread runs in the middle of what another one does; it may not if the machine is busy."""
+    spans, ticks = [], []
+
+    def timed():
         begin = time.perf_counter()
-        verified_payload(KEYS, b"", b"k", value)
+        work()
         spans.append((begin, time.perf_counter()))
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=timed)
     thread.start()
-    ticks = []
     while thread.is_alive():
         ticks.append(time.perf_counter())
         time.sleep(0.001)
     [(begin, end)] = spans
     margin = (end - begin) * 0.1
-    assert [tick for tick in ticks if begin + margin < tick < end - margin]
+    return any(begin + margin < tick < end - margin for tick in ticks)
 
 
 # The original package.

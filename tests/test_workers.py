@@ -276,9 +276,9 @@ def test_too_many_lost_values_end_the_audit(database, pages, monkeypatch):
 
 @pytest.mark.parametrize("late", [0, 0.5])
 @pytest.mark.parametrize(
-    ("program", "fate"), [("/bin/false", "it ended with exit code 1"), ("/nonexistent", "No such file or directory")]
+    ("program", "fate"), [("/bin/false", "it ended with exit code 1"), ("missing", "No such file or directory")]
 )
-def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, program, fate, late):
+def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, tmp_path, program, fate, late):
     """It is nothing that a value did, be it gone before it is spoken to or behind that."""
 
     class Started(subprocess.Popen):
@@ -287,7 +287,7 @@ def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, progra
             time.sleep(late)
 
     monkeypatch.setattr(workers.subprocess, "Popen", Started)
-    monkeypatch.setattr(workers.sys, "executable", program)
+    monkeypatch.setattr(workers.sys, "executable", os.path.join(tmp_path, program))
     with Workers(1) as pool, pytest.raises(StoreError, match=f"could not be started: .*{fate}"):
         list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 
