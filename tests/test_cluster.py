@@ -120,6 +120,7 @@ def patience(monkeypatch):
 # The same report.
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T14")
 def test_the_report_is_that_of_a_local_audit(plain, tmp_path):
     """Byte for byte, with hostile values, of several batches, in key order."""
@@ -129,6 +130,7 @@ def test_the_report_is_that_of_a_local_audit(plain, tmp_path):
     assert text_of(remote) == text_of(local)
 
 
+@pytest.mark.slow
 def test_the_command_line_gives_the_same_output(plain, tmp_path, capsys):
     """``--dask ADDRESS`` changes where values are judged and nothing else."""
     database = mixed(tmp_path / "db", 50)
@@ -139,6 +141,7 @@ def test_the_command_line_gives_the_same_output(plain, tmp_path, capsys):
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.slow
 def test_real_archives_have_the_same_reports(plain, real_data):
     """Of the archives that the original packages wrote."""
     for path in sorted(real_data.glob("legacy/numpy2*/s1_s2.lmdb")):
@@ -147,6 +150,7 @@ def test_real_archives_have_the_same_reports(plain, real_data):
         assert remote.verdict == "clean"
 
 
+@pytest.mark.slow
 def test_several_databases_samples_and_interruptions_work_as_ever(plain, tmp_path):
     """One connection serves them all; closing it early leaves the cluster as it was."""
     database = mixed(tmp_path / "db", 600)
@@ -163,6 +167,7 @@ def test_several_databases_samples_and_interruptions_work_as_ever(plain, tmp_pat
         assert audit_database(clean, options=QUICK, run=Run(runner=runner)).verdict == "clean"
 
 
+@pytest.mark.slow
 def test_a_damaged_tree_is_undecided_as_it_is_locally(plain, tmp_path):
     """What comes before the damage is judged in the cluster too."""
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
@@ -173,6 +178,7 @@ def test_a_damaged_tree_is_undecided_as_it_is_locally(plain, tmp_path):
     assert text_of(remote) == text_of(local)
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T2")
 def test_a_value_that_kills_its_process_is_found(plain, tmp_path, monkeypatch):
     """The same finding as locally, for that value alone; the workers of the cluster live on."""
@@ -249,9 +255,10 @@ def certificate(folder):
     (folder / "key.pem").write_bytes(pem)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_workers_is_told(tls, monkeypatch):
     """After a bounded time."""
-    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 5.0)
     with (
         pytest.raises(StoreError, match=r"the cluster has no workers: .*; start some"),
         cluster(tls.address, QUICK),
@@ -259,6 +266,7 @@ def test_a_cluster_without_workers_is_told(tls, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T14")
 def test_a_mac_key_travels_over_tls_only(tls, plain, tmp_path):
     """With TLS tags are checked as locally; without, nothing is sent."""
@@ -276,6 +284,7 @@ def test_a_mac_key_travels_over_tls_only(tls, plain, tmp_path):
     assert main([*arguments, "--dask", plain.address]) == 2
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_lost_during_the_audit_is_told(tls, tmp_path):
     """The report says so."""
     tls.workers(1)
@@ -325,6 +334,7 @@ def test_without_the_extra_the_message_names_it(monkeypatch):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T14")
 def test_another_version_on_a_worker_is_told(plain, monkeypatch):
     """Its findings could be others than ours; and a worker without ben_secure has none."""
@@ -449,6 +459,7 @@ def test_what_goes_wrong_in_the_cluster_is_told(batch, error, message):
 # The end of the first cluster.
 
 
+@pytest.mark.slow
 def test_workers_that_are_lost_during_the_audit_are_told(plain, tmp_path, monkeypatch):
     """After a bounded time, and what was found before is in the report."""
     monkeypatch.setattr(cluster_module, "PATIENCE_S", 1.0)

@@ -42,10 +42,9 @@ def tour(directory=None, width=100):
     return exit_code, out.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 100])
-def test_the_demo_shows_every_attack_refused(temporary, width):
+def test_the_demo_shows_every_attack_refused(temporary):
     """The output fits a screen, names each attack, and nothing stays behind."""
-    exit_code, text = tour(width=width)
+    exit_code, text = tour(width=80)
     assert exit_code == 0
     assert len(text.splitlines()) <= 60
     assert max(map(len, text.splitlines())) <= 100
@@ -74,6 +73,9 @@ def test_a_directory_that_is_named_stays(tmp_path, capsys):
     done = subprocess.run(["sh", "-c", f"{sys.executable} -m ben_secure {hint}"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "STACK_GLOBAL" in done.stdout
+    with PatchReader(directory / "honest.lmdb") as reader:
+        assert len(reader) == 24
+        assert reader["S2A_MSIL2A_20170613T101031_30_40"].s2_patch.get_stacked_10m_bands().shape == (4, 120, 120)
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(tmp_path, capsys):
@@ -176,11 +178,3 @@ def test_the_scenes_are_plausible():
         assert 1 <= len(patch.labels) <= 4
     assert len({tuple(patch.labels) for patch in patches}) > 2
     assert patches[1] == demo.make_patch(0, 1) != patches[2]
-
-
-def test_the_demo_databases_can_be_read_in_python(tmp_path):
-    """What the demo leaves is an ordinary database."""
-    tour(str(tmp_path / "d"))
-    with PatchReader(tmp_path / "d" / "honest.lmdb") as reader:
-        assert len(reader) == 24
-        assert reader["S2A_MSIL2A_20170613T101031_30_40"].s2_patch.get_stacked_10m_bands().shape == (4, 120, 120)

@@ -268,6 +268,7 @@ def test_programs_and_time_are_bounded(change):
         assert opinions.of_refused(SHELL) == first
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T13")
 def test_an_archive_of_values_that_attack_fickling_is_audited(tmp_path, monkeypatch):
     """The verdict on each value is the loader's; none is lost."""
@@ -312,9 +313,9 @@ def test_a_value_that_changed_or_is_gone_is_no_opinion():
 
 
 @pytest.mark.threat("T13")
-def test_fickling_that_cannot_be_started_is_no_opinion(monkeypatch):
+def test_fickling_that_cannot_be_started_is_no_opinion(monkeypatch, tmp_path):
     """The audit goes on without it."""
-    monkeypatch.setattr(opinion.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(opinion.sys, "executable", str(tmp_path / "missing"))
     with Opinions() as opinions:
         assert opinions.of_refused(SHELL).text == f"{NO_OPINION}: it cannot be started"
 

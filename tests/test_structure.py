@@ -236,9 +236,9 @@ def test_a_database_that_changes_all_the_time_is_undecided(database, monkeypatch
         structure_findings(database)
 
 
-def test_a_process_that_cannot_start_is_undecided(database, monkeypatch):
+def test_a_process_that_cannot_start_is_undecided(database, monkeypatch, tmp_path):
     """It is not taken for a sound database."""
-    monkeypatch.setattr(structure.sys, "executable", "/nowhere/python")
+    monkeypatch.setattr(structure.sys, "executable", str(tmp_path / "missing"))
     with pytest.raises(StoreError, match="cannot start a process to check the pages"):
         structure_findings(database)
 
@@ -252,11 +252,12 @@ def test_limits_of_the_user_stay(database):
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("ending", [[sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], ["/bin/false"]])
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "os._exit(1)"])
 def test_a_check_that_ends_for_another_reason_is_undecided(database, monkeypatch, ending):
     """Somebody has killed it, or it cannot run; that says nothing about the database."""
     popen = subprocess.Popen
-    monkeypatch.setattr(structure.subprocess, "Popen", lambda _, **options: popen(ending, **options))
+    command = [sys.executable, "-c", f"import os; {ending}"]
+    monkeypatch.setattr(structure.subprocess, "Popen", lambda _, **options: popen(command, **options))
     with pytest.raises(StoreError, match=r"cannot check the pages: the process that was to do it ended with (-9|1): "):
         structure_findings(database)
 

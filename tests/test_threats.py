@@ -1,6 +1,7 @@
 """Each row of threat_model.md has a test, and each test that names a row names one that exists."""
 
 import ast
+import functools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def decorated(body: list[ast.stmt], marks: tuple[str, ...] = ()) -> Iterator[tup
                 yield own
 
 
+@functools.cache
 def marked(*, slow: bool) -> dict[str, set[str]]:
     """Names of the test modules by the id that a mark, or a case of the attack corpus, names; with slow ones or not."""
     found: dict[str, set[str]] = {}

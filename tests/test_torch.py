@@ -27,7 +27,11 @@ from support.patch_databases import KEY, database, patches  # noqa: E402
 # From Python 3.12 on, forking is warned of where there are threads, and torch and forks go on as before.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-METHODS = [method for method in ("fork", "spawn", "forkserver") if method in multiprocessing.get_all_start_methods()]
+METHODS = [  # all but fork start interpreters that import torch
+    pytest.param(method, marks=[] if method == "fork" else pytest.mark.slow)
+    for method in ("fork", "spawn", "forkserver")
+    if method in multiprocessing.get_all_start_methods()
+]
 CONTEXT = "BEN"
 
 
