@@ -192,5 +192,9 @@ class KeyFileError(UndecidedError):
     """A key file cannot be used: missing, malformed, of another kind, or a secret that is not kept as one."""
 
 
+class ResourceError(UndecidedError):
+    """There was not enough memory or stack to judge a value; that says nothing about the value."""
+
+
 class MissingExtraError(UndecidedError):
     """An optional dependency is not installed; the message names the extra to install."""

@@ -1,19 +1,21 @@
 """Read one stored value, of whichever format: a pickled patch, or a safetensors file.
 
 The first bytes say which it is; nothing is ever tried and tried again otherwise. Reads nothing but what it is given,
-and leaves every judgement to ``pickles`` and ``tensors``.
+and leaves every judgement to ``pickles`` and ``tensors``. To lack memory is no judgement: it leaves as an
+``UndecidedError``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import BinaryIO
 
-from ben_secure.errors import PatchFormatError, Rule, printable
+from ben_secure.errors import PatchFormatError, ResourceError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches.patch import BigEarthNetPatch
-from ben_secure.pickles.unpickler import loads_part as _pickle_part
-from ben_secure.pickles.unpickler import recognised as _recognised_pickle
+from ben_secure.pickles.loader import Loader
+from ben_secure.pickles.templates import Template
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.reading import loads_part as _tensors_part
@@ -21,17 +23,49 @@ from ben_secure.tensors.reading import loads_part as _tensors_part
 _PICKLE = 0x80
 
 
-def loads_part(
-    value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits, lend: bool = False
-) -> BigEarthNetPatch:
-    """Read the patch in ``value[:end]``, without a copy of it; for who has checked what follows.
+class Decoder:
+    """Reads stored values of either format under fixed rules; threads may share it. One for each reader.
 
-    Args, Returns and Raises as for ``loads``; ``lend`` as for ``pickles.unpickler.loads_part``.
+    Args:
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares.
+        limits: What one value may cost.
+
+    Raises:
+        TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
+        ValueError: Two classes have one name, or one has a name of the interface itself.
     """
-    if value[4:9] == SIGN:
-        return _tensors_part(value, end, classes, limits)
-    if not end or value[0] != _PICKLE:
-        begins = f"it starts with {printable(value[: min(end, 9)])}" if end else "it is empty"
+
+    def __init__(self, classes: tuple[type[BigEarthNetPatch], ...] = (), limits: Limits = DEFAULT_LIMITS) -> None:
+        self.pickles = Loader(classes, limits)
+        self._classes = classes
+        self._limits = limits
+
+    def load(self, value: bytes | memoryview, end: int, aligned: int | None = None) -> BigEarthNetPatch:
+        """Read the patch in ``value[:end]``; the caller has verified the bytes after ``end``.
+
+        Args:
+            value: The stored bytes, which nobody else may change; hostile.
+            end: Where the payload ends.
+            aligned: As for ``pickles.loader.Loader.load``.
+
+        Returns:
+            The patch.
+
+        Raises:
+            UntrustedDataError: As ``loads``.
+            ResourceError: There is not enough memory to judge the value.
+        """
+        try:
+            if value[4:9] == SIGN:
+                return _tensors_part(value, end, self._classes, self._limits)
+            if end and value[0] == _PICKLE:
+                return self.pickles.load(value, end, aligned)
+        except (MemoryError, RecursionError) as error:
+            raise ResourceError(
+                f"there is not enough memory to read a value of {end} bytes, which says nothing about the value; "
+                "free some memory and try again"
+            ) from error
+        begins = f"it starts with {printable(bytes(value[: min(end, 9)]))}" if end else "it is empty"
         raise PatchFormatError(
             f"not a pickle and not a safetensors file: {begins}; a pickled "
             "patch starts with the opcode PROTO, b'\\x80', a safetensors file with the length of its header (8 bytes) "
@@ -39,23 +73,16 @@ def loads_part(
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
-    return _pickle_part(value, end, classes, limits, lend)
+
+    def template(self, value: bytes | memoryview, end: int) -> Template | None:
+        """What is remembered of a pickle that was loaded and differs in nothing but the pixels; None says nothing."""
+        if value[4:9] == SIGN or not end or value[0] != _PICKLE:
+            return None
+        return self.pickles.template(value, end)
 
 
-def recognised(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> object | None:
-    """Tell whether ``loads_part`` is known to return a patch, and all of it but the pixels, without building it.
-
-    Law: if this returns something, ``loads_part`` returns a patch that differs from that of any other value for which
-    this returned the same object in nothing but the pixels.
-
-    Args and Raises as for ``loads_part``, but for what comes to light only when a patch is built.
-
-    Returns:
-        The same object, by identity, for all values that differ in their pixels only; or None, which says nothing.
-    """
-    if value[4:9] == SIGN or not end or value[0] != _PICKLE:
-        return None
-    return _recognised_pickle(value, end, classes, limits)
+# For plain ``loads``: the latest rules and those before, each with a memory of its own.
+_decoder = lru_cache(maxsize=2)(Decoder)
 
 
 def load(
@@ -79,8 +106,8 @@ def loads(
     Args:
         data: The stored value. Nothing may follow it but the footer of a tagged one, which is not verified here: pass
             the key to ``PatchReader`` for that.
-        classes: Subclasses of ``BigEarthNetPatch`` that may occur besides the interface's own, as declared by the
-            caller, for archives of people who inherited from it.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares,
+            for databases of people who inherited from it. Their code is never called.
         limits: What the value may cost.
 
     Returns:
@@ -91,10 +118,11 @@ def loads(
             executed.
         LimitExceededError: It costs more than ``limits`` allow.
         PatchFormatError: It is damaged, or is not a patch.
+        ResourceError: There is not enough memory to judge it.
         TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
+        ValueError: Two of ``classes`` have one name, or one has a name of the interface itself.
     """
-    if not isinstance(data, bytes):
-        if not isinstance(data, bytearray | memoryview):
-            raise TypeError(f"a stored patch must be bytes, bytearray or memoryview, not {type(data).__name__}")
-        data = bytes(data)
-    return loads_part(data, payload_end(data), tuple(classes), limits)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a stored patch must be bytes, bytearray or memoryview, not {type(data).__name__}")
+    value = bytes(data)
+    return _decoder(tuple(classes), limits).load(value, payload_end(value))

@@ -19,7 +19,7 @@ from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.store.pairs import PairedReader
-from ben_secure.store.reader import PatchReader
+from ben_secure.store.reader import PatchReader, scratch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -217,7 +217,7 @@ class PatchArrays:
     def _read(self, row: int, outputs: Sequence[Float32]) -> Any:
         """Read one patch into arrays; returns its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
-        patch = reader.lend(name) if isinstance(reader, PatchReader) else reader[name]
+        patch = reader._load(name, scratch) if isinstance(reader, PatchReader) else reader[name]
         try:
             self._pixels.fill(outputs, patch._layout, patch._pixels)
             return self._labels.of(patch.__dict__)

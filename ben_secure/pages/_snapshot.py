@@ -8,7 +8,7 @@ that was not checked against the database and the file, and never reads more tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
 from ben_secure.pages._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
@@ -20,6 +20,8 @@ from ben_secure.pages.data_file import DataFile
 _CACHE_BYTES = 8 * 2**20
 
 _Page = TypeVar("_Page", Branch, Leaf)
+Place: TypeAlias = Callable[[int], memoryview]
+"""Gives a writable view of so many bytes."""
 
 
 class Snapshot:
@@ -76,15 +78,15 @@ class Snapshot:
         node = leaf.find(lmdb_key)
         return None if node is None else (leaf, node)
 
-    def get(self, lmdb_key: bytes) -> bytes | None:
-        """Read the value of a key, or None if there is no such key.
+    def get(self, lmdb_key: bytes, place: Place | None = None) -> Any:
+        """Read the value of a key, or None if there is no such key; into ``place(length)`` if that is given.
 
         Raises:
             StoreError: A page on the way is damaged, outside the file or of an unsupported kind.
             LimitExceededError: The value is longer than ``max_value_bytes``.
         """
         found = self.find(lmdb_key)
-        return None if found is None else self._value(*found)
+        return None if found is None else self._value(*found, place)
 
     def key_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[bytes]]:
         """Walk the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.
@@ -150,7 +152,7 @@ class Snapshot:
     def _overflow_pages(self, node: Node) -> int:
         return (PAGE_HEADER - 1 + node.length) // self.meta.page_bytes + 1  # OVPAGES in mdb.c
 
-    def _value(self, leaf: Leaf, node: Node) -> bytes:
+    def _value(self, leaf: Leaf, node: Node, place: Place | None = None) -> Any:
         if node.length > self._max_value_bytes:
             raise LimitExceededError(
                 f"the value has {node.length} bytes, expected at most {self._max_value_bytes} "
@@ -158,13 +160,21 @@ class Snapshot:
                 rule=Rule.LIMIT,
                 lmdb_key=node.lmdb_key,
             )
+        view = None if place is None else place(node.length)
         if node.overflow_page is None:
-            return leaf.page[node.data : node.data + node.length]
+            value: Any = leaf.page[node.data : node.data + node.length]
+            if view is not None:
+                view[:] = value
+            return value if view is None else view
         pages = self._overflow_pages(node)
         offset = self._offset(node.overflow_page, pages)
         # The value first: then the header is in the page cache, and a cold read costs one access to the disk. Both
         # are of one commit, or the caller notices.
-        value = self._file.read(offset + PAGE_HEADER, node.length)
+        if view is None:
+            value = self._file.read(offset + PAGE_HEADER, node.length)
+        else:
+            self._file.read_into(offset + PAGE_HEADER, view)
+            value = view
         header = self._file.read(offset, PAGE_HEADER)
         check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
         return value

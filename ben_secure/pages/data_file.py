@@ -108,7 +108,7 @@ class DataFile:
         """
         try:
             return os.pread(self._fd, size, offset)
-        except (OSError, OverflowError, MemoryError) as error:  # OverflowError: an offset that no system can express
+        except (OSError, OverflowError) as error:  # OverflowError: an offset that no system can express
             raise self._failed(error) from error
 
     def read(self, offset: int, size: int) -> bytes:
@@ -120,12 +120,25 @@ class DataFile:
         """
         data = self.read_up_to(offset, size)
         if len(data) != size:
-            raise StoreError(
-                f"the data file is truncated: {size} bytes expected at byte {offset}, found {len(data)}; "
-                "fetch this database again",
-                offset=offset,
-            )
+            raise self._truncated(offset, size, len(data))
         return data
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill a writable view with the bytes from ``offset`` on; otherwise as ``read``."""
+        try:
+            size = os.preadv(self._fd, [view], offset)
+        except (OSError, OverflowError) as error:
+            raise self._failed(error) from error
+        if size != len(view):
+            raise self._truncated(offset, len(view), size)
+
+    @staticmethod
+    def _truncated(offset: int, expected: int, size: int) -> StoreError:
+        return StoreError(
+            f"the data file is truncated: {expected} bytes expected at byte {offset}, found {size}; "
+            "fetch this database again",
+            offset=offset,
+        )
 
     def _failed(self, error: Exception) -> Exception:
         if self._fd < 0:

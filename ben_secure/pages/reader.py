@@ -27,12 +27,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import TypeVar
 
 from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.limits import DEFAULT_LIMITS
-from ben_secure.pages._snapshot import Snapshot
+from ben_secure.pages._snapshot import Place, Snapshot
 from ben_secure.pages.data_file import DataFile
 from ben_secure.signing.footer import FOOTER_BYTES
 
@@ -122,7 +123,21 @@ class PageReader(AbstractContextManager["PageReader"]):
             LimitExceededError: The value is longer than ``max_value_bytes``; it was not read.
             StoreError: The database is damaged or truncated, or a writer is too busy for a consistent read.
         """
-        return self._consistent(Snapshot.get, lmdb_key)
+        value: bytes | None = self._consistent(Snapshot.get, lmdb_key)
+        return value
+
+    def get_into(self, lmdb_key: bytes, place: Place) -> memoryview | None:
+        """Read the value of a key into memory of the caller's; otherwise as ``get``.
+
+        Args:
+            lmdb_key: Raw key.
+            place: Gives a writable view of as many bytes as it is asked for. It may be asked several times.
+
+        Returns:
+            The view that was filled, or None if there is no such key.
+        """
+        view: memoryview | None = self._consistent(partial(Snapshot.get, place=place), lmdb_key)
+        return view
 
     def __contains__(self, lmdb_key: bytes) -> bool:
         """Whether there is such a key; does not read the value. Raises as ``get`` does."""

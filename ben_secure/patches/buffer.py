@@ -26,11 +26,12 @@ write = object.__setattr__
 class BandBuffer:
     """Bands in one buffer, with plain metadata as attributes; the storage of every patch."""
 
-    __slots__ = ("__dict__", "__weakref__", "_layout", "_pixels", "_views")
+    __slots__ = ("__dict__", "__weakref__", "_is_part", "_layout", "_pixels", "_views")
 
     _layout: Layout
     _pixels: bytearray | memoryview
     _views: dict[str, Any]
+    _is_part: bool  # set on the inner patches of a merged one only
     __stored_args__: dict[str, object]
 
     # The standard class whose rules on bands hold for this one.

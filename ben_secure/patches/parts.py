@@ -90,8 +90,7 @@ def rebuild(
         cls: The patch class; the caller's choice, never the data's.
         layout: See ``Layout.parse``.
         pixels: Exactly a bytearray, which is taken over without a copy, or exactly bytes, which are copied. Or exactly
-            a memoryview of bytes that stay another's: the patch is then a read-only view of them, and good for as long
-            as they do not change. ``rebuild_patch`` admits none.
+            a memoryview of bytes that the caller leaves to the patch, not copied either; ``rebuild_patch`` admits none.
         stored: Exactly a dict of metadata; taken over as ``__stored_args__``.
         extras: None, or exactly a dict of attributes beyond or instead of the stored ones.
         limits: Bounds on all of it.
@@ -106,7 +105,7 @@ def rebuild(
     checked = Layout.parse(cls._kind, layout, limits)
     check_attributes(cls, checked)
     if type(pixels) is memoryview:
-        pixels = pixels.toreadonly().cast("B")  # TypeError if it is not contiguous
+        pixels = pixels.cast("B")  # TypeError if it is not contiguous
     elif type(pixels) is bytes:
         pixels = bytearray(pixels)
     elif type(pixels) is not bytearray:

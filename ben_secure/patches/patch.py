@@ -12,6 +12,8 @@ import pickle
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, Protocol, TypeVar
 
+import numpy as np
+
 from ben_secure.bands import BandSpec
 from ben_secure.errors import UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS
@@ -170,7 +172,7 @@ class BigEarthNetPatch(BandBuffer):
         self.__dict__.get("__stored_args__", {}).pop(name, None)
 
     def _check_writable(self) -> None:
-        if "__stored_args__" in self.__dict__ and type(self._pixels) is memoryview:
+        if "__stored_args__" in self.__dict__ and hasattr(self, "_is_part"):
             raise TypeError("metadata of a part of a merged patch would be lost; set it on the merged patch itself")
 
     def store_kwargs_as_props(self, **kwargs: object) -> None:
@@ -304,7 +306,7 @@ class BigEarthNetPatch(BandBuffer):
             return NotImplemented
         return (
             self._layout == other._layout
-            and self._pixels == other._pixels
+            and np.array_equal(np.frombuffer(self._pixels, np.uint8), np.frombuffer(other._pixels, np.uint8))
             and equal(self.__stored_args__, other.__stored_args__)
             and equal(self._extras(), other._extras())
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from ben_secure.bands import S1_BANDS, S2_BANDS
+from ben_secure.patches.buffer import write
 from ben_secure.patches.layout import STANDARD_KINDS, Layout
 from ben_secure.patches.patch import BigEarthNetPatch
 
@@ -245,7 +246,9 @@ class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
             layout = Layout.standard(cls._kind, Layout.spell(cls._kind, [slot.dtype.str for slot in slots]))
             start = slots[0].offset
             pixels = memoryview(self._pixels)[start : start + layout.nbytes]
-            part = self._views.setdefault(cls._kind, cls._assemble(layout, pixels, {}))
+            part = cls._assemble(layout, pixels, {})
+            write(part, "_is_part", True)
+            part = self._views.setdefault(cls._kind, part)
         return part
 
 

@@ -1,9 +1,8 @@
 """The trusted core: bytes in, a patch or a refusal out; no files, no keys, nothing imported by name.
 
-``opcodes`` checks the program without running it, ``unpickler`` runs it over inert stand-ins; either alone keeps
-code from running.
+``machine`` decides and executes, ``canonical`` and ``legacy`` build, ``templates`` remembers. See docs/core.md.
 """
 
-from ben_secure.pickles.unpickler import PatchUnpickler, load, loads
+from ben_secure.pickles.unpickler import PatchUnpickler
 
-__all__ = ["PatchUnpickler", "load", "loads"]
+__all__ = ["PatchUnpickler"]

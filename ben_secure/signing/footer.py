@@ -19,7 +19,7 @@ FOOTER = struct.Struct("<32s8sQBB6s8s")
 """Tag, key id, payload bytes, suite, version, reserved, magic."""
 
 
-def payload_end(value: bytes) -> int:
+def payload_end(value: bytes | memoryview) -> int:
     """Find where the payload of a stored value ends.
 
     Args:
@@ -30,7 +30,7 @@ def payload_end(value: bytes) -> int:
         otherwise the length of the value.
     """
     end = len(value) - FOOTER_BYTES
-    if end < 0 or not value.endswith(MAGIC):
+    if end < 0 or value[-len(MAGIC) :] != MAGIC:
         return len(value)
     _, _, payload_bytes, suite, version, reserved, _ = FOOTER.unpack_from(value, end)
     known = payload_bytes == end and (suite, version, reserved) == (SUITE, VERSION, RESERVED)

@@ -121,7 +121,7 @@ class Manifest:
         """Walk the listed keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
         return self._records.keys_between(start, stop)
 
-    def check(self, lmdb_key: bytes, unverified_value: bytes) -> None:
+    def check(self, lmdb_key: bytes, unverified_value: bytes | memoryview) -> None:
         """Check that a stored value is the one that the publisher signed for this key.
 
         Args:

@@ -146,7 +146,7 @@ class Verification:
             )
         return Verified(tags=tags, manifest=manifest)
 
-    def payload_end(self, lmdb_key: bytes, value: bytes) -> int:
+    def payload_end(self, lmdb_key: bytes, value: bytes | memoryview) -> int:
         """Verify a stored value, and find where its payload ends.
 
         Raises:

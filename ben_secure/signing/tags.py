@@ -127,7 +127,9 @@ def split_footer(unverified_value: bytes) -> tuple[memoryview, Footer | None]:
     return payload, Footer(unverified_tag=tag, key_id=key_id)
 
 
-def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unverified_value: bytes) -> memoryview:
+def verified_payload(
+    mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unverified_value: bytes | memoryview
+) -> memoryview:
     """Check that a stored value is the one that was tagged for this LMDB key in this dataset.
 
     Args:
@@ -144,7 +146,6 @@ def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unver
         TypeError: ``mac_keys`` is not a ``MacKeySet``, or the value is not bytes.
     """
     expect(MacKeySet, mac_keys, "mac_keys")
-    expect(bytes, unverified_value, "unverified_value")
     try:
         payload, footer = _split(unverified_value)
         mac_key = mac_keys.by_id.get(footer.key_id)
@@ -167,10 +168,10 @@ def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unver
     return payload
 
 
-def _split(unverified_value: bytes) -> tuple[memoryview, Footer]:
+def _split(unverified_value: bytes | memoryview) -> tuple[memoryview, Footer]:
     """Payload and footer of a value; every field is checked but key id and tag."""
     end = len(unverified_value) - FOOTER_BYTES
-    if end < 0 or not unverified_value.endswith(MAGIC):
+    if end < 0 or unverified_value[-len(MAGIC) :] != MAGIC:
         raise TagMismatchError(
             "the value bears no tag, but a MAC key was given; get the tagged database from whoever keeps the key",
             rule=Rule.TAG_MISSING,

@@ -1,23 +1,27 @@
 """``PatchReader``: an LMDB database of patches as a mapping from patch name to patch.
 
 Every value goes through ``pages`` (no liblmdb), through ``signing.policy`` if a key was given, and through
-``values.loads_part`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
+``values.Decoder`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
 patch that the trusted core has not passed.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import DatabaseFacts, PageReader
-from ben_secure.patches import BigEarthNetPatch
+from ben_secure.patches.patch import BigEarthNetPatch
+from ben_secure.pickles.canonical import ALIGNMENT
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
-from ben_secure.values import loads_part
+from ben_secure.values import Decoder
 
 if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
@@ -87,7 +91,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             from ben_secure.signing.policy import demand_of  # it brings cryptography
 
             self._demand = demand_of(mac_key, context, verify_key, threshold, manifest, name, version)
-        self._latest = b""
+        self._decoder = Decoder(self.classes, limits)
         self._pages = PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES)
         self.path = self._pages.path
         self._verification = self._open_verification()
@@ -123,39 +127,30 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
-        return self._load(name, False)
+        return self._load(name, _fresh)
 
-    def lend(self, name: str) -> BigEarthNetPatch:
-        """Read one patch to copy from and drop: otherwise as ``reader[name]``, and equal to it.
-
-        The pixels of a canonical value are not copied, so the arrays are read-only, and a view of any keeps the whole
-        value in memory.
-        """
-        return self._load(name, True)
-
-    def _load(self, name: str, lend: bool) -> BigEarthNetPatch:
-        lmdb_key, value, end = self._read(name)
-        # The latest value stays until the next is there: if both it and the patch were freed each time, malloc would
-        # give the top of the heap back and take it again, a page fault every 4 kB (four times the time, measured).
-        self._latest = value
+    def _load(self, name: str, place: Callable[[int, int], memoryview]) -> BigEarthNetPatch:
+        """Read one patch into ``place(length, aligned)``, which is its own from then on (see ``Loader.load``)."""
+        lmdb_key = _lmdb_key(name)
+        aligned = self._decoder.pickles.pixels_at % ALIGNMENT
+        value = None if lmdb_key is None else self._pages.get_into(lmdb_key, lambda size: place(size, aligned))
+        end = self._verified_end(name, lmdb_key, value)
         try:
-            return loads_part(value, end, self.classes, self.limits, lend)
+            return self._decoder.load(value, end, aligned)  # type: ignore[arg-type] # else there is no end
         except BenSecureError as error:
             error.located(self.path, lmdb_key)
             raise
 
-    def _read(self, name: str) -> tuple[bytes, bytes, int]:
-        """Read and verify a value: its LMDB key, the stored bytes, and where the payload ends; raises as ``raw``."""
-        lmdb_key = _lmdb_key(name)
-        value = None if lmdb_key is None else self._pages.get(lmdb_key)
+    def _verified_end(self, name: str, lmdb_key: bytes | None, value: bytes | memoryview | None) -> int:
+        """Verify a value that was read, and find where the payload ends; raises as ``raw``."""
         try:
             if value is None or lmdb_key is None:
                 if self._verification is not None and lmdb_key is not None:
                     self._verification.check_absent(lmdb_key)
                 raise KeyError(f"no patch named {printable(name)} in {printable(self.path, 400)}")
             if self._verification is None:
-                return lmdb_key, value, payload_end(value)
-            return lmdb_key, value, self._verification.payload_end(lmdb_key, value)
+                return payload_end(value)
+            return self._verification.payload_end(lmdb_key, value)
         except BenSecureError as error:
             error.located(self.path, lmdb_key)
             raise
@@ -175,7 +170,10 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
-        return self._read(name)[1]
+        lmdb_key = _lmdb_key(name)
+        value = None if lmdb_key is None else self._pages.get(lmdb_key)
+        self._verified_end(name, lmdb_key, value)
+        return value  # type: ignore[return-value] # not None: it has an end
 
     def get_many(self, names: Iterable[str]) -> list[BigEarthNetPatch]:
         """Read several patches; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
@@ -255,6 +253,31 @@ def _reopen(
         limits=limits,
         classes=classes,
     )
+
+
+def _fresh(size: int, aligned: int) -> memoryview:
+    """Uninitialised memory for one value, such that positions that are ``aligned`` modulo 16 are aligned."""
+    shift = -aligned % ALIGNMENT
+    memory: Any = np.empty(size + shift, np.uint8)  # numpy's memory is aligned to 16 bytes
+    return memoryview(memory)[shift:]
+
+
+_SCRATCH_BYTES = 2**20
+_scratch = threading.local()
+
+
+def scratch(size: int, aligned: int) -> memoryview:
+    """The same as ``_fresh``, but memory that the next call in this thread gives out again.
+
+    For callers that copy the pixels and drop the patch. At most ``_SCRATCH_BYTES`` are kept for each thread.
+    """
+    shift = -aligned % ALIGNMENT
+    if size + shift > _SCRATCH_BYTES:
+        return _fresh(size, aligned)
+    kept: memoryview | None = getattr(_scratch, "memory", None)
+    if kept is None or len(kept) < size + shift:
+        kept = _scratch.memory = _fresh(size + shift, 0)
+    return kept[shift : shift + size]
 
 
 def _lmdb_key(name: object) -> bytes | None:

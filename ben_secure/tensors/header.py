@@ -15,9 +15,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, printable
 from ben_secure.limits import Limits
@@ -73,7 +73,7 @@ def refuse(what: str, offset: int | None = LENGTH_BYTES) -> NoReturn:
     )
 
 
-def header_bytes(value: bytes, end: int, limits: Limits) -> bytes:
+def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
     """Cut the header out of ``value[:end]``.
 
     Args:
@@ -107,13 +107,32 @@ def header_bytes(value: bytes, end: int, limits: Limits) -> bytes:
     stop = LENGTH_BYTES + length
     if stop > end:
         refuse(f"its header shall have {length} bytes, and {end - LENGTH_BYTES} follow", 0)
-    header = value[LENGTH_BYTES:stop]
+    header = bytes(value[LENGTH_BYTES:stop])
     if header[:1] != b"{":
         refuse(f"its header begins with {printable(header[:8])}, expected '{{'")
     return header
 
 
-@lru_cache(maxsize=64)
+MAX_REMEMBERED_BYTES = 4096
+"""Longer headers are read each time; the header of a patch without labels has 824 bytes."""
+_Result = TypeVar("_Result")
+
+
+def remembered(function: Callable[[bytes, Limits], _Result]) -> Callable[[bytes, Limits], _Result]:
+    """Remember what follows from the 64 latest short headers: those of one database repeat.
+
+    A header of ``MAX_REMEMBERED_BYTES`` and what is made of it take less than 40 kB, so that this holds 2.5 MB at most.
+    """
+    latest = lru_cache(maxsize=64)(function)
+
+    @wraps(function)
+    def recall(header: bytes, limits: Limits) -> _Result:
+        return (latest if len(header) <= MAX_REMEMBERED_BYTES else function)(header, limits)
+
+    return recall
+
+
+@remembered
 def read_header(header: bytes, limits: Limits) -> Header:
     """Read a header; those of one archive repeat, and are read once.
 

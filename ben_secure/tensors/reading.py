@@ -22,7 +22,16 @@ from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 from ben_secure.signing.footer import payload_end
 from ben_secure.tensors import note
-from ben_secure.tensors.header import LENGTH_BYTES, METADATA, Header, Tensor, header_bytes, read_header, refuse
+from ben_secure.tensors.header import (
+    LENGTH_BYTES,
+    METADATA,
+    Header,
+    Tensor,
+    header_bytes,
+    read_header,
+    refuse,
+    remembered,
+)
 
 _CLASSES: Mapping[str, type[BigEarthNetPatch]] = {
     cls.__name__: cls for cls in (BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch, BigEarthNetPatch)
@@ -59,7 +68,9 @@ class Plan(NamedTuple):
     nbytes: int
 
 
-def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> BigEarthNetPatch:
+def loads_part(
+    value: bytes | memoryview, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits
+) -> BigEarthNetPatch:
     """Read the safetensors patch in ``value[:end]``; for who has checked what follows.
 
     Args, Returns and Raises as for ``loads``.
@@ -80,9 +91,9 @@ def loads_part(value: bytes, end: int, classes: tuple[type[BigEarthNetPatch], ..
             return rebuild(plan.patch_class, plan.layout, pixels, stored, extras, limits)
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
-    except BenSecureError:
+    except (BenSecureError, MemoryError, RecursionError):
         raise
-    except Exception as error:  # the decode boundary: whatever else untrusted bytes may cause, such as MemoryError
+    except Exception as error:  # the decode boundary: whatever else untrusted bytes may cause
         raise PatchFormatError(
             f"the value cannot be read as a patch: {type(error).__name__}: {printable(str(error))}; fetch it again",
             rule=Rule.TENSORS,
@@ -135,7 +146,7 @@ def _cut_note(header: bytes) -> tuple[str | None, bytes]:
     return said, f"{{{text[end + 2 :]}".encode()
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _plan(header: bytes, limits: Limits) -> Plan:
     """What the tensors are by themselves.
 

@@ -10,7 +10,7 @@ import pickletools
 from collections.abc import Iterator
 from hashlib import blake2b
 
-from ben_secure.pickles.allowlist import KINDS
+from ben_secure.pickles.names import TABLE
 from ben_secure.signing.footer import payload_end
 from ben_secure.tensors.reading import SIGN
 
@@ -62,7 +62,7 @@ for _group in (b"\x8cX\x8d", b"KMJ\x8a\x8b", b"CB\x8e"):
     for _code in _group:
         _ALIKE[_code] = _group[:1]
 # A loaded value names no other globals than these, so strings that are none of them are labels or other metadata.
-_NAMES = frozenset(part.encode() for pair in KINDS for part in pair)
+_NAMES = frozenset(part.encode() for pair in TABLE for part in pair)
 
 
 def _walk(data: bytes, place: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -7,7 +7,6 @@ never keeps what was loaded. Where tags or a manifest are asked for, they are ch
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable
@@ -19,18 +18,15 @@ from ben_secure.audit.judge.formats import REFUSED, SAFETENSORS, format_of
 from ben_secure.audit.judge.names import key_remark
 from ben_secure.audit.judge.programs import Programs
 from ben_secure.audit.judge.remarks import metadata_remarks
-from ben_secure.errors import BenSecureError, Rule, UntrustedDataError
+from ben_secure.errors import Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.footer import payload_end
-from ben_secure.values import loads, loads_part, recognised
+from ben_secure.values import Decoder
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
     from ben_secure.signing.manifest import Manifest
     from ben_secure.signing.policy import Demand, Verification
-
-
-_MAX_RECENT = 4_096  # label sets of an archive, some 500 bytes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +57,7 @@ class Options:
                     f"{cls.__qualname__} is defined in the main program, where no worker can import it; move it into "
                     "a module"
                 )
-        with contextlib.suppress(BenSecureError):
-            loads(b"\x80", classes=self.classes, limits=self.limits)  # classes of another kind are a TypeError
+        Decoder(self.classes, self.limits)  # classes of another kind are a TypeError
 
 
 def scan_value(
@@ -84,8 +79,8 @@ def scan_value(
         None if the value is a patch under a key that has a name; otherwise what is wrong, the value before the key.
     """
     try:
-        loads(value, classes=classes, limits=limits)
-    except BenSecureError as error:
+        Decoder(tuple(classes), limits).load(value, payload_end(value))
+    except UntrustedDataError as error:
         return Finding.from_error(lmdb_key, error)
     return _unnamed(lmdb_key)
 
@@ -139,7 +134,7 @@ class Judge:
         """
         self._options = options
         self._programs = Programs() if options.opinions else None
-        self._recent: dict[object, _Known] = {}  # by what ``recognised`` returns
+        self._decoder = Decoder(options.classes, options.limits)
         self._verification: Verification | None = None
         self._audited: Manifest | None = None
         self.listed: Manifest | None = None
@@ -177,7 +172,7 @@ class Judge:
                 tally.skipped += 1
                 return
             known = self._known(lmdb_key, value, end)
-        except BenSecureError as error:
+        except UntrustedDataError as error:
             finding = Finding.from_error(lmdb_key, error)
             self._refuse(tally, position, value, finding)
             return
@@ -195,24 +190,20 @@ class Judge:
 
     def _known(self, lmdb_key: bytes, value: bytes, end: int) -> _Known:
         """What is to be said of a value that loads; raises as the loader does."""
-        classes, limits = self._options.classes, self._options.limits
-        token = recognised(value, end, classes, limits)
-        known = self._recent.get(token)
-        if known is None:
-            patch = loads_part(value, end, classes, limits, lend=True)
-            written_by = format_of(value)
-            asked = self._programs is not None and written_by != SAFETENSORS
-            known = _Known(
-                written_by=written_by,
-                program=self._programs.accepted(value) if asked and self._programs is not None else None,
-                remark=metadata_remarks(lmdb_key, patch),
-            )
-            if token is None:
-                token = recognised(value, end, classes, limits)  # now that it was built
-            if token is not None:
-                if len(self._recent) >= _MAX_RECENT:
-                    self._recent.clear()
-                self._recent[token] = known
+        template = self._decoder.template(value, end)
+        if template is not None and isinstance(template.note, _Known):
+            return template.note
+        patch = self._decoder.load(value, end)
+        written_by = format_of(value)
+        asked = self._programs is not None and written_by != SAFETENSORS
+        known = _Known(
+            written_by=written_by,
+            program=self._programs.accepted(value) if asked and self._programs is not None else None,
+            remark=metadata_remarks(lmdb_key, patch),
+        )
+        template = self._decoder.template(value, end)  # now that it was read
+        if template is not None:
+            template.note = known
         return known
 
     def refuse_unread(self, tally: Tally, position: int, error: UntrustedDataError) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from ben_secure.audit.findings import MAX_FINDINGS, MAX_PROGRAMS, NO_OPINION, Finding
 from ben_secure.audit.judge.programs import Programs, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
-from ben_secure.pickles.allowlist import KINDS
+from ben_secure.pickles.names import TABLE
 
 if TYPE_CHECKING:
     from ben_secure.audit.findings import Tally
@@ -92,7 +92,7 @@ class Fickling(AbstractContextManager["Fickling"]):
     """
 
     def __init__(self, classes: Iterable[type[BigEarthNetPatch]] = (), seconds: float = _SECONDS) -> None:
-        honest = {*KINDS, *((cls.__module__, cls.__qualname__) for cls in classes)}
+        honest = {*TABLE, *((cls.__module__, cls.__qualname__) for cls in classes)}
         self._honest = json.dumps(sorted(honest)).encode()
         self._seconds = seconds
         self._running: subprocess.Popen[bytes] | None = None

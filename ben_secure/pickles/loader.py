@@ -1,0 +1,107 @@
+"""``Loader``: reads values under fixed rules, and remembers what it need not read twice.
+
+The way of a value: known by its template; or run by ``machine``, then built by ``canonical`` or ``legacy``. No other
+step decides anything, and what a loader remembers never changes a verdict (see ``templates``).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ben_secure.errors import PatchFormatError, Rule, printable
+from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches.patch import BigEarthNetPatch
+from ben_secure.pickles import machine
+from ben_secure.pickles.arrays import Source
+from ben_secure.pickles.canonical import PATCH_CLASSES, canonical_patch
+from ben_secure.pickles.legacy import Legacy
+from ben_secure.pickles.names import declared
+from ben_secure.pickles.records import Block, Record, is_record, kind_of
+from ben_secure.pickles.templates import Head, Template, Templates
+
+
+class Loader:
+    """Reads pickled patches; threads may share it.
+
+    Args:
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares.
+        limits: What one value may cost.
+
+    Attributes:
+        pixels_at: Where the pixels of the latest canonical value began; a guess for the next one.
+
+    Raises:
+        TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
+        ValueError: Two classes have one name, or one has a name of the interface itself.
+    """
+
+    def __init__(self, classes: tuple[type[BigEarthNetPatch], ...] = (), limits: Limits = DEFAULT_LIMITS) -> None:
+        for cls in classes:
+            if not isinstance(cls, type) or not issubclass(cls, BigEarthNetPatch):  # type: ignore[redundant-expr]
+                raise TypeError(f"classes must hold subclasses of BigEarthNetPatch, not {cls!r}")
+        self.table = declared(classes)
+        self.limits = limits
+        self.pixels_at = 0
+        self._templates = Templates()
+
+    def load(self, data: bytes | memoryview, end: int, aligned: int | None = None) -> BigEarthNetPatch:
+        """Read the patch in ``data[:end]``; the caller has verified the bytes after ``end``.
+
+        Args:
+            data: The stored bytes, which nobody else may change; hostile.
+            end: Where the payload ends.
+            aligned: If not None, the patch may keep ``data``, a writable memoryview, as its buffer: bytes at positions
+                that are ``aligned`` modulo 16 have addresses that are multiples of 16.
+
+        Returns:
+            The patch, on a writable buffer of its own.
+
+        Raises:
+            UnsafePickleError: The pickle asks for something that no honest patch needs; nothing of it was executed.
+            LimitExceededError: It costs more than the limits allow.
+            PatchFormatError: It is damaged, or is not a patch.
+        """
+        view = memoryview(data)
+        head, template = self._find(view[:end])
+        if template is not None:
+            return template.patch(view, aligned)
+        payload = data if type(data) is bytes else bytes(view)
+        root, blocks = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
+        patch, parts = self._built(root, Source(view, self.limits), head, aligned)
+        if parts is not None and len(parts) == len(blocks) > 0 and set(parts) == set(blocks):
+            state_at = partial(machine.state_at, payload, end, self.table, self.limits)
+            self._templates.learn(head, payload[:end], parts, patch, state_at)
+        return patch
+
+    def template(self, data: bytes | memoryview, end: int) -> Template | None:
+        """What is remembered of a value that differs from ``data[:end]`` in nothing but the pixels.
+
+        Law: if this returns something, ``load`` returns a patch, and that differs from the patch of every other value
+        with this template in nothing but the pixels. None says nothing.
+        """
+        return self._find(memoryview(data)[:end])[1]
+
+    def _find(self, payload: memoryview) -> tuple[Head | None, Template | None]:
+        head = self._templates.head(payload)
+        return head, None if head is None else head.tails.get(bytes(payload[head.end :]))
+
+    def _built(
+        self, root: Any, source: Source, head: Head | None, aligned: int | None
+    ) -> tuple[BigEarthNetPatch, list[Block] | None]:
+        """The patch that a finished pickle describes; and the blocks that are its pixels, if all it has is these."""
+        try:
+            if is_record(root, "rebuild_patch"):
+                patch = canonical_patch(root, source, self.limits, aligned)
+                pixels, extras = root.arguments[3], root.arguments[5]
+                if type(pixels) is not Block or extras is not None:
+                    return patch, None
+                self.pixels_at = pixels.start
+                return patch, [pixels]
+            cls = root.name.patch_class or PATCH_CLASSES.get(root.name.name) if type(root) is Record else None
+            if cls is not None:
+                legacy = Legacy(source, self.limits, {} if head is None else head.bands)
+                return legacy.patch(root, cls), legacy.parts
+        except (TypeError, ValueError) as error:
+            raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
+        raise PatchFormatError(f"the pickle holds a {printable(kind_of(root))}, not a patch", rule=Rule.PATCH)

@@ -1,0 +1,384 @@
+"""The one reader of pickles: a stack machine that makes plain data and inert records, and nothing else.
+
+It has no instruction that imports, calls or looks an attribute up. STACK_GLOBAL looks up a row of a frozen table;
+REDUCE and NEWOBJ write a ``Record``; BUILD stores a state in a record, once; every opcode that it does not know is
+refused. A large bytes object stays where it is, as a ``Block`` that is never looked into; ``templates`` rests on that.
+What executes is what was checked, because there is one parser.
+
+- A list, dict, set or record can be changed only while it is on the stack alone: fetching it from the memo seals it. So
+  there are no cycles. The memo keeps what it holds alive, so an identity in ``sealed`` is that of one object.
+- Nothing is dropped: there is no POP, and a key may stand in a dict only once. So no part of a value goes unread.
+- Time is bounded by ``max_opcodes`` and the length of the payload, memory by the payload. The machine never recurses;
+  ``arrays.Source`` bounds depth and objects of what it left.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from ben_secure.errors import (
+    LimitExceededError,
+    PatchFormatError,
+    Rule,
+    UnsafePickleError,
+    UntrustedDataError,
+    printable,
+)
+from ben_secure.limits import Limits
+from ben_secure.pickles.names import Kind, Name, Table
+from ben_secure.pickles.records import BLOCK_BYTES, Block, Record, kind_of
+
+_NO_FRAME = 1 << 62
+_MAX_NUMERIC_MEMBERS = 1024
+"""Integers can be chosen to collide in a set (hash is modulo 2**61 - 1), which makes it quadratic; strings cannot."""
+_CONSTANTS = {0x4E: None, 0x88: True, 0x89: False, 0x29: ()}  # NONE, NEWTRUE, NEWFALSE, EMPTY_TUPLE
+_FRESH = {0x5D: list, 0x7D: dict, 0x8F: set}  # EMPTY_LIST, EMPTY_DICT, EMPTY_SET
+_CHANGEABLE = frozenset({list, dict, set, Record})
+_HASHABLE = frozenset({str, int, float, bool, type(None), bytes, Block})
+_WARNING, _FETCH = "do not load this value with pickle", "fetch the value again"
+_read_float = struct.Struct(">d").unpack_from
+
+
+@dataclass(slots=True)
+class State:
+    """Where the machine stands between two opcodes: all that decides how it goes on."""
+
+    levels: list[list[Any]] = field(default_factory=lambda: [[]])  # stacks, from the outermost to the innermost mark
+    memo: list[Any] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    named: dict[int, int] = field(default_factory=dict)  # memo index of containers and records, by identity
+    sealed: set[int] = field(default_factory=set)  # identities of those that were fetched from the memo
+    pos: int = 0  # of the next opcode
+    ops: int = 0  # opcodes so far
+    text: int = 0  # bytes of long strings so far
+    numeric: int = 0  # numbers in sets so far
+    frame_at: int = 0  # position of the length of a frame that ends with the payload
+    frame_end: int = _NO_FRAME
+    open: list[tuple[int, int, int]] = field(default_factory=list)  # see settle
+
+    def settle(self) -> State:
+        """Note level, place and memo index (or -1) of what may still be changed: it is on a stack and nowhere else."""
+        self.open = [
+            (level, place, self.named.get(id(item), -1))
+            for level, items in enumerate(self.levels)
+            for place, item in enumerate(items)
+            if type(item) in _CHANGEABLE and id(item) not in self.sealed
+            if type(item) is not Record or not item.is_complete
+        ]
+        return self
+
+    def fork(self, end: int) -> State:
+        """Copy a settled state for one payload of ``end`` bytes; what may still change is made new, the rest shared."""
+        levels, memo, named = [level.copy() for level in self.levels], self.memo.copy(), self.named.copy()
+        for level, place, index in self.open:
+            item = levels[level][place]
+            copy = Record(item.name, item.arguments) if type(item) is Record else item.copy()
+            levels[level][place] = copy
+            if index >= 0:
+                memo[index] = copy
+                named[id(copy)] = index
+        return State(
+            levels, memo, self.blocks.copy(), named, self.sealed.copy(), self.pos, self.ops, self.text, self.numeric,
+            self.frame_at, end if self.frame_at else self.frame_end,
+        )  # fmt: skip
+
+
+class _Refused(Exception):
+    """Raised inside ``_run``, which knows the position: error class, rule, fact, remedy, and the global asked for."""
+
+
+def _refuse(fact: str, rule: Rule = Rule.STRUCTURE, asked: str | None = None) -> NoReturn:
+    raise _Refused(UnsafePickleError, rule, fact, _WARNING, asked)
+
+
+def _damaged(fact: str) -> NoReturn:
+    raise _Refused(PatchFormatError, Rule.MALFORMED, f"the pickle is damaged: {fact}", _FETCH, None)
+
+
+def _exceed(counted: str, number: int, most: int) -> NoReturn:
+    fact = f"{counted}: found {number}, at most {most} are allowed"
+    raise _Refused(LimitExceededError, Rule.LIMIT, fact, "if the value is honest, pass larger Limits", None)
+
+
+def _error(data: bytes, pos: int, refusal: _Refused) -> UntrustedDataError:
+    """The error for a refusal at a position."""
+    cls, rule, fact, remedy, asked = refusal.args
+    opcode = None
+    if pos < len(data) and cls is not PatchFormatError:
+        import pickletools  # for messages only
+
+        opcode = next((op.name for op in pickletools.opcodes if ord(op.code) == data[pos]), f"0x{data[pos]:02x}")
+    place = f"byte {pos}" if opcode is None else f"{opcode} at byte {pos}"
+    error: UntrustedDataError = cls(
+        f"{fact} ({place}); {remedy}", rule=rule, offset=pos, opcode=opcode, global_name=asked
+    )
+    return error
+
+
+def _bounded(data: bytes, start: int, width: int, end: int) -> int:
+    """End of an operand whose length stands in ``width`` bytes at ``start``; at least STOP must follow it."""
+    length = int.from_bytes(data[start : start + width], "little")
+    if start + width + length >= end:
+        _damaged(f"{length} bytes are announced, {max(end - start - width, 0)} are left")
+    return start + width + length
+
+
+def _open(stack: list[Any], kind: type, sealed: set[int]) -> Any:
+    """The object on top of the stack, which may be changed: of this kind, and never fetched from the memo."""
+    target = stack[-1] if stack else Ellipsis
+    if type(target) is not kind or (type(target) is Record and target.is_complete):
+        _refuse(f"the target is a {kind_of(target)}, not a fresh {kind.__name__}")
+    if id(target) in sealed:
+        _refuse(f"a {kind_of(target)} is changed after it was used")
+    return target
+
+
+def _fill_dict(stack: list[Any], items: list[Any], sealed: set[int]) -> None:
+    if len(items) % 2:
+        _damaged("a dict entry has no value")
+    for key in items[::2]:
+        if type(key) is not str:
+            _refuse(f"a dict key is a {kind_of(key)}, not a string")
+    target = _open(stack, dict, sealed)
+    expected = len(target) + len(items) // 2
+    target.update(zip(items[::2], items[1::2], strict=True))
+    if len(target) != expected:
+        _refuse("a dict key is there twice")
+
+
+def _fill_set(stack: list[Any], members: list[Any], sealed: set[int], numeric: int) -> int:
+    """Add members to the set on top of the stack; returns how many numbers are in sets now."""
+    target = _open(stack, set, sealed)
+    for member in members:
+        if type(member) is not str:
+            if type(member) not in _HASHABLE or (type(member) is Block and member.mutable):
+                _refuse(f"a set member is a {kind_of(member)}, not a string or number")
+            numeric += 1
+    if numeric > _MAX_NUMERIC_MEMBERS:
+        _exceed("numbers in sets", numeric, _MAX_NUMERIC_MEMBERS)
+    expected = len(target) + len(members)
+    target.update(members)
+    if len(target) != expected:
+        _refuse("a set member is there twice")
+    return numeric
+
+
+def _record(function: object, arguments: object, kinds: tuple[Kind, ...]) -> Record:
+    """Write a record, if function and arguments are of the one form that honest pickles have."""
+    if type(function) is not Name or function.kind not in kinds:
+        _refuse(f"a {kind_of(function)} is called or instantiated", Rule.CALL_SHAPE)
+    if type(arguments) is not tuple:
+        _refuse(f"a call has a {kind_of(arguments)} for its arguments", Rule.CALL_SHAPE)
+    honest = len(arguments) == function.arity
+    if honest and function.name == "_reconstruct":
+        cls, shape, code = arguments
+        honest = type(cls) is Name and cls.name == "ndarray" and type(code) is bytes and code == b"b"
+        honest = honest and shape == (0,) and type(shape[0]) is int
+    elif honest and function.name == "dtype":
+        honest = type(arguments[0]) is str and arguments[1] is False and arguments[2] is True
+    if not honest:
+        _refuse(f"{function.name} is called in a way that no patch needs", Rule.CALL_SHAPE)
+    return Record(function, arguments)
+
+
+def _row(table: Table, module: object, name: object, limits: Limits) -> Name:
+    """The row of the table that a global names."""
+    if type(name) is not str or type(module) is not str:
+        _refuse("a global is named by something that is not a string", Rule.FORBIDDEN_GLOBAL)
+    row = table.get((module, name))
+    if row is None:
+        asked = printable(f"{module}.{name}", limits.max_name_characters)
+        _refuse(f"the payload asks for {asked}, which no patch needs", Rule.FORBIDDEN_GLOBAL, asked)
+    return row
+
+
+def _check_end(pos: int, end: int, state: State, limits: Limits) -> None:
+    """STOP at ``pos``: one object must be left, and nothing may follow."""
+    if len(state.memo) > limits.max_memo:
+        _exceed("memo entries", len(state.memo), limits.max_memo)
+    if len(state.levels) != 1 or len(state.levels[0]) != 1:
+        _damaged(
+            f"it ends with {sum(map(len, state.levels))} objects and {len(state.levels) - 1} marks, not one object"
+        )
+    if state.frame_end not in (_NO_FRAME, pos + 1):
+        _refuse("the last frame does not end with the pickle")
+    if pos + 1 != end:
+        fact = f"{end - pos - 1} bytes follow the end of the pickle: a second pickle, or damage"
+        raise _Refused(PatchFormatError, Rule.TRAILING_DATA, fact, _WARNING, None)
+
+
+def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None = None) -> tuple[Any, list[Block]]:
+    """Read the one pickle in ``data[:end]``; no byte from ``end`` on decides anything.
+
+    Args:
+        data: The stored bytes; hostile.
+        end: Where the payload ends.
+        table: The admitted names.
+        limits: What the payload may cost.
+        state: The settled state after a beginning that is known; it is not changed.
+
+    Returns:
+        The object that the pickle leaves (plain data, ``Record``, ``Block``), and its blocks in order.
+
+    Raises:
+        UnsafePickleError: A global outside the table, or an opcode, call or structure that no patch needs.
+        LimitExceededError: It is larger or longer than ``limits`` allow.
+        PatchFormatError: It is not a pickle, is cut short or damaged, or data follows it.
+    """
+    if end > limits.max_value_bytes:
+        raise LimitExceededError(
+            f"the value has {end} bytes, at most {limits.max_value_bytes} are read; "
+            "if it is honest, pass Limits(max_value_bytes=...)",
+            rule=Rule.LIMIT,
+        )
+    if end < 1 or data[0] != 0x80:
+        raise PatchFormatError(
+            f"not a pickle: it starts with {printable(data[: min(end, 8)])}, a pickled patch with PROTO, b'\\x80'",
+            rule=Rule.NOT_A_PICKLE,
+            offset=0,
+        )
+    try:
+        left = _run(data, end, table, limits, State() if state is None else state.fork(end), _NO_FRAME)
+    except UntrustedDataError:
+        if end < len(data):  # it may have run into what follows; the reason is to be found without it
+            return run(data[:end], end, table, limits, state)
+        raise
+    return left.levels[0][0], left.blocks
+
+
+def state_at(data: bytes, end: int, table: Table, limits: Limits, until: int) -> State:
+    """The settled state at position ``until`` of a payload that ``run`` has accepted; the other arguments as there."""
+    return _run(data, end, table, limits, State(), until).settle()
+
+
+def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, until: int) -> State:
+    """Run opcodes to STOP, which must be the last byte, or to ``until``; ``state`` is taken over."""
+    outer, memo, blocks, named, sealed = state.levels, state.memo, state.blocks, state.named, state.sealed
+    stack = outer.pop()  # above the innermost mark; ``outer`` has the stacks below
+    pos, text, numeric = state.pos, state.text, state.numeric
+    frame_at, frame_end = state.frame_at, state.frame_end
+    try:
+        for ops in range(state.ops, limits.max_opcodes + 1):  # noqa: B007
+            op = data[pos]
+            after = pos + 1
+            if op == 0x94:  # MEMOIZE
+                item = stack[-1]
+                if type(item) in _CHANGEABLE:
+                    if id(item) in named:
+                        _refuse("one object is stored in the memo twice")
+                    named[id(item)] = len(memo)
+                memo.append(item)
+            elif op == 0x68 or op == 0x6A:  # BINGET, LONG_BINGET
+                after = pos + (2 if op == 0x68 else 5)
+                item = memo[data[pos + 1] if op == 0x68 else int.from_bytes(data[pos + 1 : after], "little")]
+                if type(item) in _CHANGEABLE:
+                    sealed.add(id(item))
+                stack.append(item)
+            elif op == 0x8C:  # SHORT_BINUNICODE
+                after = pos + 2 + data[pos + 1]
+                stack.append(str(data[pos + 2 : after], "utf-8", "surrogatepass"))
+            elif op == 0x4B:  # BININT1
+                stack.append(data[pos + 1])
+                after = pos + 2
+            elif op == 0x28:  # MARK
+                outer.append(stack)
+                stack = []
+            elif op in _CONSTANTS:
+                stack.append(_CONSTANTS[op])
+            elif op in _FRESH:
+                stack.append(_FRESH[op]())
+            elif op == 0x75 or op == 0x65 or op == 0x90:  # SETITEMS, APPENDS, ADDITEMS
+                items, stack = stack, outer.pop()
+                if op == 0x75:
+                    _fill_dict(stack, items, sealed)
+                elif op == 0x65:
+                    _open(stack, list, sealed).extend(items)
+                else:
+                    numeric = _fill_set(stack, items, sealed, numeric)
+            elif 0x85 <= op <= 0x87:  # TUPLE1, TUPLE2, TUPLE3
+                items = [stack.pop() for _ in range(op - 0x84)]
+                stack.append(tuple(items[::-1]))
+            elif op == 0x62:  # BUILD
+                item = stack.pop()
+                if type(item) is not dict and type(item) is not tuple:
+                    _refuse(f"an object is given a {kind_of(item)} for its state")
+                _open(stack, Record, sealed).state = item
+            elif op == 0x52 or op == 0x81:  # REDUCE, NEWOBJ
+                item, function = stack.pop(), stack.pop()
+                stack.append(_record(function, item, (Kind.BUILDER, Kind.CALL) if op == 0x52 else (Kind.CLASS,)))
+            elif op == 0x74:  # TUPLE
+                items, stack = stack, outer.pop()
+                stack.append(tuple(items))
+            elif op == 0x42 or op == 0x43 or op == 0x96:  # BINBYTES, SHORT_BINBYTES, BYTEARRAY8
+                start = pos + (5 if op == 0x42 else 2 if op == 0x43 else 9)
+                after = _bounded(data, pos + 1, start - pos - 1, end)
+                if after - start >= BLOCK_BYTES:
+                    blocks.append(Block(start, after, op == 0x96))
+                    stack.append(blocks[-1])
+                else:
+                    stack.append(bytearray(data[start:after]) if op == 0x96 else data[start:after])
+            elif op == 0x93:  # STACK_GLOBAL
+                name, module = stack.pop(), stack.pop()
+                stack.append(_row(table, module, name, limits))
+            elif op == 0x61:  # APPEND
+                item = stack.pop()
+                _open(stack, list, sealed).append(item)
+            elif op == 0x73:  # SETITEM
+                item, key = stack.pop(), stack.pop()
+                _fill_dict(stack, [key, item], sealed)
+            elif op == 0x4D or op == 0x4A:  # BININT2, BININT
+                after = pos + (3 if op == 0x4D else 5)
+                stack.append(int.from_bytes(data[pos + 1 : after], "little", signed=op == 0x4A))
+            elif op == 0x47:  # BINFLOAT
+                stack.append(_read_float(data, pos + 1)[0])
+                after = pos + 9
+            elif op == 0x8A:  # LONG1
+                after = _bounded(data, pos + 1, 1, end)
+                if after - pos - 2 > limits.max_int_bytes:
+                    _exceed("bytes of an integer", after - pos - 2, limits.max_int_bytes)
+                stack.append(int.from_bytes(data[pos + 2 : after], "little", signed=True))
+            elif op == 0x58:  # BINUNICODE
+                after = _bounded(data, pos + 1, 4, end)
+                text += after - pos - 5
+                if text > limits.max_text_bytes:
+                    _exceed("bytes of text", text, limits.max_text_bytes)
+                stack.append(str(data[pos + 5 : after], "utf-8", "surrogatepass"))
+            elif op == 0x95:  # FRAME
+                after = pos + 9
+                if frame_end != _NO_FRAME:
+                    _refuse("a frame begins inside a frame")
+                frame_end = _bounded(data, pos + 1, 8, end + 1)
+                if frame_end == after:
+                    _refuse("an empty frame")
+                frame_at = pos + 1 if frame_end == end else 0
+            elif op == 0x80:  # PROTO
+                after = pos + 2
+                if pos or data[1] not in (4, 5):
+                    _refuse(f"protocol {data[pos + 1]}: patches are written with 4 or 5, declared once, first")
+            elif op == 0x2E and pos < end:  # STOP
+                break
+            else:
+                _refuse(f"the opcode 0x{op:02x} is not needed by any patch", Rule.FORBIDDEN_OPCODE)
+            if after >= frame_end:
+                if after > frame_end:
+                    _refuse("an opcode crosses the end of its frame")
+                frame_end = _NO_FRAME
+            pos = after
+            if pos == until:
+                break
+        else:
+            _exceed("opcodes", limits.max_opcodes + 1, limits.max_opcodes)
+        outer.append(stack)
+        state.pos, state.ops, state.text, state.numeric = pos, ops + 1, text, numeric
+        state.frame_at, state.frame_end = frame_at, frame_end
+        if until == _NO_FRAME:
+            _check_end(pos, end, state, limits)
+    except _Refused as refusal:
+        raise _error(data, pos, refusal) from None
+    except (IndexError, struct.error, UnicodeDecodeError) as error:
+        fact = "a string is not UTF-8" if isinstance(error, UnicodeDecodeError) else "cut short or out of step"
+        refused = _Refused(PatchFormatError, Rule.MALFORMED, f"the pickle is damaged: {fact}", _FETCH, None)
+        raise _error(data, pos, refused) from error
+    return state

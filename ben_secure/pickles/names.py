@@ -1,0 +1,91 @@
+"""The names that a pickled patch may ask for, and what may be done with each; data only.
+
+The key is the exact (module, name) pair of the payload. Nothing here is imported by name, nothing matches by prefix
+or pattern, and there is no way to add a pair at run time. A subclass that the *caller* declares is a row of the
+caller's own copy of the table (``declared``), never of this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+
+class Kind(IntEnum):
+    """What a payload may do with an admitted name."""
+
+    CLASS = 1  # NEWOBJ without arguments, then BUILD once
+    BUILDER = 2  # REDUCE, then BUILD once
+    CALL = 3  # REDUCE; the result is complete
+    NAME = 4  # hand it on as an argument
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Name:
+    """One row of the table: all that STACK_GLOBAL pushes. It cannot be called.
+
+    Attributes:
+        name: The last part of the pair.
+        kind: What may be done with it.
+        arity: Number of arguments, if it is called.
+        patch_class: The class that the caller declared under this pair; only ever handed on.
+    """
+
+    name: str
+    kind: Kind
+    arity: int = 0
+    patch_class: Any = None
+
+
+Table: TypeAlias = Mapping[tuple[str, str], Name]
+_INTERFACE = "bigearthnet_patch_interface"
+_NUMPY = ("numpy.core", "numpy._core")  # numpy 1 and numpy 2
+BAND_CLASSES = ("Band", "BenS1_Band", "BenS2_10mBand", "BenS2_20mBand", "BenS2_60mBand")
+"""Band classes of bigearthnet_patch_interface, all in its ``band_interface``."""
+
+PATCH_MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "BigEarthNetPatch": f"{_INTERFACE}.patch_interface",
+        "BigEarthNet_S1_Patch": f"{_INTERFACE}.s1_interface",
+        "BigEarthNet_S2_Patch": f"{_INTERFACE}.s2_interface",
+        "BigEarthNet_S1_S2_Patch": f"{_INTERFACE}.merged_interface",
+    }
+)
+"""Patch classes of bigearthnet_patch_interface 0.1.0 and 0.1.2, and the module that pickles name."""
+
+TABLE: Table = MappingProxyType(
+    {
+        # The canonical value (docs/format.md).
+        ("ben_secure.patches", "rebuild_patch"): Name("rebuild_patch", Kind.CALL, 6),
+        ("ben_secure.metadata", "rebuild_array"): Name("rebuild_array", Kind.CALL, 3),
+        ("ben_secure.metadata", "rebuild_scalar"): Name("rebuild_scalar", Kind.CALL, 2),
+        ("numpy", "ndarray"): Name("ndarray", Kind.NAME),
+        ("numpy", "dtype"): Name("dtype", Kind.BUILDER, 3),
+        **{(f"{core}.multiarray", "_reconstruct"): Name("_reconstruct", Kind.BUILDER, 3) for core in _NUMPY},
+        **{(f"{core}.multiarray", "scalar"): Name("scalar", Kind.CALL, 2) for core in _NUMPY},
+        # What pickle protocol 5 writes for an array (the default from Python 3.14 on).
+        **{(f"{core}.numeric", "_frombuffer"): Name("_frombuffer", Kind.CALL, 4) for core in _NUMPY},
+        # The original package.
+        **{(f"{_INTERFACE}.band_interface", name): Name(name, Kind.CLASS) for name in BAND_CLASSES},
+        **{(module, name): Name(name, Kind.CLASS) for name, module in PATCH_MODULES.items()},
+    }
+)
+"""Every admitted (module, name) pair."""
+
+
+def declared(classes: tuple[Any, ...]) -> Table:
+    """The table, and beside its rows the patch classes of the caller by module and qualified name.
+
+    Raises:
+        ValueError: Two classes have one name, or one has a name of the interface itself.
+    """
+    table = dict(TABLE)
+    for cls in classes:
+        pair = (cls.__module__, cls.__qualname__)
+        if pair in table:
+            raise ValueError(f"{pair[0]}.{pair[1]} is declared twice or is a class of the interface itself")
+        table[pair] = Name(cls.__qualname__, Kind.CLASS, patch_class=cls)
+    return MappingProxyType(table)

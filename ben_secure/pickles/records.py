@@ -1,0 +1,53 @@
+"""What the machine makes of a pickle beside plain data: inert records, and blocks that nobody looked into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ben_secure.pickles.names import Kind, Name
+
+BLOCK_BYTES = 512
+"""A bytes object or bytearray of this size or more becomes a ``Block``."""
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """What the pickle said of one object; nothing of it was executed.
+
+    Attributes:
+        name: The row of the table that was called or instantiated.
+        arguments: Its arguments; empty for NEWOBJ.
+        state: What BUILD stored, or None.
+    """
+
+    name: Name
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether BUILD has nothing to add any more."""
+        return self.state is not None or self.name.kind is Kind.CALL
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """A large bytes object, or a bytearray if ``mutable``: the bytes of the payload from ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    mutable: bool
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def kind_of(item: object) -> str:
+    """Say for a message what an object is."""
+    return item.name.name if type(item) is Record else type(item).__name__
+
+
+def is_record(item: Any, *names: str) -> bool:
+    """Whether an item is a record of one of these names of the interface or numpy, not of a class of the caller's."""
+    return type(item) is Record and item.name.name in names and item.name.patch_class is None
