@@ -81,8 +81,9 @@ class Decoder:
         return self.pickles.template(value, end)
 
 
-# For plain ``loads``: the latest rules and those before, each with a memory of its own.
-_decoder = lru_cache(maxsize=2)(Decoder)
+# For plain ``loads``: one for the usual rules, and one for the latest others; each has a memory of its own.
+_usual = Decoder()
+_other = lru_cache(maxsize=1)(Decoder)
 
 
 def load(
@@ -122,7 +123,9 @@ def loads(
         TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
         ValueError: Two of ``classes`` have one name, or one has a name of the interface itself.
     """
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"a stored patch must be bytes, bytearray or memoryview, not {type(data).__name__}")
-    value = bytes(data)
-    return _decoder(tuple(classes), limits).load(value, payload_end(value))
+    if type(data) is not bytes:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"a stored patch must be bytes, bytearray or memoryview, not {type(data).__name__}")
+        data = bytes(data)
+    usual = classes == () and limits is DEFAULT_LIMITS
+    return (_usual if usual else _other(tuple(classes), limits)).load(data, payload_end(data))

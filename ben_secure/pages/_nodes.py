@@ -218,7 +218,7 @@ class Leaf(_TreePage):
         return Node(lmdb_key, length, overflow_page, end)
 
 
-def check_overflow_header(header: bytes, number: int, pages_needed: int, last_page: int) -> None:
+def check_overflow_header(header: bytes | bytearray, number: int, pages_needed: int, last_page: int) -> None:
     """Check the header of the first overflow page of a value.
 
     Args:

@@ -160,23 +160,25 @@ class Snapshot:
                 rule=Rule.LIMIT,
                 lmdb_key=node.lmdb_key,
             )
-        view = None if place is None else place(node.length)
         if node.overflow_page is None:
-            value: Any = leaf.page[node.data : node.data + node.length]
-            if view is not None:
-                view[:] = value
-            return value if view is None else view
+            value = leaf.page[node.data : node.data + node.length]
+            if place is None:
+                return value
+            view = place(node.length)
+            view[:] = value
+            return view
         pages = self._overflow_pages(node)
         offset = self._offset(node.overflow_page, pages)
-        # The value first: then the header is in the page cache, and a cold read costs one access to the disk. Both
-        # are of one commit, or the caller notices.
-        if view is None:
-            value = self._file.read(offset + PAGE_HEADER, node.length)
-        else:
-            self._file.read_into(offset + PAGE_HEADER, view)
-            value = view
-        header = self._file.read(offset, PAGE_HEADER)
-        check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
+        if place is not None:
+            header, view = bytearray(PAGE_HEADER), place(node.length)
+            self._file.read_into(offset, header, view)
+            check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
+            return view
+        # The value first: then the header is in the page cache, and a cold read costs one access to the disk. Both are
+        # of one commit, or the caller notices.
+        value = self._file.read(offset + PAGE_HEADER, node.length)
+        header_page = self._file.read(offset, PAGE_HEADER)
+        check_overflow_header(header_page, node.overflow_page, pages, self.meta.last_page)
         return value
 
     def _offset(self, number: int, pages: int = 1) -> int:

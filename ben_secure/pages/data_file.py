@@ -123,14 +123,14 @@ class DataFile:
             raise self._truncated(offset, size, len(data))
         return data
 
-    def read_into(self, offset: int, view: memoryview) -> None:
-        """Fill a writable view with the bytes from ``offset`` on; otherwise as ``read``."""
+    def read_into(self, offset: int, header: bytearray, view: memoryview) -> None:
+        """Fill a header, then a writable view, with the bytes from ``offset`` on; otherwise as ``read``."""
         try:
-            size = os.preadv(self._fd, [view], offset)
+            size = os.preadv(self._fd, (header, view), offset)
         except (OSError, OverflowError) as error:
             raise self._failed(error) from error
-        if size != len(view):
-            raise self._truncated(offset, len(view), size)
+        if size != len(header) + len(view):
+            raise self._truncated(offset, len(header) + len(view), size)
 
     @staticmethod
     def _truncated(offset: int, expected: int, size: int) -> StoreError:

@@ -9,7 +9,6 @@ is ever allocated here on a payload's word: a layout only says how many bytes th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -44,8 +43,7 @@ STANDARD_KINDS: Mapping[str, tuple[tuple[BandSpec, ...], ...]] = MappingProxyTyp
 _MAX_DTYPES_CHARACTERS = 69
 
 
-@dataclass(frozen=True, slots=True)
-class BandSlot:
+class BandSlot(NamedTuple):
     """The place of one band.
 
     Attributes:

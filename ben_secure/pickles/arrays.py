@@ -18,6 +18,8 @@ from ben_secure.metadata import array_from_bytes, rebuild_array, rebuild_scalar
 from ben_secure.pickles.names import Kind, Name
 from ben_secure.pickles.records import Block, Record, is_record, kind_of
 
+ALIGNMENT = 16
+"""Bytes. The largest item of pixels is a complex128."""
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _NONE = type(None)
 _DTYPE_STATE_TYPES = (int, str, _NONE, _NONE, _NONE, int, int, int)
@@ -58,11 +60,9 @@ def dtype_text(record: Any) -> str:
 def array_parts(record: Any) -> tuple[Any, str, bool, Any]:
     """Shape (as yet unchecked), dtype, Fortran order and data of an array record.
 
-    Returns:
-        The data as bytes or a list if protocol 4 wrote it, as bytes or bytearray if protocol 5 did; or as a block.
-
     Raises:
-        PatchFormatError: It is not the record of an array, or has a state of another form.
+        PatchFormatError: It is not the record of an array, or has a state of another form: protocol 4 writes the data
+            as bytes or a list, protocol 5 as bytes or a bytearray.
     """
     if is_record(record, "_reconstruct"):
         if type(record.state) is not tuple or len(record.state) != 5:
@@ -90,6 +90,12 @@ def check_bytes(data: object) -> None:
         refuse_array("type of its data", kind_of(data))
 
 
+def take(view: memoryview, block: Block, aligned: int | None) -> bytearray | memoryview:
+    """Pixels where they lie, if the patch may keep them there and they are aligned (see ``Loader.load``); or a copy."""
+    part = view[block.start : block.stop]
+    return part if aligned is not None and block.start % ALIGNMENT == aligned else bytearray(part)
+
+
 def in_native_order(record: Record, array: Any) -> Any:
     """``ndarray.__setstate__`` swaps foreign bytes as it reads, ``_frombuffer`` does not; both are followed."""
     swaps = record.name.name == "_reconstruct"
@@ -112,11 +118,7 @@ class Source:
         self._built: dict[int, tuple[Any, int]] = {}  # copy and objects in it, by the identity of the original
 
     def metadata(self, item: Any, depth: int = 1) -> Any:
-        """Copy a piece of metadata, with arrays in the place of records; shares nothing that can change.
-
-        Args:
-            item: What the machine left, which is free of cycles.
-            depth: Containers around it.
+        """Copy metadata that the machine left (so without cycles), with arrays in the place of records.
 
         Raises:
             PatchFormatError: A record is not that of a plain array.

@@ -53,20 +53,25 @@ class BandFacts(NamedTuple):
     Attributes:
         identity: Band class, name, resolution_m, (rows, columns).
         code: ``dtype.str`` of the pixels.
-        fortran: Whether they are stored column by column.
         data: The pixels: a block or a few bytes.
+        fortran: Whether they are stored column by column.
         array: The record of the array.
     """
 
     identity: tuple[str, str, int, tuple[int, int]]
     code: str
-    fortran: bool
     data: Any
+    fortran: bool
     array: Record
 
+    @property
+    def differs(self) -> bool:
+        """Whether the original package may return other bytes than are stored."""
+        return self.fortran or self.code[0] == ">"
+
     def pixels(self, source: Source) -> tuple[str, Any]:
-        """Dtype and pixels row by row, as the original package returns them: the block itself if it is that."""
-        if not self.fortran and self.code[0] != ">":
+        """Dtype and pixels row by row, as the original package returns them: what is stored if that is the same."""
+        if not self.differs:
             return self.code, self.data
         array = np.frombuffer(source.raw(self.data), self.code)
         array = in_native_order(self.array, array.reshape(self.identity[3], order="F" if self.fortran else "C"))
@@ -97,7 +102,7 @@ def band_facts(band: Any) -> BandFacts:
     count, item_bytes = shape[0] * shape[1], _ITEM_BYTES[code]
     if type(data) is list or len(data) != count * item_bytes:
         _refuse(f"band {printable(name)} does not have {count} pixels of {item_bytes} bytes")
-    return BandFacts((band.name.name, name, metres, shape), code, fortran, data, fields["data"])
+    return BandFacts((band.name.name, name, metres, shape), code, data, fortran, fields["data"])
 
 
 def _fields(band_class: str, state: Any) -> dict[str, Any]:
@@ -146,11 +151,7 @@ class Legacy:
         self.parts: list[Any] | None = None
 
     def patch(self, record: Record, cls: type[BigEarthNetPatch]) -> BigEarthNetPatch:
-        """Build the patch: bands, dtypes and metadata as the original package has them, on one new buffer.
-
-        Args:
-            record: The record of the patch, after the whole pickle has run.
-            cls: Its class.
+        """Build a patch of a class from its finished record: all as the original package has it, on one new buffer.
 
         Raises:
             PatchFormatError: A band is missing, doubled, swapped or misshapen, a part is of another type, or the
@@ -165,8 +166,8 @@ class Legacy:
         else:
             bands = self._merged(rest) if kind == _MERGED else self._fixed(kind, rest)
             _check_list(kind, rest, bands)
-            stored_as = [facts.pixels(self._source) for _, facts in bands]
-            layout, parts = _spell(kind, tuple(code for code, _ in stored_as)), [part for _, part in stored_as]
+            pixels_of = [facts.pixels(self._source) for _, facts in bands]
+            layout, parts = _spell(kind, tuple([code for code, _ in pixels_of])), [part for _, part in pixels_of]
             pixels = bytearray().join(map(self._source.raw, parts))
         stored = rest.pop("__stored_args__", None)
         if type(stored) is not dict:
@@ -175,17 +176,15 @@ class Legacy:
         self.parts = parts if extras is None else None
         return rebuild(cls, layout, pixels, self._source.metadata(stored), self._source.metadata(extras), self._limits)
 
-    def _facts(self, band: Any) -> BandFacts:
-        return self._known.get(id(band)) or band_facts(band)
-
     def _fixed(self, kind: str, rest: dict[str, Any]) -> list[tuple[Record, BandFacts]]:
         """Take the bands of a patch class with fixed bands out of its state, in storage order."""
         bands = []
         for attribute, expected in _SLOTS[kind]:
             band = rest.pop(attribute, None)
-            if not is_record(band, expected[0]):
+            facts = self._known.get(id(band))
+            if facts is None and not is_record(band, expected[0]):
                 _refuse(f"{attribute} of a {kind} is a {records.kind_of(band)}, not a {expected[0]}")
-            facts = self._facts(band)
+            facts = facts or band_facts(band)
             if facts.identity != expected:
                 _refuse(f"{attribute} is not {_described(*expected[1:])} but {_described(*facts.identity[1:])}")
             bands.append((band, facts))
@@ -215,7 +214,7 @@ class Legacy:
         entries: list[Entry] = []
         pixels = bytearray()
         for band in listed:
-            facts = self._facts(band)
+            facts = self._known.get(id(band)) or band_facts(band)
             code, part = facts.pixels(self._source)
             attribute = attributes.pop(id(band), None)
             if attribute is not None:

@@ -1,7 +1,7 @@
 """``Loader``: reads values under fixed rules, and remembers what it need not read twice.
 
-The way of a value: known by its template; or run by ``machine``, then built by ``canonical`` or ``legacy``. No other
-step decides anything, and what a loader remembers never changes a verdict (see ``templates``).
+The way of a value: known by its template; or run by ``machine``, then built here (canonical values, docs/format.md) or
+by ``legacy``. No other step decides anything, and what a loader remembers never changes a verdict (see ``templates``).
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from typing import Any
 
 from ben_secure.errors import PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.patches.parts import rebuild
 from ben_secure.patches.patch import BigEarthNetPatch
+from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 from ben_secure.pickles import machine
-from ben_secure.pickles.arrays import Source
-from ben_secure.pickles.canonical import PATCH_CLASSES, canonical_patch
+from ben_secure.pickles.arrays import Source, take
 from ben_secure.pickles.legacy import Legacy
-from ben_secure.pickles.names import declared
+from ben_secure.pickles.names import Name, declared
 from ben_secure.pickles.records import Block, Record, is_record, kind_of
 from ben_secure.pickles.templates import Head, Template, Templates
+
+_ALL = (BigEarthNetPatch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch)
+_PATCH_CLASSES = {cls.__name__: cls for cls in _ALL}
 
 
 class Loader:
@@ -62,16 +66,16 @@ class Loader:
             LimitExceededError: It costs more than the limits allow.
             PatchFormatError: It is damaged, or is not a patch.
         """
+        head, template = self._find(data, end)
         view = memoryview(data)
-        head, template = self._find(view[:end])
         if template is not None:
             return template.patch(view, aligned)
         payload = data if type(data) is bytes else bytes(view)
-        root, blocks = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
-        patch, parts = self._built(root, Source(view, self.limits), head, aligned)
-        if parts is not None and len(parts) == len(blocks) > 0 and set(parts) == set(blocks):
+        state = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
+        patch, parts = self._built(state.levels[0][0], Source(view, self.limits), head, aligned)
+        if parts is not None and len(parts) == len(state.blocks) > 0 and set(parts) == set(state.blocks):
             state_at = partial(machine.state_at, payload, end, self.table, self.limits)
-            self._templates.learn(head, payload[:end], parts, patch, state_at)
+            self._templates.learn(head, payload[:end], state, parts, patch, state_at)
         return patch
 
     def template(self, data: bytes | memoryview, end: int) -> Template | None:
@@ -80,11 +84,11 @@ class Loader:
         Law: if this returns something, ``load`` returns a patch, and that differs from the patch of every other value
         with this template in nothing but the pixels. None says nothing.
         """
-        return self._find(memoryview(data)[:end])[1]
+        return self._find(data, end)[1]
 
-    def _find(self, payload: memoryview) -> tuple[Head | None, Template | None]:
-        head = self._templates.head(payload)
-        return head, None if head is None else head.tails.get(bytes(payload[head.end :]))
+    def _find(self, data: bytes | memoryview, end: int) -> tuple[Head | None, Template | None]:
+        head = self._templates.head(data, end)
+        return head, None if head is None else head.tails.get(bytes(data[head.end : end]))
 
     def _built(
         self, root: Any, source: Source, head: Head | None, aligned: int | None
@@ -92,16 +96,35 @@ class Loader:
         """The patch that a finished pickle describes; and the blocks that are its pixels, if all it has is these."""
         try:
             if is_record(root, "rebuild_patch"):
-                patch = canonical_patch(root, source, self.limits, aligned)
-                pixels, extras = root.arguments[3], root.arguments[5]
-                if type(pixels) is not Block or extras is not None:
-                    return patch, None
-                self.pixels_at = pixels.start
-                return patch, [pixels]
-            cls = root.name.patch_class or PATCH_CLASSES.get(root.name.name) if type(root) is Record else None
+                return self._canonical(root, source, aligned)
+            cls = root.name.patch_class or _PATCH_CLASSES.get(root.name.name) if type(root) is Record else None
             if cls is not None:
                 legacy = Legacy(source, self.limits, {} if head is None else head.bands)
                 return legacy.patch(root, cls), legacy.parts
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
         raise PatchFormatError(f"the pickle holds a {printable(kind_of(root))}, not a patch", rule=Rule.PATCH)
+
+    def _canonical(
+        self, record: Record, source: Source, aligned: int | None
+    ) -> tuple[BigEarthNetPatch, list[Block] | None]:
+        """Build a patch from ``rebuild_patch(version, kind, layout, pixels, stored, extras)``; all of it is hostile."""
+        version, kind, layout, pixels, stored, extras = record.arguments
+        if type(version) is not int or version != 1:
+            raise PatchFormatError(
+                f"version {printable(version)} of the canonical value is unknown, this package reads version 1; "
+                "a newer ben_secure may read it",
+                rule=Rule.PATCH,
+            )
+        cls: type[BigEarthNetPatch] | None = kind.patch_class if type(kind) is Name else None
+        if type(kind) is str:
+            cls = _PATCH_CLASSES.get(kind)
+        if cls is None:
+            raise PatchFormatError(f"no patch class is called {printable(kind)}", rule=Rule.PATCH)
+        parts = None
+        if type(pixels) is Block:
+            self.pixels_at = pixels.start
+            parts = [pixels] if extras is None else None
+            pixels = take(source.view, pixels, aligned)
+        stored, extras = source.metadata(stored), source.metadata(extras)
+        return rebuild(cls, layout, pixels, stored, extras, self.limits), parts

@@ -37,7 +37,8 @@ _CONSTANTS = {0x4E: None, 0x88: True, 0x89: False, 0x29: ()}  # NONE, NEWTRUE, N
 _FRESH = {0x5D: list, 0x7D: dict, 0x8F: set}  # EMPTY_LIST, EMPTY_DICT, EMPTY_SET
 _CHANGEABLE = frozenset({list, dict, set, Record})
 _HASHABLE = frozenset({str, int, float, bool, type(None), bytes, Block})
-_WARNING, _FETCH = "do not load this value with pickle", "fetch the value again"
+_CUT_SHORT = "the pickle is damaged: cut short or out of step; fetch the value again"
+_NOT_UTF8 = "the pickle is damaged: a string is not UTF-8; fetch the value again"
 _read_float = struct.Struct(">d").unpack_from
 
 
@@ -56,64 +57,51 @@ class State:
     numeric: int = 0  # numbers in sets so far
     frame_at: int = 0  # position of the length of a frame that ends with the payload
     frame_end: int = _NO_FRAME
-    open: list[tuple[int, int, int]] = field(default_factory=list)  # see settle
-
-    def settle(self) -> State:
-        """Note level, place and memo index (or -1) of what may still be changed: it is on a stack and nowhere else."""
-        self.open = [
-            (level, place, self.named.get(id(item), -1))
-            for level, items in enumerate(self.levels)
-            for place, item in enumerate(items)
-            if type(item) in _CHANGEABLE and id(item) not in self.sealed
-            if type(item) is not Record or not item.is_complete
-        ]
-        return self
+    cut: int = 0  # behind the last list of records: values of one database differ from there on
 
     def fork(self, end: int) -> State:
-        """Copy a settled state for one payload of ``end`` bytes; what may still change is made new, the rest shared."""
+        """Copy the state for one payload of ``end`` bytes: what may still be changed is made new, the rest is shared.
+
+        What may still be changed is on a stack and in no other place but the memo.
+        """
         levels, memo, named = [level.copy() for level in self.levels], self.memo.copy(), self.named.copy()
-        for level, place, index in self.open:
-            item = levels[level][place]
-            copy = Record(item.name, item.arguments) if type(item) is Record else item.copy()
-            levels[level][place] = copy
-            if index >= 0:
-                memo[index] = copy
-                named[id(copy)] = index
+        for level in levels:
+            for place, item in enumerate(level):
+                kind = type(item)
+                if kind in _CHANGEABLE and id(item) not in self.sealed and not (kind is Record and item.is_complete):
+                    level[place] = copy = Record(item.name, item.arguments) if kind is Record else item.copy()
+                    if id(item) in named:
+                        named[id(copy)] = named[id(item)]
+                        memo[named[id(item)]] = copy
         return State(
             levels, memo, self.blocks.copy(), named, self.sealed.copy(), self.pos, self.ops, self.text, self.numeric,
-            self.frame_at, end if self.frame_at else self.frame_end,
+            self.frame_at, end if self.frame_at else self.frame_end, self.cut,
         )  # fmt: skip
 
 
-class _Refused(Exception):
-    """Raised inside ``_run``, which knows the position: error class, rule, fact, remedy, and the global asked for."""
-
-
 def _refuse(fact: str, rule: Rule = Rule.STRUCTURE, asked: str | None = None) -> NoReturn:
-    raise _Refused(UnsafePickleError, rule, fact, _WARNING, asked)
+    raise UnsafePickleError(f"{fact}; do not load this value with pickle", rule=rule, global_name=asked)
 
 
 def _damaged(fact: str) -> NoReturn:
-    raise _Refused(PatchFormatError, Rule.MALFORMED, f"the pickle is damaged: {fact}", _FETCH, None)
+    raise PatchFormatError(f"the pickle is damaged: {fact}; fetch the value again", rule=Rule.MALFORMED)
 
 
 def _exceed(counted: str, number: int, most: int) -> NoReturn:
     fact = f"{counted}: found {number}, at most {most} are allowed"
-    raise _Refused(LimitExceededError, Rule.LIMIT, fact, "if the value is honest, pass larger Limits", None)
+    raise LimitExceededError(f"{fact}; if the value is honest, pass larger Limits", rule=Rule.LIMIT)
 
 
-def _error(data: bytes, pos: int, refusal: _Refused) -> UntrustedDataError:
-    """The error for a refusal at a position."""
-    cls, rule, fact, remedy, asked = refusal.args
-    opcode = None
-    if pos < len(data) and cls is not PatchFormatError:
+def _placed(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataError:
+    """Add the position of the opcode to an error."""
+    error.offset = pos if error.offset is None else error.offset
+    error.message += f" (byte {error.offset})"
+    if pos < len(data) and type(error) is not PatchFormatError:
         import pickletools  # for messages only
 
-        opcode = next((op.name for op in pickletools.opcodes if ord(op.code) == data[pos]), f"0x{data[pos]:02x}")
-    place = f"byte {pos}" if opcode is None else f"{opcode} at byte {pos}"
-    error: UntrustedDataError = cls(
-        f"{fact} ({place}); {remedy}", rule=rule, offset=pos, opcode=opcode, global_name=asked
-    )
+        names = (op.name for op in pickletools.opcodes if ord(op.code) == data[pos])
+        error.opcode = next(names, f"0x{data[pos]:02x}")
+        error.message += f", {error.opcode}"
     return error
 
 
@@ -184,7 +172,6 @@ def _record(function: object, arguments: object, kinds: tuple[Kind, ...]) -> Rec
 
 
 def _row(table: Table, module: object, name: object, limits: Limits) -> Name:
-    """The row of the table that a global names."""
     if type(name) is not str or type(module) is not str:
         _refuse("a global is named by something that is not a string", Rule.FORBIDDEN_GLOBAL)
     row = table.get((module, name))
@@ -206,21 +193,22 @@ def _check_end(pos: int, end: int, state: State, limits: Limits) -> None:
         _refuse("the last frame does not end with the pickle")
     if pos + 1 != end:
         fact = f"{end - pos - 1} bytes follow the end of the pickle: a second pickle, or damage"
-        raise _Refused(PatchFormatError, Rule.TRAILING_DATA, fact, _WARNING, None)
+        message = f"{fact}; do not load this value with pickle"
+        raise PatchFormatError(message, rule=Rule.TRAILING_DATA, offset=pos + 1)
 
 
-def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None = None) -> tuple[Any, list[Block]]:
-    """Read the one pickle in ``data[:end]``; no byte from ``end`` on decides anything.
+def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None = None) -> State:
+    """Read the one pickle in ``data[:end]``, which is hostile; no byte from ``end`` on decides anything.
 
     Args:
-        data: The stored bytes; hostile.
+        data: The stored bytes.
         end: Where the payload ends.
         table: The admitted names.
         limits: What the payload may cost.
-        state: The settled state after a beginning that is known; it is not changed.
+        state: The state after a beginning that is known; it is not changed.
 
     Returns:
-        The object that the pickle leaves (plain data, ``Record``, ``Block``), and its blocks in order.
+        The state at STOP: ``levels[0][0]`` is the object that the pickle leaves (plain data, ``Record``, ``Block``).
 
     Raises:
         UnsafePickleError: A global outside the table, or an opcode, call or structure that no patch needs.
@@ -240,17 +228,16 @@ def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None
             offset=0,
         )
     try:
-        left = _run(data, end, table, limits, State() if state is None else state.fork(end), _NO_FRAME)
+        return _run(data, end, table, limits, State() if state is None else state.fork(end), _NO_FRAME)
     except UntrustedDataError:
         if end < len(data):  # it may have run into what follows; the reason is to be found without it
             return run(data[:end], end, table, limits, state)
         raise
-    return left.levels[0][0], left.blocks
 
 
 def state_at(data: bytes, end: int, table: Table, limits: Limits, until: int) -> State:
-    """The settled state at position ``until`` of a payload that ``run`` has accepted; the other arguments as there."""
-    return _run(data, end, table, limits, State(), until).settle()
+    """The state at position ``until`` of a payload that ``run`` has accepted; the other arguments as there."""
+    return _run(data, end, table, limits, State(), until)
 
 
 def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, until: int) -> State:
@@ -295,6 +282,8 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
                     _fill_dict(stack, items, sealed)
                 elif op == 0x65:
                     _open(stack, list, sealed).extend(items)
+                    if items and type(items[0]) is Record:
+                        state.cut = after
                 else:
                     numeric = _fill_set(stack, items, sealed, numeric)
             elif 0x85 <= op <= 0x87:  # TUPLE1, TUPLE2, TUPLE3
@@ -375,10 +364,10 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
         state.frame_at, state.frame_end = frame_at, frame_end
         if until == _NO_FRAME:
             _check_end(pos, end, state, limits)
-    except _Refused as refusal:
-        raise _error(data, pos, refusal) from None
-    except (IndexError, struct.error, UnicodeDecodeError) as error:
-        fact = "a string is not UTF-8" if isinstance(error, UnicodeDecodeError) else "cut short or out of step"
-        refused = _Refused(PatchFormatError, Rule.MALFORMED, f"the pickle is damaged: {fact}", _FETCH, None)
-        raise _error(data, pos, refused) from error
+    except (IndexError, struct.error):
+        raise _placed(PatchFormatError(_CUT_SHORT, rule=Rule.MALFORMED), data, pos) from None
+    except UnicodeDecodeError as error:
+        raise _placed(PatchFormatError(_NOT_UTF8, rule=Rule.MALFORMED), data, pos) from error
+    except UntrustedDataError as error:
+        raise _placed(error, data, pos) from None
     return state

@@ -1,14 +1,14 @@
 """The one memory between values: one that equals a value that was read, pixels aside, is that patch with its pixels.
 
-What it is keyed by: every byte of a value outside its blocks. A ``Head`` has those up to the end of the last block; its
-``tails`` are keyed by all that follow.
+What it is keyed by: every byte of a value outside its blocks. A ``Head`` has those up to a place behind the last block;
+its ``tails`` are keyed by all that follow.
 
-Why equal keys give equal results: the machine never looks into a block, and ``learn`` is called only for a patch whose
-pixels are exactly the blocks of its value, each once, unchanged, in a known order, without gaps. So class, layout and
-metadata were computed from the bytes outside the blocks alone, under the rules of one ``Loader``; from the same bytes
-they come out the same. The one exception is the length of a last frame that ends with the value: ``Head.fits`` computes
-what it must be. A head without a known tail saves work, too: the machine goes on from its state, which a value cannot
-change.
+Why equal keys give equal results: the machine never looks into a block, and a template is made only of a patch whose
+pixels are exactly the blocks of its value, each once, unchanged, in a known order, without gaps, and whose metadata is
+text and numbers (never bytes). So class, layout and metadata were computed from the bytes outside the blocks alone,
+under the rules of one ``Loader``; from the same bytes they come out the same. The one exception is the length of a last
+frame that ends with the value: ``Head.fits`` computes what it must be. A head without a known tail saves work, too: the
+machine goes on from its state, which no value can change.
 
 How many bytes it may hold: ``MAX_BYTES``, counting programs, states and every copy of metadata. What takes more than a
 few kB is not learned. When the budget is spent, everything is forgotten.
@@ -23,7 +23,7 @@ from typing import Any
 
 from ben_secure.errors import PatchFormatError
 from ben_secure.patches.patch import BigEarthNetPatch
-from ben_secure.pickles.canonical import take
+from ben_secure.pickles.arrays import take
 from ben_secure.pickles.legacy import BandFacts, band_facts
 from ben_secure.pickles.machine import State
 from ben_secure.pickles.names import BAND_CLASSES
@@ -65,28 +65,29 @@ class Template:
 
 
 class Head:
-    """All bytes of a value up to the end of its last block, the blocks aside; and what follows from them.
+    """All bytes of a value up to a place behind its last block, the blocks aside; and what follows from them.
 
     Attributes:
-        end: Where the last block ends.
-        state: The machine's settled state there.
+        end: That place.
+        state: The machine's state there.
         bands: ``band_facts`` of the finished band records in that state, by identity.
         tails: Templates by all bytes that follow.
     """
 
     __slots__ = ("_segments", "bands", "end", "state", "tails")
 
-    def __init__(self, payload: bytes, blocks: Sequence[Block], state: State) -> None:
+    def __init__(self, payload: bytes, state: State) -> None:
         self.state = state
-        self.end = blocks[-1].stop
+        self.end = state.pos
         self.tails: dict[bytes, Template] = {}
         self.bands: dict[int, BandFacts] = {}
         self._segments: list[tuple[int, int, bytes]] = []
-        starts, stops, at = [0, *(b.stop for b in blocks[:-1])], [b.start for b in blocks], state.frame_at
-        for start, stop in zip(starts, stops, strict=True):
-            split = at and start <= at < stop  # the length of the last frame is left out
-            for begin, end in [(start, at), (at + 8, stop)] if split else [(start, stop)]:
+        at, start = state.frame_at, 0
+        for block in [*state.blocks, Block(self.end, self.end, False)]:
+            split = at and start <= at < block.start  # the length of the last frame is left out
+            for begin, end in [(start, at), (at + 8, block.start)] if split else [(start, block.start)]:
                 self._segments.append((begin, end, payload[begin:end]))
+            start = block.stop
         for item in state.memo:
             if is_record(item, *BAND_CLASSES) and item.is_complete:
                 try:
@@ -94,13 +95,13 @@ class Head:
                 except PatchFormatError:  # it is refused where it is used
                     continue
 
-    def fits(self, payload: memoryview) -> bool:
-        """Whether a payload begins so, with any content of the blocks."""
-        at, size = self.state.frame_at, len(payload)
-        if size <= self.end or (at and int.from_bytes(payload[at : at + 8], "little") != size - at - 8):
+    def fits(self, data: bytes | memoryview, end: int) -> bool:
+        """Whether the payload ``data[:end]`` begins so, with any content of the blocks."""
+        at = self.state.frame_at
+        if end <= self.end or (at and int.from_bytes(data[at : at + 8], "little") != end - at - 8):
             return False
         for start, stop, segment in self._segments:  # noqa: SIM110 - a generator costs twice the time
-            if bytes(payload[start:stop]) != segment:
+            if bytes(data[start:stop]) != segment:
                 return False
         return True
 
@@ -119,41 +120,43 @@ class Templates:
         self._missed = False
         self._lock = threading.Lock()
 
-    def head(self, payload: memoryview) -> Head | None:
-        """The head that a payload begins with, if it is known."""
+    def head(self, data: bytes | memoryview, end: int) -> Head | None:
+        """The head that the payload ``data[:end]`` begins with, if it is known."""
         for head in self._heads:
-            if head.fits(payload):
+            if head.fits(data, end):
                 return head
         return None
 
     def learn(
-        self, head: Head | None, payload: bytes, parts: Sequence[Block], patch: BigEarthNetPatch,
-        state_at: Callable[[int], State],
+        self, head: Head | None, payload: bytes, left: State, parts: Sequence[Block],
+        patch: BigEarthNetPatch, state_at: Callable[[int], State],
     ) -> None:  # fmt: skip
-        """Remember a value that was read, if that is worth it. When it may be: see the module's docstring.
+        """Remember a value that was read, if that is worth it and may be (see the module's docstring).
 
         Args:
             head: What ``head`` returned for it.
             payload: The value without its footer.
-            parts: The blocks of the value in the order of the patch's pixels: all of them, each once.
+            left: The machine's state at its end.
+            parts: All blocks of the value, each once, in the order of the patch's pixels.
             patch: The patch.
-            state_at: Gives the machine's settled state at a position of this payload.
+            state_at: Gives the machine's state at a position of this payload.
         """
-        blocks = sorted(parts, key=lambda block: block.start)
-        end, stored = blocks[-1].stop, patch.__stored_args__
-        if end - sum(map(len, blocks)) > _MAX_HEAD_BYTES or patch._layout.gaps:
+        blocks, stored = left.blocks, patch.__stored_args__
+        end = max(blocks[-1].stop, left.cut)
+        if patch._layout.gaps:
             return
         if head is None:
-            self._missed = not self._missed
-            if self._missed:  # one value alone is not worth a second run of its beginning
+            self._missed = not self._missed  # one value alone is not worth a second run of its beginning
+            if self._missed or end - sum(map(len, blocks)) > _MAX_HEAD_BYTES:
                 return
-            head = Head(payload, blocks, state_at(end))
+            head = Head(payload, state_at(end))
             if not self._add(head.cost()):
                 return
             self._heads = (head, *self._heads[: _MAX_HEADS - 1])
-        cost = _TEMPLATE_COST + len(payload) - end + _size(stored)
-        if head.end == end and _is_flat(stored) and cost <= _MAX_TAIL_COST and self._add(cost):
-            head.tails[payload[end:]] = Template(patch, parts)
+        if head.end == end and _is_flat(stored):
+            cost = _TEMPLATE_COST + len(payload) - end + _size(stored)
+            if cost <= _MAX_TAIL_COST and self._add(cost):
+                head.tails[payload[end:]] = Template(patch, parts)
 
     def _add(self, cost: int) -> bool:
         """Count bytes that are to be held; if there are too many, forget everything instead."""

@@ -41,10 +41,7 @@ class PatchUnpickler(pickle.Unpickler):
         self._loader = Loader(tuple(classes), limits)
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Look a global up in the frozen table; nothing is ever imported.
-
-        Returns:
-            A row of the table, which is inert.
+        """Look a global up in the frozen table; returns a row, which is inert, and never imports.
 
         Raises:
             UnsafePickleError: The pair is not in the table.

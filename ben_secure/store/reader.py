@@ -19,7 +19,7 @@ from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.patches.patch import BigEarthNetPatch
-from ben_secure.pickles.canonical import ALIGNMENT
+from ben_secure.pickles.arrays import ALIGNMENT
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.values import Decoder
 
