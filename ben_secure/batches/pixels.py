@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Normalisation: TypeAlias = Mapping[str, Sequence[float]]
 """(mean, standard deviation) by band name, in the unit of the band."""
 
-_MAX_LAYOUTS = 64
+_MAX_LAYOUTS = 8
 _MAX_STATISTICS_BYTES = 16 * 2**20  # histograms of 14 bands are a hundredth of it
 
 

@@ -40,7 +40,7 @@ class Taps(NamedTuple):
     weights: Float32
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # at most 200 kB each
 def nearest_places(source: int, target: int) -> Places:
     """The input row of each output row, in torch's float32 arithmetic."""
     scale = np.float32(source) / np.float32(target)
@@ -49,7 +49,7 @@ def nearest_places(source: int, target: int) -> Places:
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # at most 200 kB each
 def taps(source: int, target: int, mode: str) -> Taps:
     """The weighted input rows of each output row.
 

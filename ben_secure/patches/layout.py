@@ -274,7 +274,7 @@ class Layout:
         return pixels
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)  # some 15 kB each
 def _standard(kind: str, dtypes: str) -> Layout:
     groups = STANDARD_KINDS.get(kind)
     if groups is None:
@@ -299,7 +299,7 @@ def _standard(kind: str, dtypes: str) -> Layout:
     )
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=8)  # at most 64 bands with names of 256 characters: some 250 kB each
 def _generic(entries: tuple[Entry, ...]) -> Layout:
     return Layout(GENERIC, entries, entries)
 

@@ -34,7 +34,7 @@ _REQUIRED = {name: frozenset(_FIELDS if name == "Band" else ("name", "data")) fo
 _ITEM_BYTES = {code: np.dtype(code).itemsize for code in PIXEL_DTYPES}
 _MERGED = "BigEarthNet_S1_S2_Patch"
 _INNER = (("s2_patch", "BigEarthNet_S2_Patch"), ("s1_patch", "BigEarthNet_S1_Patch"))
-_spell = lru_cache(maxsize=128)(Layout.spell)  # its arguments are from closed sets
+_spell = lru_cache(maxsize=32)(Layout.spell)  # its arguments are from closed sets
 _SLOTS = {
     kind: [(b.attribute, (b.band_class, b.name, b.resolution_m, b.shape)) for group in groups for b in group]
     for kind, groups in STANDARD_KINDS.items()

@@ -29,7 +29,7 @@ from ben_secure.pickles.machine import State
 from ben_secure.pickles.names import BAND_CLASSES
 from ben_secure.pickles.records import Block, is_record
 
-MAX_BYTES = 7 * 2**20
+MAX_BYTES = 6 * 2**20
 """Budget of one ``Templates``. BigEarthNet has some 3,000 sets of labels, which take 2 kB each."""
 _MAX_HEAD_BYTES = 16 * 2**10  # an honest S1+S2 value has 8 kB outside its pixels
 _MAX_TAIL_COST = 5 * 2**10

@@ -119,11 +119,11 @@ _Result = TypeVar("_Result")
 
 
 def remembered(function: Callable[[bytes, Limits], _Result]) -> Callable[[bytes, Limits], _Result]:
-    """Remember what follows from the 64 latest short headers: those of one database repeat.
+    """Remember what follows from the 32 latest short headers: those of one database repeat.
 
-    A header of ``MAX_REMEMBERED_BYTES`` and what is made of it take less than 40 kB, so that this holds 2.5 MB at most.
+    A header of ``MAX_REMEMBERED_BYTES`` and what is made of it take less than 40 kB, so that this holds 1.3 MB at most.
     """
-    latest = lru_cache(maxsize=64)(function)
+    latest = lru_cache(maxsize=32)(function)
 
     @wraps(function)
     def recall(header: bytes, limits: Limits) -> _Result:
