@@ -1,10 +1,11 @@
-"""The rounds of ``bench_load.py``; runs inside its virtual environment and prints one JSON object."""
+"""The worker of ``bench_load.py``: ``build FOLDER`` writes the corpus, ``serve FOLDER`` times ways of reading it.
+
+Runs inside a virtual environment, with this revision of ben_secure or an earlier one, so it uses only what both have.
+"""
 
 import json
-import pathlib
+import os
 import pickle
-import random
-import statistics
 import subprocess
 import sys
 import time
@@ -16,12 +17,13 @@ import numpy as np
 import safetensors.numpy
 
 import ben_secure
-from ben_secure.pickles._segments import Segments
+from ben_secure.batches import PatchArrays
 
 # Few enough patches, read often enough in a turn, that most reads find the values in the processor's cache: with
 # many, all ways wait for the memory, and what is compared is the machine.
-PATCHES = 16
-PASSES = 4
+PATCHES, PASSES = 16, 4
+UNSEEN = 110
+"""Values with labels that the process has never read; the first ten of them teach what all values share."""
 SIDES = {
     **dict.fromkeys(("02", "03", "04", "08"), 120),
     **dict.fromkeys(("05", "06", "07", "8A", "11", "12"), 60),
@@ -34,24 +36,26 @@ GROUPS = (("B02", "B03", "B04", "B08"), ("B05", "B06", "B07", "B8A", "B11", "B12
 def build(folder):
     """Write the same patches as the original's pickles, in canonical form and as safetensors."""
     rng = np.random.default_rng(0)
-    legacy = {"s2": {}, "s1_s2": {}}
-    tensors = {}
-    for number in range(PATCHES):
+    values = {name: {} for name in ("s2", "s1_s2", "s2.unseen", "s1_s2.unseen", "safetensors")}
+    for number in range(PATCHES + UNSEEN):
         name = f"S2A_MSIL2A_20170613T101031_{number}_{number * 7 % 90}"
         bands = {f"band{b}": rng.integers(0, 10_000, (side, side), dtype="uint16") for b, side in SIDES.items()}
         radar = {b: rng.normal(-15, 4, (120, 120)).astype("float32") for b in ("bandVH", "bandVV")}
         labels = [LABELS[i] for i in rng.choice(43, 3, replace=False)]
+        suffix = ""
+        if number >= PATCHES:
+            labels, suffix = [f"label {number} {place}" for place in range(3)], ".unseen"
         metadata = {"labels": labels, "new_labels": labels[:2]}
-        legacy["s2"][name] = s2_only.BigEarthNet_S2_Patch(**bands, **metadata).dumps()
-        legacy["s1_s2"][name] = merged.BigEarthNet_S1_S2_Patch(**bands, **radar, **metadata).dumps()
-        tensors[name] = safetensors.numpy.save({b.replace("band", "B"): array for b, array in bands.items()})
-    for kind, values in legacy.items():
-        write(f"{folder}/{kind}.legacy", values)
-        with ben_secure.PatchWriter(f"{folder}/{kind}.canonical") as writer:
-            for name, value in values.items():
-                writer[name] = ben_secure.loads(value)
+        values["s2" + suffix][name] = s2_only.BigEarthNet_S2_Patch(**bands, **metadata).dumps()
+        values["s1_s2" + suffix][name] = merged.BigEarthNet_S1_S2_Patch(**bands, **radar, **metadata).dumps()
+        if not suffix:
+            tensors = {b.replace("band", "B"): array for b, array in bands.items()}
+            values["safetensors"][name] = safetensors.numpy.save(tensors)
+    tensors = values.pop("safetensors")
     write(f"{folder}/safetensors", tensors)
-    return legacy
+    for kind, legacy in values.items():
+        write(f"{folder}/{kind}.legacy", legacy)
+        write(f"{folder}/{kind}.canonical", {name: ben_secure.loads(value).dumps() for name, value in legacy.items()})
 
 
 def write(path, values):
@@ -60,144 +64,174 @@ def write(path, values):
             transaction.put(name.encode(), value)
 
 
-def stacked(patch):
+def read(path):
+    with lmdb.open(path, readonly=True, lock=False) as environment, environment.begin() as transaction:
+        return {name.decode(): bytes(value) for name, value in transaction.cursor()}
+
+
+def stacks(patch):
     """The three arrays that a training loop wants."""
     return patch.get_stacked_10m_bands(), patch.get_stacked_20m_bands(), patch.get_stacked_60m_bands()
 
 
-def ways(folder, legacy):
-    """Every way of reading, as a function of a patch name."""
-    names = list(legacy["s2"])
+def forget():
+    """Forget every value that was read, in whatever revision this is."""
+    from ben_secure import values
+
+    if hasattr(values, "Decoder"):
+        values._usual = values.Decoder()
+    else:  # 0.1.0 before it had one machine
+        from ben_secure.pickles._segments import Segments
+
+        Segments.forget()
+
+
+def seen(function, items):
+    """Time a function over items that it has seen."""
+
+    def turn():
+        for item in items:
+            function(item)
+        start = time.thread_time()
+        for _ in range(PASSES):
+            for item in items:
+                function(item)
+        return (time.thread_time() - start) / (PASSES * len(items))
+
+    return turn
+
+
+def never_seen(function, items):
+    """Time a function over items of which it knows only what all of them share."""
+
+    def turn():
+        forget()
+        for item in items[:10]:
+            function(item)
+        start = time.thread_time()
+        for item in items[10:]:
+            function(item)
+        return (time.thread_time() - start) / (len(items) - 10)
+
+    return turn
+
+
+def first_of_a_process(path):
+    """Time the first value of a fresh interpreter."""
+    code = (
+        "import sys, time, ben_secure; value = open(sys.argv[1], 'rb').read(); load = ben_secure.loads; "
+        "start = time.thread_time(); load(value); print(time.thread_time() - start)"
+    )
+    return lambda: float(subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True).stdout)
+
+
+def importing(module):
+    def turn():
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        return time.perf_counter() - start
+
+    return turn
+
+
+def new_memory(path, sizes):
+    """Read as many bytes as the values have, each into new memory."""
+    descriptor = os.open(f"{path}/data.mdb", os.O_RDONLY)
+    room = os.fstat(descriptor).st_size - max(sizes)
+
+    def turn(size):
+        os.preadv(descriptor, [memoryview(np.empty(size, np.uint8))], size * 7 % room)
+
+    return seen(turn, sizes)
+
+
+def ways(folder):
+    """Every way of reading, as a function that returns seconds a patch."""
+    legacy = {kind: list(read(f"{folder}/{kind}.legacy").values()) for kind in ("s2", "s1_s2")}
+    canonical = {kind: list(read(f"{folder}/{kind}.canonical").values()) for kind in ("s2", "s1_s2")}
+    unseen = {form: list(read(f"{folder}/s2.unseen.{form}").values()) for form in ("legacy", "canonical")}
+    merged_unseen = list(read(f"{folder}/s1_s2.unseen.legacy").values())
     reader = ben_secure.PatchReader(f"{folder}/s2.canonical")
     legacy_reader = ben_secure.PatchReader(f"{folder}/s2.legacy")
     tensor_reader = ben_secure.PatchReader(f"{folder}/safetensors")
-    canonical = {name: reader.raw(name) for name in names}
+    names = list(reader)
     environment = lmdb.open(f"{folder}/s2.legacy", readonly=True, lock=False, readahead=False)
     tensor_environment = lmdb.open(f"{folder}/safetensors", readonly=True, lock=False, readahead=False)
+    for form, values in ("legacy", legacy), ("canonical", canonical):
+        for kind in values:
+            with open(f"{folder}/first.{form}.{kind}", "wb") as file:
+                file.write(values[kind][0])
 
     def original_read(name):
         with environment.begin(buffers=False) as transaction:
-            return stacked(pickle.loads(transaction.get(name.encode())))
+            return stacks(pickle.loads(transaction.get(name.encode())))
 
     def tensors_read(name):
         with tensor_environment.begin(buffers=False) as transaction:
             arrays = safetensors.numpy.load(transaction.get(name.encode()))
         return [np.stack([arrays[band] for band in group]) for group in GROUPS]
 
-    return names, {
-        "original: loads, S2": lambda name: pickle.loads(legacy["s2"][name]),
-        "original: loads, S1+S2": lambda name: pickle.loads(legacy["s1_s2"][name]),
-        "original: loads + stacked": lambda name: stacked(pickle.loads(legacy["s2"][name])),
-        "original: get + loads + stacked": original_read,
-        "safetensors: get + load + stack": tensors_read,
-        "ours: canonical loads + stacked": lambda name: stacked(ben_secure.loads(canonical[name])),
-        "ours: reader + stacked": lambda name: stacked(reader[name]),
-        "ours: safetensors reader + stacked": lambda name: stacked(tensor_reader[name]),
-        "ours: legacy reader + stacked": lambda name: stacked(legacy_reader[name]),
-        "ours: legacy loads + stacked": lambda name: stacked(ben_secure.loads(legacy["s2"][name])),
-        "ours: legacy loads, S2": lambda name: ben_secure.loads(legacy["s2"][name]),
-        "ours: legacy loads, S1+S2": lambda name: ben_secure.loads(legacy["s1_s2"][name]),
+    for name in names:  # the same arrays everywhere
+        for other in (stacks(reader[name]), stacks(legacy_reader[name]), tensors_read(name)):
+            for left, right in zip(original_read(name), other, strict=True):
+                np.testing.assert_array_equal(left, right)
+    load = ben_secure.loads
+    batches = {
+        f"ours: batch of {bands}, S1+S2": PatchArrays(f"{folder}/s1_s2.canonical", bands=bands, labels=None)
+        for bands in ("10m", "all")
     }
-
-
-def rounds(names, functions, seconds):
-    """Interleaved rounds; returns the samples of every way, in seconds a patch."""
-    samples = {way: [] for way in functions}
-    order = list(functions)
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop or len(samples[order[0]]) < 3:
-        random.shuffle(order)
-        random.shuffle(names)
-        for way in order:
-            function = functions[way]
-            turn = names * PASSES
-            start = time.perf_counter()
-            for name in turn:
-                function(name)
-            samples[way].append((time.perf_counter() - start) / len(turn))
-    return samples
-
-
-UNSEEN = 200
-
-
-def unseen():
-    """Values whose labels the process has never read, so that nothing of their ends is remembered; in seconds a patch.
-
-    The rounds above read the same labels again and again, as an archive does in which label sets recur.
-    """
-    rng = np.random.default_rng(1)
-    bands = {f"band{b}": rng.integers(0, 10_000, (side, side), dtype="uint16") for b, side in SIDES.items()}
-    legacy = []
-    for number in range(UNSEEN):
-        labels = [f"label {number} {place}" for place in range(3)]
-        legacy.append(s2_only.BigEarthNet_S2_Patch(**bands, labels=labels, new_labels=[f"new {number}"]).dumps())
-    canonical = [ben_secure.loads(value).dumps() for value in legacy]
-    ways = {
-        "never seen: original loads, S2": (pickle.loads, legacy),
-        "never seen: original loads + stacked": (lambda value: stacked(pickle.loads(value)), legacy),
-        "never seen: legacy loads, S2": (ben_secure.loads, legacy),
-        "never seen: legacy loads + stacked": (lambda value: stacked(ben_secure.loads(value)), legacy),
-        "never seen: canonical loads + stacked": (lambda value: stacked(ben_secure.loads(value)), canonical),
+    return {
+        "original: loads, S2": seen(pickle.loads, legacy["s2"]),
+        "original: loads, S1+S2": seen(pickle.loads, legacy["s1_s2"]),
+        "original: loads + stacks": seen(lambda value: stacks(pickle.loads(value)), legacy["s2"]),
+        "original: get + loads + stacks": seen(original_read, names),
+        "original: loads, S2, labels never seen": never_seen(pickle.loads, unseen["legacy"]),
+        "original: loads + stacks, labels never seen": never_seen(
+            lambda value: stacks(pickle.loads(value)), unseen["legacy"]
+        ),
+        "safetensors: get + load + stack": seen(tensors_read, names),
+        "preadv into new memory": new_memory(f"{folder}/s2.canonical", list(map(len, canonical["s2"]))),
+        "ours: canonical loads, S2": seen(load, canonical["s2"]),
+        "ours: canonical loads, S1+S2": seen(load, canonical["s1_s2"]),
+        "ours: canonical loads + stacks": seen(lambda value: stacks(load(value)), canonical["s2"]),
+        "ours: reader": seen(reader.__getitem__, names),
+        "ours: reader + stacks": seen(lambda name: stacks(reader[name]), names),
+        "ours: safetensors reader + stacks": seen(lambda name: stacks(tensor_reader[name]), names),
+        "ours: legacy reader + stacks": seen(lambda name: stacks(legacy_reader[name]), names),
+        "ours: legacy loads, S2": seen(load, legacy["s2"]),
+        "ours: legacy loads, S1+S2": seen(load, legacy["s1_s2"]),
+        "ours: legacy loads + stacks": seen(lambda value: stacks(load(value)), legacy["s2"]),
+        "ours: legacy loads, S2, labels never seen": never_seen(load, unseen["legacy"]),
+        "ours: legacy loads, S1+S2, labels never seen": never_seen(load, merged_unseen),
+        "ours: legacy loads + stacks, labels never seen": never_seen(
+            lambda value: stacks(load(value)), unseen["legacy"]
+        ),
+        "ours: canonical loads + stacks, labels never seen": never_seen(
+            lambda value: stacks(load(value)), unseen["canonical"]
+        ),
+        **{
+            f"ours: first {form} value of a process, {kind}": first_of_a_process(f"{folder}/first.{form}.{kind}")
+            for form in ("legacy", "canonical")
+            for kind in ("s2", "s1_s2")
+        },
+        **{
+            way: (lambda arrays=arrays: seen(arrays.batch, [range(PATCHES)])() / PATCHES)
+            for way, arrays in batches.items()
+        },
+        "import numpy": importing("numpy"),
+        "import ben_secure": importing("ben_secure"),
     }
-    samples = {way: [] for way in ways}
-    for _ in range(9):
-        for way, (function, values) in ways.items():
-            Segments.forget()
-            for value in values[:10]:  # the part that all values share is known
-                ben_secure.loads(value)
-            start = time.perf_counter()
-            for value in values[10:]:
-                function(value)
-            samples[way].append((time.perf_counter() - start) / (UNSEEN - 10))
-    return samples
-
-
-def import_times():
-    """Interleaved import times in fresh interpreters."""
-    samples = {"import numpy": [], "import ben_secure": []}
-    for _ in range(15):
-        for statement, found in samples.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", statement], check=True)
-            found.append(time.perf_counter() - start)
-    return samples
-
-
-BUDGETS = [
-    ("ours: canonical loads + stacked", "original: loads + stacked", 0.08),
-    ("ours: reader + stacked", "original: get + loads + stacked", 0.15),
-    ("ours: legacy loads + stacked", "original: loads + stacked", 0.5),
-    ("ours: reader + stacked", "safetensors: get + load + stack", 0.7),
-    ("ours: safetensors reader + stacked", "safetensors: get + load + stack", 0.7),
-    ("ours: legacy loads, S2", "original: loads, S2", 1.35),
-    ("ours: legacy loads, S1+S2", "original: loads, S1+S2", 1.35),
-    ("import ben_secure", "import numpy", 1.3),
-    ("never seen: canonical loads + stacked", "never seen: original loads + stacked", None),
-    ("never seen: legacy loads + stacked", "never seen: original loads + stacked", None),
-    ("never seen: legacy loads, S2", "never seen: original loads, S2", None),
-]
-"""What is divided by what, and the most that it may be; None where no budget was set."""
 
 
 def main():
-    folder, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
-    names, functions = ways(folder, build(folder))
-    for name in names:  # warm, and the same arrays everywhere
-        expected = functions["original: loads + stacked"](name)
-        for way in functions:
-            found = functions[way](name)
-            if isinstance(found, tuple | list):
-                for left, right in zip(found, expected, strict=True):
-                    np.testing.assert_array_equal(left, right)
-    samples = rounds(names, functions, seconds) | unseen() | import_times()
-    medians = {way: statistics.median(found) for way, found in samples.items()}
-    figures = {way: {"value": found * 1e6, "unit": "us"} for way, found in medians.items()}
-    rows = [
-        {"what": f"{ours} / {theirs}", "value": medians[ours] / medians[theirs], "at_most": budget, "at_least": None}
-        for ours, theirs, budget in BUDGETS
-    ]
-    json.dump({"figures": figures, "rows": rows}, sys.stdout)
+    command, folder = sys.argv[1:]
+    if command == "build":
+        build(folder)
+        return
+    timed = ways(folder)
+    print(json.dumps(list(timed)), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(timed[line.rstrip("\n")]()), flush=True)
 
 
 if __name__ == "__main__":
