@@ -351,15 +351,34 @@ def test_damage_is_refused(kind, sound, tmp_path):
 
 @pytest.mark.threat("T5")
 def test_pages_that_many_keys_share_are_refused(tmp_path):
-    """Else a small file could stand for an endless database: its values are counted by their pages."""
+    """Else a small file could stand for an endless database, whatever the file says of its last page."""
     path = build(tmp_path / "data", [(b"%02d" % i, b"." * 40_000) for i in range(20)])
     assert len(read_everything(path)) == 20
     data, layout = path.read_bytes(), Layout(path.read_bytes())
     for node in layout.nodes(layout.root)[1:]:
         data = changed(data, node + 10, u64(layout.overflows[0] // 4096))
-    path.write_bytes(changed(data, layout.meta + 136, u64(12)))  # all of it is within the last page
-    with pytest.raises(StoreError, match="more pages or entries than the 11"):
-        list(PageReader(path).keys())
+    for last_page, message in (
+        (12, "more pages or entries than the 11 of the file"),
+        (1 << 40, "belongs to two records"),
+    ):
+        path.write_bytes(changed(data, layout.meta + 136, u64(last_page)))
+        with pytest.raises(StoreError, match=message):
+            list(PageReader(path).keys())
+
+
+@pytest.mark.threat("T5")
+def test_two_records_that_share_a_page_are_refused(tmp_path):
+    """Also where there are pages enough for all records: each page has one owner."""
+    path = build(tmp_path / "data", [(b"%02d" % i, b"." * 40_000) for i in range(20)])
+    data, layout = path.read_bytes(), Layout(path.read_bytes())
+    first, second = layout.nodes(layout.root)[:2]
+    page = int.from_bytes(data[second + 10 : second + 18], "little")
+    for shared in (int.from_bytes(data[first + 10 : first + 18], "little"), layout.root // 4096):
+        path.write_bytes(changed(data, second + 10, u64(shared)))
+        with pytest.raises(StoreError, match="belongs to two records"):
+            list(PageReader(path).keys())
+    path.write_bytes(changed(data, second + 10, u64(page)))
+    assert len(list(PageReader(path).keys())) == 20
 
 
 def test_the_longest_value_is_read_and_a_longer_one_is_not(tmp_path):

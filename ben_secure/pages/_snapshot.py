@@ -7,7 +7,7 @@ that was not checked against the database and the file, and never reads more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
@@ -109,11 +109,13 @@ class Snapshot:
                 yield [(node.lmdb_key, self._value(leaf, node))]
 
     def _walk(self, start: bytes | None, stop: bytes | None) -> Iterator[tuple[Leaf, list[Node]]]:
-        # Each page of an honest tree has one parent and each entry is counted. So pages and entries are counted down:
-        # a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long.
+        # Each page of an honest tree has one owner and each entry is counted. So pages and entries are counted down:
+        # a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long. A walk
+        # over all records also finds two of them that share a page, which no count shows.
         meta = self.meta
-        pages_left = meta.last_page - 1  # all but the two meta pages
-        entries = 0
+        pages = min(meta.last_page + 1, self.file_bytes // meta.page_bytes)
+        owners = _Owners(pages) if start is None and stop is None else None
+        pages_left, entries = pages - 2, 0  # all but the two meta pages
         previous = b""
         paths = [iter((meta.root,) if meta.depth else ())]
         descent = start or b""
@@ -126,15 +128,17 @@ class Snapshot:
             if len(paths) < meta.depth:
                 branch = self._page(Branch, self._branches, number)
                 paths.append(iter(branch.children[branch.child_index(descent) :]))
+                self._own(owners, number, ())
                 continue
             descent = b""  # the first leaf is reached; from here on every child is walked
             leaf = self._page(Leaf, self._leaves, number)
             nodes = leaf.nodes(previous)
+            self._own(owners, number, nodes)
             previous = nodes[-1].lmdb_key
             entries += len(nodes)
             pages_left -= sum(self._overflow_pages(node) for node in nodes if node.overflow_page is not None)
             if pages_left < 0 or entries > meta.entries:
-                raise self._miscounted(f"more pages or entries than the {meta.last_page - 1} and {meta.entries}")
+                raise self._miscounted(f"more pages or entries than the {pages - 2} of the file and the {meta.entries}")
             if start and nodes[0].lmdb_key < start:
                 nodes = [node for node in nodes if node.lmdb_key >= start]
             if stop is not None and previous >= stop:
@@ -143,6 +147,17 @@ class Snapshot:
             yield leaf, nodes
         if not start and entries != meta.entries:
             raise self._miscounted(f"{entries} entries, not the {meta.entries}")
+
+    def _own(self, owners: _Owners | None, number: int, nodes: Sequence[Node]) -> None:
+        """Note the owner of a page of the tree and of the pages of its values."""
+        if owners is None:
+            return
+        owners.take(number, 1, b"")
+        for node in nodes:
+            if node.overflow_page is not None:
+                pages = self._overflow_pages(node)
+                self._offset(node.overflow_page, pages)
+                owners.take(node.overflow_page, pages, node.lmdb_key)
 
     def _miscounted(self, found: str) -> StoreError:
         return StoreError(
@@ -205,6 +220,28 @@ class Snapshot:
                 cache.clear()  # one step, so safe between threads; reading a page again costs a microsecond
             cache[number] = page
         return page
+
+
+class _Owners:
+    """Which pages of a database have an owner; a byte for each page."""
+
+    def __init__(self, pages: int) -> None:
+        self._taken = bytearray(pages)
+
+    def take(self, number: int, pages: int, lmdb_key: bytes) -> None:
+        """Note the owner of a run of pages inside the file.
+
+        Raises:
+            StoreError: One of them has an owner already.
+        """
+        taken = self._taken.find(1, number, number + pages)
+        if taken >= 0:
+            raise StoreError(
+                f"this LMDB file is damaged: page {taken} belongs to two records or pages of its tree; "
+                "fetch this database again",
+                lmdb_key=lmdb_key or None,
+            )
+        self._taken[number : number + pages] = b"\1" * pages
 
 
 def _read_metas(file: DataFile) -> tuple[bytes, list[Meta]]:

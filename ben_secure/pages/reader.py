@@ -104,7 +104,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         try:
             self._file = DataFile(self.path)
             self._snapshot = self._take_snapshot()
-            next(self.keys(), None)  # named databases and damaged roots show here, not in the middle of the work
+            next(self.keys(b""), None)  # named databases and damaged roots show here, not in the middle of the work
         except BenSecureError as error:
             self.close()
             error.located(self.path)
