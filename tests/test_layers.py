@@ -43,6 +43,7 @@ ORDER: dict[str, list[str]] = {
         "manifest",
         "policy",
     ],
+    "pickles": ["names", "records", "machine", "arrays", "legacy", "templates", "loader", "unpickler"],
     "tensors": ["header", "note", "reading", "writing"],
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
     "store": ["_staging reader", "pairs writer", "change"],
@@ -64,13 +65,10 @@ ORDER: dict[str, list[str]] = {
     "view": ["quicklook"],
 }
 
-# Rooms whose modules may still import each other in circles.
-UNORDERED = {"pickles"}
-
 HOMES = {
     "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker", "demo"},
-    "pickle": {"pickles.unpickler", "pickles._prefix", "patches.patch"},
-    "pickletools": {"pickles._steps", "audit"},
+    "pickle": {"pickles.unpickler", "patches.patch"},
+    "pickletools": {"pickles.machine", "audit"},
     "typer": {"cli"},
     "rich": {"cli", "audit", "demo"},
     "cryptography": {"signing"},
@@ -140,7 +138,7 @@ def test_imports_go_downward(name):
     """A module imports only what stands below it, in its room and in the house; a room's face what is in the room."""
     for imported in own(name):
         room = room_of_both(name, imported)
-        if room in UNORDERED or imported.startswith(name + "."):
+        if imported.startswith(name + "."):
             continue
         if room == imported:  # its own room's face
             room = room.rpartition(".")[0]
@@ -150,11 +148,7 @@ def test_imports_go_downward(name):
 
 def test_no_circles():
     """No module imports itself by way of others, imports for type checking and in functions counted."""
-    inner = {name: name.split(".")[0] for name in modules()}
-    graph = {
-        name: {imported for imported in own(name) if inner[imported] != inner[name] or inner[name] not in UNORDERED}
-        for name in modules()
-    }
+    graph = {name: own(name) for name in modules()}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
@@ -164,8 +158,6 @@ def test_every_module_has_its_place():
     for name in set(modules()) - {""}:
         children.setdefault(name.rpartition(".")[0], set()).add(child_of(name.rpartition(".")[0], name))
     for room, found in children.items():
-        if room in UNORDERED:
-            continue
         named = [child for row in ORDER[room] for child in row.split() if child != "patches.*"]
         assert sorted(named) == sorted(found), room
         files = {file.name for file in PACKAGE.joinpath(*room.split(".")).glob("*.py")}
@@ -224,6 +216,5 @@ def test_modules_fit_in_a_readers_head():
         assert ast.get_docstring(tree) or not tree.body, path
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
-                assert body_lines(node) <= (60 if node.name == "run" and path.parent.name == "pickles" else 40), (
-                    f"{path}:{node.lineno}"
-                )
+                is_the_loop = node.name == "_run" and path.parent.name == "pickles"
+                assert body_lines(node) <= (130 if is_the_loop else 40), f"{path}:{node.lineno}"

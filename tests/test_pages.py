@@ -372,11 +372,10 @@ def test_two_records_that_share_a_page_are_refused(tmp_path):
     path = build(tmp_path / "data", [(b"%02d" % i, b"." * 40_000) for i in range(20)])
     data, layout = path.read_bytes(), Layout(path.read_bytes())
     first, second = layout.nodes(layout.root)[:2]
-    page = int.from_bytes(data[second + 10 : second + 18], "little")
-    for shared in (int.from_bytes(data[first + 10 : first + 18], "little"), layout.root // 4096):
-        path.write_bytes(changed(data, second + 10, u64(shared)))
-        with pytest.raises(StoreError, match="belongs to two records"):
-            list(PageReader(path).keys())
+    page, other = (int.from_bytes(data[node + 10 : node + 18], "little") for node in (second, first))
+    path.write_bytes(changed(data, second + 10, u64(other)))
+    with PageReader(path) as reader, pytest.raises(StoreError, match="belongs to two records"):
+        list(reader.keys())
     path.write_bytes(changed(data, second + 10, u64(page)))
     assert len(list(PageReader(path).keys())) == 20
 

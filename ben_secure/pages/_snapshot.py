@@ -109,13 +109,8 @@ class Snapshot:
                 yield [(node.lmdb_key, self._value(leaf, node))]
 
     def _walk(self, start: bytes | None, stop: bytes | None) -> Iterator[tuple[Leaf, list[Node]]]:
-        # Each page of an honest tree has one owner and each entry is counted. So pages and entries are counted down:
-        # a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long. A walk
-        # over all records also finds two of them that share a page, which no count shows.
         meta = self.meta
-        pages = min(meta.last_page + 1, self.file_bytes // meta.page_bytes)
-        owners = _Owners(pages) if start is None and stop is None else None
-        pages_left, entries = pages - 2, 0  # all but the two meta pages
+        census = _Census(self, whole=start is None and stop is None)
         previous = b""
         paths = [iter((meta.root,) if meta.depth else ())]
         descent = start or b""
@@ -124,45 +119,33 @@ class Snapshot:
             if number is None:
                 paths.pop()
                 continue
-            pages_left -= 1
             if len(paths) < meta.depth:
                 branch = self._page(Branch, self._branches, number)
+                census.count(number, ())
                 paths.append(iter(branch.children[branch.child_index(descent) :]))
-                self._own(owners, number, ())
                 continue
             descent = b""  # the first leaf is reached; from here on every child is walked
             leaf = self._page(Leaf, self._leaves, number)
             nodes = leaf.nodes(previous)
-            self._own(owners, number, nodes)
+            census.count(number, nodes)
             previous = nodes[-1].lmdb_key
-            entries += len(nodes)
-            pages_left -= sum(self._overflow_pages(node) for node in nodes if node.overflow_page is not None)
-            if pages_left < 0 or entries > meta.entries:
-                raise self._miscounted(f"more pages or entries than the {pages - 2} of the file and the {meta.entries}")
             if start and nodes[0].lmdb_key < start:
                 nodes = [node for node in nodes if node.lmdb_key >= start]
             if stop is not None and previous >= stop:
                 yield leaf, [node for node in nodes if node.lmdb_key < stop]
                 return
             yield leaf, nodes
-        if not start and entries != meta.entries:
-            raise self._miscounted(f"{entries} entries, not the {meta.entries}")
+        if not start and census.entries != meta.entries:
+            raise _miscounted(f"{census.entries} entries, not the {meta.entries}")
 
-    def _own(self, owners: _Owners | None, number: int, nodes: Sequence[Node]) -> None:
-        """Note the owner of a page of the tree and of the pages of its values."""
-        if owners is None:
-            return
-        owners.take(number, 1, b"")
-        for node in nodes:
-            if node.overflow_page is not None:
-                pages = self._overflow_pages(node)
-                self._offset(node.overflow_page, pages)
-                owners.take(node.overflow_page, pages, node.lmdb_key)
+    def overflow_run(self, node: Node) -> tuple[int, int]:
+        """First page and number of pages of a value outside the tree; for no other.
 
-    def _miscounted(self, found: str) -> StoreError:
-        return StoreError(
-            f"this LMDB file is damaged: its tree has {found} of its meta page; fetch this database again"
-        )
+        Raises:
+            StoreError: They are not inside the database and the file.
+        """
+        pages = self._overflow_pages(node)
+        return self._offset(node.overflow_page or 0, pages) // self.meta.page_bytes, pages
 
     def _overflow_pages(self, node: Node) -> int:
         return (PAGE_HEADER - 1 + node.length) // self.meta.page_bytes + 1  # OVPAGES in mdb.c
@@ -222,26 +205,54 @@ class Snapshot:
         return page
 
 
-class _Owners:
-    """Which pages of a database have an owner; a byte for each page."""
+class _Census:
+    """Counts what one walk meets, for each page of an honest tree has one owner and each entry is counted.
 
-    def __init__(self, pages: int) -> None:
-        self._taken = bytearray(pages)
+    So a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long. A walk over
+    all records also finds two of them that share a page, which no count shows: it keeps a byte for each page.
+    """
 
-    def take(self, number: int, pages: int, lmdb_key: bytes) -> None:
-        """Note the owner of a run of pages inside the file.
+    def __init__(self, snapshot: Snapshot, whole: bool) -> None:
+        meta = snapshot.meta
+        pages = min(meta.last_page + 1, snapshot.file_bytes // meta.page_bytes)
+        self.entries = 0
+        self._snapshot = snapshot
+        self._most = self._left = pages - 2  # all but the two meta pages
+        self._owned = bytearray(pages) if whole else None
+
+    def count(self, number: int, nodes: Sequence[Node]) -> None:
+        """Count a page of the tree, its records and their pages.
 
         Raises:
-            StoreError: One of them has an owner already.
+            StoreError: There are more than in the file or in its meta page, or one has two owners.
         """
-        taken = self._taken.find(1, number, number + pages)
-        if taken >= 0:
+        meta = self._snapshot.meta
+        runs = [(number, 1), *(self._snapshot.overflow_run(node) for node in nodes if node.overflow_page is not None)]
+        self.entries += len(nodes)
+        self._left -= sum(pages for _, pages in runs)
+        if self._left < 0 and self._most < meta.last_page - 1:
             raise StoreError(
-                f"this LMDB file is damaged: page {taken} belongs to two records or pages of its tree; "
-                "fetch this database again",
-                lmdb_key=lmdb_key or None,
+                f"the data file is truncated: it has {self._most + 2} pages, and page {meta.last_page} is in use; "
+                "fetch this database again"
             )
-        self._taken[number : number + pages] = b"\1" * pages
+        if self._left < 0 or self.entries > meta.entries:
+            raise _miscounted(f"more pages or entries than the {self._most} of the file and the {meta.entries}")
+        for first, pages in runs if self._owned is not None else ():
+            self._own(first, pages)
+
+    def _own(self, first: int, pages: int) -> None:
+        owned = self._owned or bytearray()
+        shared = owned.find(1, first, first + pages)
+        if shared >= 0:
+            raise StoreError(
+                f"this LMDB file is damaged: page {shared} belongs to two records or pages of its tree; "
+                "fetch this database again"
+            )
+        owned[first : first + pages] = b"\1" * pages
+
+
+def _miscounted(counted: str) -> StoreError:
+    return StoreError(f"this LMDB file is damaged: its tree has {counted} of its meta page; fetch this database again")
 
 
 def _read_metas(file: DataFile) -> tuple[bytes, list[Meta]]:
