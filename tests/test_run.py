@@ -84,20 +84,105 @@ def test_a_sample_is_a_first_look(database):
         assert (report.sampled, report.checked) == (False, 100)
 
 
+def verdicts(path):
+    """Verdict by path below a folder, in the order of the reports."""
+    reports = audit_many([path], options=QUIET)
+    return [(os.path.relpath(report.database, path), report.verdict) for report in reports]
+
+
 def test_a_folder_stands_for_the_databases_in_it(tmp_path):
-    """Below it, too, in order; links, lock files and unfinished work of writers are left out."""
+    """Below it, too, in order; lock files and other files are passed over."""
     (tmp_path / "b").mkdir()
     make_database(tmp_path / "b" / "one", {NAME: HONEST[0]})
     make_database(tmp_path / "a.lmdb", {NAME: SHELL}, subdir=False)
-    (tmp_path / ".c.ben-secure-writing").mkdir()
-    make_database(tmp_path / ".c.ben-secure-writing" / "new", {NAME: SHELL})
-    (tmp_path / "link").symlink_to(tmp_path / "b" / "one", target_is_directory=True)
-    (tmp_path / "link.lmdb").symlink_to(tmp_path / "a.lmdb")
+    (tmp_path / "text").write_bytes(b"x" * 100_000)
+    assert verdicts(tmp_path) == [("a.lmdb", "refused"), ("b/one", "clean")]
+    assert verdicts(tmp_path / "b") == [("one", "clean")]
     reports = audit_many([tmp_path, tmp_path / "b"], options=QUIET)
-    assert [os.path.relpath(report.database, tmp_path) for report in reports] == ["a.lmdb", "b/one", "b/one"]
-    assert [report.verdict for report in reports] == ["refused", "clean", "clean"]
     assert exit_code_of(reports) == 1
     assert exit_code_of(reports[1:]) == 0
+
+
+@pytest.mark.threat("T12")
+@pytest.mark.parametrize(
+    "place", ["x.db", "no suffix", "UPPER.LMDB", ".hidden", "sub/.dir/x", "x.tif", "x.ben-secure-writing/data.mdb"]
+)
+@pytest.mark.parametrize(("value", "verdict"), [(SHELL, "refused"), (HONEST[0], "clean")])
+def test_a_database_is_found_whatever_it_is_called(tmp_path, place, value, verdict):
+    """What is in a file decides, not its name; a hostile database beside an honest one is never passed over."""
+    make_database(tmp_path / "honest", {NAME: HONEST[0]})
+    made = make_database(tmp_path.parent / f"{tmp_path.name}.made", {NAME: value}, subdir=False)
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    os.rename(made, tmp_path / place)
+    name = place.removesuffix("/data.mdb")
+    assert sorted(verdicts(tmp_path)) == sorted([("honest", "clean"), (name, verdict)])
+
+
+@pytest.mark.threat("T12")
+@pytest.mark.parametrize(("value", "verdict"), [(SHELL, "refused"), (HONEST[0], "clean")])
+def test_links_are_followed_once(tmp_path, value, verdict):
+    """As in a snapshot, which has nothing but links: to files and to folders, also to one above; each file once."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "1"
+    for folder in (blobs, snapshot / "db"):
+        folder.mkdir(parents=True)
+    made = make_database(tmp_path.parent / f"{tmp_path.name}.made", {NAME: value}, subdir=False)
+    os.rename(made, blobs / "0123abcd")
+    (snapshot / "db" / "data.mdb").symlink_to(blobs / "0123abcd")
+    (snapshot / "again.lmdb").symlink_to(blobs / "0123abcd")
+    (snapshot / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert verdicts(tmp_path) == [("snapshots/1/again.lmdb", verdict)]
+    (snapshot / "again.lmdb").unlink()
+    assert verdicts(tmp_path) == [("snapshots/1/db", verdict)]
+    assert verdicts(snapshot / "db") == [(".", verdict)]
+
+
+@pytest.mark.threat("T12")
+def test_a_database_in_the_folder_of_another_is_audited_too(tmp_path):
+    """Both of them, wherever the hostile one is."""
+    make_database(tmp_path / "db", {NAME: HONEST[0]})
+    make_database(tmp_path / "db" / "inner", {NAME: SHELL})
+    assert verdicts(tmp_path / "db") == [(".", "clean"), ("inner", "refused")]
+    assert verdicts(tmp_path) == [("db", "clean"), ("db/inner", "refused")]
+
+
+@pytest.mark.threat("T12")
+@pytest.mark.parametrize("kind", ["FIFO", "loop", "dangling", "unreadable"])
+def test_what_could_not_be_looked_at_is_named(tmp_path, kind, monkeypatch):
+    """And the exit code is not 0; the same folder without it is clean."""
+    make_database(tmp_path / "db", {NAME: HONEST[0]})
+    assert verdicts(tmp_path) == [("db", "clean")]
+    odd = tmp_path / "odd"
+    if kind == "FIFO":
+        os.mkfifo(odd)
+    elif kind == "unreadable":
+        odd.mkdir()
+        real = os.listdir
+
+        def listdir(path):
+            if os.fspath(path) == str(odd):
+                raise PermissionError(13, "Permission denied", path)
+            return real(path)
+
+        monkeypatch.setattr(os, "listdir", listdir)
+    else:
+        odd.symlink_to(odd if kind == "loop" else tmp_path / "gone")
+    reports = audit_many([tmp_path], options=QUIET)
+    assert [(report.database, report.verdict) for report in reports] == [
+        (str(tmp_path / "db"), "clean"), (str(odd), "undecided"),
+    ]  # fmt: skip
+    assert "looked at" in reports[1].undecided
+    assert exit_code_of(reports) == 2
+
+
+def test_a_walk_is_bounded(tmp_path, monkeypatch):
+    """A folder with more in it than anybody has is named as not looked at."""
+    for name in range(5):
+        (tmp_path / f"{name}").mkdir()
+    monkeypatch.setattr("ben_secure.audit.run.discover.MAX_ENTRIES", 4)
+    assert verdicts(tmp_path) == [(".", "undecided")]
+    make_database(tmp_path / "0", {NAME: HONEST[0]})
+    monkeypatch.setattr("ben_secure.audit.run.discover.MAX_ENTRIES", 7)
+    assert verdicts(tmp_path) == [("0", "clean")]
 
 
 def test_a_folder_without_a_database_is_undecided(tmp_path):

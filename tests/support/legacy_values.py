@@ -193,18 +193,20 @@ class Maker:
             "data_shape": shape,
             "data": self.array(pixels) if data is None else data,
         }
+        # Those that a constructor was given; the classes of BigEarthNet have defaults for the others.
+        given = set(fields) if cls == "Band" else {"name", "data"}
         state: dict[str, Any]
         if self.generation.pydantic == 1:
             state = {
                 "__dict__": fields,
-                "__fields_set__": {"name", "data"},
+                "__fields_set__": given,
                 "__private_attribute_values__": {},
             }
         else:
             state = {
                 "__dict__": fields,
                 "__pydantic_extra__": None,
-                "__pydantic_fields_set__": {"name", "data"},
+                "__pydantic_fields_set__": given,
                 "__pydantic_private__": None,
             }
         return New(name_of(f"{INTERFACE}.band_interface", cls), state)

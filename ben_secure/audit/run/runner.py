@@ -151,14 +151,7 @@ def exit_code_of(reports: Iterable[AuditReport]) -> int:
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
     """Each database, or what is named as one, and why there is nothing to judge."""
     for path in paths:
-        name = os.fspath(path)
-        try:
-            found = databases_in(name)
-        except StoreError as error:
-            yield name, error.message
-            continue
-        for database in found:
-            yield database, None
+        yield from databases_in(os.fspath(path))
 
 
 def _nothing(database: str, run: Run, undecided: str, *, interrupted: bool = False) -> AuditReport:
