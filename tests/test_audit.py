@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ben_secure.pickles._segments import Segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from ben_secure.audit.judge.scan import Judge
 from ben_secure.audit.rules import Level
 from ben_secure.audit.structure import checks as structure
 from ben_secure.errors import Rule
-from ben_secure.pickles._segments import Segments
 from ben_secure.signing.keys import MacKey
 from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag

@@ -7,6 +7,7 @@ import pathlib
 import signal
 
 import pytest
+from ben_secure.pickles.allowlist import KINDS
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
 from ben_secure.audit import audit_database
@@ -16,7 +17,6 @@ from ben_secure.audit.opinion import opinions as opinion
 from ben_secure.audit.opinion._fickling_worker import analyse, serve
 from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.errors import Rule, StoreError
-from ben_secure.pickles.allowlist import KINDS
 from support import assembler
 from support.attacks import ATTACKS
 from support.databases import HONEST, SHELL, make_database

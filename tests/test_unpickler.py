@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from ben_secure.pickles._segments import Segments
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from ben_secure.bands import S1_BANDS
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, Rule, UnsafePickleError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pickles import PatchUnpickler, load, loads
-from ben_secure.pickles._segments import Segments
 from ben_secure.pickles.unpickler import STAND_INS, loads_part, recognised
 from support import fuzz_core, strategies
 from support.assembler import (

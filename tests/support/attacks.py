@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ben_secure.errors import Rule
-from ben_secure.pickles.allowlist import KINDS, Kind
+from ben_secure.pickles.names import TABLE, Kind
 from support.assembler import (
     ATTACKS,
     FALSE,
@@ -348,7 +348,7 @@ def _add_build() -> None:
 def _add_call_shapes() -> None:
     """Every admitted global, called otherwise than honest payloads do."""
     why = "numpy's real functions do what they are told: allocate, cast, read memory"
-    for (module, attribute), kind in KINDS.items():
+    for (module, attribute), kind in ((pair, row.kind) for pair, row in TABLE.items()):
         target = name(module, attribute)
         short = f"{module}.{attribute}"
         if kind in (Kind.CLASS, Kind.NAME):

@@ -1,10 +1,10 @@
 """Mutation fuzzing of the trusted core, by hand: ``python tests/support/fuzz_core.py --seconds 600``.
 
 Honest values and attacks are mutated, with and without regard for opcodes, and each result must pass ``examine``: a
-patch or one of our errors, in bounded time, the same verdict from a warm and an emptied cache of segments, and the same
-objects from the program that ``opcodes`` hands out as from the payload itself under both of CPython's unpicklers. What
-is a patch as a safetensors value must have the same arrays in the safetensors library, where that is installed. The
-tests use the same functions for a few hundred examples.
+patch or one of our errors, in bounded time, the same verdict from a warm and an empty memory, and from the machine the
+same objects as from both of CPython's unpicklers over inert stand-ins. What is a patch as a safetensors value must have
+the same arrays in the safetensors library, where that is installed. The tests use the same functions for a few hundred
+examples.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ if __name__ == "__main__":
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
-from ben_secure.pickles import opcodes
-from ben_secure.pickles._segments import Segments
-from ben_secure.pickles.allowlist import KINDS
-from ben_secure.pickles.arrays import CallRecord, Inert, Record
-from ben_secure.pickles.unpickler import STAND_INS
-from ben_secure.tensors import SIGN
-from ben_secure.values import loads, loads_part
+from ben_secure.pickles import machine
+from ben_secure.pickles.names import TABLE, Kind, Name
+from ben_secure.pickles.records import Block, Record
+from ben_secure.tensors.reading import SIGN
+from ben_secure.values import Decoder
 from support.assembler import ATTACKS, canonical, dct, entry, name, number, text, tup
 from support.legacy_values import GENERATIONS, S1, S1_BANDS, Maker, pixels_of, small_tree, tree, write
 from support.tensor_files import S1_FILE, S2_NAMES, file, noted, sentinel, table
@@ -82,7 +80,7 @@ def random_opcode(rng: random.Random) -> bytes:
 
 def random_part(rng: random.Random) -> bytes:
     """Some opcodes that belong together: a global, a small object, a fetch of what is likely to be there."""
-    module, attribute = rng.choice(list(KINDS))
+    module, attribute = rng.choice(list(TABLE))
     return rng.choice(
         (
             name(module, attribute),
@@ -159,59 +157,77 @@ def random_program(rng: random.Random) -> bytes:
 # Properties.
 
 
-def structure(value: Any, depth: int = 0) -> Any:
-    """What an unpickler made, as plain data that can be compared; an object that occurs twice is written out twice."""
-    kind = type(value)
+class _Node:
+    """What an inert stand-in makes: who made it, of what, and the one state that it was given."""
+
+    def __init__(self, row: Name, arguments: tuple[Any, ...]) -> None:
+        self.row, self.arguments, self.state = row, arguments, None
+
+    def __setstate__(self, state: Any) -> None:
+        assert self.state is None
+        self.state = state
+
+
+def _stand_in(row: Name) -> Any:
+    if row.kind is Kind.CLASS:
+        return type(row.name, (_Node,), {"__new__": lambda cls: _new(cls, row)})
+    return (lambda *arguments: _Node(row, arguments)) if row.kind is not Kind.NAME else row
+
+
+def _new(cls: type[_Node], row: Name) -> _Node:
+    node = object.__new__(cls)
+    node.__init__(row, ())  # type: ignore[misc]
+    return node
+
+
+_STAND_INS = {pair: _stand_in(row) for pair, row in TABLE.items()}
+_ROWS = {id(stand_in): TABLE[pair] for pair, stand_in in _STAND_INS.items()}
+
+
+def structure(item: Any, value: bytes = b"", depth: int = 0) -> Any:
+    """What a reader made, as plain data that can be compared; an object that occurs twice is written out twice."""
+    kind = type(item)
     if depth > 200:
         return "too deep"
     if kind in (list, tuple):
-        return kind.__name__, [structure(part, depth + 1) for part in value]
+        return kind.__name__, [structure(part, value, depth + 1) for part in item]
     if kind is dict:
-        return "dict", [(structure(key, depth + 1), structure(part, depth + 1)) for key, part in value.items()]
+        return "dict", [(structure(k, value, depth + 1), structure(v, value, depth + 1)) for k, v in item.items()]
     if kind in (set, frozenset):
-        return kind.__name__, sorted(map(repr, (structure(part, depth + 1) for part in value)))
-    if kind is memoryview:  # a block that came out of band
-        return ("bytes" if value.format == "B" else "bytearray"), value.tobytes()
-    if isinstance(value, CallRecord):
-        return "call", value.function, structure(value.arguments, depth + 1)
-    if isinstance(value, Record):
-        slots = [structure(getattr(value, slot, "unset"), depth + 1) for slot in ("arguments", "state")]
-        return kind.__name__, id(kind), slots
-    if isinstance(value, Inert | type):
-        return "stand-in", id(value)
-    return kind.__name__, bytes(value) if kind in (bytes, bytearray) else repr(value)
+        return kind.__name__, sorted(map(repr, (structure(part, value, depth + 1) for part in item)))
+    if kind is Block:
+        return "bytearray" if item.mutable else "bytes", value[item.start : item.stop]
+    if kind is Record or isinstance(item, _Node):
+        row = item.name if kind is Record else item.row
+        return "record", row.name, structure(item.arguments, value, depth + 1), structure(item.state, value, depth + 1)
+    if kind is Name or id(item) in _ROWS:
+        return "name", (item if kind is Name else _ROWS[id(item)]).name
+    return kind.__name__, bytes(item) if kind in (bytes, bytearray) else repr(item)
 
 
 class _CompiledUnpickler(pickle.Unpickler):
     def find_class(self, module: str, attribute: str, /) -> Any:
-        return STAND_INS[module, attribute]
+        return _STAND_INS[module, attribute]
 
 
 class _PythonUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
     def find_class(self, module: str, attribute: str, /) -> Any:
-        return STAND_INS[module, attribute]
+        return _STAND_INS[module, attribute]
 
 
-def outcome(unpickler: Any) -> Any:
-    """The structure that an unpickler makes; that it fails, if it does."""
+def verdict(value: bytes, footer: bytes = b"", decoder: Decoder | None = None, aligned: int | None = None) -> Any:
+    """The patch, or the refusal, its text last but one; the value may stand in front of something else.
+
+    With ``aligned`` the value is in memory that the patch may keep, as a reader gives it.
+    """
+    stored: bytes | memoryview = value + footer
+    if aligned is not None:
+        stored = memoryview(bytearray(stored))
     try:
-        return structure(unpickler.load())
-    except Exception as error:
-        return "failed", error.rule if isinstance(error, BenSecureError) else None
-
-
-def verdict(value: bytes, footer: bytes = b"", lend: bool = False) -> Any:
-    """The patch, or the refusal, its text last but one; the value may stand in front of something else."""
-    try:
-        return loads_part(value + footer, len(value), (), DEFAULT_LIMITS, lend)
+        return (decoder or Decoder()).load(stored, len(value), aligned)
     except BenSecureError as error:
         shown = str(error).isascii() and str(error).isprintable()
-        words = _FLEETING.sub("...", str(error))
-        return type(error), error.rule, error.offset, error.opcode, error.global_name, words, shown
-
-
-_FLEETING = re.compile(r"0x[0-9a-f]+|Block|memoryview|<memory at|<ben_secure.pickles.arrays. object at")
-"""What a message has of the machine, or of whether a block came with the value or with what is known of it."""
+        return type(error), error.rule, error.offset, error.opcode, error.global_name, str(error), shown
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -243,54 +259,50 @@ def examine(value: bytes, family: bytes = b"") -> bool:
 
     Args:
         value: The value.
-        family: An honest value that may begin like it; the caches learn it first.
+        family: An honest value that may begin like it; the memory learns it first.
     """
+    memory = Decoder()
     for _ in range(5 if family else 0):
-        loads(family)
+        verdict(family, decoder=memory)
     start = time.process_time()
-    warm = verdict(value)
+    warm = verdict(value, decoder=memory)
     assert time.process_time() - start < 1
-    Segments.forget()
     cold = verdict(value)
     assert same(warm, cold)
     assert isinstance(cold, BigEarthNetPatch) or cold[-1]
     for turn in range(4 if isinstance(cold, BigEarthNetPatch) else 1):
-        assert same(verdict(value, lend=turn % 2 == 1), cold)
+        assert same(verdict(value, decoder=memory, aligned=turn), cold)
     if isinstance(cold, BigEarthNetPatch):
-        examine_twins(value)
+        examine_repainted(value)
     if value[4:9] == SIGN:
         agree(value, cold)
         return isinstance(cold, BigEarthNetPatch)
-    Segments.forget()
     try:
-        program = opcodes.check(value, DEFAULT_LIMITS)
+        left = machine.run(value, len(value), TABLE, DEFAULT_LIMITS)
     except BenSecureError:
         assert not isinstance(cold, BigEarthNetPatch)
         return False
-    executed = outcome(_CompiledUnpickler(io.BytesIO(program.opcodes), buffers=program.buffers))
-    assert executed == outcome(_CompiledUnpickler(io.BytesIO(value)))
-    assert executed == outcome(_PythonUnpickler(io.BytesIO(value)))
+    made = structure(left.levels[0][0], value)
+    assert made == structure(_CompiledUnpickler(io.BytesIO(value)).load())
+    assert made == structure(_PythonUnpickler(io.BytesIO(value)).load())
     return isinstance(cold, BigEarthNetPatch)
 
 
-def examine_twins(value: bytes) -> None:
+def examine_repainted(value: bytes) -> None:
     """Values that differ from one that loads in their pixels only: what is remembered of it says nothing false."""
-    expected = []
-    twins = [twin for seed in (1, 2) if (twin := repainted(value, seed)) != value]
-    for twin in twins:
-        Segments.forget()
-        expected.append(verdict(twin))
-    Segments.forget()
+    others = [other for seed in (1, 2) if (other := repainted(value, seed)) != value]
+    expected = [verdict(other) for other in others]
+    memory = Decoder()
     for _ in range(5):
-        verdict(value)
-    for twin, alone in zip(twins, expected, strict=True):
-        for lend in (False, True):
-            assert same(verdict(twin, lend=lend), alone)
-            assert same(verdict(twin, b"x" * 9, lend=lend), alone)
+        verdict(value, decoder=memory)
+    for other, alone in zip(others, expected, strict=True):
+        for aligned in (None, 0, 7):
+            assert same(verdict(other, decoder=memory, aligned=aligned), alone)
+            assert same(verdict(other, b"x" * 9, decoder=memory, aligned=aligned), alone)
         if isinstance(alone, BigEarthNetPatch):
-            assert verdict(twin).dumps() == alone.dumps()
-            spoil(verdict(twin))
-            assert same(verdict(twin), alone)
+            assert verdict(other, decoder=memory).dumps() == alone.dumps()
+            spoil(verdict(other, decoder=memory))
+            assert same(verdict(other, decoder=memory), alone)
 
 
 def spoil(patch: BigEarthNetPatch) -> None:

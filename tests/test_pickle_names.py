@@ -1,5 +1,6 @@
-"""The allow-list is a closed table of exact pairs, and the unpickler has a stand-in for each and for nothing else."""
+"""The allow-list is a closed table of exact pairs, whose rows are inert."""
 
+import dataclasses
 import importlib
 import inspect
 import types
@@ -8,23 +9,22 @@ import numpy as np
 import pytest
 
 import ben_secure
-from ben_secure import metadata, patches
 from ben_secure.bands import BAND_CLASSES as BAND_TABLE
-from ben_secure.pickles import allowlist, unpickler
-from ben_secure.pickles.allowlist import BAND_CLASSES, KINDS, PATCH_MODULES, Kind
-from ben_secure.pickles.arrays import Inert
+from ben_secure.pickles.names import BAND_CLASSES, PATCH_MODULES, TABLE, Kind, Name, declared
 from support.legacy_values import PATCH_MODULES as WRITTEN_MODULES
 
 
 @pytest.mark.threat("T1")
 def test_table_is_closed():
     """Exact pairs of text in a read-only mapping; every change of the table has to be made here, too."""
-    assert type(KINDS) is types.MappingProxyType
-    assert type(unpickler.STAND_INS) is types.MappingProxyType
+    assert type(TABLE) is types.MappingProxyType
     with pytest.raises(TypeError):
-        KINDS["os", "system"] = Kind.CALL
+        TABLE["os", "system"] = Name("system", Kind.CALL)
+    for row in TABLE.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            row.kind = Kind.CALL
     interface = "bigearthnet_patch_interface"
-    assert {pair: kind.name for pair, kind in KINDS.items()} == {
+    assert {pair: row.kind.name for pair, row in TABLE.items()} == {
         ("ben_secure.patches", "rebuild_patch"): "CALL",
         ("ben_secure.metadata", "rebuild_array"): "CALL",
         ("ben_secure.metadata", "rebuild_scalar"): "CALL",
@@ -49,26 +49,38 @@ def test_table_is_closed():
 
 
 @pytest.mark.threat("T1")
-def test_every_pair_has_a_stand_in_and_no_other():
-    """Both walls know the same names, and none of the stand-ins is the real thing."""
-    assert unpickler.STAND_INS.keys() == KINDS.keys()
-    real = {id(np.ndarray), id(np.dtype), id(patches.rebuild_patch), id(metadata.rebuild_array)}
-    for pair, stand_in in unpickler.STAND_INS.items():
-        assert id(stand_in) not in real
-        made = stand_in if isinstance(stand_in, type) else type(stand_in)
-        assert issubclass(made, Inert)
-        assert made.__module__.startswith("ben_secure.pickles."), pair
-        assert isinstance(stand_in, type) == (KINDS[pair] is Kind.CLASS)
-        assert callable(stand_in) == (KINDS[pair] is not Kind.NAME)
+def test_a_row_is_nothing_but_its_name():
+    """What a global stands for is not the real thing, cannot be called, and leads nowhere."""
+    for pair, row in TABLE.items():
+        assert type(row) is Name
+        assert row.name == pair[1]
+        assert not callable(row)
+        assert row.patch_class is None
+        assert (row.arity > 0) == (row.kind in (Kind.CALL, Kind.BUILDER))
+
+
+@pytest.mark.threat("T1")
+def test_declared_classes_stand_beside_the_table():
+    """They are in the caller's table alone, and cannot take a name of the interface."""
+    mine = type("Mine", (), {"__module__": "archive"})
+    table = declared((mine,))
+    assert table["archive", "Mine"].patch_class is mine
+    assert {pair: row for pair, row in table.items() if pair[0] != "archive"} == dict(TABLE)
+    assert ("archive", "Mine") not in TABLE
+    posing = type("Band", (), {"__module__": "bigearthnet_patch_interface.band_interface"})
+    for classes in ((mine, mine), (posing,)):
+        with pytest.raises(ValueError, match="declared twice or is a class of the interface"):
+            declared(classes)
 
 
 @pytest.mark.threat("T1")
 def test_modules_that_decide_import_nothing_by_name():
-    """Neither the table nor the walls import, evaluate or look up by a name from the data."""
-    for module in (allowlist, unpickler, *map(importlib.import_module, (
-        "ben_secure.pickles.opcodes", "ben_secure.pickles._steps", "ben_secure.pickles._segments",
-        "ben_secure.pickles.arrays", "ben_secure.pickles.legacy",
-    ))):  # fmt: skip
+    """No module of the core imports, evaluates or looks up by a name from the data."""
+    for module in map(importlib.import_module, (
+        "ben_secure.pickles.names", "ben_secure.pickles.records", "ben_secure.pickles.machine",
+        "ben_secure.pickles.arrays", "ben_secure.pickles.legacy", "ben_secure.pickles.templates",
+        "ben_secure.pickles.loader", "ben_secure.pickles.unpickler",
+    )):  # fmt: skip
         source = inspect.getsource(module)
         for word in ("__import__", "import_module", "importlib", "eval(", "exec(", "sys.modules", "super().find_class"):
             assert word not in source, (module.__name__, word)
@@ -76,14 +88,14 @@ def test_modules_that_decide_import_nothing_by_name():
 
 def test_names_are_those_that_pickles_write():
     """Our functions are found under their names, numpy's pickles name the admitted functions, and the tables agree."""
-    for module, attribute in (pair for pair in KINDS if pair[0].startswith("ben_secure")):
+    for module, attribute in (pair for pair in TABLE if pair[0].startswith("ben_secure")):
         function = getattr(importlib.import_module(module), attribute)
         assert (function.__module__, function.__qualname__) == (module, attribute)
     array = np.zeros((2, 2), np.float32)
     for function in (array.__reduce__()[0], array[0, 0].__reduce__()[0], array.__reduce_ex__(5)[0]):
         core = function.__module__.replace("numpy.core", "numpy._core")
-        assert (core, function.__name__) in KINDS
-        assert (core.replace("numpy._core", "numpy.core"), function.__name__) in KINDS
+        assert (core, function.__name__) in TABLE
+        assert (core.replace("numpy._core", "numpy.core"), function.__name__) in TABLE
     assert dict(PATCH_MODULES) == WRITTEN_MODULES
     assert set(BAND_CLASSES) == set(BAND_TABLE)
     assert all(hasattr(ben_secure, name) for name in (*PATCH_MODULES, *BAND_CLASSES))
