@@ -1,4 +1,4 @@
-"""Arrays and scalars: what numpy writes is rebuilt as numpy would, and the stand-ins do nothing at all."""
+"""Arrays and scalars: what numpy writes is rebuilt as numpy would, and nothing else is."""
 
 import pickle
 
@@ -8,13 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from ben_secure import loads
 from ben_secure.bands import PIXEL_DTYPES
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UnsafePickleError
 from ben_secure.limits import Limits
 from ben_secure.metadata import rebuild_array
-from ben_secure.pickles import arrays, legacy, loads
-from ben_secure.pickles.unpickler import STAND_INS
-from support.assembler import array_graph, canonical, part, with_metadata
+from ben_secure.pickles import machine
+from ben_secure.pickles.names import TABLE
+from support.assembler import (
+    array_graph,
+    blob,
+    call,
+    canonical,
+    name,
+    new,
+    number,
+    part,
+    program,
+    text,
+    tup,
+    with_metadata,
+)
 from support.legacy_values import GENERATIONS, Maker, small_tree, write
 
 DTYPES = sorted(PIXEL_DTYPES | {"|b1", "<U1", ">U4", "<U9"})
@@ -154,64 +168,25 @@ def test_arrays_of_a_value_are_bounded_together():
         loads(with_metadata(part(many)), limits=Limits(max_value_bytes=20_000))
 
 
-# The stand-ins.
-
-
-@pytest.mark.threat("T1")
-@pytest.mark.parametrize("stand_in", STAND_INS.values(), ids=map(".".join, STAND_INS))
-def test_stand_ins_are_inert(stand_in):
-    """They take no state, no attribute, no pickling, and have no dict that could take one behind their back."""
-    assert not hasattr(stand_in, "__dict__") or isinstance(stand_in, type)
-    for attribute in ("x", "__class__", "__call__", "__setstate__", "__dict__", "__slots__", "__reduce__"):
-        with pytest.raises((AttributeError, TypeError, UnsafePickleError)):
-            setattr(stand_in, attribute, dict)
-    with pytest.raises((AttributeError, TypeError, UnsafePickleError)):
-        del stand_in.__setstate__
-    for protocol in (2, 4):
-        with pytest.raises((UnsafePickleError, pickle.PicklingError)):
-            pickle.dumps(stand_in if not isinstance(stand_in, type) else object.__new__(stand_in), protocol)
-    if isinstance(stand_in, type):
-        with pytest.raises(UnsafePickleError):
-            stand_in()
-        with pytest.raises(TypeError):
-            stand_in.__setstate__({})
-        instance = object.__new__(stand_in)
-        assert not hasattr(instance, "__dict__")
-        with pytest.raises(AttributeError):
-            instance.x = 1
-    else:
-        with pytest.raises(UnsafePickleError, match="BUILD"):
-            stand_in.__setstate__({})
-        if callable(stand_in):
-            with pytest.raises((UnsafePickleError, TypeError)):
-                stand_in(*range(9))
-
-
 @pytest.mark.threat("T3")
-@pytest.mark.parametrize("cls", [arrays.UnbuiltArray, arrays.UnbuiltDtype, STAND_INS["numpy", "ndarray"]], ids=str)
-def test_a_state_is_taken_once(cls):
-    """What has its state takes no other."""
-    if not isinstance(cls, type):
-        return
-    record = object.__new__(cls)
-    record.__setstate__(("state",))
-    assert record.state == ("state",)
-    assert type(record) is not cls
-    with pytest.raises(UnsafePickleError, match="BUILD"):
-        record.__setstate__(())
-    assert record.state == ("state",)
-
-
-@pytest.mark.threat("T3")
-def test_unbuilt_objects_of_the_interface_take_one_state():
-    """The same for bands and patches."""
-    for (module, _), stand_in in STAND_INS.items():
-        if isinstance(stand_in, type):
-            record = object.__new__(stand_in)
-            record.__setstate__({"x": 1})
-            assert isinstance(record, legacy.BandRecord | legacy.PatchRecord), module
-            with pytest.raises(UnsafePickleError):
-                record.__setstate__({})
+@pytest.mark.parametrize("begin", ["dtype", "array", "band", "patch"])
+def test_a_state_is_taken_once(begin):
+    """What has its state takes no other; with one state, the same program is admitted."""
+    made = {
+        "dtype": (call(name("numpy", "dtype"), text("u2"), b"\x89", b"\x88"), b")"),
+        "array": (
+            call(name("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"), tup(number(0)), blob(b"b")),
+            b")",
+        ),
+        "band": (new(name("bigearthnet_patch_interface.band_interface", "Band")), b"}"),
+        "patch": (new(name("bigearthnet_patch_interface.s1_interface", "BigEarthNet_S1_Patch")), b"}"),
+    }
+    instance, state = made[begin]
+    once = program(instance + state + b"b")
+    assert machine.run(once, len(once), TABLE, Limits()).levels[0][0].is_complete
+    with pytest.raises(UnsafePickleError) as caught:
+        loads(program(instance + state + b"b" + state + b"b"))
+    assert caught.value.rule == Rule.STRUCTURE
 
 
 @pytest.mark.threat("T3")
