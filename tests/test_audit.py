@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from ben_secure.pickles._segments import Segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,13 +131,10 @@ def test_what_was_seen_before_changes_no_verdict(chosen, demanded):
         value = KIN[place][twin % 4] if twin < 5 else KIN[place][0][:-3]
         lmdb_key = NAME if position % 3 else b"name%d" % position
         records.append((position, lmdb_key, append_tag(MAC_KEY, b"BEN", lmdb_key, value) if tagged else value))
-    Segments.forget()
     for record in records * 3:
         judge.count(found, *record)
     for record in records * 3:
-        Segments.forget()
         Judge("/nowhere", options).count(expected, *record)
-    Segments.forget()
     assert found == expected
 
 

@@ -13,14 +13,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from ben_secure.pickles._segments import Segments
 
 import ben_secure
 from ben_secure import metadata, patches
 from ben_secure.errors import BenSecureError, PatchFormatError, UnsafePickleError
-from ben_secure.limits import DEFAULT_LIMITS
-from ben_secure.pickles import PatchUnpickler, allowlist, arrays, legacy, opcodes, unpickler
-from ben_secure.values import loads
+from ben_secure.pickles import PatchUnpickler, arrays, legacy, machine, names, records, unpickler
+from ben_secure.values import Decoder, loads
 from support import assembler, attacks
 from support.assembler import (
     MEMO,

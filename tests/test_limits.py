@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
+from ben_secure import loads
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pickles import loads
 from support.legacy_values import GENERATIONS, MERGED, tree, write
 
 NAMES = [field.name for field in dataclasses.fields(Limits)]

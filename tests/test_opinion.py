@@ -7,7 +7,6 @@ import pathlib
 import signal
 
 import pytest
-from ben_secure.pickles.allowlist import KINDS
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
 from ben_secure.audit import audit_database
@@ -17,6 +16,7 @@ from ben_secure.audit.opinion import opinions as opinion
 from ben_secure.audit.opinion._fickling_worker import analyse, serve
 from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.errors import Rule, StoreError
+from ben_secure.pickles.names import TABLE
 from support import assembler
 from support.attacks import ATTACKS
 from support.databases import HONEST, SHELL, make_database
@@ -326,7 +326,7 @@ def test_fickling_that_cannot_be_started_is_no_opinion(monkeypatch, tmp_path):
 def test_the_process_answers_until_the_pipe_is_closed():
     """Requests and answers are behind their lengths; what fickling raises is an answer."""
     requests = io.BytesIO()
-    for content in (json.dumps(sorted(KINDS)).encode(), SHELL, b"\x80\x04\x97.", HONEST[0]):
+    for content in (json.dumps(sorted(TABLE)).encode(), SHELL, b"\x80\x04\x97.", HONEST[0]):
         requests.write(len(content).to_bytes(4, "little") + content)
     requests.seek(0)
     answers = io.BytesIO()
@@ -345,7 +345,7 @@ def test_the_process_answers_until_the_pipe_is_closed():
 
 def test_only_exact_names_are_honest():
     """Another module with the same name is beyond; so is a call of what it gives."""
-    honest = frozenset(KINDS)
+    honest = frozenset(TABLE)
     evil = assembler.program(assembler.call(assembler.name("evil", "dtype"), assembler.text("u2")))
     good = assembler.program(assembler.call(assembler.name("numpy", "dtype"), assembler.text("u2")))
     assert analyse(evil, honest)["severity"] == "LIKELY_UNSAFE"

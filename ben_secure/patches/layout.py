@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class Layout:
     """
 
     __slots__ = (
-        "by_attribute", "by_name", "by_resolution", "gaps", "kind", "names",
+        "__weakref__", "by_attribute", "by_name", "by_resolution", "gaps", "kind", "names",
         "natural", "nbytes", "plain", "runs", "slots",
     )  # fmt: skip
 
@@ -274,6 +275,10 @@ class Layout:
         return pixels
 
 
+# Layouts that are in use: equal ones are one object, however many patches and templates have it.
+_alive: WeakValueDictionary[object, Layout] = WeakValueDictionary()
+
+
 @lru_cache(maxsize=32)  # some 15 kB each
 def _standard(kind: str, dtypes: str) -> Layout:
     groups = STANDARD_KINDS.get(kind)
@@ -289,19 +294,16 @@ def _standard(kind: str, dtypes: str) -> Layout:
         raise ValueError(f"{kind} takes {len(groups)} or {len(bands)} dtypes, not {len(codes)}")
     if Layout.spell(kind, codes) != dtypes:
         raise ValueError(f"{printable(dtypes)} has the shorter spelling {Layout.spell(kind, codes)}; use that one")
-    return Layout(
-        kind,
-        dtypes,
-        [
-            (band.attribute, band.band_class, band.name, band.resolution_m, band.side, band.side, code)
-            for band, code in zip(bands, codes, strict=True)
-        ],
+    entries = tuple(
+        (band.attribute, band.band_class, band.name, band.resolution_m, band.side, band.side, code)
+        for band, code in zip(bands, codes, strict=True)
     )
+    return _alive.get((kind, dtypes)) or _alive.setdefault((kind, dtypes), Layout(kind, dtypes, entries))
 
 
 @lru_cache(maxsize=8)  # at most 64 bands with names of 256 characters: some 250 kB each
 def _generic(entries: tuple[Entry, ...]) -> Layout:
-    return Layout(GENERIC, entries, entries)
+    return _alive.get(entries) or _alive.setdefault(entries, Layout(GENERIC, entries, entries))
 
 
 def _check_dtype(code: str) -> None:

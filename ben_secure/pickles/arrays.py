@@ -50,7 +50,8 @@ def dtype_text(record: Any) -> str:
     order: str = state[1]
     if state == _PLAIN_DTYPE_STATES.get(order) and code[:1] in "biufc":
         return order + code
-    if state == (3, order, None, None, None, state[5], 4, 8) and code == f"U{state[5] // 4}" and order in "<>":
+    length = state[5] // 4
+    if state == (3, order, None, None, None, 4 * length, 4, 8) and code == f"U{length}" and order in "<>":
         return order + code
     if code in ("O", "O8") and state == _OBJECT_DTYPE_STATE:
         return "|O"

@@ -73,7 +73,8 @@ class Loader:
         payload = data if type(data) is bytes else bytes(view)
         state = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
         patch, parts = self._built(state.levels[0][0], Source(view, self.limits), head, aligned)
-        if parts is not None and len(parts) == len(state.blocks) > 0 and set(parts) == set(state.blocks):
+        # By identity: a part that is no block, such as a small bytearray, may have no hash.
+        if parts is not None and state.blocks and sorted(map(id, parts)) == sorted(map(id, state.blocks)):
             state_at = partial(machine.state_at, payload, end, self.table, self.limits)
             self._templates.learn(head, payload[:end], state, parts, patch, state_at)
         return patch

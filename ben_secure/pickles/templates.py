@@ -34,7 +34,7 @@ MAX_BYTES = 6 * 2**20
 _MAX_HEAD_BYTES = 16 * 2**10  # an honest S1+S2 value has 8 kB outside its pixels
 _MAX_TAIL_COST = 5 * 2**10
 _MAX_HEADS = 8
-_ITEM_COST = 500  # measured: bytes of a place in a stack or the memo, with what stands there
+_OPCODE_COST = 250  # an empty set, the largest thing that one opcode makes, has 216 bytes
 _TEMPLATE_COST = 800  # measured: bytes of a template without its metadata
 _IMMUTABLE = frozenset({str, int, float, bool, type(None)})
 
@@ -107,8 +107,7 @@ class Head:
 
     def cost(self) -> int:
         """Bytes that the head holds without its templates; rather too many than too few."""
-        items = len(self.state.memo) + sum(map(len, self.state.levels))
-        return 5 * sum(len(segment) for *_, segment in self._segments) + _ITEM_COST * items
+        return 5 * sum(len(segment) for *_, segment in self._segments) + _OPCODE_COST * self.state.ops
 
 
 class Templates:

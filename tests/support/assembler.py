@@ -210,7 +210,7 @@ class Attack:
         twin: Makes the accepted value that differs by as little as possible.
         error: The class it must be refused with.
         rules: The rule it must be refused with, or two if it depends on which check comes first.
-        words: Regular expression that the message must match.
+        words: Regular expression that the message must match, where one rule has several refusals.
         runs: Stock ``pickle.loads`` runs its code: the canary appears.
         extension: What to register with copyreg before: (module, name, code).
     """
@@ -252,8 +252,8 @@ def attack(
     why: str,
     value: bytes | Callable[[], bytes],
     rule: Rule | tuple[Rule, ...],
-    words: str,
     twin: bytes | Callable[[], bytes] | None = None,
+    words: str = "",
     **more: Any,
 ) -> None:
     """Add a case; the twin is by default the same kind of value with an honest call in it."""

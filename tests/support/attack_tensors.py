@@ -41,7 +41,7 @@ def _add(
     twin: bytes | None = None,
     rule: Rule = Rule.TENSORS,
 ) -> None:
-    attack("T16", f"safetensors: {label}", why, value, rule, words, S1_FILE if twin is None else twin)
+    attack("T16", f"safetensors: {label}", why, value, rule, S1_FILE if twin is None else twin, words)
 
 
 def _map(**changes: Any) -> bytes:

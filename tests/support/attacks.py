@@ -1,9 +1,10 @@
 """Every attack on the unpickler that we know of, opcode by opcode, each beside an honest value that hardly differs.
 
 ``ATTACKS`` is the whole corpus. Here are the attacks that lie in the program: names, calls, BUILD, lengths, frames, the
-stack and the memo, bombs; those that lie in what the program makes are in ``attack_values``, those on the reading of
-safetensors values in ``attack_tensors``. Threat ids are the rows of threat_model.md: T1 code execution, T2 crash,
-memory and time, T3 confused or half-built objects, T4 hostile text, T16 hostile safetensors headers.
+stack and the memo, bombs; those that lie in what the program makes are in ``attack_values``, values that no honest
+writer makes in ``attack_states``, those on the reading of safetensors values in ``attack_tensors``. Threat ids are the
+rows of threat_model.md: T1 code execution, T2 crash, memory and time, T3 confused or half-built objects, T4 hostile
+text, T16 hostile safetensors headers.
 Payloads that run code try to create the file ``canary`` in the working directory; tests provide ``evil.py``,
 ``evil.npy`` and ``spare`` there, and register the extension codes.
 """
@@ -53,6 +54,7 @@ from support.assembler import (
     tup,
     with_metadata,
 )
+from support.attack_states import add_states
 from support.attack_tensors import add_tensors
 from support.attack_values import add_values
 from support.legacy_values import INTERFACE, PATCH_MODULES, S1, Call, Maker, name_of, small_tree, write
@@ -137,7 +139,7 @@ _CALLS: dict[str, bytes] = {
         call(name("builtins", "getattr"), call(name("ctypes", "CDLL"), NONE), text("system")), blob(TOUCH.encode()),
     ),
     "our own package's pickle": call(name("ben_secure.pickles.unpickler", "pickle.loads"), blob(_inner)),
-    "our own package's io": call(name("ben_secure.pickles.unpickler", "io.open"), text("canary"), text("w")),
+    "our own package's io": call(name("ben_secure.patches.patch", "io.open"), text("canary"), text("w")),
     "an import of a module at hand": call(name("support.legacy_values", "io.open"), text("canary"), text("w")),
 }
 
@@ -146,24 +148,24 @@ def _add_calls() -> None:
     for label, payload in _CALLS.items():
         why = "a call in the metadata runs while the value is loaded"
         attack(
-            "T1", f"call {label} in metadata", why, with_metadata(payload), Rule.FORBIDDEN_GLOBAL, "asks for",
+            "T1", f"call {label} in metadata", why, with_metadata(payload), Rule.FORBIDDEN_GLOBAL,
             runs=True,
         )
     for label in ("os.system", "builtins.eval", "pickle.loads", "importlib of os, getattr, call"):
         attack(
             "T1", f"call {label} alone", "the value is nothing but a call", program(_CALLS[label]),
-            Rule.FORBIDDEN_GLOBAL, "asks for", twin=canonical(), runs=True,
+            Rule.FORBIDDEN_GLOBAL, twin=canonical(), runs=True,
         )
         attack(
             "T1", f"call {label} and throw the result away", "a whole patch comes out, after the call",
-            program(_CALLS[label] + b"0" + canonical_parts()), Rule.FORBIDDEN_GLOBAL, "asks for", twin=canonical(),
+            program(_CALLS[label] + b"0" + canonical_parts()), Rule.FORBIDDEN_GLOBAL, twin=canonical(),
             runs=True,
         )
     for module, attribute, argument in (("os", "system", TOUCH), ("builtins", "eval", EXPRESSION)):
         payload = Call(name_of(module, attribute), (argument,))
         attack(
             "T1", f"call {module}.{attribute} in a legacy patch", "the same in what the original package writes",
-            write(small_tree(metadata={"x": payload})), Rule.FORBIDDEN_GLOBAL, "asks for",
+            write(small_tree(metadata={"x": payload})), Rule.FORBIDDEN_GLOBAL,
             twin=write(small_tree(metadata={"x": Maker().scalar(np.uint16(1))})),
         )
 
@@ -182,19 +184,18 @@ def _add_names() -> None:
         "INST": b"(" + _touch + b"i" + _line("posix") + _line("system"),
         "GLOBAL and OBJ": b"(" + system + _touch + b"o", "STACK_GLOBAL and OBJ": b"(" + HONEST + b"o",
     }.items():
-        words = "OBJ" if label.startswith("STACK") else label.split()[0]
         runs = not label.startswith("STACK")
-        attack("T1", f"name by {label}", why, with_metadata(payload), Rule.FORBIDDEN_OPCODE, words, runs=runs)
+        attack("T1", f"name by {label}", why, with_metadata(payload), Rule.FORBIDDEN_OPCODE, runs=runs)
     attack(
         "T1", "name an honest global by GLOBAL", "the text form has its own rules for line ends and renames",
         with_metadata(call(b"c" + _line("ben_secure.metadata") + _line("rebuild_scalar"), text("<u2"), blob(b"\1\0"))),
-        Rule.FORBIDDEN_OPCODE, "GLOBAL",
+        Rule.FORBIDDEN_OPCODE,
     )
     for opcode, width, code in (("EXT1", 1, 0xF0), ("EXT2", 2, 0xF0F0), ("EXT4", 4, 0x70F0F0F0)):
         op = {1: b"\x82", 2: b"\x83", 4: b"\x84"}[width]
         attack(
             "T1", f"name by {opcode}", "a code that the application registered stands for a name",
-            with_metadata(op + code.to_bytes(width, "little") + tup(_touch) + b"R"), Rule.FORBIDDEN_OPCODE, opcode,
+            with_metadata(op + code.to_bytes(width, "little") + tup(_touch) + b"R"), Rule.FORBIDDEN_OPCODE,
             runs=True, extension=("posix", "system", code),
         )
     fetched = text("system") + MEMO + text("posix") + MEMO + b"00" + get(1) + get(0) + b"\x93"
@@ -205,22 +206,22 @@ def _add_names() -> None:
     )
     attack(
         "T1", "name put together from the memo", "the last two strings before STACK_GLOBAL are not the name",
-        with_metadata(kept), Rule.FORBIDDEN_GLOBAL, r"posix\.system", twin=with_metadata(honest), runs=True,
+        with_metadata(kept), Rule.FORBIDDEN_GLOBAL, twin=with_metadata(honest), runs=True,
     )
     attack(
         "T1", "name from the memo after POP", "POP hides where the strings came from",
-        with_metadata(fetched + tup(_touch) + b"R"), Rule.FORBIDDEN_OPCODE, "POP", twin=with_metadata(honest),
+        with_metadata(fetched + tup(_touch) + b"R"), Rule.FORBIDDEN_OPCODE, twin=with_metadata(honest),
         runs=True,
     )
     swapped = tup(text("posix") + MEMO, text("numpy") + b"q\0", get(0) + text("dtype") + b"\x93")
     attack(
         "T1", "memo entry overwritten", "a reader that keeps the first entry sees another name", with_metadata(swapped),
-        Rule.FORBIDDEN_OPCODE, "BINPUT", twin=with_metadata(honest),
+        Rule.FORBIDDEN_OPCODE, twin=with_metadata(honest),
     )
     duplicated = text("posix") + b"2" + b"0" + text("system") + b"\x93" + tup(_touch) + b"R"
     attack(
         "T1", "name by DUP", "an object on the stack that no string opcode wrote", with_metadata(duplicated),
-        Rule.FORBIDDEN_OPCODE, "DUP", runs=True,
+        Rule.FORBIDDEN_OPCODE, runs=True,
     )
     for module, attribute in (
         ("os", "path.os.system"), ("numpy", "dtype.__class__"), ("numpy", "f2py"), ("numpy", "ndarray.__reduce__"),
@@ -232,7 +233,8 @@ def _add_names() -> None:
         (f"{INTERFACE}.patch_interface", "BigEarthNetPatch.load"),
         (f"{INTERFACE}.patch_interface", "BigEarthNet_S1_Patch"), (INTERFACE, "BigEarthNetPatch"),
         (f"{INTERFACE}.band_interface", "BaseModel"), ("ben_secure.pickles.unpickler", "PatchUnpickler"),
-        ("ben_secure.pickles.legacy", "PatchRecord"), ("\uff4eumpy", "dtype"), ("numpy", "\u0501type"),
+        ("ben_secure.pickles.legacy", "Legacy"), ("ben_secure.pickles.machine", "run"),
+        ("\uff4eumpy", "dtype"), ("numpy", "\u0501type"),
         ("num\u0440y", "dtype"), ("NumPy", "dtype"), ("numpy\u200b", "dtype"), ("numpy", "dtype\u200d"),
         ("numpy\0", "dtype"), ("numpy", "dtype\n"), (" numpy", "dtype"), ("numpy", "dtype "), ("numpy\u202e", "dtype"),
         ("numpy\uff0ecore\uff0emultiarray", "_reconstruct"), ("numpy", "\ufb01nfo"), ("\udc80numpy", "dtype"),
@@ -247,7 +249,7 @@ def _add_names() -> None:
     ):
         attack(
             "T1", f"name {module!a}.{attribute!a}", "only the exact pairs of the allow-list are names",
-            with_metadata(call(name(module, attribute), text("<u2"), blob(b"\1\0"))), Rule.FORBIDDEN_GLOBAL, "asks for",
+            with_metadata(call(name(module, attribute), text("<u2"), blob(b"\1\0"))), Rule.FORBIDDEN_GLOBAL,
         )
     for label, payload in {
         "bytes for the module": blob(b"posix") + text("system") + b"\x93",
@@ -258,21 +260,20 @@ def _add_names() -> None:
     }.items():
         attack(
             "T1", f"name with {label}", "an object with its own __eq__ or __hash__ could pass for a string",
-            with_metadata(call(payload, _touch)), Rule.FORBIDDEN_GLOBAL, "not a string",
+            with_metadata(call(payload, _touch)), Rule.FORBIDDEN_GLOBAL,
         )
     for label, payload in {"PERSID": b"P" + _line("0"), "BINPERSID": text("0") + b"Q"}.items():
         attack(
             "T1", f"persistent id by {label}", "persistent_load is code of the application", with_metadata(payload),
-            Rule.FORBIDDEN_OPCODE, label,
+            Rule.FORBIDDEN_OPCODE,
         )
     for protocol in (0, 1, 2, 3):
         value = b"" if protocol < 2 else b"\x80" + bytes([protocol])
         value += b"c" + _line("__builtin__") + _line("eval") + b"(V" + _line(EXPRESSION) + b"tR."
         rule = Rule.NOT_A_PICKLE if protocol < 2 else Rule.STRUCTURE
-        words = "PROTO" if protocol < 2 else f"protocol {protocol}"
         attack(
             "T1", f"protocol {protocol} renames __builtin__", "old protocols have other opcodes and rename modules",
-            value, rule, words, twin=canonical(), runs=protocol < 3,
+            value, rule, twin=canonical(), runs=protocol < 3,
         )
 
 
@@ -290,7 +291,6 @@ def _add_build() -> None:
         for kind, state in {"dict": plant, "slot": tup(NONE, plant), "both": tup(plant, plant)}.items():
             attack(
                 "T1", f"BUILD with {kind} state on {label}", why, with_metadata(build(target, state)), Rule.STRUCTURE,
-                "not a fresh unbuilt object",
             )
     honest_dtype = part(Maker().dtype("<u2"))
     scalar = name("numpy.core.multiarray", "scalar")
@@ -303,19 +303,18 @@ def _add_build() -> None:
             with_metadata(
                 call(scalar, build(call(name("numpy", "dtype"), text("u2"), FALSE, TRUE), state), blob(b"\1\0"))
             ),
-            Rule.STRUCTURE, "for its state", twin=twin,
+            Rule.STRUCTURE, twin=twin,
         )
     state = tup(number(3), text("<"), NONE, NONE, NONE, number(-1), number(-1), number(0))
     attack(
         "T3", "BUILD of a dtype twice", "the second state comes after the first was checked",
-        with_metadata(call(scalar, build(honest_dtype, state), blob(b"\1\0"))), Rule.STRUCTURE,
-        "not a fresh unbuilt object", twin=twin,
+        with_metadata(call(scalar, build(honest_dtype, state), blob(b"\1\0"))), Rule.STRUCTURE, twin=twin,
     )
     fetched = call(name("numpy", "dtype"), text("u2"), FALSE, TRUE) + MEMO
     attack(
         "T3", "BUILD of a dtype that was used before",
         "an object that is reached through the memo changes after it was checked",
-        with_metadata(tup(fetched, build(get(0), state))), Rule.STRUCTURE, "changed after it was used", twin=twin,
+        with_metadata(tup(fetched, build(get(0), state))), Rule.STRUCTURE, twin, "changed after it was used",
     )
     for target, opcode in (("a list", "APPEND"), ("a dict", "SETITEM"), ("a set", "ADDITEMS")):
         fill = {
@@ -328,65 +327,58 @@ def _add_build() -> None:
         }.items():
             attack(
                 "T1", f"{opcode} on {label}", "calls append, extend, add or __setitem__ of whatever is on the stack",
-                with_metadata(wrong + fill[opcode]), Rule.STRUCTURE, "not a fresh",
+                with_metadata(wrong + fill[opcode]), Rule.STRUCTURE,
                 twin=with_metadata(empty + fill[opcode]),
             )
         attack(
             "T3", f"{opcode} on {target} from the memo", "what was counted and checked grows afterwards",
-            with_metadata(tup(empty + MEMO, get(0) + fill[opcode])), Rule.STRUCTURE, "changed after it was used",
-            twin=with_metadata(tup(empty + MEMO + fill[opcode], get(0))),
+            with_metadata(tup(empty + MEMO, get(0) + fill[opcode])), Rule.STRUCTURE,
+            twin=with_metadata(tup(empty + MEMO + fill[opcode], get(0))), words="changed after it was used",
         )
     for target, value in {
         "a list": b"]" + MEMO + get(0) + b"a", "a dict": b"}" + MEMO + text("k") + get(0) + b"s",
     }.items():
         attack(
             "T2", f"{target} put into itself", "whoever walks the metadata never comes back", with_metadata(value),
-            Rule.STRUCTURE, "changed after it was used", twin=with_metadata(value.replace(get(0), NONE)),
+            Rule.STRUCTURE, with_metadata(value.replace(get(0), NONE)), "changed after it was used",
         )
 
 
 def _add_call_shapes() -> None:
     """Every admitted global, called otherwise than honest payloads do."""
     why = "numpy's real functions do what they are told: allocate, cast, read memory"
-    for (module, attribute), kind in ((pair, row.kind) for pair, row in TABLE.items()):
-        target = name(module, attribute)
+    for (module, attribute), row in TABLE.items():
+        kind, target = row.kind, name(module, attribute)
         short = f"{module}.{attribute}"
         if kind in (Kind.CLASS, Kind.NAME):
-            attack("T1", f"{short} called", why, with_metadata(call(target)), Rule.CALL_SHAPE, "is called")
+            attack("T1", f"{short} called", why, with_metadata(call(target)), Rule.CALL_SHAPE)
         if kind is not Kind.CLASS:
-            attack("T1", f"{short} instantiated", why, with_metadata(new(target)), Rule.CALL_SHAPE, "instantiated")
+            attack("T1", f"{short} instantiated", why, with_metadata(new(target)), Rule.CALL_SHAPE)
             attack(
                 "T1", f"{short} instantiated by NEWOBJ_EX", why, with_metadata(target + b")}\x92"),
-                Rule.FORBIDDEN_OPCODE, "NEWOBJ_EX",
+                Rule.FORBIDDEN_OPCODE,
             )
         else:
             attack(
                 "T1", f"{short} with arguments", why, with_metadata(new(target, tup(number(1)))), Rule.CALL_SHAPE,
-                "with arguments",
             )
             attack(
                 "T3", f"{short} never built", "an object without its state", with_metadata(new(target)), Rule.ARRAY,
-                "invalid place",
             )
             attack(
                 "T3", f"{short} itself in metadata", "the class is the value", with_metadata(target), Rule.PATCH,
-                "SealedType",
             )
         if kind in (Kind.BUILDER, Kind.CALL):
             for label, arguments in {"no arguments": (), "seven arguments": (number(1),) * 7}.items():
-                rule, words = (
-                    (Rule.CALL_SHAPE, "called in a way") if kind is Kind.CALL else (Rule.MALFORMED, "TypeError")
-                )
-                attack("T3", f"{short} with {label}", why, with_metadata(call(target, *arguments)), rule, words)
+                attack("T3", f"{short} with {label}", why, with_metadata(call(target, *arguments)), Rule.CALL_SHAPE)
             for label, arguments in {"a list": b"]", "None": NONE, "a dict": b"}", "a string": text("ab")}.items():
                 attack(
                     "T1", f"{short} with {label} for arguments", why, with_metadata(target + arguments + b"R"),
-                    Rule.CALL_SHAPE, "for its arguments",
+                    Rule.CALL_SHAPE,
                 )
         if kind in (Kind.BUILDER, Kind.NAME):
             attack(
                 "T3", f"{short} itself in metadata", "a function is the value", with_metadata(target), Rule.ARRAY,
-                "invalid place",
             )
     for label, target in {
         "a string": text("system"), "a tuple": b")", "bytes": blob(b"x"), "a call's result": HONEST,
@@ -394,11 +386,11 @@ def _add_call_shapes() -> None:
     }.items():
         attack(
             "T1", f"{label} called", "REDUCE calls what is on the stack", with_metadata(target + b")R"),
-            Rule.CALL_SHAPE, "is called",
+            Rule.CALL_SHAPE,
         )
         attack(
             "T1", f"{label} instantiated", "NEWOBJ calls cls.__new__", with_metadata(target + b")\x81"),
-            Rule.CALL_SHAPE, "instantiated",
+            Rule.CALL_SHAPE,
         )
     nd, b = name("numpy", "ndarray"), blob(b"b")
     for core in ("numpy.core", "numpy._core"):
@@ -415,11 +407,11 @@ def _add_call_shapes() -> None:
         }.items():
             attack(
                 "T2", f"{core} _reconstruct with {label}", why,
-                with_metadata(build(call(reconstruct, *arguments), state)), Rule.CALL_SHAPE, "_reconstruct", twin=twin,
+                with_metadata(build(call(reconstruct, *arguments), state)), Rule.CALL_SHAPE, twin=twin,
             )
         attack(
             "T3", f"{core} array without state", "an array that is not fully built shows heap memory",
-            with_metadata(call(reconstruct, nd, tup(number(0)), b)), Rule.ARRAY, "invalid place", twin=twin,
+            with_metadata(call(reconstruct, nd, tup(number(0)), b)), Rule.ARRAY, twin=twin,
         )
     dtype, scalar = name("numpy", "dtype"), name("numpy.core.multiarray", "scalar")
     state = part(Maker().dtype("<u2").state)
@@ -435,11 +427,11 @@ def _add_call_shapes() -> None:
         attack(
             "T2", f"dtype of {label}", why,
             with_metadata(call(scalar, build(call(dtype, *arguments), state), blob(b"\1\0"))), Rule.CALL_SHAPE,
-            r"numpy\.dtype", twin=twin,
+            twin=twin,
         )
     attack(
         "T3", "dtype without state", "a dtype of which nothing was checked",
-        with_metadata(call(scalar, call(dtype, text("u2"), FALSE, TRUE), blob(b"\1\0"))), Rule.ARRAY, "invalid dtype",
+        with_metadata(call(scalar, call(dtype, text("u2"), FALSE, TRUE), blob(b"\1\0"))), Rule.ARRAY,
         twin=twin,
     )
 
@@ -456,7 +448,7 @@ def _add_framing() -> None:
     attack(
         "T1", "frame that ends inside an operand", "the program that runs is not the program that was read",
         b"\x80\x04" + frame(b"\x8c\x08AAAA") + b"BBBB" + b"0" + inside + b"0" + rest, Rule.STRUCTURE,
-        "crosses the end of its frame", twin=twin, runs=True,
+        twin=twin, runs=True, words="crosses the end",
     )
     for label, value, rule, words in (
         ("frame that ends inside an opcode's text", b"\x80\x04" + frame(rest, length=5), Rule.STRUCTURE, "crosses"),
@@ -473,7 +465,7 @@ def _add_framing() -> None:
         ("frame cut short", b"\x80\x04" + frame(rest)[:8], Rule.MALFORMED, "cut short|announced"),
     ):
         attack(
-            "T1", label, "a reader that keeps no account of frames sees another program", value, rule, words, twin=twin,
+            "T1", label, "a reader that keeps no account of frames sees another program", value, rule, twin, words,
         )
     for label, payload in {
         "string of 255 bytes": b"\x8c\xff", "string of 2**32 - 1 bytes": b"X\xff\xff\xff\xff",
@@ -485,11 +477,11 @@ def _add_framing() -> None:
     }.items():
         attack(
             "T2", f"{label} where there are fewer", "memory is taken for what is announced", with_metadata(payload),
-            Rule.MALFORMED, "announced|cut short",
+            Rule.MALFORMED,
         )
     attack(
         "T2", "bytes that end where STOP should be", "the end of the pickle is read as data", whole[:-1],
-        Rule.MALFORMED, "cut short|announced", twin=whole,
+        Rule.MALFORMED, twin=whole,
     )
     for label, tail in {
         "a byte": b"\0", "another STOP": b".", "a second pickle": whole,
@@ -497,70 +489,66 @@ def _add_framing() -> None:
     }.items():
         attack(
             "T3", f"{label} after the end", "what was checked or signed is not all that is there", whole + tail,
-            Rule.TRAILING_DATA, "follow the end", twin=whole,
+            Rule.TRAILING_DATA, twin=whole,
         )
-    for label, value, rule, words in (
-        ("nothing", b"", Rule.NOT_A_PICKLE, "it is empty"), ("one byte", b"\x80", Rule.MALFORMED, "cut short"),
-        ("PROTO alone", b"\x80\x04", Rule.MALFORMED, "cut short"),
-        ("STOP alone", b".", Rule.NOT_A_PICKLE, "not a pickle"),
-        ("PROTO and STOP", b"\x80\x04.", Rule.MALFORMED, "0 objects"),
-        ("no PROTO", whole[2:], Rule.NOT_A_PICKLE, "not a pickle"),
-        ("protocol 6", b"\x80\x06" + rest, Rule.STRUCTURE, "protocol 6"),
-        ("protocol 255", b"\x80\xff" + rest, Rule.STRUCTURE, "protocol 255"),
-        ("PROTO twice", b"\x80\x04\x80\x04" + rest, Rule.STRUCTURE, "declared once"),
-        ("text", b"hello", Rule.NOT_A_PICKLE, "not a pickle"),
-        ("a zip file", b"PK\x03\x04", Rule.NOT_A_PICKLE, "not a pickle"),
-        ("an NPY file", b"\x93NUMPY\x01\0", Rule.NOT_A_PICKLE, "not a pickle"),
+    for label, value, rule in (
+        ("nothing", b"", Rule.NOT_A_PICKLE), ("one byte", b"\x80", Rule.MALFORMED),
+        ("PROTO alone", b"\x80\x04", Rule.MALFORMED),
+        ("STOP alone", b".", Rule.NOT_A_PICKLE),
+        ("PROTO and STOP", b"\x80\x04.", Rule.MALFORMED),
+        ("no PROTO", whole[2:], Rule.NOT_A_PICKLE),
+        ("protocol 6", b"\x80\x06" + rest, Rule.STRUCTURE),
+        ("protocol 255", b"\x80\xff" + rest, Rule.STRUCTURE),
+        ("PROTO twice", b"\x80\x04\x80\x04" + rest, Rule.STRUCTURE),
+        ("text", b"hello", Rule.NOT_A_PICKLE),
+        ("a zip file", b"PK\x03\x04", Rule.NOT_A_PICKLE),
+        ("an NPY file", b"\x93NUMPY\x01\0", Rule.NOT_A_PICKLE),
     ):
-        attack("T3", f"value is {label}", "not what a reader expects", value, rule, words, twin=whole)
+        attack("T3", f"value is {label}", "not what a reader expects", value, rule, twin=whole)
 
 
 def _add_stack_and_memo() -> None:
     why = "an index or a stack that is not there reads memory, or ends in an error that is not ours"
-    for label, payload, rule, words in (
-        ("BINGET of an empty memo", get(0), Rule.MALFORMED, "out of step"),
-        ("LONG_BINGET of 2**32 - 1", b"j\xff\xff\xff\xff", Rule.MALFORMED, "out of step"),
-        ("BINGET one too far", text("a") + MEMO + get(1), Rule.MALFORMED, "out of step"),
-        ("LONG_BINPUT of 2**32 - 1", NONE + b"r\xff\xff\xff\xff", Rule.FORBIDDEN_OPCODE, "LONG_BINPUT"),
-        ("BINPUT", NONE + b"q\xff", Rule.FORBIDDEN_OPCODE, "BINPUT"),
-        ("PUT", NONE + b"p99\n", Rule.FORBIDDEN_OPCODE, "PUT"), ("GET", b"g0\n", Rule.FORBIDDEN_OPCODE, "GET"),
-        ("POP", NONE + b"0", Rule.FORBIDDEN_OPCODE, "POP"),
-        ("POP_MARK", NONE + b"(1", Rule.FORBIDDEN_OPCODE, "POP_MARK"),
-        ("DUP", NONE + b"2", Rule.FORBIDDEN_OPCODE, "DUP"),
-        ("MEMOIZE under a mark", text("a") + b"(" + MEMO + NONE + b"t\x86", Rule.MALFORMED, "above the mark"),
-        ("one list in the memo twice", b"]" + MEMO + MEMO, Rule.STRUCTURE, "memo twice"),
-        ("TUPLE2 through a mark", NONE + b"(" + NONE + b"\x86", Rule.MALFORMED, "above the mark"),
-        ("TUPLE without a mark", b"t" * 9, Rule.MALFORMED, "no mark"),
-        ("APPENDS on what the mark was meant for", b"e", Rule.STRUCTURE, "not a fresh list"),
-        ("APPEND through a mark", b"](" + NONE + b"a", Rule.STRUCTURE, "target is a mark"),
-        ("SETITEMS with half an entry", b"}(" + text("k") + b"u", Rule.MALFORMED, "no value"),
-        ("BUILD through a mark", b"(" + b"}b", Rule.STRUCTURE, "target is a mark"),
-        (
-            "STACK_GLOBAL through a mark", text("numpy") + b"(" + text("dtype") + b"\x93", Rule.MALFORMED,
-            "above the mark",
-        ),
-        ("a mark too many", b"(" + NONE, Rule.MALFORMED, "no value"),
-        ("NEXT_BUFFER", b"\x97", Rule.FORBIDDEN_OPCODE, "NEXT_BUFFER"),
-        ("READONLY_BUFFER", blob(b"x") + b"\x98", Rule.FORBIDDEN_OPCODE, "READONLY_BUFFER"),
-        ("FROZENSET", b"(\x91", Rule.FORBIDDEN_OPCODE, "FROZENSET"),
-        ("BINUNICODE8 of 2**63", b"\x8d" + struct.pack("<Q", 2**63), Rule.FORBIDDEN_OPCODE, "BINUNICODE8"),
-        ("BINBYTES8 of 2**63", b"\x8e" + struct.pack("<Q", 2**63), Rule.FORBIDDEN_OPCODE, "BINBYTES8"),
-        ("LONG4 of minus one byte", b"\x8b\xff\xff\xff\xff", Rule.FORBIDDEN_OPCODE, "LONG4"),
-        ("INT as text", b"I" + b"9" * 5000 + b"\n", Rule.FORBIDDEN_OPCODE, "INT"),
-        ("LONG as text", b"L" + b"9" * 5000 + b"L\n", Rule.FORBIDDEN_OPCODE, "LONG"),
-        ("FLOAT as text", b"F1e999\n", Rule.FORBIDDEN_OPCODE, "FLOAT"),
-        ("STRING", b"S'x'\n", Rule.FORBIDDEN_OPCODE, "STRING"), ("UNICODE", b"Vx\n", Rule.FORBIDDEN_OPCODE, "UNICODE"),
-        ("DICT", b"(d", Rule.FORBIDDEN_OPCODE, "DICT"), ("LIST", b"(l", Rule.FORBIDDEN_OPCODE, "LIST"),
-        ("text that is not UTF-8", text(b"\xff\xfe"), Rule.MALFORMED, "UTF-8"),
-        ("an unknown opcode", b"\xff", Rule.FORBIDDEN_OPCODE, "0xff"),
+    for label, payload, rule in (
+        ("BINGET of an empty memo", get(0), Rule.MALFORMED),
+        ("LONG_BINGET of 2**32 - 1", b"j\xff\xff\xff\xff", Rule.MALFORMED),
+        ("BINGET one too far", text("a") + MEMO + get(1), Rule.MALFORMED),
+        ("LONG_BINPUT of 2**32 - 1", NONE + b"r\xff\xff\xff\xff", Rule.FORBIDDEN_OPCODE),
+        ("BINPUT", NONE + b"q\xff", Rule.FORBIDDEN_OPCODE),
+        ("PUT", NONE + b"p99\n", Rule.FORBIDDEN_OPCODE), ("GET", b"g0\n", Rule.FORBIDDEN_OPCODE),
+        ("POP", NONE + b"0", Rule.FORBIDDEN_OPCODE),
+        ("POP_MARK", NONE + b"(1", Rule.FORBIDDEN_OPCODE),
+        ("DUP", NONE + b"2", Rule.FORBIDDEN_OPCODE),
+        ("MEMOIZE under a mark", text("a") + b"(" + MEMO + NONE + b"t\x86", Rule.MALFORMED),
+        ("TUPLE2 through a mark", NONE + b"(" + NONE + b"\x86", Rule.MALFORMED),
+        ("TUPLE without a mark", b"t" * 9, Rule.MALFORMED),
+        ("APPENDS on what the mark was meant for", b"e", Rule.STRUCTURE),
+        ("APPEND through a mark", b"](" + NONE + b"a", Rule.STRUCTURE),
+        ("SETITEMS with half an entry", b"}(" + text("k") + b"u", Rule.MALFORMED),
+        ("BUILD through a mark", b"(" + b"}b", Rule.STRUCTURE),
+        ("STACK_GLOBAL through a mark", text("numpy") + b"(" + text("dtype") + b"\x93", Rule.MALFORMED),
+        ("a mark too many", b"(" + NONE, Rule.MALFORMED),
+        ("NEXT_BUFFER", b"\x97", Rule.FORBIDDEN_OPCODE),
+        ("READONLY_BUFFER", blob(b"x") + b"\x98", Rule.FORBIDDEN_OPCODE),
+        ("FROZENSET", b"(\x91", Rule.FORBIDDEN_OPCODE),
+        ("BINUNICODE8 of 2**63", b"\x8d" + struct.pack("<Q", 2**63), Rule.FORBIDDEN_OPCODE),
+        ("BINBYTES8 of 2**63", b"\x8e" + struct.pack("<Q", 2**63), Rule.FORBIDDEN_OPCODE),
+        ("LONG4 of minus one byte", b"\x8b\xff\xff\xff\xff", Rule.FORBIDDEN_OPCODE),
+        ("INT as text", b"I" + b"9" * 5000 + b"\n", Rule.FORBIDDEN_OPCODE),
+        ("LONG as text", b"L" + b"9" * 5000 + b"L\n", Rule.FORBIDDEN_OPCODE),
+        ("FLOAT as text", b"F1e999\n", Rule.FORBIDDEN_OPCODE),
+        ("STRING", b"S'x'\n", Rule.FORBIDDEN_OPCODE), ("UNICODE", b"Vx\n", Rule.FORBIDDEN_OPCODE),
+        ("DICT", b"(d", Rule.FORBIDDEN_OPCODE), ("LIST", b"(l", Rule.FORBIDDEN_OPCODE),
+        ("text that is not UTF-8", text(b"\xff\xfe"), Rule.MALFORMED),
+        ("an unknown opcode", b"\xff", Rule.FORBIDDEN_OPCODE),
     ):
-        attack("T2", label, why, with_metadata(payload), rule, words)
+        attack("T2", label, why, with_metadata(payload), rule)
     attack(
         "T3", "two objects at STOP", "which of them was checked?", program(canonical_parts() * 2), Rule.MALFORMED,
-        "2 objects", twin=canonical(),
+        twin=canonical(),
     )
     attack(
-        "T3", "a mark at STOP", "the same", program(b"(" + canonical_parts()), Rule.MALFORMED, "ends with",
+        "T3", "a mark at STOP", "the same", program(b"(" + canonical_parts()), Rule.MALFORMED,
         twin=canonical(),
     )
 
@@ -583,23 +571,23 @@ def _add_bombs() -> None:
         for count in (40, 12_000):
             attack(
                 "T2", f"{count} nested {label}", deep, with_metadata(nested(count, opener, closer)), Rule.LIMIT,
-                "nesting depth", twin=with_metadata(nested(15, opener, closer)),
+                twin=with_metadata(nested(15, opener, closer)), words="depth",
             )
     attack(
         "T2", "deep tuple as a dict key", deep, with_metadata(dct(nested(20, b"", b"\x85"), NONE)), Rule.STRUCTURE,
-        "dict key is a tuple", twin=with_metadata(dct(text("k"), nested(15, b"", b"\x85"))),
+        twin=with_metadata(dct(text("k"), nested(15, b"", b"\x85"))),
     )
     attack(
         "T2", "very deep tuple as a dict key", deep, with_metadata(dct(nested(100_000, b"", b"\x85"), NONE)),
-        Rule.LIMIT, "nesting depth", twin=with_metadata(dct(text("k"), NONE)),
+        Rule.LIMIT, twin=with_metadata(dct(text("k"), NONE)),
     )
     attack(
         "T2", "deep tuple in a set", deep, with_metadata(members(nested(20, b"", b"\x85"))), Rule.STRUCTURE,
-        "set member is a tuple", twin=with_metadata(members(NONE)),
+        twin=with_metadata(members(NONE)),
     )
     attack(
         "T2", "deep call arguments", deep, with_metadata(call(REBUILD_SCALAR, nested(60, b"", b"\x85"), NONE)),
-        Rule.LIMIT, "nesting depth",
+        Rule.ARRAY,
     )
     for label, key in {
         "a number": number(1), "None": NONE, "bytes": blob(b"k"), "a tuple": b")", "a list": b"]", "an object": HONEST,
@@ -608,7 +596,7 @@ def _add_bombs() -> None:
         attack(
             "T3", f"{label} as a dict key",
             "__hash__ and __eq__ of an object run; attributes have names that are strings",
-            with_metadata(dct(key, NONE)), Rule.STRUCTURE, "dict key is", twin=with_metadata(dct(text("k"), NONE)),
+            with_metadata(dct(key, NONE)), Rule.STRUCTURE, twin=with_metadata(dct(text("k"), NONE)),
         )
     for label, member in {
         "a list": b"]", "a dict": b"}", "a tuple": b")", "a class": name(PATCH_MODULES[S1], S1), "an object": HONEST,
@@ -616,66 +604,68 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T3", f"{label} in a set", "__hash__ and __eq__ of an object run", with_metadata(members(member)),
-            Rule.STRUCTURE, "set member is", twin=with_metadata(members(blob(b"x"))),
+            Rule.STRUCTURE, twin=with_metadata(members(blob(b"x"))),
         )
     laugh = "few opcodes, 10**20 objects for whoever walks or prints it"
     for label, make in {"lists": lst, "tuples": tup, "dicts": _keyed}.items():
         attack(
-            "T2", f"billion laughs through {label}", laugh, with_metadata(_laughs(20, make)), Rule.LIMIT, "written out",
-            twin=with_metadata(_laughs(3, make)),
+            "T2", f"billion laughs through {label}", laugh, with_metadata(_laughs(20, make)), Rule.LIMIT,
+            twin=with_metadata(_laughs(3, make)), words="written out",
         )
         attack(
             "T2", f"doubled 25 times through {label}", laugh, with_metadata(_laughs(25, make, 2)), Rule.LIMIT,
-            "written out", twin=with_metadata(_laughs(9, make, 2)),
+            twin=with_metadata(_laughs(9, make, 2)), words="written out",
         )
-    attack("T2", "200,000 opcodes", "time", program(NONE * 200_000), Rule.LIMIT, "opcodes", twin=canonical())
+    attack("T2", "200,000 opcodes", "time", program(NONE * 200_000), Rule.LIMIT, canonical(), "opcodes")
     attack(
         "T2", "a million memo entries", "memory", lambda: with_metadata(lst((NONE + MEMO) * 10**6)), Rule.LIMIT,
-        "memo|opcodes", twin=with_metadata(lst((NONE + MEMO) * 9000)),
+        twin=with_metadata(lst((NONE + MEMO) * 9000)), words="memo|opcodes",
     )
     attack(
         "T2", "a million empty sets", "memory: one byte makes an object of 216",
-        lambda: with_metadata(lst(b"\x8f" * 10**6)), Rule.LIMIT, "opcodes", twin=with_metadata(lst(b"\x8f" * 9000)),
+        lambda: with_metadata(lst(b"\x8f" * 10**6)), Rule.LIMIT, with_metadata(lst(b"\x8f" * 9000)),
+        "opcodes",
     )
     wide = "A" * 250 + "\U0001f6f0"
     attack(
         "T2", "ten megabytes of wide text", "a string takes four bytes a character if one of them is wide",
-        lambda: with_metadata(text(wide * 40_000)), Rule.LIMIT, "bytes of text", twin=with_metadata(text(wide * 100)),
+        lambda: with_metadata(text(wide * 40_000)), Rule.LIMIT, with_metadata(text(wide * 100)),
+        "bytes of text",
     )
     attack(
         "T2", "ten megabytes of short wide texts", "the same in portions",
-        lambda: with_metadata(lst(*[text(wide)] * 40_000)) + b".", Rule.TRAILING_DATA, "follow",
+        lambda: with_metadata(lst(*[text(wide)] * 40_000)) + b".", Rule.TRAILING_DATA,
         twin=with_metadata(lst(*[text(wide)] * 100)),
     )
     colliding = [number((2**61 - 1) * n) for n in range(1, 1026)]
     attack(
         "T2", "integers with one hash in a set", "a set of n of them takes n**2 comparisons",
-        with_metadata(members(*colliding)), Rule.LIMIT, "numbers in sets",
-        twin=with_metadata(members(*colliding[:100])),
+        with_metadata(members(*colliding)), Rule.LIMIT,
+        twin=with_metadata(members(*colliding[:100])), words="numbers in sets",
     )
     attack(
         "T2", "integers with one hash in two sets", "the same, in portions",
-        with_metadata(lst(members(*colliding[:600]), members(*colliding[:600]))), Rule.LIMIT, "numbers in sets",
-        twin=with_metadata(members(*colliding[:600])),
+        with_metadata(lst(members(*colliding[:600]), members(*colliding[:600]))), Rule.LIMIT,
+        twin=with_metadata(members(*colliding[:600])), words="numbers in sets",
     )
     attack(
         "T2", "integer of 65 bytes", "printing an integer takes time quadratic in its length",
-        with_metadata(b"\x8a\x41" + b"\1" * 65), Rule.LIMIT, "bytes of an integer",
-        twin=with_metadata(b"\x8a\x40" + b"\1" * 64),
+        with_metadata(b"\x8a\x41" + b"\1" * 65), Rule.LIMIT,
+        twin=with_metadata(b"\x8a\x40" + b"\1" * 64), words="bytes of an integer",
     )
-    # The cache of verified segments copies stack and memo at every cut.
+    # A reader that remembers where it stood copies stack and memo.
     memo = NONE + MEMO * 20_000
     attack(
         "T2", "a full memo and thousands of lists", "what is remembered of each list grows with the memo",
-        program(memo, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, "objects instead of one", twin=canonical(),
+        program(memo, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, twin=canonical(),
     )
     attack(
         "T2", "a full memo and 25,000 blocks", "what is remembered of each block grows with the memo",
-        lambda: program(memo, blob(bytes(512)) * 25_000), Rule.MALFORMED, "objects instead of one", twin=canonical(),
+        lambda: program(memo, blob(bytes(512)) * 25_000), Rule.MALFORMED, twin=canonical(),
     )
     attack(
         "T2", "a full stack of marks and thousands of lists", "the same with marks",
-        program(b"(" * 20_000, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, "ends with", twin=canonical(),
+        program(b"(" * 20_000, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, twin=canonical(),
     )
     shared = lst(text("A" * 100_000) + MEMO, *[get(0)] * 3000)
     for label, value in {
@@ -686,7 +676,7 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T2", f"300 MB of shared text as {label}", "the error message writes it out before it is cut", value,
-            Rule.PATCH, "", twin=canonical(),
+            Rule.PATCH, twin=canonical(),
         )
     big = ["A" * 100_000] * 3000
     for label, change in {
@@ -697,7 +687,7 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T2", f"300 MB of shared text as {label} of a legacy band",
-            "the error message writes it out before it is cut", changed_band(change), Rule.PATCH, "",
+            "the error message writes it out before it is cut", changed_band(change), Rule.PATCH,
             twin=write(small_tree()),
         )
     for label, more in {
@@ -708,7 +698,7 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T2", f"300 MB of shared text as {label}", "the error message writes it out before it is cut",
-            with_metadata(part(array_graph(**more))), Rule.ARRAY, "", twin=with_metadata(part(array_graph())),
+            with_metadata(part(array_graph(**more))), Rule.ARRAY, twin=with_metadata(part(array_graph())),
         )
 
 
@@ -720,4 +710,5 @@ _add_framing()
 _add_stack_and_memo()
 _add_bombs()
 add_values()
+add_states()
 add_tensors()
