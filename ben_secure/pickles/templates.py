@@ -74,11 +74,13 @@ class Head:
         tails: Templates by all bytes that follow.
     """
 
-    __slots__ = ("_segments", "bands", "end", "state", "tails")
+    __slots__ = ("_least", "_segments", "bands", "end", "state", "tails")
 
     def __init__(self, payload: bytes, state: State) -> None:
         self.state = state
         self.end = state.pos
+        # A frame that begins here and ends elsewhere than the payload has to lie in every payload.
+        self._least = max(self.end + 1, 0 if state.frame_at or state.frame_end > len(payload) else state.frame_end)
         self.tails: dict[bytes, Template] = {}
         self.bands: dict[int, BandFacts] = {}
         self._segments: list[tuple[int, int, bytes]] = []
@@ -98,7 +100,7 @@ class Head:
     def fits(self, data: bytes | memoryview, end: int) -> bool:
         """Whether the payload ``data[:end]`` begins so, with any content of the blocks."""
         at = self.state.frame_at
-        if end <= self.end or (at and int.from_bytes(data[at : at + 8], "little") != end - at - 8):
+        if end < self._least or (at and int.from_bytes(data[at : at + 8], "little") != end - at - 8):
             return False
         for start, stop, segment in self._segments:  # noqa: SIM110 - a generator costs twice the time
             if bytes(data[start:stop]) != segment:
