@@ -20,6 +20,7 @@ from ben_secure.pickles.records import Block, Record, is_record, kind_of
 
 ALIGNMENT = 16
 """Bytes. The largest item of pixels is a complex128."""
+_AROUND = 3  # depth of the metadata: in the state or arguments of the record of a patch
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _NONE = type(None)
 _DTYPE_STATE_TYPES = (int, str, _NONE, _NONE, _NONE, int, int, int)
@@ -118,7 +119,7 @@ class Source:
         self._nodes = self._bytes = 0
         self._built: dict[int, tuple[Any, int]] = {}  # copy and objects in it, by the identity of the original
 
-    def metadata(self, item: Any, depth: int = 1) -> Any:
+    def metadata(self, item: Any, depth: int = _AROUND) -> Any:
         """Copy metadata that the machine left (so without cycles), with arrays in the place of records.
 
         Raises:
