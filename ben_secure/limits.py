@@ -22,8 +22,8 @@ class Limits:
         max_opcodes: Opcodes of one pickle; bounds the time of the check (some 0.1 us an opcode).
         max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
         max_depth: Nesting of containers. Deeper tuples overflow the C stack in ``hash`` and ``repr``.
-        max_nodes: Objects after every shared reference is written out; a "billion laughs" pickle has few opcodes and
-            many nodes.
+        max_nodes: Objects after every shared reference is written out, texts in arrays among them; a "billion laughs"
+            pickle has few opcodes and many nodes, an array of empty texts no bytes and many elements.
         max_text_bytes: Bytes of all strings longer than 255 bytes; a string can take four times its bytes in memory.
         max_int_bytes: Bytes of one integer. Printing an integer takes time quadratic in its length.
         max_bands: Bands of one patch.
