@@ -23,8 +23,8 @@ class Limits:
         max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
         max_depth: Nesting of containers in the metadata, the two around it counted. Deeper tuples overflow the C stack
             in ``hash`` and ``repr``.
-        max_nodes: Objects in the metadata after every shared reference is written out; a "billion laughs" pickle has
-            few opcodes and many nodes.
+        max_nodes: Objects in the metadata after every shared reference is written out, each text of an array counted; a
+            "billion laughs" pickle has few opcodes and many nodes.
         max_text_bytes: Bytes of all strings longer than 255 bytes; a string can take four times its bytes in memory.
         max_int_bytes: Bytes of one integer. Printing an integer takes time quadratic in its length.
         max_bands: Bands of one patch.

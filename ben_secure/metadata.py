@@ -84,7 +84,7 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
         ValueError: It is too big, too deep (or a cycle), or an integer is too long.
     """
     nodes = spent + 1 + _weight(value)
-    if type(value) is list and set(map(type, value)) == _TEXT_ONLY:  # labels: the common case
+    if type(value) is list and len(value) <= limits.max_nodes and set(map(type, value)) == _TEXT_ONLY:  # labels, mostly
         nodes += len(value) + sum(map(len, value)) // _TEXT_WEIGHT
         if nodes <= limits.max_nodes:
             return nodes
@@ -96,6 +96,8 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
         children: Iterable[tuple[object, object]] = ()
         if kind in _CONTAINERS:
             nodes += len(node)
+            if nodes > limits.max_nodes:
+                break
             if kind is dict:
                 children = _dict_items(path, node)
                 nodes += sum(map(_weight, node))
@@ -117,8 +119,8 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
     if nodes > limits.max_nodes:
         raise ValueError(
             f"metadata {printable(name)!r}: a patch may hold {limits.max_nodes} objects in its metadata, each "
-            f"{_TEXT_WEIGHT} characters of text or {_ARRAY_WEIGHT} bytes of an array counted as one, and what is "
-            "shared as often as it occurs"
+            f"text in an array, {_TEXT_WEIGHT} characters of text and {_ARRAY_WEIGHT} bytes of an array counted as "
+            "one, and what is shared as often as it occurs"
         )
     return nodes
 
@@ -145,13 +147,18 @@ def _dict_items(path: tuple[object, ...], node: dict[object, object]) -> Iterabl
 
 
 def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
-    """Check an int, a set or a numpy leaf and return how many nodes are in it; refuse anything else."""
+    """Check an int, a set or a numpy leaf and return how many nodes are in it; refuse anything else.
+
+    What is too many nodes is not looked into.
+    """
     if type(node) is int:
         # A pickle spends one more bit on the sign.
         if node.bit_length() >= 8 * limits.max_int_bytes:
             raise ValueError(f"metadata {_shown(path)}: an integer takes more than {limits.max_int_bytes} bytes")
         return 0
     if type(node) is set:
+        if len(node) > limits.max_nodes:
+            return len(node)
         for member in node:
             if type(member) not in _SET_MEMBERS:
                 raise TypeError(
@@ -184,9 +191,12 @@ def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> i
             f"metadata {_shown(path)}: an array may have {limits.max_array_dims} dimensions, not {array.ndim}"
         )
     if _admitted(array.dtype):
-        return array.nbytes // _ARRAY_WEIGHT
+        texts = array.size if array.dtype.kind == "U" else 0
+        return texts + array.nbytes // _ARRAY_WEIGHT
     if array.dtype.kind != "O" or array.ndim != 1:
         raise TypeError(f"metadata {_shown(path)} is an array of shape {array.shape} and dtype {array.dtype}; {REMEDY}")
+    if array.size > limits.max_nodes:
+        return array.size
     for place, item in enumerate(array):
         if type(item) is not str:
             raise TypeError(
@@ -265,7 +275,7 @@ def array_from_bytes(
         shape: Tuple of lengths; hostile.
         data: Exactly the array's bytes; hostile.
         fortran: Whether the bytes are in Fortran order.
-        limits: Bound on the number of dimensions.
+        limits: Bounds on dimensions and, in an array of text, elements.
 
     Returns:
         A new writable array that owns a copy of the data.
@@ -279,7 +289,10 @@ def array_from_bytes(
     if type(data) is not bytes and type(data) is not bytearray:
         raise TypeError(f"the data of an array must be bytes, not {printable(type(data).__name__)}")
     dimensions = _checked_shape(shape, limits)
-    expected = math.prod(dimensions) * checked.itemsize
+    count = math.prod(dimensions)
+    if checked.kind == "U" and count > limits.max_nodes:  # which may have no bytes at all
+        raise ValueError(f"an array may have {limits.max_nodes} texts, not {count}")
+    expected = count * checked.itemsize
     if len(data) != expected:
         raise ValueError(
             f"an array of shape {dimensions} and dtype {checked.str} has {expected} bytes, not {len(data)}"
@@ -322,7 +335,7 @@ def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = D
         dtype: ``dtype.str``; ``|O`` for a one-dimensional object array of str.
         shape: Tuple of lengths.
         data: Its bytes in C order; the list of str for ``|O``.
-        limits: Bound on the number of dimensions.
+        limits: As for ``array_from_bytes``.
 
     Returns:
         A new writable array.

@@ -7,15 +7,15 @@ and leaves every judgement to ``pickles`` and ``tensors``. To lack memory is no 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ben_secure.errors import PatchFormatError, ResourceError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.loader import Loader
-from ben_secure.pickles.templates import Template
+from ben_secure.pickles.machine import State
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.tensors.reading import SIGN
 from ben_secure.tensors.reading import loads_part as _tensors_part
@@ -61,10 +61,7 @@ class Decoder:
             if end and value[0] == _PICKLE:
                 return self.pickles.load(value, end, aligned)
         except (MemoryError, RecursionError) as error:
-            raise ResourceError(
-                f"there is not enough memory to read a value of {end} bytes, which says nothing about the value; "
-                "free some memory and try again"
-            ) from error
+            raise _lacking_memory(end) from error
         begins = f"it starts with {printable(bytes(value[: min(end, 9)]))}" if end else "it is empty"
         raise PatchFormatError(
             f"not a pickle and not a safetensors file: {begins}; a pickled "
@@ -74,11 +71,35 @@ class Decoder:
             offset=0,
         )
 
-    def template(self, value: bytes | memoryview, end: int) -> Template | None:
-        """What is remembered of a pickle that was loaded and differs in nothing but the pixels; None says nothing."""
+    def note(self, value: bytes | memoryview, end: int, make: Callable[[BigEarthNetPatch, State | None], Any]) -> Any:
+        """What ``make`` says of the patch in ``value[:end]``; values that differ in nothing but pixels share one note.
+
+        Args:
+            value: As for ``load``.
+            end: Likewise.
+            make: Called with a patch, at whose pixels it must not look, and the state in which the machine ended, None
+                for a safetensors file; always the same function. What it returns should be small.
+
+        Returns:
+            The note.
+
+        Raises:
+            UntrustedDataError: As ``load``: this returns exactly if that does.
+            ResourceError: There is not enough memory to judge the value.
+        """
         if value[4:9] == SIGN or not end or value[0] != _PICKLE:
-            return None
-        return self.pickles.template(value, end)
+            return make(self.load(value, end), None)
+        try:
+            return self.pickles.note(value, end, make)
+        except (MemoryError, RecursionError) as error:
+            raise _lacking_memory(end) from error
+
+
+def _lacking_memory(end: int) -> ResourceError:
+    return ResourceError(
+        f"there is not enough memory to read a value of {end} bytes, which says nothing about the value; free some "
+        "memory and try again"
+    )
 
 
 # For plain ``loads``: one for the usual rules, and one for the latest others; each has a memory of its own.

@@ -8,18 +8,20 @@ from hypothesis import strategies as st
 from ben_secure import BenSecureError, Limits, loads
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, findings, scan_value
 from ben_secure.audit.findings import Tally
-from ben_secure.audit.judge.formats import format_of
+from ben_secure.audit.judge.programs import opcodes
 from ben_secure.audit.judge.scan import Judge
 from ben_secure.audit.rules import Level
 from ben_secure.audit.structure import checks as structure
-from ben_secure.errors import Rule
+from ben_secure.errors import ResourceError, Rule
+from ben_secure.pickles import machine
 from ben_secure.signing.keys import MacKey
 from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag
+from ben_secure.tensors.writing import dumps as dumps_tensors
 from support import assembler, fuzz_core
 from support.attacks import ATTACKS
 from support.databases import HONEST, HOSTILE, NAME, SHELL, damage, make_database, values
-from support.legacy_values import GENERATIONS, tree, write
+from support.legacy_values import GENERATIONS, MERGED, S1, S2, small_tree, tree, write
 from support.strategies import TwoBandPatch, make_patch
 
 
@@ -109,7 +111,7 @@ def kin():
         *fuzz_core.honest_tensors()[:2],
         make_patch(labels=["Pastures"]).dumps(),
         make_patch(labels=["Past\x1bures"]).dumps(),
-        *(write(tree(name, generation)) for name in ("BigEarthNet_S1_Patch",) for generation in GENERATIONS),
+        *(write(tree(name, generation)) for name in (S1,) for generation in GENERATIONS),
         *HOSTILE,
     ]
     return [[value, *(fuzz_core.repainted(value, seed) for seed in range(3))] for value in bases]
@@ -150,20 +152,104 @@ def test_remarks_are_no_errors():
         assert ([finding.rule for finding in tally.findings], tally.refused) == (rules, 0)
 
 
+def judged(*values):
+    """The tally of some values, by one judge."""
+    judge, tally = Judge("/nowhere", Options()), Tally()
+    for position, value in enumerate(values):
+        judge.count(tally, position, NAME, value)
+    return tally
+
+
+def named(generation):
+    """How the statistics name a generation of the original package."""
+    made = GENERATIONS[generation]
+    return f"legacy: interface {made.interface}, numpy {made.numpy}, pydantic {made.pydantic}"
+
+
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_formats_are_told_apart(generation):
-    """Each generation of the original package is named, as inspect names it; ours too."""
-    made = GENERATIONS[generation]
-    expected = f"legacy: interface {made.interface}, numpy {made.numpy}, pydantic {made.pydantic}"
-    for name in ("BigEarthNet_S1_Patch", "BigEarthNet_S2_Patch", "BigEarthNet_S1_S2_Patch"):
-        assert format_of(write(tree(name, generation))) == expected
-    assert format_of(assembler.canonical()) == "canonical"
+    """Each generation of the original package is named, whatever the class; ours too."""
+    legacy = [write(tree(name, generation)) for name in (S1, S2, MERGED)] + [write(small_tree(generation))]
+    assert judged(*legacy).formats == {named(generation): 4}
+    declared = TwoBandPatch(np.zeros((2, 3), "<u2"), np.zeros((60, 60), "<f4"))
+    ours = [assembler.canonical(), make_patch(a=np.zeros(2), labels=["bigearthnet_patch_interface."]).dumps()]
+    assert judged(*ours, dumps_tensors(make_patch()), declared.dumps(), b"").formats == {
+        "canonical": 2,
+        "safetensors": 1,
+        "refused": 2,
+    }
+    tally = Tally()
+    Judge("/nowhere", Options(classes=(TwoBandPatch,))).count(tally, 0, NAME, declared.dumps())
+    assert tally.formats == {"canonical": 1}
 
 
-@given(st.binary(max_size=2000) | values())
-def test_a_format_is_a_statistic_and_never_fails(value):
-    """Any bytes get a name."""
-    assert format_of(value)
+def test_no_text_of_the_metadata_is_taken_for_a_format():
+    """A label may spell what another generation names a part."""
+    for generation in GENERATIONS:
+        texts = ["_bands", "bands", "numpy._core.multiarray", "__pydantic_fields_set__", "ben_secure.patches"]
+        assert judged(write(small_tree(generation, {"labels": texts}))).formats == {named(generation): 1}
+
+
+def marked(value, block, at, mark):
+    """A value with a text among the pixels of one of its blocks."""
+    blocks = [
+        (end - len(argument), end)
+        for _, argument, _, end in opcodes(value)
+        if isinstance(argument, bytes | bytearray) and len(argument) >= 512
+    ]
+    start, stop = blocks[block]
+    place = start if at == "start" else stop - len(mark)
+    return value[:place] + mark + value[place + len(mark) :]
+
+
+OLDEST = write(tree(S1, "interface-0.1.0", s1="|i1"))
+WINDOWS = {
+    "the first bytes, canonical": (make_patch().dumps(), 0, "start", b"bigearthnet_patch_interface."),
+    "the first bytes, legacy": (OLDEST, 0, "start", b"numpy._core"),
+    "behind the first pixels": (OLDEST, 1, "start", b"__pydantic_fields_set__"),
+    "behind the first pixels of a pair": (write(tree(MERGED, "interface-0.1.0")), 2, "start", b"\x8c\x06_bands"),
+    "the last bytes": (OLDEST, 1, "end", b"\x8c\x06_bands"),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_pixel_is_taken_for_a_format(window):
+    """Not first or last, before or behind a value of the same labels without such pixels."""
+    value, *place = WINDOWS[window]
+    other = marked(value, *place)
+    assert other != value
+    expected = {"canonical" if "canonical" in window else named("interface-0.1.0"): 4}
+    for values_ in ([value] * 3 + [other], [other] + [value] * 3, [other] * 3 + [value], [value, value, other, value]):
+        assert judged(*values_).formats == expected
+
+
+ORDERED = [value for values_ in KIN[::2] for value in values_[:2]] + [marked(*window) for window in WINDOWS.values()]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(len(ORDERED))))
+def test_statistics_do_not_depend_on_the_order_of_records(shuffled):
+    """Formats, sizes, rules and which programs there are; in any order, among neighbours that differ in pixels only."""
+    found, expected = judged(*(ORDERED[place] for place in shuffled)), judged(*ORDERED)
+    for name in ("checked", "refused", "value_bytes", "formats", "sizes", "rules"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert found.programs.keys() == expected.programs.keys()
+
+
+def test_a_lack_of_memory_is_no_finding(monkeypatch):
+    """Nothing is counted, and the same judge judges the same value once there is memory."""
+    judge, tally, value = Judge("/nowhere", Options()), Tally(), make_patch(labels=["Pastures"]).dumps()
+
+    def lacking(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(machine, "run", lacking)
+        with pytest.raises(ResourceError, match="says nothing about the value"):
+            judge.count(tally, 0, NAME, value)
+    assert tally == Tally()
+    judge.count(tally, 0, NAME, value)
+    assert (tally.checked, tally.refused, tally.findings) == (1, 0, [])
 
 
 # One database.

@@ -4,6 +4,8 @@ import json
 import pickle
 import re
 import threading
+import timeit
+import tracemalloc
 from datetime import datetime, timezone
 
 import lmdb
@@ -24,6 +26,7 @@ from ben_secure import (
 )
 from ben_secure.bands import BAND_GROUPS, BANDS, STORAGE_ORDER
 from ben_secure.batches import PatchArrays
+from ben_secure.batches.labels import Labels
 from ben_secure.batches.resampling import resample
 from ben_secure.labels.nomenclature import BEN_19, CORINE_43
 from ben_secure.signing.keys import MacKey, SigningKey
@@ -362,6 +365,28 @@ class TestLabels:
         """With database and LMDB key; text of the file is escaped."""
         with pytest.raises(PatchFormatError, match=rf"{message}.*at LMDB key b'a' in .*db"):
             self.labels(tmp_path, kind, **metadata)
+
+    @pytest.mark.threat("T2")
+    def test_no_list_of_labels_is_kept(self):
+        """However long they are and however many; each is turned into a vector as it comes."""
+        labels = Labels("multi-hot-19")
+        tracemalloc.start()
+        try:
+            for place in range(200):
+                names = ["Pastures"] * 20_000
+                names[place] = "Arable land"
+                assert labels.of({"new_labels": names}).sum() == 2
+            assert tracemalloc.get_traced_memory()[0] < 2**20
+        finally:
+            tracemalloc.stop()
+
+    def test_labels_cost_little(self):
+        """Some 2 us a patch, or ten times that on a busy machine; and each vector is the caller's own."""
+        labels, metadata = Labels("multi-hot-43"), {"labels": list(CORINE_43[:3])}
+        assert min(timeit.repeat(lambda: labels.of(metadata), number=5000, repeat=5)) < 0.1
+        first = labels.of(metadata)
+        first[:] = 7
+        assert labels.of(metadata).tolist() == [1.0] * 3 + [0.0] * 40
 
 
 class TestNames:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import ben_secure
 from ben_secure import Limits, cli, loads
 from ben_secure.audit.report import SCHEMA
-from ben_secure.audit.report.disassembly import disassemble, format_of, globals_named
+from ben_secure.audit.report.disassembly import disassemble
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
 from ben_secure.cli._describe import metadata_facts
@@ -358,22 +358,19 @@ def test_inspect_shows_a_patch(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_inspect_tells_the_generation(generation):
-    """The program that wrote a value is told from the names in it."""
+def test_inspect_tells_the_generation(generation, tmp_path, capsys):
+    """The program that wrote a value, as the audit names it, and the globals in it."""
     made = GENERATIONS[generation]
-    found = format_of(write(small_tree(generation)))
-    expected = f"bigearthnet_patch_interface {made.interface}, numpy {made.numpy}, pydantic {made.pydantic}"
-    assert found == f"legacy: {expected}, pickle protocol 4"
-
-
-def test_globals_are_followed_through_the_memo():
-    """In a genuine patch most names are fetched from the memo."""
-    assert globals_named(write(tree("BigEarthNet_S1_Patch", "numpy2-pydantic2"))) == [
-        "bigearthnet_patch_interface.s1_interface.BigEarthNet_S1_Patch",
+    database = make_database(tmp_path / "db", {b"name": write(tree("BigEarthNet_S1_Patch", generation))})
+    document = inspect(capsys, database, "name")
+    expected = f"interface {made.interface}, numpy {made.numpy}, pydantic {made.pydantic}"
+    assert document["format"] == f"legacy: {expected}, pickle protocol 4"
+    assert document["globals"] == [
         "bigearthnet_patch_interface.band_interface.BenS1_Band",
-        "numpy._core.multiarray._reconstruct",
-        "numpy.ndarray",
+        "bigearthnet_patch_interface.s1_interface.BigEarthNet_S1_Patch",
+        f"{made.core}.multiarray._reconstruct",
         "numpy.dtype",
+        "numpy.ndarray",
     ]
 
 

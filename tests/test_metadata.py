@@ -65,6 +65,11 @@ def objects(*items):
     return array
 
 
+def empty_texts(*shape):
+    """An array of texts without a character, which has no bytes."""
+    return np.ndarray(shape, "<U0", b"")
+
+
 ACCEPTED = [
     "text",
     "\ud800 lone surrogate",
@@ -174,12 +179,19 @@ def test_hostile_text_is_escaped_in_messages():
         ([{"a": 1, "b": 2, "c": 3}], [{"a": 1, "b": 2, "c": 3, "d": 4}], Limits(max_nodes=5), "may hold 5 objects"),
         ([{1, 2}], [{1, 2, 3}], Limits(max_nodes=4), "may hold 4 objects"),
         (objects("a", "b"), objects("a", "b", "c"), Limits(max_nodes=3), "may hold 3 objects"),
+        (np.array(["a", "b"]), np.array(["a", "b", "c"]), Limits(max_nodes=3), "may hold 3 objects"),
+        (np.array([["a", "b"]]), np.array([["a", "b"]] * 2), Limits(max_nodes=3), "may hold 3 objects"),
+        (np.array(["a" * 63]), np.array(["a" * 64]), Limits(max_nodes=2), "may hold 2 objects"),
+        (empty_texts(49_999), empty_texts(50_000), Limits(), "may hold 50000 objects"),
+        (empty_texts(200, 100), empty_texts(2**15, 2**15), Limits(), "may hold 50000 objects"),
+        ([empty_texts(10)], [empty_texts(10)] * 2, Limits(max_nodes=20), "may hold 20 objects"),
+        (np.zeros(255, "u1"), np.zeros(256, "u1"), Limits(max_nodes=1), "may hold 1 objects"),
         (doubled(3), doubled(4), Limits(max_nodes=30), "may hold 30 objects"),
         (2**511 - 1, 2**511, Limits(), "takes more than 64 bytes"),
         ([{1 - 2**511}], [{-(2**512)}], Limits(), "takes more than 64 bytes"),
         (np.zeros((1,) * 16), np.zeros((1,) * 17), Limits(), "may have 16 dimensions, not 17"),
     ],
-    ids=range(9),
+    ids=range(16),
 )
 def test_size_and_depth_are_bounded(good, bad, limits, message):
     """Each bound, one step on either side of it."""
@@ -199,6 +211,28 @@ def test_cycles_and_shared_references_end_quickly():
         with pytest.raises(ValueError, match=r"nested deeper|may hold \d+ objects"):
             check_value("x", value)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize(
+    "value",
+    {
+        "texts": ["x"] * 10**7,
+        "numbers": [1] * 10**7,
+        "set": set(range(10**6)),
+        "dict": dict.fromkeys(map(str, range(10**6))),
+        "object array": np.full(10**7, "x", dtype=object),
+        "array of text": np.full(10**7, "x"),
+        "array without bytes": empty_texts(2**31 - 1),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_elements_are_counted_before_one_is_looked_at(value):
+    """What has too many takes no longer than what has just enough."""
+    start = time.process_time()
+    with pytest.raises(ValueError, match="may hold 50000 objects"):
+        check_value("x", value[1])
+    assert time.process_time() - start < 0.02
 
 
 def test_the_bound_on_objects_is_common_to_all_values():
@@ -419,6 +453,10 @@ HOSTILE_ARRAYS = [
     (("<U\u0661", (1,), b"\0" * 4), ValueError, "not admitted"),
     (("<U99999", (1,), b"\0" * 4), ValueError, "has 399996 bytes, not 4"),
     (("<U100000", (1,), b"\0" * 4), ValueError, "not admitted"),
+    (("<U0", (50_001,), b""), ValueError, "may have 50000 texts, not 50001"),
+    ((">U0", (2**31 - 1,), b""), ValueError, "may have 50000 texts"),
+    (("<U0", (2**15, 2**15), b""), ValueError, "may have 50000 texts"),
+    (("<U1", (50_001,), bytes(200_004)), ValueError, "may have 50000 texts"),
     (("<U1", (1,), b"\0\0\x11\0"), ValueError, r"beyond U\+10FFFF"),
     ((">U1", (1,), b"\0\x11\0\0"), ValueError, r"beyond U\+10FFFF"),
     (("|b1", (2,), b"\0\2"), ValueError, "must be 0 or 1"),
@@ -442,6 +480,9 @@ def test_hostile_arrays_are_refused(arguments, error, message):
     assert rebuild_array("|O", (1,), ["a"]).tolist() == ["a"]
     assert rebuild_array("<U1", (1,), b"\xff\xff\x10\0").tolist() == ["\U0010ffff"]
     assert rebuild_array("|b1", (2,), b"\0\1").tolist() == [False, True]
+    assert rebuild_array("<U0", (250, 200), b"").shape == (250, 200)
+    assert rebuild_array("<U0", (0, 2**31 - 1), b"").size == 0
+    assert rebuild_array("<U1", (50_000,), bytes(200_000)).size == 50_000
     with pytest.raises(error, match=message):
         rebuild_array(*arguments)
 

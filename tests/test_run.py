@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from ben_secure import StoreError
@@ -33,6 +35,8 @@ from ben_secure.signing.policy import demand_of
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.change.sign import sign_database
 from support.databases import HONEST, NAME, SHELL, damage_key, make_database
+from support.losing_patch import HUNGRY, LosingPatch
+from support.strategies import make_patch
 
 STEM = NAME[:-2]
 RECORDS = {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(100)} | {
@@ -82,6 +86,21 @@ def test_a_sample_is_a_first_look(database):
     for count in (100, 1000):
         report = audit_database(database, run=Run(sample=count), options=QUIET)
         assert (report.sampled, report.checked) == (False, 100)
+
+
+@pytest.mark.threat("T12")
+@pytest.mark.parametrize(("last", "exit_code"), [(HONEST[0], 2), (SHELL, 1)])
+def test_a_value_for_which_memory_lacks_is_undecided(tmp_path, monkeypatch, last, exit_code):
+    """Exit code 2 and not 1, unless another value is refused; that value is named, all others are judged."""
+    monkeypatch.setenv("BEN_SECURE_TEST_LOSES", "1")
+    large = make_patch(map=np.zeros(10**6)).dumps()
+    records = {b"%03d" % n: HONEST[0] for n in range(40)} | {HUNGRY: large, b"large": large, b"z": last}
+    options = Options(classes=(LosingPatch,), opinions=False)
+    for workers in (1, 2):
+        report = audit_database(make_database(tmp_path / "db", records), options=options, run=Run(workers=workers))
+        assert (report.exit_code, report.checked, report.refused) == (exit_code, 42, int(exit_code == 1))
+        assert re.search("b'hungry' was not judged: there was not enough memory", report.undecided)
+        assert Rule.LOST not in report.rules
 
 
 def verdicts(path):

@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNetPatch, loads
+from ben_secure.audit.findings import Tally
+from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.errors import BenSecureError, ResourceError, UndecidedError
 from ben_secure.limits import Limits
 from ben_secure.pickles.templates import MAX_BYTES
 from ben_secure.values import Decoder
 from support import fuzz_core
 from support.assembler import array_blob, blob, canonical, dct, entry, lst, name, text, tup, with_metadata
-from support.fuzz_core import honest_values, mutate, same, verdict
+from support.fuzz_core import honest_values, mutate, note, same, verdict
 from support.legacy_values import GENERATIONS, MERGED, S1, S2, Maker, labels, pixels_of, small_tree, tree, write
 from support.strategies import make_patch
 
@@ -77,6 +79,37 @@ def test_memory_changes_no_verdict_of_many_values():
     assert compare(2, 6000) > 1000
 
 
+@pytest.mark.threat("T12")
+def test_a_note_is_that_of_the_value_alone_and_is_there_exactly_if_it_loads():
+    """It is made without the pixels, so values that differ in nothing else may share one."""
+
+    def judged(memory, value):
+        try:
+            return memory.note(
+                value,
+                len(value),
+                lambda patch, state: (
+                    type(patch),
+                    repr(patch.__stored_args__),
+                    patch.bands[0].data.shape,
+                    sorted(state.names),
+                ),
+            )
+        except BenSecureError as error:
+            return type(error), error.rule
+
+    values, memory, refused = mixed(random.Random(3)), Decoder(), 0
+    for turn in range(400):
+        value = next(values)
+        if turn % 5 == 0:
+            verdict(value, decoder=memory)
+        judgement = judged(memory, value)
+        assert judgement == judged(Decoder(), value)
+        assert (len(judgement) == 4) == isinstance(verdict(value), BigEarthNetPatch)
+        refused += len(judgement) == 2
+    assert 50 < refused < 350
+
+
 @pytest.mark.threat("T1")
 @given(st.lists(seeds, min_size=2, max_size=8))
 def test_history_does_not_change_a_verdict(order):
@@ -116,7 +149,7 @@ def test_forbidden_names_are_found_behind_a_known_beginning():
     honest = write(tree(S1, s1="|i1", metadata={"x": "a", "y": "labels"}))
     for _ in range(10):
         verdict(honest, decoder=memory)
-    assert memory.template(honest, len(honest)) is not None
+    assert note(memory, honest) is note(memory, honest)
     hostile = honest.replace(text("a"), name("a", "b"))
     assert not isinstance(verdict(hostile, decoder=memory), BigEarthNetPatch)
     for word in (b"VV", b"BenS1_Band", b"_reconstruct", b"bandVH"):
@@ -208,6 +241,12 @@ def long_labels():
     return (start.replace(b"1000000", b"%07d" % n) for n in range(1600))
 
 
+def odd_labels():
+    """Metadata that an audit remarks on at length, with little beside it."""
+    start = make_s1(**{"n" * 40: "\x1b1000000" + "\U0001f6f0" * 40}).dumps()
+    return (start.replace(b"1000000", b"%07d" % n) for n in range(6000))
+
+
 def layouts():
     """Generic values, each with a layout of its own, with many bands of long names."""
     for n in range(60):
@@ -253,6 +292,14 @@ def test_what_a_decoder_keeps_is_bounded_in_bytes(probe):
 
 @pytest.mark.slow
 @pytest.mark.threat("T2")
+def test_what_an_audit_keeps_is_bounded_in_bytes():
+    """What it says of a value is counted with the patch."""
+    judge = Judge("/nowhere", Options())
+    assert kept(lambda value: judge.count(Tally(), 0, b"k", value), odd_labels) < MAX_BYTES + 2 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.threat("T2")
 def test_what_a_process_keeps_is_bounded_in_bytes():
     """Plain ``loads`` keeps two memories, for the usual limits and for the latest others: 16 MB together."""
 
@@ -271,9 +318,9 @@ def test_honest_labels_fit():
     values = [
         make_s1(labels=[f"some label of CORINE Land Cover {n} {k}" for k in range(3)]).dumps() for n in range(1000)
     ]
-    for value in values * 2:
-        memory.load(value, len(value))
-    assert all(memory.template(value, len(value)) is not None for value in values)
+    first = [note(memory, value) for value in [values[0], *values]][1:]
+    assert len(set(first)) == 1000
+    assert [note(memory, value) for value in values] == first
 
 
 # To lack memory is no verdict.
@@ -304,7 +351,7 @@ def test_templates_share_nothing_that_can_change():
     memory = Decoder()
     values = [make_patch(seed=seed, labels=["a", "b"]).dumps() for seed in range(6)]
     patches = [memory.load(value, len(value)) for value in values]
-    assert memory.template(values[0], len(values[0])) is memory.template(values[5], len(values[5])) is not None
+    assert note(memory, values[0]) is note(memory, values[5])
     assert len({id(patch.labels) for patch in patches}) == 6
     for patch in patches:
         fuzz_core.spoil(patch)

@@ -40,7 +40,7 @@ from support.assembler import (
     tup,
     with_metadata,
 )
-from support.fuzz_core import honest_values, mutate
+from support.fuzz_core import honest_values, mutate, note
 from support.legacy_values import (
     GENERATIONS,
     GENERIC,
@@ -654,7 +654,7 @@ class TestLegacyValuesThatDifferInPixels:
         expected = [at_first(value) for value in values]
         decoder = Decoder()
         found = [decoder.load(value, len(value)) for value in values]
-        assert decoder.template(values[-1], len(values[-1])) is not None
+        assert note(decoder, values[-1]) is note(decoder, values[-1])
         assert found == expected
         for patch in found:
             patch.labels.append("changed")
@@ -668,7 +668,7 @@ class TestLegacyValuesThatDifferInPixels:
         values = [legacy(S1, metadata={"map": Maker().array(np.full(600, seed, "<u2"))}) for seed in range(6)]
         decoder = Decoder()
         assert [int(decoder.load(value, len(value)).map[0]) for value in values] == [0, 1, 2, 3, 4, 5]
-        assert decoder.template(values[-1], len(values[-1])) is None
+        assert note(decoder, values[-1]) is not note(decoder, values[-1])
 
     @pytest.mark.threat("T3")
     @pytest.mark.parametrize("shape", ["bytes", "list", "array"])
@@ -687,7 +687,7 @@ class TestLegacyValuesThatDifferInPixels:
             assert decoder.load(value, len(value)) == kept(value, decoder)[0] == patch
             both = patch.both[0] if shape == "list" else patch.both
             assert bytes(both) == patch.bandVH.data.tobytes()
-        assert decoder.template(values[-1], len(values[-1])) is None
+        assert note(decoder, values[-1]) is not note(decoder, values[-1])
 
     @pytest.mark.threat("T3")
     def test_one_block_for_two_bands_is_read_for_both(self):
@@ -703,7 +703,7 @@ class TestLegacyValuesThatDifferInPixels:
             patch = decoder.load(value, len(value))
             assert (patch.bandVV.data == pixels_of(seed)["VH"]).all()
             assert (patch.bandVH.data == pixels_of(seed)["VH"]).all()
-        assert decoder.template(values[-1], len(values[-1])) is None
+        assert note(decoder, values[-1]) is not note(decoder, values[-1])
 
     def test_foreign_byte_order_is_swapped_each_time(self):
         """The patch's bytes are not those of the block, so nothing is recalled."""
@@ -734,11 +734,11 @@ class TestLegacyValuesThatDifferInPixels:
         assert not loads(value[: place + 5] + bytes(800) + value[place + 805 :]).band01.data.any()
 
     @given(st.integers(0, len(VALUES) - 1), st.randoms(use_true_random=False))
-    def test_a_value_with_a_template_loads(self, place, rng):
-        """The law of templates, for honest values and changed ones: they never say more than ``loads``."""
+    def test_a_value_with_a_note_loads(self, place, rng):
+        """The law of notes, for honest values and changed ones: there is one exactly if there is a patch."""
         decoder = Decoder()
         for value in (VALUES[place],) * 3 + (mutate(rng, VALUES[place], VALUES),) * 2:
-            with contextlib.suppress(BenSecureError):
-                decoder.load(value, len(value))
-            if decoder.template(value, len(value)) is not None:
-                assert decoder.load(value, len(value)) == at_first(value)
+            alone = fuzz_core.verdict(value)
+            assert fuzz_core.same(fuzz_core.verdict(value, decoder=decoder), alone)
+            with contextlib.nullcontext() if isinstance(alone, BigEarthNetPatch) else pytest.raises(BenSecureError):
+                note(decoder, value)

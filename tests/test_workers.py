@@ -1,5 +1,6 @@
 """Workers of the audit: any partition gives one tally, and a value that stops a worker is found, not obeyed."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -24,7 +25,7 @@ from ben_secure.audit.run import workers
 from ben_secure.audit.run._wire import tally_from_json, tally_to_json
 from ben_secure.audit.run.ranges import RangeTask, cut, judge_range, open_pages, sample, split
 from ben_secure.audit.run.workers import Workers
-from ben_secure.errors import Rule
+from ben_secure.errors import ResourceError, Rule
 from support.databases import HONEST, NAME, SHELL, make_database
 
 OPTIONS = Options(limits=Limits(max_value_bytes=60_000))
@@ -187,6 +188,24 @@ def eating(task: RangeTask, announce) -> Tally:
     return _judge(task, announce, lambda: [bytearray(2**28) for _ in range(64)])
 
 
+def lacking(task: RangeTask, announce) -> Tally:
+    """A judge that says that there is not enough memory at one value."""
+
+    def stop():
+        raise ResourceError("no memory")
+
+    return _judge(task, announce, stop)
+
+
+def lacking_once(task: RangeTask, announce) -> Tally:
+    """A judge that has no memory for anything, the first time."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.join(os.path.dirname(task.path), "was-full"))
+        announce(3)
+        raise MemoryError
+    return judge_range(task, announce)
+
+
 def _judge(task, announce, stop):
     with open_pages(task.path, OPTIONS) as pages:
         for number, lmdb_key in enumerate(pages.keys(task.start, task.stop)):
@@ -203,7 +222,6 @@ def _judge(task, announce, stop):
         (dying, 60, "killed by signal 11"),
         (hanging, 0.5, r"not done with it within 0\.5 s"),
         (failing, 60, "it ended with ZeroDivisionError: division by zero"),
-        pytest.param(eating, 60, "it ended with MemoryError", marks=pytest.mark.slow),
     ],
 )
 def test_a_value_that_stops_a_worker_is_a_finding_and_the_audit_goes_on(database, pages, whole, judge, seconds, fate):
@@ -217,6 +235,28 @@ def test_a_value_that_stops_a_worker_is_a_finding_and_the_audit_goes_on(database
     assert re.search(f"was lost, twice: .*{fate}", lost.message)
     assert [finding for finding in found.findings if finding.rule is not Rule.LOST] == whole.findings
     assert (found.checked, found.refused) == (31, 5)
+
+
+@pytest.mark.threat("T12")
+@pytest.mark.parametrize("judge", [pytest.param(eating, marks=pytest.mark.slow), lacking])
+def test_a_value_for_which_memory_lacks_is_undecided(database, pages, whole, judge):
+    """It is no finding and is not counted as refused; everything else is found as it was."""
+    with Workers(2, judge=judge) as pool:
+        found = total(
+            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
+        )
+    assert re.search(f"the value at LMDB key .*{HOSTILE[-9:].decode()}.* there was not enough memory", found.undecided)
+    assert found.findings == whole.findings
+    assert (found.checked, found.refused, found.rules) == (30, 4, whole.rules)
+
+
+def test_memory_that_lacks_once_decides_nothing(database, pages, whole):
+    """The value is judged alone, by a new process that has its memory for itself."""
+    with Workers(1, judge=lacking_once) as pool:
+        found = total(
+            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages))
+        )
+    assert found == whole
 
 
 @pytest.mark.threat("T12")

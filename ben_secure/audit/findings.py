@@ -45,7 +45,7 @@ class Finding:
         global_name: ``module.name`` that the value asked for, escaped, if that is the reason.
         opinion: What fickling says of the value, escaped; None if it was not asked or has nothing to add.
         position: How many records of the database come before this one in key order, if known.
-        program: Fingerprint of the program of a refused value (``Programs.refused``), if fickling is to be asked.
+        program: Fingerprint of the program of a refused value (``programs.shown``), if fickling is to be asked.
     """
 
     rule: Rule
@@ -102,7 +102,7 @@ class Tally:
         sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
         clean_keys: LMDB keys of the first ``KEPT_NAMES`` clean values.
         programs: The first ``MAX_PROGRAMS`` distinct programs of values that load, by fingerprint
-            (``Programs.accepted``): LMDB key and position of the first value that has it, in key order.
+            (``programs.accepted``): LMDB key and position of the first value that has it, in key order.
         opinions: Distinct programs by what fickling says of them: ``as honest``, ``more`` or ``none``.
         undecided: Why not every record of the range could be judged, or None; the first reason.
     """

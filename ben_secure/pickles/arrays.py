@@ -194,7 +194,7 @@ class Source:
                 if type(data) is not list:
                     check_bytes(data)
                 if record.name.name == "rebuild_array":
-                    return rebuild_array(dtype, record.arguments[1], self.bytes(data))
+                    return rebuild_array(dtype, record.arguments[1], self.bytes(data), self._limits)
                 if record.name.name == "rebuild_scalar":
                     return rebuild_scalar(dtype, self.bytes(data))
                 scalar = rebuild_scalar(dtype_text(dtype), self.bytes(data))
@@ -204,8 +204,8 @@ class Source:
                 refuse_array("place for", kind_of(record))
             shape, code, fortran, data = array_parts(record)
             if code == "|O":
-                return rebuild_array(code, shape, data)
-            return in_native_order(record, array_from_bytes(code, shape, self.bytes(data), fortran))
+                return rebuild_array(code, shape, data, self._limits)
+            return in_native_order(record, array_from_bytes(code, shape, self.bytes(data), fortran, self._limits))
         except (TypeError, ValueError) as error:
             raise PatchFormatError(
                 f"an array in the metadata is invalid: {error}; ask the publisher of the value", rule=Rule.ARRAY

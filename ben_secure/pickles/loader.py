@@ -6,6 +6,7 @@ by ``legacy``. No other step decides anything, and what a loader remembers never
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -67,29 +68,39 @@ class Loader:
             PatchFormatError: It is damaged, or is not a patch.
         """
         head, template = self._find(data, end)
-        view = memoryview(data)
         if template is not None:
-            return template.patch(view, aligned)
-        payload = data if type(data) is bytes else bytes(view)
-        state = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
-        patch, parts = self._built(state.levels[0][0], Source(view, self.limits), head, aligned)
-        # By identity: a part that is no block, such as a small bytearray, may have no hash.
-        if parts is not None and state.blocks and sorted(map(id, parts)) == sorted(map(id, state.blocks)):
-            state_at = partial(machine.state_at, payload, end, self.table, self.limits)
-            self._templates.learn(head, payload[:end], state, parts, patch, state_at)
-        return patch
+            return template.patch(memoryview(data), aligned)
+        return self._read(data, end, head, aligned, None)[0]
 
-    def template(self, data: bytes | memoryview, end: int) -> Template | None:
-        """What is remembered of a value that differs from ``data[:end]`` in nothing but the pixels.
+    def note(self, data: bytes | memoryview, end: int, make: Callable[[BigEarthNetPatch, machine.State], Any]) -> Any:
+        """What ``make``, always the same function, says of a patch without its pixels and of the machine's last state.
 
-        Law: if this returns something, ``load`` returns a patch, and that differs from the patch of every other value
-        with this template in nothing but the pixels. None says nothing.
+        Values that differ in nothing but the pixels share one note. This returns if ``load`` does, and raises as it.
         """
-        return self._find(data, end)[1]
+        head, template = self._find(data, end)
+        if template is not None and template.note is not None:
+            return template.note
+        return self._read(data, end, head, None, make)[1]
 
     def _find(self, data: bytes | memoryview, end: int) -> tuple[Head | None, Template | None]:
         head = self._templates.head(data, end)
         return head, None if head is None else head.tails.get(bytes(data[head.end : end]))
+
+    def _read(
+        self, data: bytes | memoryview, end: int, head: Head | None, aligned: int | None,
+        make: Callable[[BigEarthNetPatch, machine.State], Any] | None,
+    ) -> tuple[BigEarthNetPatch, Any]:  # fmt: skip
+        """Run a value, build its patch and learn both, with the note."""
+        view = memoryview(data)
+        payload = data if type(data) is bytes else bytes(view)
+        state = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
+        patch, parts = self._built(state.levels[0][0], Source(view, self.limits), head, aligned)
+        note = None if make is None else make(patch, state)
+        # By identity: a part that is no block, such as a small bytearray, may have no hash.
+        if parts is not None and state.blocks and sorted(map(id, parts)) == sorted(map(id, state.blocks)):
+            state_at = partial(machine.state_at, payload, end, self.table, self.limits)
+            self._templates.learn(head, payload[:end], state, parts, patch, note, state_at)
+        return patch, note
 
     def _built(
         self, root: Any, source: Source, head: Head | None, aligned: int | None

@@ -58,6 +58,7 @@ class State:
     frame_at: int = 0  # position of the length of a frame that ends with the payload
     frame_end: int = _NO_FRAME
     cut: int = 0  # behind the last list of records: values of one database differ from there on
+    names: set[tuple[str, str]] = field(default_factory=set)  # that STACK_GLOBAL has asked for
 
     def fork(self, end: int) -> State:
         """Copy the state for one payload of ``end`` bytes: what may still be changed is made new, the rest is shared.
@@ -75,7 +76,7 @@ class State:
                         memo[named[id(item)]] = copy
         return State(
             levels, memo, self.blocks.copy(), named, self.sealed.copy(), self.pos, self.ops, self.text, self.numeric,
-            self.frame_at, end if self.frame_at else self.frame_end, self.cut,
+            self.frame_at, end if self.frame_at else self.frame_end, self.cut, self.names.copy(),
         )  # fmt: skip
 
 
@@ -311,6 +312,7 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
             elif op == 0x93:  # STACK_GLOBAL
                 name, module = stack.pop(), stack.pop()
                 stack.append(_row(table, module, name, limits))
+                state.names.add((module, name))
             elif op == 0x61:  # APPEND
                 item = stack.pop()
                 _open(stack, list, sealed).append(item)

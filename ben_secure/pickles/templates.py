@@ -43,17 +43,17 @@ class Template:
     """A patch without its pixels.
 
     Attributes:
-        note: For the owner of the ``Loader``: a small object that follows from the metadata and the program, or None.
+        note: A small object for ``Loader.note``, or None.
     """
 
     __slots__ = ("_layout", "_parts", "_patch_class", "_stored", "note")
 
-    def __init__(self, patch: BigEarthNetPatch, parts: Sequence[Block]) -> None:
+    def __init__(self, patch: BigEarthNetPatch, parts: Sequence[Block], note: object) -> None:
         self._patch_class = type(patch)
         self._layout = patch._layout
         self._stored = _copied(patch.__stored_args__)
         self._parts = parts
-        self.note: object = None
+        self.note = note
 
     def patch(self, view: memoryview, aligned: int | None) -> BigEarthNetPatch:
         """The patch of a value that has this head and this tail; ``aligned`` as for ``Loader.load``."""
@@ -130,7 +130,7 @@ class Templates:
 
     def learn(
         self, head: Head | None, payload: bytes, left: State, parts: Sequence[Block],
-        patch: BigEarthNetPatch, state_at: Callable[[int], State],
+        patch: BigEarthNetPatch, note: object, state_at: Callable[[int], State],
     ) -> None:  # fmt: skip
         """Remember a value that was read, if that is worth it and may be (see the module's docstring).
 
@@ -140,6 +140,7 @@ class Templates:
             left: The machine's state at its end.
             parts: All blocks of the value, each once, in the order of the patch's pixels.
             patch: The patch.
+            note: As in ``Template``.
             state_at: Gives the machine's state at a position of this payload.
         """
         blocks, stored = left.blocks, patch.__stored_args__
@@ -157,7 +158,7 @@ class Templates:
         if head.end == end and _is_flat(stored):
             cost = _TEMPLATE_COST + len(payload) - end + _size(stored)
             if cost <= _MAX_TAIL_COST and self._add(cost):
-                head.tails[payload[end:]] = Template(patch, parts)
+                head.tails[payload[end:]] = Template(patch, parts, note)
 
     def _add(self, cost: int) -> bool:
         """Count bytes that are to be held; if there are too many, forget everything instead."""

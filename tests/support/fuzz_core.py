@@ -215,6 +215,11 @@ class _PythonUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
         return _STAND_INS[module, attribute]
 
 
+def note(decoder: Decoder, value: bytes) -> object:
+    """A new object if something is made of a value; that of an earlier one that differs in nothing but the pixels."""
+    return decoder.note(value, len(value), lambda *_: object())
+
+
 def verdict(value: bytes, footer: bytes = b"", decoder: Decoder | None = None, aligned: int | None = None) -> Any:
     """The patch, or the refusal, its text last but one; the value may stand in front of something else.
 

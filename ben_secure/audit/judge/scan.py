@@ -11,13 +11,13 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ben_secure.audit.findings import Finding, Tally
-from ben_secure.audit.judge.formats import REFUSED, SAFETENSORS, format_of
+from ben_secure.audit.judge import programs
+from ben_secure.audit.judge.formats import REFUSED, written_by
 from ben_secure.audit.judge.names import key_remark
-from ben_secure.audit.judge.programs import Programs
-from ben_secure.audit.judge.remarks import metadata_remarks
+from ben_secure.audit.judge.remarks import metadata_remark
 from ben_secure.errors import Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.footer import payload_end
@@ -25,6 +25,7 @@ from ben_secure.values import Decoder
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
+    from ben_secure.pickles.machine import State
     from ben_secure.signing.manifest import Manifest
     from ben_secure.signing.policy import Demand, Verification
 
@@ -98,19 +99,18 @@ def _unnamed(lmdb_key: bytes) -> Finding | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _Note(NamedTuple):
     """What is said of every value that differs from one that loads in nothing but its pixels.
 
     Attributes:
-        written_by: From ``format_of``.
+        written_by: By which program.
         program: Its fingerprint, if fickling is to be asked about it.
         remark: On its metadata, or None.
     """
 
     written_by: str
     program: bytes | None
-    remark: Finding | None
+    remark: str | None
 
 
 class Judge:
@@ -133,7 +133,7 @@ class Judge:
             StoreError: It is missing or cannot be read.
         """
         self._options = options
-        self._programs = Programs() if options.opinions else None
+        self._latest = _Note("", None, None)
         self._decoder = Decoder(options.classes, options.limits)
         self._verification: Verification | None = None
         self._audited: Manifest | None = None
@@ -163,6 +163,9 @@ class Judge:
             position: Records of the database before this one.
             lmdb_key: Its raw LMDB key.
             value: The stored bytes.
+
+        Raises:
+            ResourceError: There is not enough memory to judge the value; nothing is counted.
         """
         end = payload_end(value)
         try:
@@ -171,7 +174,7 @@ class Judge:
             if self._audited is not None and self._audited.digest_of(lmdb_key) == hashlib.sha256(value).digest():
                 tally.skipped += 1
                 return
-            known = self._known(lmdb_key, value, end)
+            note: _Note = self._decoder.note(value, end, self._note)
         except UntrustedDataError as error:
             finding = Finding.from_error(lmdb_key, error)
             self._refuse(tally, position, value, finding)
@@ -180,31 +183,22 @@ class Judge:
         if unnamed is not None:
             self._refuse(tally, position, value, unnamed)
             return
-        tally.count(value_bytes=len(value), written_by=known.written_by)
+        tally.count(value_bytes=len(value), written_by=note.written_by)
         tally.keep_clean(lmdb_key)
-        if known.program is not None:
-            tally.see(known.program, lmdb_key, position)
-        for remark in (key_remark(lmdb_key), known.remark):
-            if remark is not None:
-                tally.add(dataclasses.replace(remark, lmdb_key=lmdb_key, position=position))
+        if note.program is not None:
+            tally.see(note.program, lmdb_key, position)
+        odd_key = key_remark(lmdb_key)
+        if odd_key is not None:
+            tally.add(dataclasses.replace(odd_key, position=position))
+        if note.remark is not None:
+            tally.add(Finding(lmdb_key=lmdb_key, rule=Rule.METADATA, message=note.remark, position=position))
 
-    def _known(self, lmdb_key: bytes, value: bytes, end: int) -> _Known:
-        """What is to be said of a value that loads; raises as the loader does."""
-        template = self._decoder.template(value, end)
-        if template is not None and isinstance(template.note, _Known):
-            return template.note
-        patch = self._decoder.load(value, end)
-        written_by = format_of(value)
-        asked = self._programs is not None and written_by != SAFETENSORS
-        known = _Known(
-            written_by=written_by,
-            program=self._programs.accepted(value) if asked and self._programs is not None else None,
-            remark=metadata_remarks(lmdb_key, patch),
-        )
-        template = self._decoder.template(value, end)  # now that it was read
-        if template is not None:
-            template.note = known
-        return known
+    def _note(self, patch: BigEarthNetPatch, state: State | None) -> _Note:
+        program = programs.accepted(state) if self._options.opinions and state is not None else None
+        note = _Note(written_by(state), program, metadata_remark(patch))
+        if note != self._latest:  # else values share one
+            self._latest = note
+        return self._latest
 
     def refuse_unread(self, tally: Tally, position: int, error: UntrustedDataError) -> None:
         """Count a record whose value is too long to be read."""
@@ -213,5 +207,5 @@ class Judge:
     def _refuse(self, tally: Tally, position: int, value: bytes, finding: Finding) -> None:
         tally.count(value_bytes=len(value), written_by=REFUSED)
         tally.refused += 1
-        program = self._programs.refused(value) if self._programs is not None and value else None
+        program = programs.shown(value) if self._options.opinions and value else None
         tally.add(dataclasses.replace(finding, position=position, program=program))

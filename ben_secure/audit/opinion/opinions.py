@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ben_secure.audit.findings import MAX_FINDINGS, MAX_PROGRAMS, NO_OPINION, Finding
-from ben_secure.audit.judge.programs import Programs, without_pixels
+from ben_secure.audit.judge.programs import shown, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.names import TABLE
 
@@ -208,7 +209,6 @@ class Opinions(AbstractContextManager["Opinions"]):
         self._own = self._fickling if fickling is None else None
         self._known: dict[bytes, Opinion] = {}
         self._accepted, self._refused = _Budget(), _Budget()
-        self._programs = Programs()
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -227,7 +227,7 @@ class Opinions(AbstractContextManager["Opinions"]):
         Returns:
             The opinion; None if the value is none that fickling knows of, a safetensors file or nothing.
         """
-        fingerprint = self._programs.refused(value) if value else None
+        fingerprint = shown(value) if value else None
         return None if fingerprint is None else self._ask(fingerprint, lambda: value, self._refused)
 
     def of_accepted(self, value: bytes) -> Opinion:
@@ -239,7 +239,7 @@ class Opinions(AbstractContextManager["Opinions"]):
         Returns:
             The opinion.
         """
-        return self._ask(self._programs.accepted(value), lambda: value, self._accepted)
+        return self._analyse(value, self._accepted)
 
     def settle(self, tally: Tally, read: Callable[[bytes], bytes | None]) -> None:
         """Add what fickling says to the tally of a range of keys; ranges come in key order.
@@ -253,15 +253,14 @@ class Opinions(AbstractContextManager["Opinions"]):
         settled = []
         for finding in tally.findings:
             if finding.program is not None and finding.lmdb_key is not None:
-                reread = _reread(read, finding.lmdb_key, finding.program, self._programs.refused)
+                reread = partial(_reread, read, finding.lmdb_key, finding.program)
                 opinion = self._ask(finding.program, reread, self._refused)
                 finding = replace(finding, opinion=opinion.text)
             settled.append(finding)
         more = 0
         for fingerprint, (lmdb_key, position) in tally.programs.items():
             seen = fingerprint in self._known
-            reread = _reread(read, lmdb_key, fingerprint, self._programs.accepted)
-            opinion = self._ask(fingerprint, reread, self._accepted)
+            opinion = self._ask(fingerprint, partial(_reread, read, lmdb_key), self._accepted)
             if opinion.beyond and not seen:
                 settled.append(_remark(lmdb_key, position, opinion))
                 more += 1
@@ -299,19 +298,16 @@ class Opinions(AbstractContextManager["Opinions"]):
             budget.seconds -= time.monotonic() - start
 
 
-def _reread(
-    read: Callable[[bytes], bytes | None], lmdb_key: bytes, fingerprint: bytes, of: Callable[[bytes], bytes | None]
-) -> Callable[[], bytes | None]:
-    """Make a function that gets a value again and returns it if it is still the same program."""
+def _reread(read: Callable[[bytes], bytes | None], lmdb_key: bytes, expected: bytes | None = None) -> bytes | None:
+    """Get a value again; None if it is gone, or was refused and is not the ``expected`` program any more.
 
-    def again() -> bytes | None:
-        try:
-            value = read(lmdb_key)
-        except BenSecureError:
-            return None
-        return value if value is not None and of(value) == fingerprint else None
-
-    return again
+    That a value which loads is another one now is found out in the end, when the whole file is another one.
+    """
+    try:
+        value = read(lmdb_key)
+    except BenSecureError:
+        return None
+    return None if value is None or expected not in (None, shown(value)) else value
 
 
 def _remark(lmdb_key: bytes, position: int | None, opinion: Opinion) -> Finding:

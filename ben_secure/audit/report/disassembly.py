@@ -1,4 +1,4 @@
-"""List the opcodes and the globals of a value that nobody vouches for, without running it.
+"""List the opcodes of a value that nobody vouches for, without running it.
 
 ``pickletools`` decodes each opcode by itself and executes none. What is listed is escaped, and bounded in lines, in
 characters a line, in opcodes read and in bytes read behind the place of interest.
@@ -6,12 +6,11 @@ characters a line, in opcodes read and in bytes read behind the place of interes
 
 from __future__ import annotations
 
-import io
-import pickletools
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
+from ben_secure.audit.judge.programs import opcodes
 from ben_secure.errors import printable
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.tensors.reading import SIGN
@@ -85,17 +84,13 @@ def _lines(value: bytes) -> Iterator[tuple[int, str]]:
     Yields:
         Position and line.
     """
-    stream = io.BytesIO(value)
-    while (start := stream.tell()) < len(value):
-        if start:
-            yield start - 1, f"{'':11}-- behind the STOP --"
-        try:
-            for opcode, argument, position in pickletools.genops(stream):
-                place = position or 0
-                yield place, f"{place:>9,}  {opcode.name:<17} {_shown(argument)}".rstrip()
-        except Exception as error:  # whatever pickletools raises about hostile bytes; ValueError, mostly
-            yield stream.tell(), f"{'':11}-- cannot be read on: {printable(str(error))} --"
-            return
+    for name, argument, place, end in opcodes(value):
+        if name:
+            yield place, f"{place:>9,}  {name:<17} {_shown(argument)}".rstrip()
+        else:
+            yield end, f"{'':11}-- cannot be read on: {printable(argument)} --"
+        if name == "STOP" and end < len(value):
+            yield place, f"{'':11}-- behind the STOP --"
 
 
 def _shown(argument: object) -> str:
@@ -108,47 +103,3 @@ def _shown(argument: object) -> str:
     if isinstance(argument, str):
         return ascii(argument[:_SHOWN_CHARACTERS]) + ("..." if len(argument) > _SHOWN_CHARACTERS else "")
     return printable(argument)
-
-
-def globals_named(value: bytes) -> list[str]:
-    """List the globals that an admitted value names.
-
-    Args:
-        value: A value that the loader has accepted.
-
-    Returns:
-        Each ``module.name`` once, in the order in which they first occur.
-    """
-    memo: list[str] = []
-    pushed = ["", ""]
-    found: dict[str, None] = {}
-    for opcode, argument, _ in pickletools.genops(value):
-        if opcode.name == "MEMOIZE":
-            memo.append(pushed[-1])
-        elif opcode.name == "STACK_GLOBAL":
-            found[".".join(pushed)] = None
-        else:
-            fetches = opcode.name in ("BINGET", "LONG_BINGET")
-            text = memo[argument] if fetches and isinstance(argument, int) else argument
-            pushed = [pushed[-1], text if isinstance(text, str) else ""]
-    return list(found)
-
-
-def format_of(value: bytes) -> str:
-    """Tell which program wrote an admitted value, from the names in it.
-
-    Args:
-        value: A value that the loader has accepted.
-
-    Returns:
-        ``canonical`` or the generation of bigearthnet_patch_interface, numpy and pydantic, and the pickle protocol.
-    """
-    protocol = f"pickle protocol {value[1]}"
-    names = globals_named(value)
-    if names[0] == "ben_secure.patches.rebuild_patch":
-        return f"canonical, {protocol}"
-    texts = {argument for _, argument, _ in pickletools.genops(value) if isinstance(argument, str)}
-    interface = "0.1.2" if "_bands" in texts else "0.1.0"
-    numpy = "2" if any(name.startswith("numpy._core.") for name in names) else "1"
-    pydantic = "2" if "__pydantic_fields_set__" in texts else "1"
-    return f"legacy: bigearthnet_patch_interface {interface}, numpy {numpy}, pydantic {pydantic}, {protocol}"

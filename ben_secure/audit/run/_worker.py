@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from ben_secure.audit.run._wire import tally_to_json
-from ben_secure.errors import printable
+from ben_secure.errors import ResourceError, printable
 
 if TYPE_CHECKING:
     from ben_secure.audit.findings import Tally
@@ -33,6 +33,8 @@ PLACE = struct.Struct("<Q")
 NOWHERE = 2**64 - 1
 """Announced as long as the worker has not come to a record."""
 READY = b"ready"
+NO_MEMORY = 77
+"""Exit code of a worker that has not enough memory to judge a value."""
 
 _OPENING = 10  # times as long as a value may take, for opening the database and its manifest
 
@@ -68,7 +70,9 @@ def _serve(connection: Connection[object, object], place: mmap.mmap) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds * _OPENING)  # type: ignore[has-type]
         try:
             answer = {"tally": tally_to_json(judge(task, announce))}  # type: ignore[has-type]
-        except BaseException as error:  # an error of our own, or no memory: this process is not trusted any further
+        except (MemoryError, ResourceError):
+            os._exit(NO_MEMORY)  # there may be none to say more
+        except BaseException as error:  # an error of our own: this process is not trusted any further
             connection.send_bytes(json.dumps({"failed": f"{type(error).__name__}: {printable(str(error))}"}).encode())
             os._exit(1)
         signal.setitimer(signal.ITIMER_REAL, 0)

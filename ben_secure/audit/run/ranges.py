@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
-from ben_secure.errors import BenSecureError, LimitExceededError, Rule, StoreError
+from ben_secure.errors import BenSecureError, LimitExceededError, ResourceError, Rule, StoreError
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
 
@@ -224,11 +224,17 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
 
     Returns:
         What was found. Why not all could be judged is its ``undecided``; what was found before that is in it.
+
+    Raises:
+        ResourceError: There is not enough memory to judge a value. This process is of no more use; a new one may judge
+            that value alone.
     """
     tally = Tally()
     try:
         pages, judge = _opened(task.path, task.identity, task.options)
         _judge(task, pages, judge, tally, announce)
+    except ResourceError:
+        raise
     except BenSecureError as error:  # of the database or of the manifest; those of a value are findings
         tally.undecided = error.message
         _opened.cache_clear()

@@ -1,10 +1,11 @@
 """Worker processes that judge ranges of keys, and what to do when one is lost at a value.
 
 A value may kill the process that judges it, or keep it for ever; then that value is judged once more, alone, by a new
-process. If that is lost too, the value gets a finding, and the audit goes on behind it. So no value is ever judged in
-the process that the caller cares about. Workers are started by a command line of their own and not forked: they share
-no memory, lock or thread with the caller, and do not import the caller's main program. Their results come back as
-JSON, in the order of the ranges, and a bounded number of ranges is under way at a time.
+process. If that is lost too, the value gets a finding, or is undecided if it was memory that lacked, and the audit goes
+on behind it. So no value is ever judged in the process that the caller cares about. Workers are started by a command
+line of their own and not forked: they share no memory, lock or thread with the caller, and do not import the caller's
+main program. Their results come back as JSON, in the order of the ranges, and a bounded number of ranges is under way
+at a time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from multiprocessing.connection import wait
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.formats import REFUSED
 from ben_secure.audit.run._wire import tally_from_json
-from ben_secure.audit.run._worker import NOWHERE, PLACE, READY, JudgeFunction
+from ben_secure.audit.run._worker import NO_MEMORY, NOWHERE, PLACE, READY, JudgeFunction
 from ben_secure.audit.run.ranges import RangeTask, judge_range
 from ben_secure.errors import Rule, StoreError, printable
 
@@ -138,18 +139,18 @@ class _Worker:
                 return tally_from_json(document["tally"])
             raise _Lost(f"it ended with {printable(document['failed'], 400)}")
         except (EOFError, OSError) as error:
-            raise _Lost(self._fate()) from error
+            raise self._fate() from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _Lost("it gave an answer that makes no sense") from error
 
-    def _fate(self) -> str:
+    def _fate(self) -> _Lost:
         self._process.kill()  # it has closed the connection; it may still be dying of something else
         code = self._process.wait()
+        if code == NO_MEMORY:
+            return _Lost("it had not enough memory", undecided=True)
         if code == -signal.SIGALRM:
-            return f"it was not done with it within {self._seconds:g} s"
-        if code < 0:
-            return f"it was killed by signal {-code}"
-        return f"it ended with exit code {code}"
+            return _Lost(f"it was not done with it within {self._seconds:g} s")
+        return _Lost(f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}")
 
     def close(self) -> None:
         """End it, whatever it is at."""
@@ -179,7 +180,11 @@ def _start(*fds: int) -> subprocess.Popen[bytes]:
 
 
 class _Lost(Exception):
-    """A worker is of no use any more; says what became of it."""
+    """A worker is of no use any more; says what became of it, and whether that says nothing about the value."""
+
+    def __init__(self, fate: str, *, undecided: bool = False) -> None:
+        super().__init__(fate)
+        self.undecided = undecided
 
 
 class Workers(contextlib.AbstractContextManager["Workers"]):
@@ -295,12 +300,12 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
                         f"a worker process could not be started: {lost}; see whether {sys.executable} can import "
                         "ben_secure.audit"
                     ) from lost
-                self._recover(jobs, job, place, str(lost), split)
+                self._recover(jobs, job, place, lost, split)
         for worker in self._workers:
             if worker.job is not None:
                 worker.end_if_stuck()
 
-    def _recover(self, jobs: list[_Job], job: _Job, place: int, fate: str, split: Split) -> None:
+    def _recover(self, jobs: list[_Job], job: _Job, place: int, fate: _Lost, split: Split) -> None:
         """Put parts of a range, or a finding, in the place of a range at which a worker was lost."""
         job.losses += 1
         if job.task.alone and place == 0 and job.losses > 1:
@@ -331,8 +336,13 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             self._workers.pop().close()
 
 
-def _lost_value(task: RangeTask, fate: str) -> Tally:
+def _lost_value(task: RangeTask, fate: _Lost) -> Tally:
     """What is found of a value at which workers are lost."""
+    if fate.undecided:
+        why = (
+            "there was not enough memory to judge it, which says nothing about the value; audit it where there is more"
+        )
+        return Tally(undecided=f"the value at LMDB key {printable(task.start)} was not judged: {why}")
     tally = Tally()
     tally.count(value_bytes=0, written_by=REFUSED)
     tally.refused += 1

@@ -14,18 +14,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ben_secure.audit.findings import Finding
+from ben_secure.audit.judge.formats import written_by
 from ben_secure.audit.judge.scan import scan_value
 from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.audit.report import finding_to_json, printable_key
-from ben_secure.audit.report.disassembly import disassemble, format_of, globals_named
+from ben_secure.audit.report.disassembly import disassemble
 from ben_secure.audit.report.explain import explain
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts
 from ben_secure.errors import LimitExceededError, Rule, printable
 from ben_secure.pages.reader import PageReader
+from ben_secure.signing.footer import payload_end
 from ben_secure.tensors import SIGN
-from ben_secure.values import loads
+from ben_secure.values import Decoder
 
 _SHOWN_KEYS = 5
 _STATISTICS = ("min", "mean", "max")
@@ -128,15 +130,15 @@ def _refusal_facts(finding: Finding, value: bytes) -> dict[str, object]:
 
 
 def _patch_facts(value: bytes) -> dict[str, object]:
-    patch = loads(value)
-    is_pickle = value[4:9] != SIGN
+    patch, state = Decoder().note(value, payload_end(value), lambda patch, state: (patch, state))
     written: dict[str, object]
-    if is_pickle:
+    if state is None:
+        written = tensor_facts(value)
+    else:
         with Opinions() as opinions:
             opinion = opinions.of_accepted(value).text
-        written = {"format": format_of(value), "globals": globals_named(value), "opinion": opinion}
-    else:
-        written = tensor_facts(value)
+        names = sorted(".".join(pair) for pair in state.names)
+        written = {"format": f"{written_by(state)}, pickle protocol {value[1]}", "globals": names, "opinion": opinion}
     return written | {
         "patch_class": type(patch).__name__,
         "bands": [band_facts(band) for band in patch.bands],
