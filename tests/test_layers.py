@@ -24,7 +24,7 @@ ORDER: dict[str, list[str]] = {
         "patches.*",
         "signing",
         "pages pickles tensors",
-        "nomenclature tables values",
+        "values",
         "patches",
         "store",
         "batches",
