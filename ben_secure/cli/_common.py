@@ -8,7 +8,6 @@ same.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
+from ben_secure.audit.report.table_report import plain_console
 from ben_secure.errors import BenSecureError, UntrustedDataError, printable
 from ben_secure.store.change.rewrite import Progress as Callback
 
@@ -24,15 +24,10 @@ SCHEMA = 1
 """Number of the JSON form of every command but ``audit``, which has its own; raised when a key is renamed, removed
 or changes its meaning."""
 
-_PIPE_WIDTH = 120
-
 
 def console() -> Console:
     """Make the console for results, on what is stdout now."""
-    out = Console(markup=False, emoji=False, highlight=False)
-    if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = _PIPE_WIDTH
-    return out
+    return plain_console(sys.stdout)
 
 
 def print_json(document: Mapping[str, object]) -> None:
@@ -100,7 +95,7 @@ def progress_bar(what: str) -> Iterator[Callback | None]:
     if sys.stderr is None or not sys.stderr.isatty():  # FORCE_COLOR, which rich obeys, makes no terminal
         yield None
         return
-    err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    err = plain_console(sys.stderr)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=None)

@@ -118,6 +118,9 @@ class JsonWriter:
 
     Args:
         out: Where to.
+
+    Attributes:
+        begun: Whether anything was written.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -127,7 +130,12 @@ class JsonWriter:
         self._sums = dict.fromkeys(_SUMS, 0)
         self._rules: Counter[str] = Counter()
         self._open: Counter[str] | None = None  # findings of the database that was begun, by rule
-        out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
+        self.begun = False
+
+    def _begin(self) -> None:
+        if not self.begun:
+            self._out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
+        self.begun = True
 
     def begin_database(self, database: str) -> None:
         """Begin with a database.
@@ -135,6 +143,7 @@ class JsonWriter:
         Args:
             database: Its path as the caller gave it.
         """
+        self._begin()
         self._out.write("," if self._verdicts else "")
         self._out.write(f'\n{{"database": {_text(database)},\n"findings": [')
         self._open = Counter()
@@ -173,6 +182,7 @@ class JsonWriter:
             exit_code: Exit code of the command, if it is not what follows from those of the reports.
             error: Why the audit ended early, or None.
         """
+        self._begin()
         if self._open is not None:
             refused = any(RULES[rule].level is Level.ERROR for rule in RULES if self._open[str(rule)])
             verdict: Verdict = "refused" if refused else "undecided"

@@ -25,8 +25,8 @@ from ben_secure.audit.structure.checks import StructureCheck
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.pages.reader import PageReader
 
-Progress = Callable[[int, int, int], None]
-"""Called after each range with records done, records to do, and bytes of values judged."""
+Progress = Callable[[int, int], None]
+"""Called after each range with records done and records to do."""
 
 Runner = Callable[[Iterable[RangeTask], Split], Generator[tuple[RangeTask, Tally], None, None]]
 """Has ranges judged by whoever; gives each, or the parts into which it was cut, with its tally, in key order."""
@@ -140,12 +140,6 @@ def audit_many(
     if state is not None and finished:
         state.remove()
     return reports
-
-
-def exit_code_of(reports: Iterable[AuditReport]) -> int:
-    """The exit code for several reports: 130 if one was interrupted, else 1 if one is, else 2 if one is, else 0."""
-    codes = {report.exit_code for report in reports}
-    return next((code for code in (130, 1, 2) if code in codes), 0 if codes else 2)
 
 
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
@@ -312,13 +306,12 @@ class _Audit:
 
     def _watched(self, judged: Iterable[tuple[RangeTask, Tally]]) -> Iterator[tuple[RangeTask, Tally]]:
         """Tell of the progress, after each range is taken care of."""
-        done, value_bytes = self._tally.done, self._tally.value_bytes
+        done = self._tally.done
         for task, part in judged:
             yield task, part
             done += part.done
-            value_bytes += part.value_bytes
             if self._run.progress is not None:
-                self._run.progress(done, self._total(), value_bytes)
+                self._run.progress(done, self._total())
 
     def _settled(
         self, judged: Iterable[tuple[RangeTask, Tally]], opinions: Opinions, pages: PageReader
