@@ -61,7 +61,7 @@ ORDER: dict[str, list[str]] = {
     "demo": ["hostile", "tour"],
     "cli": ["_common _describe _passphrase _reading _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
-    "_system": ["files interrupts"],
+    "_system": ["files interrupts processors"],
     "view": ["quicklook"],
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+from ben_secure._system.processors import processors
 from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion.opinions import Fickling, Opinions
@@ -358,7 +359,7 @@ def _hold(
 
 
 def _processors(run: Run) -> int:
-    return run.workers or len(os.sched_getaffinity(0))
+    return run.workers or processors()
 
 
 def _pool(options: Options, run: Run) -> Workers:

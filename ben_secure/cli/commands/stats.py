@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ben_secure._system.files import write_file
+from ben_secure._system.processors import processors
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._reading import VerifyKeyOption, open_reader
@@ -50,7 +51,7 @@ def command(
     if plot is not None:
         _check_plot(plot, force)
     with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
-        found = min(len(os.sched_getaffinity(0)), 1 + len(reader) // _PATCHES_A_WORKER)
+        found = min(processors(), 1 + len(reader) // _PATCHES_A_WORKER)
         with progress_bar("counting") as progress:
             statistics = stats(reader, workers=workers or found, progress=progress)
     if plot is not None:
