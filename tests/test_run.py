@@ -622,7 +622,7 @@ def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
         assert b"forbidden-global" in report.read_bytes()
         report.write_text("mine")
         assert audit(database, "--format", form, "--output", report, "--no-fickling") == 2
-        assert "say --force" in str(capsys.readouterr())
+        assert "without --force" in str(capsys.readouterr())
         assert report.read_text() == "mine"
         assert audit(database, "--format", form, "--output", report, "--no-fickling", "--force") == 1
         assert b"forbidden-global" in report.read_bytes()

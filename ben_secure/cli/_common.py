@@ -8,6 +8,7 @@ same.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.audit.report.table_report import plain_console
-from ben_secure.errors import BenSecureError, UntrustedDataError, printable
+from ben_secure.errors import BenSecureError, StoreError, UntrustedDataError, printable
 from ben_secure.store.change.rewrite import Progress as Callback
 
 SCHEMA = 1
@@ -80,6 +81,26 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return 2, printable(str(error), 1000)
     return 2, f"internal error, please report it: {type(error).__name__}: {printable(str(error), 1000)}"
+
+
+def check_output(option: str, path: str | None, force: bool) -> None:
+    """Find now what would keep a file from being written, and not after an hour of work.
+
+    Args:
+        option: The option that names the file.
+        path: The file, or None for none.
+        force: Whether it may be overwritten.
+
+    Raises:
+        StoreError: Something is in its place, or it cannot be made there.
+    """
+    if path is None:
+        return
+    if not force and os.path.lexists(path):
+        raise StoreError(f"{printable(path, 400)} exists, and is not overwritten without --force")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise StoreError(f"the directory of {option} {printable(path, 400)} must exist and be writable")
 
 
 @contextmanager

@@ -50,6 +50,13 @@ def _text(given: str | None) -> str | None:
     return given
 
 
+def png_name(given: str | None) -> str | None:
+    """Refuse a name for a picture that says it is something else; for ``callback=``."""
+    if given is not None and not given.lower().endswith(".png"):
+        raise typer.BadParameter(f"it is {printable(given)}, expected a name that ends in .png")
+    return given
+
+
 VerifyKeysOption = Annotated[
     list[str] | None,
     typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
@@ -87,15 +94,15 @@ def now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0)
 
 
-def document(command: str, database: str, verdict: str, exit_code: int, error: str | None = None) -> dict[str, Any]:
-    """Begin the JSON object of a command."""
+def document(command: str, database: str, verdict: str | None, exit_code: int) -> dict[str, Any]:
+    """Begin the JSON object of a command; a verdict of None says that nothing was judged."""
     return {
         "schema": SCHEMA,
         "command": command,
         "database": database,
         "verdict": verdict,
         "exit_code": exit_code,
-        "error": error,
+        "error": None,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,7 @@ from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import Run, Runner, audit_many
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
-from ben_secure.cli._common import explain, progress_bar
-from ben_secure.errors import printable
+from ben_secure.cli._common import check_output, explain, progress_bar
 
 if TYPE_CHECKING:
     from ben_secure.signing.policy import Demand
@@ -79,15 +77,12 @@ def command(
     Exit code 0: every value is a patch and nothing else. 1: something was refused, or is of the level --fail-on. 2: not
     everything could be checked, or there was nothing to check. 130: interrupted; what was found is told.
     """
-    options = Options(
-        demand=_demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version),
-        since_manifest=_since(since_manifest, verify_keys),
-        opinions=not no_fickling,
-    )
-    _check_output(output, force)
-    form = Format.JSON if as_json else form
-    document = io.StringIO() if output is not None else None
-    stream = JsonWriter(document or sys.stdout) if form is Format.JSON else None
+    demand = _demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version)
+    since_manifest = _since(since_manifest, verify_keys)
+    options = Options(demand=demand, since_manifest=since_manifest, opinions=not no_fickling)
+    check_output("--output", output, force)
+    out = sys.stdout if output is None else io.StringIO()
+    stream = JsonWriter(out) if as_json or form is Format.JSON else None
     try:
         with _judges(dask, workers, options, value_timeout) as runner, progress_bar("checking") as progress:
             run = Run(
@@ -117,21 +112,10 @@ def command(
     if stream is not None:
         stream.end(exit_code=exit_code)
     else:
-        write(reports, form, document or sys.stdout, exit_code=exit_code)
-    if output is not None and document is not None:
-        write_file(output, document.getvalue().encode(), overwrite=force)
+        write(reports, form, out, exit_code=exit_code)
+    if output is not None and isinstance(out, io.StringIO):
+        write_file(output, out.getvalue().encode(), overwrite=force)
     return exit_code
-
-
-def _check_output(output: str | None, force: bool) -> None:
-    """Find now what would keep the report from being written, and not after an hour of judging."""
-    if output is None:
-        return
-    if not force and os.path.lexists(output):
-        raise typer.BadParameter(f"{printable(output, 400)} exists; choose another name, or say --force")
-    folder = os.path.dirname(output) or "."
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise typer.BadParameter(f"the directory of --output {printable(output, 400)} must exist and be writable")
 
 
 @contextmanager

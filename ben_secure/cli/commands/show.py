@@ -25,15 +25,11 @@ def _kind(given: str | None) -> str | None:
     return given
 
 
-def _png(given: str) -> str:
-    if not given.lower().endswith(".png"):
-        raise typer.BadParameter(f"it is {printable(given)}, expected a name that ends in .png")
-    return given
-
-
 def command(
     database: _signing.Database,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="PNG to write.", callback=_png)],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="PNG to write.", callback=_signing.png_name)
+    ],
     names: Annotated[
         list[str] | None, typer.Argument(metavar="KEY", help=f"Patch names; the first {_FIRST} if none is given.")
     ] = None,
