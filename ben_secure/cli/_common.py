@@ -7,7 +7,6 @@ same.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
+from ben_secure.audit.report.json_report import ascii_json
 from ben_secure.audit.report.table_report import plain_console
 from ben_secure.errors import BenSecureError, StoreError, UntrustedDataError, printable
 from ben_secure.store.change.rewrite import Progress as Callback
@@ -33,9 +33,7 @@ def console() -> Console:
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON object as ASCII on stdout."""
-    text = json.dumps(document, indent=2, allow_nan=False)
-    # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
-    print(text.replace("\x7f", "\\u007f"))
+    print(ascii_json(document, 2))
 
 
 def wants_json(arguments: list[str]) -> bool:

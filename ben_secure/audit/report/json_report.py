@@ -105,9 +105,15 @@ def frequent(item: tuple[object, int]) -> tuple[int, str]:
     return -item[1], str(item[0])
 
 
-def _text(value: object) -> str:
+def ascii_json(value: object, indent: int | None = None) -> str:
+    """Write plain data as JSON of printable ASCII.
+
+    Args:
+        value: The data.
+        indent: Spaces a level; None for one line.
+    """
     # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
-    return json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f")
+    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 _SUMS = ("checked", "clean", "refused", "skipped", "value_bytes", "findings_left_out")
@@ -145,14 +151,14 @@ class JsonWriter:
         """
         self._begin()
         self._out.write("," if self._verdicts else "")
-        self._out.write(f'\n{{"database": {_text(database)},\n"findings": [')
+        self._out.write(f'\n{{"database": {ascii_json(database)},\n"findings": [')
         self._open = Counter()
 
     def finding(self, finding: Finding) -> None:
         """Write a finding of the database that was begun; they come in the order of the report."""
         if self._open is None:
             raise ValueError("begin a database before its findings")
-        self._out.write(("," if self._open else "") + "\n " + _text(finding_to_json(finding)))
+        self._out.write(("," if self._open else "") + "\n " + ascii_json(finding_to_json(finding)))
         self._open[str(finding.rule)] += 1
 
     def end_database(self, report: AuditReport) -> None:
@@ -171,7 +177,7 @@ class JsonWriter:
         self._end_database(report.verdict, found)
 
     def _end_database(self, verdict: Verdict, found: Mapping[str, object]) -> None:
-        self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in found.items()) + "}")
+        self._out.write("\n]" + "".join(f',\n"{name}": {ascii_json(value)}' for name, value in found.items()) + "}")
         self._verdicts.append(verdict)
         self._open = None
 
@@ -208,7 +214,9 @@ class JsonWriter:
             "levels": levels,
             "rules": dict(sorted(self._rules.items(), key=frequent)),
         }
-        self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in document.items()) + "\n}\n")
+        self._out.write(
+            "\n]" + "".join(f',\n"{name}": {ascii_json(value)}' for name, value in document.items()) + "\n}\n"
+        )
 
 
 def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | None = None) -> None:
