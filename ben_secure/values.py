@@ -17,8 +17,7 @@ from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.loader import Loader
 from ben_secure.pickles.machine import State
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
-from ben_secure.tensors.reading import SIGN
-from ben_secure.tensors.reading import loads_part as _tensors_part
+from ben_secure.tensors import SIGN, read
 
 _PICKLE = 0x80
 
@@ -57,7 +56,7 @@ class Decoder:
         """
         try:
             if value[4:9] == SIGN:
-                return _tensors_part(value, end, self._classes, self._limits)
+                return read(value, end, self._classes, self._limits)
             if end and value[0] == _PICKLE:
                 return self.pickles.load(value, end, aligned)
         except (MemoryError, RecursionError) as error:

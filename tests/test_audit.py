@@ -264,7 +264,7 @@ def test_a_clean_database(tmp_path):
     assert (report.verdict, report.exit_code, report.undecided) == ("clean", 0, None)
     assert (report.checked, report.clean, report.refused, report.value_bytes) == (10, 10, 0, size)
     assert report.rules == {Rule.KEY_NAME: 10}
-    assert seen == [(10, 10, size)]
+    assert seen == [(10, 10)]
 
 
 def test_a_database_in_a_file(tmp_path):

@@ -96,7 +96,7 @@ def test_the_plot_is_written_once(place, capsys):
         ("stats empty", 2, "empty, so there is nothing to count"),
         ("stats nowhere", 2, "nowhere"),
         ("stats db --plot a.pdf", 2, "expected a name that ends in .png"),
-        ("stats db --plot no/a.png", 2, "the directory of --plot no/a.png does not exist"),
+        ("stats db --plot no/a.png", 2, "the directory of --plot no/a.png must exist and be writable"),
         ("stats db --workers 0", 2, "--workers"),
         ("stats db --context c", 2, "--context belongs to --mac-key"),
         ("stats db --mac-key key", 1, "bears no tag"),

@@ -1,6 +1,7 @@
 """The demo: shows what it says, runs nothing, leaves nothing behind."""
 
 import io
+import pathlib
 import re
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import pytest
 from rich.console import Console
 
 from ben_secure import BenSecureError, PatchReader, StoreError, loads
+from ben_secure.audit import audit_database
 from ben_secure.cli import main
 from ben_secure.demo import tour as demo
 from ben_secure.errors import Rule
+from support.databases import make_database
 
 CANARIES = 4
 # Reads like a program that does not know better: from a stream, to its end.
@@ -116,25 +119,27 @@ def test_an_attack_that_gets_through_is_told(monkeypatch):
 
 def test_a_canary_is_told(monkeypatch):
     """If anything had run, the demo would say so."""
-    plant = demo._plant
+    attacks = demo.attacks
 
-    def run_one(database, planted):
-        (database.parent / "canary").touch()
-        return plant(database, planted)
+    def run_one(honest, canary):
+        pathlib.Path(canary).touch()
+        return attacks(honest, canary)
 
-    monkeypatch.setattr(demo, "_plant", run_one)
+    monkeypatch.setattr(demo, "attacks", run_one)
     exit_code, text = tour()
     assert exit_code == 1
     assert "create: THERE" in text
     assert "WRONG: an attack ran" in text
 
 
-def test_an_honest_patch_that_is_refused_is_told(monkeypatch):
+def test_an_honest_patch_that_is_refused_is_told(tmp_path, monkeypatch):
     """The database must be clean before anything is planted, and what is not planted must stay so."""
-    plant = demo._plant
-    monkeypatch.setattr(demo, "_plant", lambda database, planted: dict(list(plant(database, planted).items())[1:]))
-    with pytest.raises(BenSecureError):  # the patches that were not attacked are read again
-        tour()
+    make_database(tmp_path / "bad", {b"honest": b"cos\nsystem\n."})
+    monkeypatch.setattr(demo, "audit_database", lambda _: audit_database(tmp_path / "bad"))
+    exit_code, text = tour()
+    assert exit_code == 1
+    assert "WRONG: the audit refuses honest patches" in text
+    assert "WRONG: the honest patch honest was refused" in text
 
 
 @pytest.mark.threat("T1")

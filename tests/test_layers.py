@@ -24,7 +24,7 @@ ORDER: dict[str, list[str]] = {
         "patches.*",
         "signing",
         "pages pickles tensors",
-        "nomenclature tables values",
+        "values",
         "patches",
         "store",
         "batches",
@@ -58,15 +58,15 @@ ORDER: dict[str, list[str]] = {
     "audit.run": ["_wire discover ranges", "_worker state", "workers", "runner", "cluster"],
     "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
     "torch": ["memory", "dataset", "loader"],
-    "demo": ["signed_tour", "tour"],
+    "demo": ["hostile", "tour"],
     "cli": ["_common _describe _passphrase _reading _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
-    "_system": ["files interrupts"],
+    "_system": ["files interrupts processors"],
     "view": ["quicklook"],
 }
 
 HOMES = {
-    "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker", "demo"},
+    "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker"},
     "pickle": {"pickles.unpickler", "patches.patch"},
     "pickletools": {"pickles.machine", "audit"},
     "typer": {"cli"},

@@ -24,15 +24,15 @@ def test_every_public_name_resolves():
         ("batches", "PatchArrays"),
         ("compat", "install"),
         ("encode", "encode"),
+        ("labels.nomenclature", "to_19"),
+        ("labels.tables", "pairs_of"),
+        ("labels.tables", "read_table"),
         ("metadata", "rebuild_array"),
         ("metadata", "rebuild_scalar"),
-        ("nomenclature", "to_19"),
         ("patches", "rebuild_patch"),
         ("signing.keys", "MacKey"),
         ("stats", "stats"),
         ("store.reader", "PatchReader"),
-        ("tables", "pairs_of"),
-        ("tables", "read_table"),
     ],
 )
 def test_documented_paths_stay(module, name):

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from ben_secure.audit.findings import Finding
-from ben_secure.audit.report import FORMATS, write
+from ben_secure.audit.report import Format, write
 from ben_secure.audit.report.table_report import plural
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule
@@ -103,7 +103,7 @@ def test_all_forms_agree(reports, monkeypatch):
     assert of_table(written("table", *reports)) == expected
 
 
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("style", Format)
 def test_the_same_findings_give_the_same_bytes(style):
     """Whatever the order in which counts were made; no time, no machine."""
     first, second = every_rule(), every_rule()
@@ -114,7 +114,7 @@ def test_the_same_findings_give_the_same_bytes(style):
     assert written(style, first) == written(style, second)
 
 
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("style", Format)
 def test_the_exit_code_of_the_command_is_told(style):
     """Where a form has a place for it."""
     text = written(style, report_of([Finding(lmdb_key=b"a", rule=Rule.KEY_NAME, message="odd")]), exit_code=1)
@@ -135,5 +135,5 @@ def test_the_documentation_lists_the_rules():
     """docs/audit.md has each rule with its level and texts, in order, and no other."""
     rows = re.findall(r"^\| `([\w-]+)` \| (error|warning|note) \| (.*) \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
     assert rows == [(str(rule), str(text.level), text.title, text.help) for rule, text in RULES.items()]
-    for style in FORMATS:
-        assert f"- `{style}`:" in DOCS.read_text()
+    for style in Format:
+        assert f"- `{style.value}`:" in DOCS.read_text()

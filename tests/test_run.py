@@ -18,8 +18,8 @@ import pytest
 
 from ben_secure import StoreError
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
+from ben_secure.audit.report import together
 from ben_secure.audit.rules import Level
-from ben_secure.audit.run.runner import exit_code_of
 from ben_secure.audit.structure import checks as structure
 from ben_secure.cli import main
 from ben_secure.errors import Rule
@@ -118,8 +118,8 @@ def test_a_folder_stands_for_the_databases_in_it(tmp_path):
     assert verdicts(tmp_path) == [("a.lmdb", "refused"), ("b/one", "clean")]
     assert verdicts(tmp_path / "b") == [("one", "clean")]
     reports = audit_many([tmp_path, tmp_path / "b"], options=QUIET)
-    assert exit_code_of(reports) == 1
-    assert exit_code_of(reports[1:]) == 0
+    assert together(report.exit_code for report in reports) == 1
+    assert together(report.exit_code for report in reports[1:]) == 0
 
 
 @pytest.mark.threat("T12")
@@ -190,7 +190,7 @@ def test_what_could_not_be_looked_at_is_named(tmp_path, kind, monkeypatch):
         (str(tmp_path / "db"), "clean"), (str(odd), "undecided"),
     ]  # fmt: skip
     assert "looked at" in reports[1].undecided
-    assert exit_code_of(reports) == 2
+    assert together(report.exit_code for report in reports) == 2
 
 
 def test_a_walk_is_bounded(tmp_path, monkeypatch):
@@ -211,8 +211,8 @@ def test_a_folder_without_a_database_is_undecided(tmp_path):
     reports = audit_many([tmp_path / "empty", tmp_path / "db"], options=QUIET)
     assert [report.verdict for report in reports] == ["undecided", "clean"]
     assert "no LMDB database in this folder" in reports[0].undecided
-    assert exit_code_of(reports) == 2
-    assert exit_code_of([]) == 2
+    assert together(report.exit_code for report in reports) == 2
+    assert together(report.exit_code for report in []) == 2
 
 
 def test_the_exit_code_follows_the_level_that_is_asked_for(tmp_path):
@@ -346,7 +346,7 @@ def test_an_interrupted_audit_tells_what_it_knows(database):
         "interrupted after 32 of 100 records",
         "interrupted before it was begun",
     ]
-    assert exit_code_of(reports) == 130
+    assert together(report.exit_code for report in reports) == 130
 
 
 @pytest.mark.parametrize(("after", "opinions"), [(1, False), (2, True), (3, False), (4, False)])
@@ -641,7 +641,7 @@ def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
         assert b"forbidden-global" in report.read_bytes()
         report.write_text("mine")
         assert audit(database, "--format", form, "--output", report, "--no-fickling") == 2
-        assert "say --force" in str(capsys.readouterr())
+        assert "without --force" in str(capsys.readouterr())
         assert report.read_text() == "mine"
         assert audit(database, "--format", form, "--output", report, "--no-fickling", "--force") == 1
         assert b"forbidden-global" in report.read_bytes()

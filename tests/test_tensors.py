@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ben_secure import tensors
+from ben_secure import loads, tensors
 from ben_secure.bands import BANDS, STORAGE_ORDER
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -75,8 +75,8 @@ def patches(draw, metadata=plain_metadata):
 def test_what_is_written_is_the_same_patch_when_it_is_read(patch):
     """Class, bands, dtypes, metadata, attributes that were set later: all come back."""
     value = tensors.dumps(patch)
-    assert tensors.loads(value, classes=[TwoBandPatch]) == patch
-    assert tensors.dumps(tensors.loads(value, classes=[TwoBandPatch])) == value
+    assert loads(value, classes=[TwoBandPatch]) == patch
+    assert tensors.dumps(loads(value, classes=[TwoBandPatch])) == value
 
 
 @given(patches())
@@ -118,7 +118,7 @@ def test_real_values(real_data):
         values = dict(reader.items())
     assert len(values) == 2
     for value in values.values():
-        patch = tensors.loads(value)
+        patch = loads(value)
         arrays = library.load(value)
         assert type(patch) is (BigEarthNet_S1_Patch if len(arrays) == 2 else BigEarthNet_S2_Patch)
         assert bands_of(patch).keys() == arrays.keys()
@@ -141,7 +141,7 @@ def test_one_verdict_with_the_library(seed):
 @pytest.mark.parametrize("value", honest_tensors())
 def test_honest_files_are_patches(value):
     """What the mutations begin with is read, here and by the library."""
-    patch = tensors.loads(value)
+    patch = loads(value)
     arrays = library.load(value)
     assert all(arrays[name].tobytes() == array.tobytes() for name, array in bands_of(patch).items())
 
@@ -160,7 +160,7 @@ def test_honest_files_are_patches(value):
 )
 def test_names_decide_the_class(names, cls):
     """All bands of a sensor are its patch; others have the bands that there are, with what is published of them."""
-    patch = tensors.loads(file(sentinel(names, "U16")))
+    patch = loads(file(sentinel(names, "U16")))
     assert type(patch) is cls
     assert {band.name for band in patch.bands} == set(names)
     for band in patch.bands:
@@ -171,14 +171,14 @@ def test_names_decide_the_class(names, cls):
 
 def test_bands_of_one_resolution_lie_end_to_end():
     """Also of a patch that lists its own: stacking is a view."""
-    patch = tensors.loads(file(sentinel(("B8A", "B05", "B04", "B03", "B02"), "U16")))
+    patch = loads(file(sentinel(("B8A", "B05", "B04", "B03", "B02"), "U16")))
     assert np.shares_memory(patch.select(["B02", "B03", "B04"]), patch.get_band_data_by_name("B03"))
 
 
 @pytest.mark.parametrize(("side", "metres"), [(120, 10), (60, 20), (20, 60), (240, 5)])
 def test_an_unknown_band_gets_its_resolution_from_its_size(side, metres):
     """A patch has 1,200 m a side, so that a reference map of 120 x 120 pixels has 10 m."""
-    (band,) = tensors.loads(file(table({"Data": [side, side]}))).bands
+    (band,) = loads(file(table({"Data": [side, side]}))).bands
     assert (type(band), band.spatial_resolution, band.data_shape) == (Band, metres, (side, side))
 
 
@@ -187,26 +187,26 @@ def test_an_unknown_band_gets_its_resolution_from_its_size(side, metres):
 def test_other_datasets_are_refused(shape):
     """Bands of which nothing says the resolution make no patch; one that fits does."""
     with pytest.raises(PatchFormatError, match=r"tensor Red is named as no band of BigEarthNet, .* other datasets"):
-        tensors.loads(file(table({"Red": shape})))
-    assert tensors.loads(file(table({"Red": [120, 120]})))
+        loads(file(table({"Red": shape})))
+    assert loads(file(table({"Red": [120, 120]})))
 
 
 def test_other_metadata_becomes_metadata_of_the_patch():
     """Texts that somebody else put into the file are not dropped."""
-    patch = tensors.loads(file({"__metadata__": {"license": "CDLA", "größe": "ä"}, **sentinel(S1_NAMES)}))
+    patch = loads(file({"__metadata__": {"license": "CDLA", "größe": "ä"}, **sentinel(S1_NAMES)}))
     assert patch.license == "CDLA"
     assert patch.__stored_args__ == {"license": "CDLA", "größe": "ä"}
-    assert tensors.loads(file({"__metadata__": {}, **sentinel(S1_NAMES)})) == tensors.loads(S1_FILE)
+    assert loads(file({"__metadata__": {}, **sentinel(S1_NAMES)})) == loads(S1_FILE)
 
 
 def test_pixels_are_the_patchs_own():
     """Writable, and not those of another load, whatever the header's cache remembers."""
     value = tensors.dumps(make_patch(labels=["a"]))
-    first, second = tensors.loads(value), tensors.loads(bytearray(value))
+    first, second = loads(value), loads(bytearray(value))
     untouched = copy.deepcopy(second)
     first.get_stacked_10m_bands()[:] = 7
     first.labels.append("b")
-    assert second == untouched == tensors.loads(memoryview(value))
+    assert second == untouched == loads(memoryview(value))
 
 
 def test_a_note_may_be_spelled_otherwise():
@@ -221,7 +221,7 @@ def test_a_note_may_be_spelled_otherwise():
     spellings.append(spell(members).replace("ben_secure", "b\\u0065n_secure"))
     spellings.append(spell(members).replace('"},', '"} ,', 1))
     for text in spellings:
-        assert tensors.loads(raw(text, data)) == patch
+        assert loads(raw(text, data)) == patch
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_what_json_would_lose_is_refused_by_name(value, error, words):
     for make in (lambda value: make_patch(BigEarthNet_S1_Patch, x=value), lambda value: with_attribute(value)):
         with pytest.raises(error, match=words):
             tensors.dumps(make(value))
-        assert tensors.loads(tensors.dumps(make([1, {"y": [2]}]))).x == [1, {"y": [2]}]
+        assert loads(tensors.dumps(make([1, {"y": [2]}]))).x == [1, {"y": [2]}]
 
 
 def with_attribute(value):
@@ -279,26 +279,26 @@ def test_what_cannot_be_named_or_read_back_is_not_written():
             with pytest.raises(ValueError, match=words):
                 tensors.dumps(patch)
         else:
-            assert tensors.loads(tensors.dumps(patch)) == patch
+            assert loads(tensors.dumps(patch)) == patch
     with pytest.raises(ValueError, match=r"could not be read back, .* 65536"):
         tensors.dumps(make_patch(BigEarthNet_S1_Patch, x=["a" * 1000] * 66))
     assert tensors.dumps(make_patch(BigEarthNet_S1_Patch, x=["a" * 1000] * 60))
     with pytest.raises(TypeError, match="only a patch"):
         tensors.dumps({"VV": pixels})
     with pytest.raises(TypeError, match="must be bytes"):
-        tensors.loads("text")
+        loads("text")
 
 
 def test_a_declared_class_comes_back_only_if_it_is_declared():
     """The note names it; nothing is imported by that name."""
     patch = TwoBandPatch(noise((3, 2), "<u2"), noise((60, 60), "<u2"), x=1)
     value = tensors.dumps(patch)
-    assert tensors.loads(value, classes=[TwoBandPatch]) == patch
+    assert loads(value, classes=[TwoBandPatch]) == patch
     assert TwoBandPatch.loads(value) == patch
     with pytest.raises(PatchFormatError, match=r"neither one of BigEarthNet nor declared by the caller"):
-        tensors.loads(value)
+        loads(value)
     with pytest.raises(TypeError, match="subclasses of BigEarthNetPatch"):
-        tensors.loads(value, classes=[int])
+        loads(value, classes=[int])
 
 
 @pytest.mark.threat("T16")
@@ -312,9 +312,9 @@ def test_a_declared_class_comes_back_only_if_it_is_declared():
 )
 def test_limits(limit, least, value):
     """Each limit is inclusive, and its refusal names it."""
-    assert tensors.loads(value, limits=Limits(**{limit: least}))
+    assert loads(value, limits=Limits(**{limit: least}))
     with pytest.raises(LimitExceededError, match=limit) as caught:
-        tensors.loads(value, limits=Limits(**{limit: least - 1}))
+        loads(value, limits=Limits(**{limit: least - 1}))
     assert caught.value.rule is Rule.LIMIT
 
 
@@ -327,7 +327,7 @@ def test_the_verdict_does_not_depend_on_the_stack():
         if depth:
             return verdict(depth - 1)
         with pytest.raises(PatchFormatError) as caught:
-            tensors.loads(value)
+            loads(value)
         return str(caught.value)
 
     assert verdict(0) == verdict(sys.getrecursionlimit() // 2)
@@ -345,7 +345,7 @@ def test_what_is_remembered_is_bounded():
     tracemalloc.start()
     try:
         for value in values:
-            tensors.loads(value)
+            loads(value)
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] < 2 * 2**20
     finally:
@@ -355,11 +355,11 @@ def test_what_is_remembered_is_bounded():
 def test_a_tagged_value_is_read_here_and_by_no_library():
     """The footer is behind the last tensor; so tags are for archives that this package reads (docs/format.md)."""
     tagged = append_tag(MacKey(bytes(32)), b"", b"k", S1_FILE)
-    assert tensors.loads(tagged) == tensors.loads(S1_FILE)
+    assert loads(tagged) == loads(S1_FILE)
     with pytest.raises(Exception, match="not fully covered"):
         library.load(tagged)
     with pytest.raises(PatchFormatError, match="28800 bytes"):
-        tensors.loads(tagged[:-1])
+        loads(tagged[:-1])
 
 
 def test_pixels_are_copied_in_few_pieces():

@@ -1,1 +1,1 @@
-"""What the operating system has to be asked for with care: files that appear whole, workers that Ctrl-C spares."""
+"""What the operating system has to be asked for with care: whole files, workers that Ctrl-C spares, processors."""

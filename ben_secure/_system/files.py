@@ -1,7 +1,7 @@
-"""Write one result file, a picture or a report: whole or not at all, and never over what is there unless told so.
+"""Write one small file, a picture, a report or a state: whole or not at all, and never over what is there unasked.
 
-For what people look at; databases, keys and manifests have writers of their own with stricter rules. It never follows
-a link that lies in the way of its own temporary file, and leaves none of those behind.
+For what can be made again; databases, keys and manifests have writers of their own with stricter rules. It never
+follows a link that lies in the way of its own temporary file, and leaves none of those behind.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import os
 from ben_secure.errors import printable
 
 
-def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool = False) -> None:
+def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool = False, mode: int = 0o644) -> None:
     """Write a file; whoever reads it meanwhile sees the old one or the new one.
 
     Args:
         path: The file; its directory must exist.
         content: All of it.
         overwrite: Whether a file of this name is replaced.
+        mode: Permissions of the file.
 
     Raises:
         FileExistsError: There is something of this name, and ``overwrite`` was not asked for.
@@ -34,7 +35,7 @@ def write_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool 
     try:
         with open(handle, "wb") as file:
             file.write(content)
-            os.fchmod(file.fileno(), 0o644)  # mkstemp gives 0600, which is for secrets
+            os.fchmod(file.fileno(), mode)
             file.flush()
             os.fsync(file.fileno())
         if overwrite:

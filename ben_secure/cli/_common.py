@@ -7,7 +7,6 @@ same.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,29 +16,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
-from ben_secure.errors import BenSecureError, UntrustedDataError, printable
+from ben_secure.audit.report.json_report import ascii_json
+from ben_secure.audit.report.table_report import plain_console
+from ben_secure.errors import BenSecureError, StoreError, UntrustedDataError, printable
 from ben_secure.store.change.rewrite import Progress as Callback
 
 SCHEMA = 1
 """Number of the JSON form of every command but ``audit``, which has its own; raised when a key is renamed, removed
 or changes its meaning."""
 
-_PIPE_WIDTH = 120
-
 
 def console() -> Console:
     """Make the console for results, on what is stdout now."""
-    out = Console(markup=False, emoji=False, highlight=False)
-    if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = _PIPE_WIDTH
-    return out
+    return plain_console(sys.stdout)
 
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON object as ASCII on stdout."""
-    text = json.dumps(document, indent=2, allow_nan=False)
-    # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
-    print(text.replace("\x7f", "\\u007f"))
+    print(ascii_json(document, 2))
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -87,6 +81,26 @@ def explain(error: BaseException) -> tuple[int, str]:
     return 2, f"internal error, please report it: {type(error).__name__}: {printable(str(error), 1000)}"
 
 
+def check_output(option: str, path: str | None, force: bool) -> None:
+    """Find now what would keep a file from being written, and not after an hour of work.
+
+    Args:
+        option: The option that names the file.
+        path: The file, or None for none.
+        force: Whether it may be overwritten.
+
+    Raises:
+        StoreError: Something is in its place, or it cannot be made there.
+    """
+    if path is None:
+        return
+    if not force and os.path.lexists(path):
+        raise StoreError(f"{printable(path, 400)} exists, and is not overwritten without --force")
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise StoreError(f"the directory of {option} {printable(path, 400)} must exist and be writable")
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callback | None]:
     """Show progress on stderr while the block runs, if stderr is a terminal.
@@ -100,7 +114,7 @@ def progress_bar(what: str) -> Iterator[Callback | None]:
     if sys.stderr is None or not sys.stderr.isatty():  # FORCE_COLOR, which rich obeys, makes no terminal
         yield None
         return
-    err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    err = plain_console(sys.stderr)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=None)

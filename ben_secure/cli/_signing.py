@@ -5,8 +5,9 @@ A secret is named by its file and never shown. LMDB keys and paths come from fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,13 @@ def _text(given: str | None) -> str | None:
     return given
 
 
+def png_name(given: str | None) -> str | None:
+    """Refuse a name for a picture that says it is something else; for ``callback=``."""
+    if given is not None and not given.lower().endswith(".png"):
+        raise typer.BadParameter(f"it is {printable(given)}, expected a name that ends in .png")
+    return given
+
+
 VerifyKeysOption = Annotated[
     list[str] | None,
     typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
@@ -87,15 +95,15 @@ def now() -> datetime:
     return datetime.now(timezone.utc).replace(microsecond=0)
 
 
-def document(command: str, database: str, verdict: str, exit_code: int, error: str | None = None) -> dict[str, Any]:
-    """Begin the JSON object of a command."""
+def document(command: str, database: str, verdict: str | None, exit_code: int) -> dict[str, Any]:
+    """Begin the JSON object of a command; a verdict of None says that nothing was judged."""
     return {
         "schema": SCHEMA,
         "command": command,
         "database": database,
         "verdict": verdict,
         "exit_code": exit_code,
-        "error": error,
+        "error": None,
     }
 
 
@@ -140,8 +148,20 @@ def print_facts(rows: Iterable[tuple[str, str]], out: Console) -> None:
         out.print(f"{name:<{width}}  {value}", soft_wrap=True)
 
 
-def tell_rewritten(command: str, source: str, target: str, done: Rewritten, headline: str, as_json: bool) -> int:
-    """Tell what became of a copy.
+def tell_rewritten(
+    command: str,
+    source: str,
+    target: str | None,
+    done: Rewritten,
+    headline: str,
+    as_json: bool,
+    *,
+    text: str | None = None,
+    facts: Mapping[str, object] = MappingProxyType({}),
+) -> int:
+    """Tell what became of a database whose values were made anew: ``target``, or ``source`` itself if that is None.
+
+    Says ``text`` behind the headline, or how many values there are; the JSON object has ``facts``, too.
 
     Returns:
         The exit code: 1 if a value was refused, otherwise 0.
@@ -151,16 +171,18 @@ def tell_rewritten(command: str, source: str, target: str, done: Rewritten, head
         found = document(command, source, "refused" if exit_code else headline.lower(), exit_code)
         counts = {"out": target if done.written else None, "checked": done.checked, "written": done.written}
         counts |= {"joined": done.joined} if done.joined else {}
-        print_json(found | counts | refusals_to_json(done.refusals))
+        print_json({**found, **facts, **counts, **refusals_to_json(done.refusals)})
         return exit_code
     out = console()
     print_refusals(done.refusals, out)
-    place = printable(target, 400)
-    if done.written:
-        joined = f"; {done.joined:,} are joined to others" if done.joined else ""
-        headline = f"{headline}: {done.written:,} of {done.checked:,} values are in {place}{joined}"
+    place = printable(target or source, 400)
     if exit_code:
         written = f"the other {done.written:,} are in {place}" if done.written else "nothing was written"
-        headline = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(source, 400)}; {written}"
-    print_verdict(headline, exit_code, out)
+        refused = f"{done.refusals.count:,} of {done.checked:,} values in {printable(source, 400)}"
+        print_verdict(f"REFUSED: {refused}; {written}", exit_code, out)
+        return exit_code
+    if text is None:
+        text = f"{done.written:,} of {done.checked:,} values are in {place}"
+        text += f"; {done.joined:,} are joined to others" if done.joined else ""
+    print_verdict(f"{headline}: {text}", exit_code, out)
     return exit_code

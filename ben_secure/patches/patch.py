@@ -197,12 +197,12 @@ class BigEarthNetPatch(BandBuffer):
             kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
 
         Returns:
-            The picture, contrast stretched (see ``ben_secure.view.quicklook.composite``).
+            The picture, contrast stretched (see ``ben_secure.view.quicklook.look``).
 
         Raises:
             ValueError: The kind is unknown, or the patch lacks a band that it takes.
         """
-        return look(self, kind)
+        return look({slot.name: slot.view(self._pixels) for slot in self._layout.natural}, kind)
 
     def __setstate__(self, state: object) -> NoReturn:
         refuse_state(self)

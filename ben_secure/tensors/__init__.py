@@ -4,7 +4,7 @@ Part of the trusted core, beside ``pickles``: no files, no keys. The format is r
 of rules, and never by the safetensors library, whichever is installed: a value has one verdict everywhere.
 """
 
-from ben_secure.tensors.reading import SIGN, loads, loads_part
+from ben_secure.tensors.reading import SIGN, read
 from ben_secure.tensors.writing import dumps
 
-__all__ = ["SIGN", "dumps", "loads", "loads_part"]
+__all__ = ["SIGN", "dumps", "read"]

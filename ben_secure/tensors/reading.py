@@ -3,24 +3,22 @@
 The twelve Sentinel-2 bands are a ``BigEarthNet_S2_Patch``, VH and VV a ``BigEarthNet_S1_Patch``, all fourteen both;
 anything else is a ``BigEarthNetPatch``. A note (``note.py``), which only this package writes, can say otherwise.
 Pixels are copied once, from the value into the patch's own buffer. What the bytes say is believed only after ``header``
-has checked it; what they mean for a patch is judged by ``patch_base.rebuild``, as for every other value.
+has checked it; what they mean for a patch is judged by ``patches.parts.rebuild``, as for every other value.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 
 from ben_secure.bands import BANDS, PATCH_SIDE_M, BandSpec, natural_key
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
-from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.limits import Limits
 from ben_secure.patches.layout import GENERIC, STANDARD_KINDS, Entry, Layout
 from ben_secure.patches.parts import kind_of, rebuild
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
-from ben_secure.signing.footer import payload_end
 from ben_secure.tensors import note
 from ben_secure.tensors.header import (
     LENGTH_BYTES,
@@ -68,15 +66,24 @@ class Plan(NamedTuple):
     nbytes: int
 
 
-def loads_part(
+def read(
     value: bytes | memoryview, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits
 ) -> BigEarthNetPatch:
-    """Read the safetensors patch in ``value[:end]``; for who has checked what follows.
+    """Read the safetensors patch in ``value[:end]``; the caller has verified the bytes after ``end``.
 
-    Args, Returns and Raises as for ``loads``.
+    Args:
+        value: The stored bytes, which nobody else may change; hostile.
+        end: Where the payload ends.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur, as the caller declares.
+        limits: What the value may cost.
+
+    Returns:
+        The patch, on a writable buffer of its own.
+
+    Raises:
+        LimitExceededError: It costs more than ``limits`` allow.
+        PatchFormatError: It is damaged, or is not a patch.
     """
-    if classes:
-        _check_classes(classes)
     try:
         header = header_bytes(value, end, limits)
         start = LENGTH_BYTES + len(header)
@@ -98,13 +105,6 @@ def loads_part(
             f"the value cannot be read as a patch: {type(error).__name__}: {printable(str(error))}; fetch it again",
             rule=Rule.TENSORS,
         ) from error
-
-
-@lru_cache(maxsize=32)
-def _check_classes(classes: tuple[type[BigEarthNetPatch], ...]) -> None:
-    for cls in classes:
-        if not isinstance(cls, type) or not issubclass(cls, BigEarthNetPatch):  # type: ignore[redundant-expr]
-            raise TypeError(f"classes must hold subclasses of BigEarthNetPatch, not {cls!r}")
 
 
 def _planned(
@@ -263,31 +263,3 @@ def _pieces(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[tuple[int, i
             pieces.append((tensor.start, tensor.stop))
         end = slot.offset + slot.nbytes
     return tuple(pieces)
-
-
-def loads(
-    data: bytes | bytearray | memoryview,
-    *,
-    classes: Iterable[type[BigEarthNetPatch]] = (),
-    limits: Limits = DEFAULT_LIMITS,
-) -> BigEarthNetPatch:
-    """Read one patch as a safetensors file in memory.
-
-    Args:
-        data: The file. Nothing may follow it but the footer of a tagged value, which is not verified here.
-        classes: Subclasses of ``BigEarthNetPatch`` that may occur, as declared by the caller.
-        limits: What the value may cost.
-
-    Returns:
-        The patch, on one new writable buffer.
-
-    Raises:
-        LimitExceededError: It costs more than ``limits`` allow.
-        PatchFormatError: It is damaged, or is not a patch.
-        TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
-    """
-    if not isinstance(data, bytes):
-        if not isinstance(data, bytearray | memoryview):
-            raise TypeError(f"a safetensors value must be bytes, bytearray or memoryview, not {type(data).__name__}")
-        data = bytes(data)
-    return loads_part(data, payload_end(data), tuple(classes), limits)

@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 
 from ben_secure.errors import UntrustedDataError, printable
+from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.patches.layout import GENERIC
 from ben_secure.patches.parts import kind_of
 from ben_secure.patches.patch import BigEarthNetPatch
-from ben_secure.tensors import note, reading
+from ben_secure.signing.footer import payload_end
+from ben_secure.tensors import note
 from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, METADATA
+from ben_secure.tensors.reading import read
 
 _NAMES = {code: name for name, code in DTYPES.items()}
 # The library writes the dtypes from the last to the first, so that wide ones, which need to be aligned, come first.
@@ -64,7 +67,7 @@ def dumps(patch: BigEarthNetPatch) -> bytes:
     written += b" " * (-len(written) % _ALIGNMENT)
     value = b"".join((len(written).to_bytes(LENGTH_BYTES, "little"), written, *(arrays[name].data for name in order)))
     try:
-        reading.loads(value, classes=patch._declared())
+        read(value, payload_end(value), patch._declared(), DEFAULT_LIMITS)
     except UntrustedDataError as error:
         raise ValueError(f"this patch could not be read back, make it smaller: {error.message}") from error
     return value

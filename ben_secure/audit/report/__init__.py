@@ -6,37 +6,30 @@ times, no names of machines. Everything that comes from a file is escaped in eac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import Literal, TextIO, get_args
+from enum import Enum
+from typing import TextIO
 
 from ben_secure.audit.findings import AuditReport
 from ben_secure.audit.report.json_report import (
     SCHEMA,
     JsonWriter,
     finding_to_json,
-    overall,
     printable_key,
+    together,
     write_json,
 )
 
-__all__ = [
-    "FORMATS",
-    "SCHEMA",
-    "Format",
-    "JsonWriter",
-    "finding_to_json",
-    "overall",
-    "printable_key",
-    "write",
-    "write_json",
-]
+__all__ = ["SCHEMA", "Format", "JsonWriter", "finding_to_json", "printable_key", "together", "write"]
 
-Format = Literal["table", "json", "sarif", "html"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-"""The names of the formats."""
 
-_PIPE_WIDTH = 120
+class Format(str, Enum):
+    """How a report is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    SARIF = "sarif"
+    HTML = "html"
 
 
 def write(reports: Sequence[AuditReport], style: Format, out: TextIO, *, exit_code: int | None = None) -> None:
@@ -44,15 +37,17 @@ def write(reports: Sequence[AuditReport], style: Format, out: TextIO, *, exit_co
 
     Args:
         reports: The reports.
-        style: One of ``FORMATS``.
+        style: How.
         out: Where to; UTF-8, ASCII is enough but for the lines of the table.
         exit_code: Exit code of the command, if it is not that of the verdict (``--fail-on``).
     """
-    if style == "table":
-        _table(reports, out)
-    elif style == "json":
+    if style == Format.TABLE:
+        from ben_secure.audit.report.table_report import plain_console, write_table
+
+        write_table(reports, plain_console(out))
+    elif style == Format.JSON:
         write_json(reports, out, exit_code=exit_code)
-    elif style == "sarif":
+    elif style == Format.SARIF:
         from ben_secure.audit.report.sarif_report import write_sarif
 
         write_sarif(reports, out, exit_code=exit_code)
@@ -60,14 +55,3 @@ def write(reports: Sequence[AuditReport], style: Format, out: TextIO, *, exit_co
         from ben_secure.audit.report.html_report import write_html
 
         write_html(reports, out)
-
-
-def _table(reports: Sequence[AuditReport], out: TextIO) -> None:
-    from rich.console import Console
-
-    from ben_secure.audit.report.table_report import write_table
-
-    console = Console(file=out, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _PIPE_WIDTH
-    write_table(reports, console)

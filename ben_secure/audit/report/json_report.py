@@ -105,9 +105,15 @@ def frequent(item: tuple[object, int]) -> tuple[int, str]:
     return -item[1], str(item[0])
 
 
-def _text(value: object) -> str:
+def ascii_json(value: object, indent: int | None = None) -> str:
+    """Write plain data as JSON of printable ASCII.
+
+    Args:
+        value: The data.
+        indent: Spaces a level; None for one line.
+    """
     # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
-    return json.dumps(value, allow_nan=False).replace("\x7f", "\\u007f")
+    return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 _SUMS = ("checked", "clean", "refused", "skipped", "value_bytes", "findings_left_out")
@@ -118,6 +124,9 @@ class JsonWriter:
 
     Args:
         out: Where to.
+
+    Attributes:
+        begun: Whether anything was written.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -127,7 +136,12 @@ class JsonWriter:
         self._sums = dict.fromkeys(_SUMS, 0)
         self._rules: Counter[str] = Counter()
         self._open: Counter[str] | None = None  # findings of the database that was begun, by rule
-        out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
+        self.begun = False
+
+    def _begin(self) -> None:
+        if not self.begun:
+            self._out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
+        self.begun = True
 
     def begin_database(self, database: str) -> None:
         """Begin with a database.
@@ -135,15 +149,16 @@ class JsonWriter:
         Args:
             database: Its path as the caller gave it.
         """
+        self._begin()
         self._out.write("," if self._verdicts else "")
-        self._out.write(f'\n{{"database": {_text(database)},\n"findings": [')
+        self._out.write(f'\n{{"database": {ascii_json(database)},\n"findings": [')
         self._open = Counter()
 
     def finding(self, finding: Finding) -> None:
         """Write a finding of the database that was begun; they come in the order of the report."""
         if self._open is None:
             raise ValueError("begin a database before its findings")
-        self._out.write(("," if self._open else "") + "\n " + _text(finding_to_json(finding)))
+        self._out.write(("," if self._open else "") + "\n " + ascii_json(finding_to_json(finding)))
         self._open[str(finding.rule)] += 1
 
     def end_database(self, report: AuditReport) -> None:
@@ -162,7 +177,7 @@ class JsonWriter:
         self._end_database(report.verdict, found)
 
     def _end_database(self, verdict: Verdict, found: Mapping[str, object]) -> None:
-        self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in found.items()) + "}")
+        self._out.write("\n]" + "".join(f',\n"{name}": {ascii_json(value)}' for name, value in found.items()) + "}")
         self._verdicts.append(verdict)
         self._open = None
 
@@ -173,6 +188,7 @@ class JsonWriter:
             exit_code: Exit code of the command, if it is not what follows from those of the reports.
             error: Why the audit ended early, or None.
         """
+        self._begin()
         if self._open is not None:
             refused = any(RULES[rule].level is Level.ERROR for rule in RULES if self._open[str(rule)])
             verdict: Verdict = "refused" if refused else "undecided"
@@ -198,7 +214,9 @@ class JsonWriter:
             "levels": levels,
             "rules": dict(sorted(self._rules.items(), key=frequent)),
         }
-        self._out.write("\n]" + "".join(f',\n"{name}": {_text(value)}' for name, value in document.items()) + "\n}\n")
+        self._out.write(
+            "\n]" + "".join(f',\n"{name}": {ascii_json(value)}' for name, value in document.items()) + "\n}\n"
+        )
 
 
 def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | None = None) -> None:

@@ -8,7 +8,6 @@ make a link or a placeholder of SARIF's messages.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from urllib.parse import quote
 
 from ben_secure import __version__
 from ben_secure.audit.findings import AuditReport, Finding
-from ben_secure.audit.report.json_report import facts, overall, printable_key, together
+from ben_secure.audit.report.json_report import ascii_json, facts, overall, printable_key, together
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import Rule, printable
 from ben_secure.pages.data_file import data_file_path
@@ -79,8 +78,7 @@ def write_sarif(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int |
         out: Where to.
         exit_code: Exit code of the command, if it is not what follows from those of the reports.
     """
-    text = json.dumps(to_sarif(reports, exit_code=exit_code), indent=1, allow_nan=False)
-    out.write(text.replace("\x7f", "\\u007f") + "\n")
+    out.write(ascii_json(to_sarif(reports, exit_code=exit_code), 1) + "\n")
 
 
 def _descriptor(rule: Rule) -> dict[str, object]:

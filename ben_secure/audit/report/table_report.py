@@ -6,7 +6,9 @@ hold terminal escapes, line breaks, right-to-left marks and markup of the table 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import TextIO
 
 from rich import box
 from rich.console import Console
@@ -19,6 +21,7 @@ from ben_secure.audit.rules import Level
 from ben_secure.errors import printable
 
 _ROWS = 100
+_PIPE_WIDTH = 120
 _HEADINGS = ("level", "LMDB key", "rule", "byte", "asks for / found")
 _STYLES = {"clean": "bold green", "refused": "bold red", "undecided": "bold yellow"}
 LEVEL_STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.NOTE: "cyan"}
@@ -26,12 +29,24 @@ _PLURALS = {Level.ERROR: "errors", Level.WARNING: "warnings", Level.NOTE: "notes
 _DATABASE = "(database)"
 
 
+def plain_console(out: TextIO) -> Console:
+    """Make a console that interprets no markup, emoji codes or links.
+
+    Args:
+        out: Where it writes; a width of its own if that is no terminal and ``COLUMNS`` says nothing.
+    """
+    console = Console(file=out, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _PIPE_WIDTH
+    return console
+
+
 def to_table(report: AuditReport, console: Console) -> None:
     """Print the report on one database.
 
     Args:
         report: The report.
-        console: Where to; must not interpret markup (``Console(markup=False, emoji=False, highlight=False)``).
+        console: Where to; must not interpret markup (``plain_console``).
     """
     if report.findings:
         console.print(_table(report.findings[:_ROWS], console.width))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
+from ben_secure._system.processors import processors
 from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion.opinions import Fickling, Opinions
@@ -25,8 +26,8 @@ from ben_secure.audit.structure.checks import StructureCheck
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.pages.reader import PageReader
 
-Progress = Callable[[int, int, int], None]
-"""Called after each range with records done, records to do, and bytes of values judged."""
+Progress = Callable[[int, int], None]
+"""Called after each range with records done and records to do."""
 
 Runner = Callable[[Iterable[RangeTask], Split], Generator[tuple[RangeTask, Tally], None, None]]
 """Has ranges judged by whoever; gives each, or the parts into which it was cut, with its tally, in key order."""
@@ -140,12 +141,6 @@ def audit_many(
     if state is not None and finished:
         state.remove()
     return reports
-
-
-def exit_code_of(reports: Iterable[AuditReport]) -> int:
-    """The exit code for several reports: 130 if one was interrupted, else 1 if one is, else 2 if one is, else 0."""
-    codes = {report.exit_code for report in reports}
-    return next((code for code in (130, 1, 2) if code in codes), 0 if codes else 2)
 
 
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
@@ -312,13 +307,12 @@ class _Audit:
 
     def _watched(self, judged: Iterable[tuple[RangeTask, Tally]]) -> Iterator[tuple[RangeTask, Tally]]:
         """Tell of the progress, after each range is taken care of."""
-        done, value_bytes = self._tally.done, self._tally.value_bytes
+        done = self._tally.done
         for task, part in judged:
             yield task, part
             done += part.done
-            value_bytes += part.value_bytes
             if self._run.progress is not None:
-                self._run.progress(done, self._total(), value_bytes)
+                self._run.progress(done, self._total())
 
     def _settled(
         self, judged: Iterable[tuple[RangeTask, Tally]], opinions: Opinions, pages: PageReader
@@ -365,7 +359,7 @@ def _hold(
 
 
 def _processors(run: Run) -> int:
-    return run.workers or len(os.sched_getaffinity(0))
+    return run.workers or processors()
 
 
 def _pool(options: Options, run: Run) -> Workers:

@@ -12,11 +12,11 @@ import dataclasses
 import json
 import os
 import stat
-import tempfile
 import time
 from dataclasses import dataclass
 
 import ben_secure
+from ben_secure._system.files import write_file
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
@@ -217,22 +217,10 @@ def _read(path: str) -> bytes | None:
 
 
 def _write(path: str, document: object) -> None:
-    folder, name = os.path.split(path)
-    staged = None
     try:
-        fd, staged = tempfile.mkstemp(prefix=f".{name}.", suffix=".ben-secure-new", dir=folder)  # mode 0600
-        with open(fd, "w", encoding="ascii") as file:
-            json.dump(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-        staged = None
-    except OSError as error:  # its text names the other file
-        raise _unwritable(path, error.strerror or type(error).__name__) from error
-    finally:
-        if staged is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(staged)
+        write_file(path, json.dumps(document).encode(), overwrite=True, mode=0o600)
+    except OSError as error:
+        raise _unwritable(path, os.strerror(error.errno or 0)) from error
 
 
 def _unwritable(path: str, reason: str) -> StoreError:

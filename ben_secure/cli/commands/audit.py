@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from ben_secure._system.files import write_file
-from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.judge.scan import Options
-from ben_secure.audit.report import JsonWriter, write
+from ben_secure.audit.report import Format, JsonWriter, together, write
 from ben_secure.audit.rules import Level
-from ben_secure.audit.run.runner import Progress, Run, Runner, audit_many, exit_code_of
+from ben_secure.audit.run.runner import Run, Runner, audit_many
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
-from ben_secure.cli._common import explain
-from ben_secure.errors import printable
+from ben_secure.cli._common import check_output, explain, progress_bar
 
 if TYPE_CHECKING:
     from ben_secure.signing.policy import Demand
-
-
-class Format(str, Enum):
-    """How a report is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    SARIF = "sarif"
-    HTML = "html"
 
 
 def command(
@@ -93,17 +77,14 @@ def command(
     Exit code 0: every value is a patch and nothing else. 1: something was refused, or is of the level --fail-on. 2: not
     everything could be checked, or there was nothing to check. 130: interrupted; what was found is told.
     """
-    options = Options(
-        demand=_demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version),
-        since_manifest=_since(since_manifest, verify_keys),
-        opinions=not no_fickling,
-    )
-    _check_output(output, force)
-    form = Format.JSON if as_json else form
-    document = io.StringIO() if output is not None else None
-    stream = _Stream(document or sys.stdout) if form is Format.JSON else None
+    demand = _demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version)
+    since_manifest = _since(since_manifest, verify_keys)
+    options = Options(demand=demand, since_manifest=since_manifest, opinions=not no_fickling)
+    check_output("--output", output, force)
+    out = sys.stdout if output is None else io.StringIO()
+    stream = JsonWriter(out) if as_json or form is Format.JSON else None
     try:
-        with _judges(dask, workers, options, value_timeout) as runner, _progress_bar() as progress:
+        with _judges(dask, workers, options, value_timeout) as runner, progress_bar("checking") as progress:
             run = Run(
                 workers=workers,
                 value_timeout_s=value_timeout,
@@ -118,32 +99,23 @@ def command(
                 databases,
                 options=options,
                 run=run,
-                on_begin=None if stream is None else stream.begin,
+                on_begin=None if stream is None else stream.begin_database,
                 on_report=None if stream is None else stream.end_database,
             )
     except (Exception, KeyboardInterrupt) as error:
         if stream is None or not stream.begun or output is not None or isinstance(error, BrokenPipeError):
             raise
-        return stream.fail(error)
-    exit_code = exit_code_of(reports)
+        exit_code, message = explain(error)
+        stream.end(exit_code=exit_code, error=message)
+        return exit_code
+    exit_code = together(report.exit_code for report in reports)
     if stream is not None:
-        stream.end(exit_code)
+        stream.end(exit_code=exit_code)
     else:
-        write(reports, form.value, document or sys.stdout, exit_code=exit_code)
-    if output is not None and document is not None:
-        write_file(output, document.getvalue().encode(), overwrite=force)
+        write(reports, form, out, exit_code=exit_code)
+    if output is not None and isinstance(out, io.StringIO):
+        write_file(output, out.getvalue().encode(), overwrite=force)
     return exit_code
-
-
-def _check_output(output: str | None, force: bool) -> None:
-    """Find now what would keep the report from being written, and not after an hour of judging."""
-    if output is None:
-        return
-    if not force and os.path.lexists(output):
-        raise typer.BadParameter(f"{printable(output, 400)} exists; choose another name, or say --force")
-    folder = os.path.dirname(output) or "."
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise typer.BadParameter(f"the directory of --output {printable(output, 400)} must exist and be writable")
 
 
 @contextmanager
@@ -158,45 +130,6 @@ def _judges(dask: str | None, workers: int | None, options: Options, value_timeo
 
     with cluster(dask, options, value_timeout_s=value_timeout) as runner:
         yield runner
-
-
-class _Stream:
-    """Writes the JSON of the findings as they come."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._writer: JsonWriter | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether anything was written."""
-        return self._writer is not None
-
-    def _begun(self) -> JsonWriter:
-        self._writer = self._writer or JsonWriter(self._out)
-        return self._writer
-
-    def begin(self, database: str) -> None:
-        """A database is begun."""
-        self._begun().begin_database(database)
-
-    def finding(self, finding: Finding) -> None:
-        """A finding of it."""
-        self._begun().finding(finding)
-
-    def end_database(self, report: AuditReport) -> None:
-        """It is done."""
-        self._begun().end_database(report)
-
-    def end(self, exit_code: int) -> None:
-        """All are done."""
-        self._begun().end(exit_code=exit_code)
-
-    def fail(self, error: BaseException) -> int:
-        """End early; gives the exit code."""
-        exit_code, message = explain(error)
-        self._begun().end(exit_code=exit_code, error=message)
-        return exit_code
 
 
 def _since(since_manifest: bool, verify_keys: list[str] | None) -> bool:
@@ -234,28 +167,3 @@ def _demand(
         mac_keys = read_mac_keys(str(mac_key), database)
     keys = [read_verify_key(path) for path in verify_keys or ()]
     return demand_of(mac_keys, context, keys or None, threshold, manifest, name, version)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress | None]:
-    """Show progress, rate and time left on stderr while the block runs, if stderr is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    err = Console(stderr=True, markup=False, emoji=False, highlight=False)
-    columns = (
-        TextColumn("checking", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("checking", total=None, rate="")
-
-        def show(done: int, total: int, value_bytes: int) -> None:
-            seconds = bar.tasks[0].elapsed or 0
-            rate = f"{done / seconds:,.0f}/s, {value_bytes / seconds / 1e6:,.0f} MB/s" if seconds > 1 else ""
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        yield show

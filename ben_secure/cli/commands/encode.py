@@ -5,7 +5,6 @@ Names and paths come from the input: they are in messages that ``encode`` has es
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ben_secure._system.processors import processors
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.encode import Encoded, encode
@@ -76,7 +76,7 @@ def command(
             listed_only=listed_only,
             mac_key=None if mac_key is None else read_mac_keys(mac_key, out),
             context=context,
-            workers=_cores() if workers is None else workers,
+            workers=workers or processors(),
             keep_going=keep_going,
             progress=progress,
         )
@@ -96,11 +96,6 @@ def _told_what_is_left(out: str) -> Iterator[None]:
             note = f"what is written is kept in {place}: the same command goes on from there; remove it to give it up"
             print(f"ben-secure: {note}", file=sys.stderr)
         raise
-
-
-def _cores() -> int:
-    """How many cores this process may use, where the operating system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tell(out: str, done: Encoded, as_json: bool) -> int:

@@ -20,7 +20,8 @@ from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.audit.report.disassembly import disassemble
 from ben_secure.audit.report.explain import explain
-from ben_secure.cli._common import SCHEMA, console, print_json
+from ben_secure.cli import _signing
+from ben_secure.cli._common import console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts
 from ben_secure.errors import LimitExceededError, Rule, printable
@@ -34,13 +35,13 @@ _STATISTICS = ("min", "mean", "max")
 
 
 def command(
-    database: Annotated[str, typer.Argument(metavar="DB", help="LMDB directory, or its data file.")],
+    database: _signing.Database,
     lmdb_key: Annotated[str | None, typer.Argument(metavar="KEY", help="LMDB key (patch name) of one value.")] = None,
     as_hex: Annotated[bool, typer.Option("--hex", help="KEY is hexadecimal, as in audit --json.")] = False,
     as_opcodes: Annotated[
         bool, typer.Option("--disassemble", help="List the opcodes, or the header, of the value too; nothing is run.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: _signing.JsonOption = False,
 ) -> int:
     """Show what is known of a database, or of one value in it.
 
@@ -70,13 +71,7 @@ def _raw_key(text: str, as_hex: bool) -> bytes:
 
 
 def _database_facts(reader: PageReader) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "command": "inspect",
-        "database": reader.path,
-        "verdict": None,  # no value was looked at
-        "exit_code": 0,
-        "error": None,
+    return _signing.document("inspect", reader.path, None, 0) | {
         "facts": asdict(reader.facts),
         "first_lmdb_keys": [printable_key(lmdb_key) for lmdb_key in islice(reader.keys(), _SHOWN_KEYS)],
     }
@@ -92,21 +87,10 @@ def _value_facts(reader: PageReader, lmdb_key: bytes, as_opcodes: bool) -> dict[
         finding = scan_value(lmdb_key, value)
     except LimitExceededError as error:  # too long, and so not read
         value, finding = b"", Finding.from_error(lmdb_key, error)
-    document = {
-        "schema": SCHEMA,
-        "command": "inspect",
-        "database": reader.path,
-        "verdict": "clean" if finding is None else "refused",
-        "exit_code": 0 if finding is None else 1,
-        "error": None,
-        "lmdb_key": printable_key(lmdb_key),
-        "lmdb_key_hex": lmdb_key.hex(),
-        "value_bytes": len(value),
-    }
-    if finding is None:
-        document |= _patch_facts(value)
-    else:
-        document |= _refusal_facts(finding, value)
+    verdict, exit_code = ("clean", 0) if finding is None else ("refused", 1)
+    document = _signing.document("inspect", reader.path, verdict, exit_code)
+    document |= {"lmdb_key": printable_key(lmdb_key), "lmdb_key_hex": lmdb_key.hex(), "value_bytes": len(value)}
+    document |= _patch_facts(value) if finding is None else _refusal_facts(finding, value)
     if as_opcodes:
         offset = None if finding is None else finding.offset
         document["disassembly"] = header_lines(value) if value[4:9] == SIGN else disassemble(value, offset)

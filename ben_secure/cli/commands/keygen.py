@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ben_secure.cli import _passphrase
+from ben_secure.cli import _passphrase, _signing
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing.keys import (
@@ -24,7 +24,6 @@ app = typer.Typer(name="keygen", rich_markup_mode=None, help="Make a key file; p
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="File to make, outside of any database's folder.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE; what only the old key can check is lost.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @app.command("mac")
@@ -34,7 +33,7 @@ def mac(
         bool, typer.Option("--add", help="Add a new key to FILE that tags from now on; the others go on checking.")
     ] = False,
     force: Force = False,
-    as_json: AsJson = False,
+    as_json: _signing.JsonOption = False,
 ) -> int:
     """Make a secret key for tagging values, to be shared by all who may write them (a JWK Set, mode 0600).
 
@@ -52,10 +51,10 @@ def mac(
     if as_json:
         print_json(document)
         return 0
-    lines = [f"secret key   {printable(file, 400)}", f"fingerprint  {mac_keys.fingerprint}"]
-    lines += [f"still valid  {fingerprint}" for fingerprint in checking]
-    lines.append("Give the file, over a channel that you trust, to those who may tag values; compare the fingerprint.")
-    console().print("\n".join(lines), soft_wrap=True)
+    rows = [("secret key", printable(file, 400)), ("fingerprint", mac_keys.fingerprint)]
+    _signing.print_facts([*rows, *(("still valid", fingerprint) for fingerprint in checking)], console())
+    advice = "Give the file, over a channel that you trust, to those who may tag values; compare the fingerprint."
+    console().print(advice, soft_wrap=True)
     return 0
 
 
@@ -68,7 +67,7 @@ def publisher(
         bool, typer.Option("--no-passphrase", help="Leave the private key unencrypted; without this you are asked.")
     ] = False,
     force: Force = False,
-    as_json: AsJson = False,
+    as_json: _signing.JsonOption = False,
 ) -> int:
     """Make a publisher's pair of keys: FILE, private (PEM, mode 0600), and FILE.pub, public (PEM).
 
@@ -91,14 +90,14 @@ def publisher(
         files = {"file": file, "public_file": public_file, "encrypted": passphrase is not None}
         print_json(_document("publisher", signing_key.fingerprint) | files)
         return 0
-    lines = [
-        f"private key  {printable(file, 400)} ({'encrypted' if passphrase else 'not encrypted'})",
-        f"public key   {printable(public_file, 400)}",
-        f"fingerprint  {signing_key.fingerprint}",
-        "Keep the private key to yourself. Publish the public key and its fingerprint where readers look for them,",
-        "not only beside the data.",
+    rows = [
+        ("private key", f"{printable(file, 400)} ({'encrypted' if passphrase else 'not encrypted'})"),
+        ("public key", printable(public_file, 400)),
+        ("fingerprint", signing_key.fingerprint),
     ]
-    console().print("\n".join(lines), soft_wrap=True)
+    _signing.print_facts(rows, console())
+    advice = "Publish the public key and its fingerprint where readers look for them, not only beside the data."
+    console().print(f"Keep the private key to yourself. {advice}", soft_wrap=True)
     return 0
 
 

@@ -14,7 +14,7 @@ from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import printable
 from ben_secure.signing.keys import SigningKey, read_mac_keys
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
-from ben_secure.store.change.in_place import Changed, change_in_place
+from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import Rewritten, rewrite
 from ben_secure.store.change.sign import sign_database
 from ben_secure.store.change.tag import Tagger
@@ -79,7 +79,6 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
     mac_keys = read_mac_keys(mac_key, database)
     old_mac_keys = None if old_mac_key is None else read_mac_keys(old_mac_key, database)
     tagger = Tagger(mac_keys, context, old_mac_keys=old_mac_keys)
-    done: Rewritten | Changed
     foreign = 0  # safetensors files, which other programs read only without a tag
 
     def tagged_copy(lmdb_key: bytes, value: bytes) -> bytes:
@@ -90,32 +89,18 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
     with progress_bar("tagging") as progress:
         if out is not None:
             done = rewrite(database, out, tagged_copy, progress=progress)
-            tagged = done.written
         else:
-            done = change_in_place(database, tagger.tagged_in_place, progress=progress)
-            tagged = done.changed
-    exit_code = 1 if done.refusals.count else 0
+            changed = change_in_place(database, tagger.tagged_in_place, progress=progress)
+            done = Rewritten(checked=changed.checked, written=changed.changed, refusals=changed.refusals)
+    facts: dict[str, object] = {"key": mac_keys.fingerprint, "context": context}
+    facts |= {"safetensors": foreign} if foreign else {}
+    if foreign and not as_json and not done.refusals.count:
+        note = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"
+        console().print(note, soft_wrap=True)
+    had = f" ({done.checked - done.written:,} were before)" if out is None and done.checked > done.written else ""
     place = printable(database if out is None else out, 400)
-    if as_json:
-        found = _signing.document("sign", database, "refused" if exit_code else "signed", exit_code)
-        counts = {"out": out if not exit_code else None, "checked": done.checked, "written": tagged}
-        counts |= {"safetensors": foreign} if foreign else {}
-        key = {"key": mac_keys.fingerprint, "context": context}
-        print_json(found | key | counts | _signing.refusals_to_json(done.refusals))
-        return exit_code
-    console_out = console()
-    _signing.print_refusals(done.refusals, console_out)
-    if exit_code:
-        text = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(database, 400)}; "
-        _signing.print_verdict(text + "nothing was written", exit_code, console_out)
-        return exit_code
-    if foreign:
-        out_text = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"
-        console_out.print(out_text, soft_wrap=True)
-    had = f" ({done.checked - tagged:,} were before)" if out is None and done.checked > tagged else ""
-    text = f"SIGNED: all {done.checked:,} values in {place} are tagged with the key {mac_keys.fingerprint}{had}"
-    _signing.print_verdict(text, exit_code, console_out)
-    return exit_code
+    text = f"all {done.checked:,} values in {place} are tagged with the key {mac_keys.fingerprint}{had}"
+    return _signing.tell_rewritten("sign", database, out, done, "SIGNED", as_json, text=text, facts=facts)
 
 
 def _list(

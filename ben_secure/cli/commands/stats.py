@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -12,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ben_secure._system.files import write_file
+from ben_secure._system.processors import processors
 from ben_secure.cli import _signing
-from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._common import check_output, console, print_json, progress_bar
 from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
 from ben_secure.stats import Statistics, plot_png, stats
@@ -29,7 +29,10 @@ def command(
     database: _signing.Database,
     as_json: _signing.JsonOption = False,
     plot: Annotated[
-        str | None, typer.Option("--plot", metavar="FILE", help="PNG of the histograms to write (extra: plot).")
+        str | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="PNG of the histograms to write (extra: plot).", callback=_signing.png_name
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; as many as are worth it if not given.")
@@ -47,10 +50,11 @@ def command(
     Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: there is no such
     database, it is empty, or the PNG exists (without --force) or cannot be written.
     """
+    check_output("--plot", plot, force)
     if plot is not None:
-        _check_plot(plot, force)
+        require_matplotlib()
     with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
-        found = min(len(os.sched_getaffinity(0)), 1 + len(reader) // _PATCHES_A_WORKER)
+        found = min(processors(), 1 + len(reader) // _PATCHES_A_WORKER)
         with progress_bar("counting") as progress:
             statistics = stats(reader, workers=workers or found, progress=progress)
     if plot is not None:
@@ -60,17 +64,6 @@ def command(
     else:
         _print(statistics, plot, console())
     return 0
-
-
-def _check_plot(plot: str, force: bool) -> None:
-    """Find now what would keep the plot from being written, and not after an hour of counting."""
-    if not plot.lower().endswith(".png"):
-        raise typer.BadParameter(f"--plot is {printable(plot)}, expected a name that ends in .png")
-    if not force and os.path.lexists(plot):
-        raise typer.BadParameter(f"{printable(plot, 400)} exists, and is not overwritten without --force")
-    if not os.path.isdir(os.path.dirname(plot) or "."):
-        raise typer.BadParameter(f"the directory of --plot {printable(plot, 400)} does not exist")
-    require_matplotlib()
 
 
 def _print(statistics: Statistics, plot: str | None, out: Console) -> None:

@@ -7,13 +7,13 @@ the GIL, so threads are enough and no value crosses the border of a process.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from ben_secure._system.processors import processors
 from ben_secure.errors import StoreError
 from ben_secure.pages.reader import PageReader
 
@@ -59,7 +59,7 @@ def map_values(
         StoreError: The database is damaged or truncated, or it was written to meanwhile.
         LimitExceededError: A value is longer than ``pages.max_value_bytes``.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or processors()
     facts = pages.facts
 
     def work(start: bytes, stop: bytes | None) -> list[tuple[bytes, _Result]]:

@@ -22,7 +22,7 @@ import lmdb
 import lmdb.verify
 
 from ben_secure.errors import StoreError, UntrustedDataError, printable
-from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages.data_file import data_file_path, lock_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
@@ -55,7 +55,6 @@ def change_in_place(
     path: str | os.PathLike[str],
     transform: Transform,
     *,
-    limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Changed:
     """Replace each value by what ``transform`` makes of it, if that is another one.
@@ -64,7 +63,6 @@ def change_in_place(
         path: Directory with ``data.mdb`` inside, or the data file itself. Nobody else may be able to write to either,
             and no program may have the database open.
         transform: Called for each record twice: once before anything is written, and when it is.
-        limits: Limits for values.
         progress: Called after each record, first of the check and then, from 0 again, of the change.
 
     Returns:
@@ -77,7 +75,7 @@ def change_in_place(
     """
     path = os.fspath(path)
     with (
-        PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as reader,
+        PageReader(path, max_value_bytes=DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES) as reader,
         contextlib.ExitStack() as cleanup,
     ):
         data_file = os.path.realpath(data_file_path(path))
