@@ -48,7 +48,7 @@ def test_pairs_are_merged_patches(reader):
     assert S2_NAME in paired
     assert "S2C" not in paired
     assert "S2 without a twin" not in paired
-    for patch in paired.values():
+    for patch in (*paired.values(), *paired.get_many(["S2B"])):
         assert type(patch) is BigEarthNet_S1_S2_Patch
         assert (patch.s2_patch, patch.s1_patch) == (BigEarthNet_S2_Patch(**arrays(S2)), S1)
         assert patch.__stored_args__ == {"labels": ["Pastures"]}

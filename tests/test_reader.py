@@ -52,6 +52,7 @@ def test_is_a_mapping_in_key_order(path, patches):
         assert reader.get("S2A_1") == patches["S2A_1"]
         assert reader.get("S2A_2") is None
         assert reader.get("S2A_2", 7) == 7
+        assert reader.get_many(["größe", "S2A_0", "größe"]) == [patches[n] for n in ("größe", "S2A_0", "größe")]
         assert reader.raw("S2B_0") == patches["S2B_0"].dumps()
         assert reader.facts.entries == 4
         assert repr(reader) == f"PatchReader({str(path)!r})"
@@ -74,7 +75,7 @@ def test_missing_names_are_key_errors(path):
     with PatchReader(path) as reader:
         for name, shown in (("S2A_2", "S2A_2"), ("", ""), ("x" * 512, r"xxx\.\.\."), ("\ud800", r"\\ud800")):
             assert name not in reader
-            for read in (reader.__getitem__, reader.raw):
+            for read in (reader.__getitem__, reader.raw, lambda name: reader.get_many([name])):
                 with pytest.raises(KeyError, match=f"no patch named .*{shown} in .*{path.name}"):
                     read(name)
 

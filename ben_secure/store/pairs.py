@@ -6,7 +6,7 @@ that reader verifies it; nothing is joined by a likeness of names, and nothing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -157,6 +157,10 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
             error.message = f"{error.message} (Sentinel-1 twin {printable(twin)})"
             error.located(self.s2_reader.path, _lmdb_key(name))
             raise
+
+    def get_many(self, names: Iterable[str]) -> list[BigEarthNet_S1_S2_Patch]:
+        """Read several pairs; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
+        return [self[name] for name in names]
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a Sentinel-2 record of this name with a twin in the table; reads neither."""

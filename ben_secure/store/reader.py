@@ -175,6 +175,10 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         self._verified_end(name, lmdb_key, value)
         return value  # type: ignore[return-value] # not None: it has an end
 
+    def get_many(self, names: Iterable[str]) -> list[BigEarthNetPatch]:
+        """Read several patches; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
+        return [self[name] for name in names]
+
     def __contains__(self, name: object) -> bool:
         """Whether there is a patch of this name; does not read the value. Raises as ``raw`` does, but for KeyError."""
         lmdb_key = _lmdb_key(name)
