@@ -8,10 +8,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import lmdb
 from rich import box
@@ -21,6 +20,7 @@ from rich.table import Table
 from ben_secure.errors import UntrustedDataError
 from ben_secure.signing.keys import MacKey, SigningKey
 from ben_secure.signing.manifest import manifest_path
+from ben_secure.signing.policy import Verification
 from ben_secure.store.change.sign import sign_database
 from ben_secure.store.reader import PatchReader
 from ben_secure.store.writer import PatchWriter
@@ -37,12 +37,12 @@ class Tampering:
     Attributes:
         what: For the table.
         change: Changes a transaction; gets the keys of the first two values.
-        demand: What the reader asks for.
+        verification: What the reader asks for.
     """
 
     what: str
     change: Callable[[lmdb.Transaction, bytes, bytes], object]
-    demand: dict[str, Any]
+    verification: Verification
 
 
 def _value(reading: lmdb.Transaction, lmdb_key: bytes) -> bytes:
@@ -80,13 +80,13 @@ def show_signing(honest: Path, out: Console) -> list[str]:
         What did not go as it should.
     """
     mac_key, publisher = MacKey.generate(), SigningKey.generate()
-    team = {"mac_key": mac_key, "context": _NAME}
-    release = {"verify_key": publisher.verify_key, "name": _NAME, "version": _NEW}
+    team = Verification(mac_key=mac_key, context=_NAME)
+    release = Verification(verify_key=publisher.verify_key, name=_NAME, version=_NEW)
     tamperings = (
-        Tampering(what="one bit of a value flipped", change=_flip, demand=team),
-        Tampering(what="the tag of a value stripped", change=_strip, demand=team),
-        Tampering(what="two values swapped", change=_swap, demand=release),
-        Tampering(what="one record deleted", change=_remove, demand=release),
+        Tampering(what="one bit of a value flipped", change=_flip, verification=team),
+        Tampering(what="the tag of a value stripped", change=_strip, verification=team),
+        Tampering(what="two values swapped", change=_swap, verification=release),
+        Tampering(what="one record deleted", change=_remove, verification=release),
     )
     with tempfile.TemporaryDirectory(dir=honest.parent, prefix="signed-") as folder:
         new, old = Path(folder, "new.lmdb"), Path(folder, "old.lmdb")
@@ -94,7 +94,11 @@ def show_signing(honest: Path, out: Console) -> list[str]:
             _copy_tagged(honest, database, mac_key, count)
             created = datetime.now(timezone.utc).replace(microsecond=0)
             sign_database(database, [publisher], name=_NAME, version=version, created=created)
-        problems = [] if _reads(new, {**team, **release}) is None else ["the signed patches are refused"]
+        problems = (
+            []
+            if _reads(new, replace(release, mac_key=mac_key, context=_NAME)) is None
+            else ["the signed patches are refused"]
+        )
         said = {tampering.what: _said_of_copy(new, tampering) for tampering in tamperings}
         said["an older signed copy in its place"] = _reads(old, release)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
@@ -119,18 +123,18 @@ def _said_of_copy(database: Path, tampering: Tampering) -> str | None:
     with lmdb.open(str(copy), map_size=2**28, lock=False) as environment, environment.begin(write=True) as writing:
         first, second = (bytes(lmdb_key) for (lmdb_key, _), _ in zip(writing.cursor(), range(2), strict=False))
         tampering.change(writing, first, second)
-    demand = dict(tampering.demand)
-    if "verify_key" in demand:
-        demand["manifest"] = manifest_path(database)
-    said = _reads(copy, demand)
+    verification = tampering.verification
+    if verification.verify_keys:
+        verification = replace(verification, manifest=manifest_path(database))
+    said = _reads(copy, verification)
     shutil.rmtree(copy)
     return said
 
 
-def _reads(database: Path, demand: dict[str, Any]) -> str | None:
+def _reads(database: Path, verification: Verification) -> str | None:
     """Read every patch as a user who asks for this; None, or the first sentence of the refusal."""
     try:
-        with PatchReader(database, **demand) as reader:
+        with PatchReader(database, verification=verification) as reader:
             for name in reader:
                 reader[name]
     except UntrustedDataError as refusal:

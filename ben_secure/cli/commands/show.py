@@ -14,8 +14,8 @@ from rich.text import Text
 from ben_secure._system.files import write_file
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json
-from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
+from ben_secure.signing.policy import Verification
 from ben_secure.store.reader import PatchReader
 from ben_secure.view.quicklook import KINDS, MAX_SHEET, Quicklook, contact_sheet, look, terminal, to_png
 
@@ -37,6 +37,7 @@ def _png(given: str | None) -> str | None:
     return given
 
 
+@_signing.verifying
 def command(
     database: _signing.Database,
     names: Annotated[
@@ -51,10 +52,7 @@ def command(
     scale: Annotated[
         int, typer.Option("--scale", min=1, max=16, help="PNG pixels a patch pixel, of one KEY.")
     ] = _SCALE,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    verify_keys: VerifyKeyOption = None,
-    manifest: _signing.ManifestOption = None,
+    verification: Verification | None = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
     as_json: _signing.JsonOption = False,
 ) -> int:
@@ -71,7 +69,7 @@ def command(
         raise typer.BadParameter(f"{why}; say where the picture goes: -o FILE.png")
     if names is not None and len(names) > MAX_SHEET:
         raise typer.BadParameter(f"{len(names)} patches do not fit on one sheet; give at most {MAX_SHEET}")
-    with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
+    with PatchReader(database, verification=verification) as reader:
         chosen = list(names or islice(reader, _FIRST))
         if not chosen:
             raise typer.BadParameter("this database is empty, so there is nothing to show", param_hint="DB")
