@@ -28,6 +28,7 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.patches import random_ben_S1_band
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey
 from ben_secure.stats import stats
+from ben_secure.store.change.convert import convert
 from ben_secure.store.change.sign import sign_database
 from ben_secure.store.change.verify import verify
 
@@ -241,7 +242,12 @@ def check(database, verification):
             raise UntrustedDataError("there are faults")
 
 
-CONSUMERS = [read, batch, count, audit, check]
+def copy(database, verification):
+    for error in convert(database, f"{database}.new", verification=verification).refusals.first:
+        raise error
+
+
+CONSUMERS = [read, batch, count, audit, check, copy]
 
 
 @pytest.mark.threat("T8")
@@ -255,6 +261,7 @@ def test_one_object_is_taken_everywhere(tagged, mac_key, publisher, consume, ask
     manifest = {"verify_key": publisher.verify_key, "name": "BigEarthNet-S1", "version": "1.0"}
     verification = Verification(**(manifest if asked == "manifest" else tags if asked == "tags" else tags | manifest))
     consume(tagged, verification)
+    shutil.rmtree(f"{tagged}.new", ignore_errors=True)
     change(tagged, lambda v: {b"patch 0": v[b"patch 1"]})
     with pytest.raises(UntrustedDataError):
         consume(tagged, verification)
