@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         BigEarthNetPatch,
     )
     from ben_secure.pickles import PatchUnpickler
+    from ben_secure.signing.policy import Verification
     from ben_secure.store.pairs import PairedReader
     from ben_secure.store.reader import PatchReader
     from ben_secure.store.writer import PatchWriter
@@ -78,6 +79,7 @@ __all__ = [
     "UndecidedError",
     "UnsafePickleError",
     "UntrustedDataError",
+    "Verification",
     "load",
     "loads",
 ]
@@ -88,6 +90,7 @@ _HOMES = dict.fromkeys(__all__, "ben_secure.patches") | {
     "PatchReader": "ben_secure.store.reader",
     "PatchUnpickler": "ben_secure.pickles",
     "PatchWriter": "ben_secure.store.writer",
+    "Verification": "ben_secure.signing.policy",
     "load": "ben_secure.values",
     "loads": "ben_secure.values",
 }

@@ -22,7 +22,7 @@ from ben_secure.signing.keys import SigningKey, read_verify_key, write_verify_ke
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX
 from ben_secure.signing.statement import Statement
 from ben_secure.store._staging import Staging
-from ben_secure.store.change.convert import Converter
+from ben_secure.store.change import convert as conversion
 from ben_secure.store.change.rewrite import Progress, Refusals, rewrite
 from ben_secure.store.change.sign import sign_database
 from ben_secure.store.reader import PatchReader
@@ -94,7 +94,10 @@ def publish(
         database = f"{re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-.') or 'dataset'}.lmdb"
         place = os.path.join(staging.directory, database)
         with stages("auditing and converting" if convert else "auditing and copying") as progress:
-            copied = rewrite(source, place, Converter().converted if convert else _audited, progress=progress)
+            if convert:
+                copied = conversion.convert(source, place, progress=progress)
+            else:
+                copied = rewrite(source, place, _audited, progress=progress)
         if copied.refusals.count:
             return Published(checked=copied.checked, refusals=copied.refusals)
         with stages("signing") as progress:

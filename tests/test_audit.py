@@ -15,7 +15,7 @@ from ben_secure.audit.structure import checks as structure
 from ben_secure.errors import ResourceError, Rule
 from ben_secure.pickles import machine
 from ben_secure.signing.keys import MacKey
-from ben_secure.signing.policy import demand_of
+from ben_secure.signing.policy import Verification
 from ben_secure.signing.tags import append_tag
 from ben_secure.tensors.writing import dumps as dumps_tensors
 from support import assembler, fuzz_core
@@ -125,8 +125,7 @@ MAC_KEY = MacKey.generate()
 @given(st.lists(st.tuples(st.integers(0, len(KIN) - 1), st.integers(0, 5), st.booleans()), max_size=8), st.booleans())
 def test_what_was_seen_before_changes_no_verdict(chosen, demanded):
     """Findings, formats and programs are those of a judge that remembers nothing, with and without tags."""
-    demand = demand_of(MAC_KEY, "BEN", None, 1, None, None, None) if demanded else None
-    options = Options(demand=demand)
+    options = Options(verification=Verification(mac_key=MAC_KEY, context="BEN") if demanded else None)
     judge, found, expected = Judge("/nowhere", options), Tally(), Tally()
     records = []
     for position, (place, twin, tagged) in enumerate(chosen):
@@ -401,7 +400,9 @@ def test_what_is_wrong_with_the_call_is_raised(tmp_path):
     """A mistake of the caller is no finding."""
     with pytest.raises(TypeError, match="subclasses of BigEarthNetPatch"):
         Options(classes=(int,))
-    with pytest.raises(ValueError, match="since_manifest means nothing without a verify_key"):
+    with pytest.raises(TypeError, match="verification must be Verification, not MacKey"):
+        Options(verification=MAC_KEY)
+    with pytest.raises(ValueError, match="since_manifest belongs to verify_key"):
         Options(since_manifest=True)
     main_class = type("Mine", (TwoBandPatch,), {"__module__": "__main__"})
     with pytest.raises(ValueError, match="Mine is defined in the main program"):

@@ -1,5 +1,6 @@
 """``convert`` and ``untag``: a copy in another form, whole or not at all; what is hostile or unproven stays behind."""
 
+import datetime
 import json
 import os
 import shutil
@@ -8,12 +9,15 @@ import sys
 
 import pytest
 
-from ben_secure import loads, tensors
+from ben_secure import ManifestMismatchError, StoreError, Verification, loads, tensors
 from ben_secure.cli import main
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
-from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
+from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys
 from ben_secure.signing.tags import append_tag, verified_payload
+from ben_secure.store.change import convert as conversion
+from ben_secure.store.change.convert import convert
+from ben_secure.store.change.sign import sign_database
 from ben_secure.store.pairs import join
 from ben_secure.tensors import SIGN
 from support import assembler
@@ -273,6 +277,72 @@ def test_a_hostile_or_untagged_twin_is_refused(twins, capsys):
     make_database(twins / "whole", tagged)
     assert run("convert whole new --pairs pairs.csv --source-mac-key key --mac-key key", capsys)[0] == 0
     assert run("verify new --mac-key key", capsys)[0] == 0
+
+
+PUBLISHER = SigningKey.generate()
+RELEASE = Verification(verify_key=PUBLISHER.verify_key, name="Ben", version="1")
+PAIRS = {"S2A": "S1A", "S2B": "S1B"}
+
+
+@pytest.fixture
+def released(twins):
+    """The databases of pairs, each with its signed manifest."""
+    created = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    for name in ("both", "s1", "s2"):
+        sign_database(name, [PUBLISHER], name="Ben", version="1", created=created)
+    return twins
+
+
+def replaced(path, records):
+    """Put other records in the place of a database, whose manifest stays."""
+    shutil.rmtree(path)
+    make_database(path, records)
+
+
+@pytest.mark.threat("T8")
+def test_a_release_is_converted_as_it_was_signed(released):
+    """With the Sentinel-1 records in it, or in a release of their own; a changed value on either side is refused."""
+    assert convert("both", "new", verification=RELEASE, pairs=PAIRS).written == 2
+    assert convert("s2", "apart", verification=RELEASE, pairs=PAIRS, s1="s1").written == 2
+    assert records("new") == records("apart")
+    replaced(released / "both", TWINS | {b"S1A": TWINS[b"S1B"]})
+    refusals = convert("both", "no", verification=RELEASE, pairs=PAIRS).refusals
+    assert [error.lmdb_key for error in refusals.first] == [b"S2A"]
+    replaced(released / "s1", {b"S1A": TWINS[b"S1B"], b"S1B": TWINS[b"S1B"]})
+    refusals = convert("s2", "no", verification=RELEASE, pairs=PAIRS, s1="s1").refusals
+    assert [(type(error), error.lmdb_key) for error in refusals.first] == [(ManifestMismatchError, b"S2A")]
+    assert not os.path.exists("no")
+
+
+@pytest.mark.threat("T8")
+def test_a_record_that_was_removed_is_missed(released, monkeypatch):
+    """Whether it was gone at the start, or goes between the look at the manifest and the first record."""
+    rewrite = conversion.rewrite
+
+    def late(*arguments, **options):
+        replaced(released / "s2", {b"S2A": TWINS[b"S2A"]})
+        return rewrite(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(conversion, "rewrite", late)
+        with pytest.raises(StoreError, match="the database was changed while it was read"):
+            convert("s2", "new", verification=RELEASE)
+    with pytest.raises(ManifestMismatchError, match="has 1 records, expected the 2"):
+        convert("s2", "new", verification=RELEASE)
+    assert not os.path.exists("new")
+    replaced(released / "s2", {name: TWINS[name] for name in (b"S2A", b"S2B")})
+    assert convert("s2", "new", verification=RELEASE).written == 2
+
+
+def test_what_converts_nothing_is_the_callers_mistake(released):
+    """One manifest for two databases, or Sentinel-1 records with no table of pairs."""
+    named = Verification(verify_key=PUBLISHER.verify_key, manifest="s2.manifest")
+    with pytest.raises(ValueError, match="manifest is that of one database"):
+        convert("s2", "new", verification=named, pairs=PAIRS, s1="s1")
+    with pytest.raises(ValueError, match="s1 belongs to pairs"):
+        convert("s2", "new", s1="s1")
+    assert not os.path.exists("new")
+    assert convert("s2", "new", verification=named).written == 2
 
 
 @pytest.mark.threat("T9")

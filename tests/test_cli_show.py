@@ -115,7 +115,8 @@ def test_nothing_is_overwritten_without_force(place, capsys):
         ),
         ("show db one -o no/a.png", 2, "No such file"),
         ("show db one -o a.png --context c", 2, "--context belongs to --mac-key"),
-        ("show db one -o a.png --manifest m", 2, "--manifest belongs to --verify-key"),
+        ("show db one -o a.png --manifest m", 2, "--version and --threshold belong to --verify-key"),
+        ("show db one -o a.png --verify-key publisher.pub --threshold 2", 2, "--threshold is 2, expected 1 to 1"),
         ("show db one -o a.png --mac-key nokey", 2, "nokey"),
         ("show db one -o a.png --mac-key key --context c", 1, "bears no tag"),
         ("show tagged one -o a.png --mac-key key --context d", 1, "at LMDB key b'one'"),
@@ -142,9 +143,10 @@ def test_verified_patches_are_shown(place, capsys):
     assert run(capsys, "show db one -o a.png")[0] == 0
     assert run(capsys, "show tagged one -o b.png --mac-key key --context c")[0] == 0
     assert run(capsys, "sign db --signing-key publisher --name Ben --version 1 --license MIT")[0] == 0
-    assert run(capsys, "show db one -o c.png --verify-key publisher.pub")[0] == 0
+    assert run(capsys, "show db one -o c.png --verify-key publisher.pub --name Ben --version 1")[0] == 0
     assert (place / "a.png").read_bytes() == (place / "b.png").read_bytes() == (place / "c.png").read_bytes()
     assert run(capsys, "show tagged one -o d.png --verify-key publisher.pub")[0] == 2
+    assert run(capsys, "show db one -o d.png --verify-key publisher.pub --version 2")[0] == 1
     (place / "db.manifest").write_bytes(b"x")
     assert run(capsys, "show db one -o d.png --verify-key publisher.pub")[0] == 1
 

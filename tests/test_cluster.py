@@ -25,7 +25,7 @@ from ben_secure.audit.run.runner import Run, audit_database
 from ben_secure.cli import main
 from ben_secure.errors import Rule
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
-from ben_secure.signing.policy import demand_of
+from ben_secure.signing.policy import Verification
 from support.databases import HONEST, SHELL, damage_key, make_database
 
 distributed = pytest.importorskip("distributed")
@@ -274,7 +274,7 @@ def test_a_mac_key_travels_over_tls_only(tls, plain, tmp_path):
     mac_key = MacKey.generate()
     with PatchWriter(tmp_path / "db", mac_key=mac_key) as writer:
         writer["a"] = ben_secure.loads(HONEST[0])
-    options = Options(demand=demand_of(mac_key, "", None, 1, None, None, None), opinions=False)
+    options = Options(verification=Verification(mac_key=mac_key), opinions=False)
     local, remote = both(tmp_path / "db", tls.address, options)
     assert (remote.verdict, text_of(remote)) == ("clean", text_of(local))
     with pytest.raises(StoreError, match="the MAC key would travel"), cluster(plain.address, options):

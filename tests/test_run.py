@@ -31,7 +31,7 @@ from ben_secure.signing.keys import (
     write_signing_key,
     write_verify_key,
 )
-from ben_secure.signing.policy import demand_of
+from ben_secure.signing.policy import Verification
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.change.sign import sign_database
 from support.databases import HONEST, NAME, SHELL, damage_key, make_database
@@ -230,14 +230,9 @@ def tagged(keys=KEYS, context=b"c"):
     return {STEM + b"%d" % n: append_tag(keys.signing, context, STEM + b"%d" % n, HONEST[n]) for n in range(3)}
 
 
-def demanding(**what):
+def demanding(since_manifest=False, **parts):
     """Options that demand tags, or a manifest."""
-    arguments = {
-        "mac_key": None, "context": "", "verify_key": None, "threshold": 1, "manifest": None, "name": None,
-        "version": None,
-    }  # fmt: skip
-    since = what.pop("since_manifest", False)
-    return Options(demand=demand_of(**(arguments | what)), since_manifest=since, opinions=False)
+    return Options(verification=Verification(**parts), since_manifest=since_manifest, opinions=False)
 
 
 @pytest.mark.threat("T9")
@@ -661,11 +656,13 @@ def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
         (["--fail-on", "never"], "--fail-on"),
         (["--value-timeout", "0"], "--value-timeout"),
         (["--mac-key", "missing"], "cannot read missing"),
-        (["db", "--verify-key", "k", "--manifest", "m"], "--manifest is that of one database"),
+        (["--verify-key", "missing"], "cannot read missing"),
+        (["db", "--verify-key", "key.pub", "--manifest", "m"], "--manifest is that of one database"),
     ],
 )
 def test_options_that_mean_nothing_are_told(tmp_path, capsys, monkeypatch, arguments, words):
-    """Before anything is read."""
+    """Before a database is read."""
     monkeypatch.chdir(tmp_path)
+    write_verify_key("key.pub", PUBLISHER.verify_key)
     assert audit("db", *arguments) == 2
     assert words in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """A reader refuses, before it decodes anything, every value that does not verify as its caller asked."""
 
+import base64
+import dataclasses
 import multiprocessing
 import pickle
 import shutil
@@ -17,10 +19,18 @@ from ben_secure import (
     SignatureError,
     StoreError,
     TagMismatchError,
+    UntrustedDataError,
+    Verification,
 )
+from ben_secure.audit import Options, Run, audit_database
+from ben_secure.batches import PatchArrays
+from ben_secure.pages.reader import PageReader
 from ben_secure.patches import random_ben_S1_band
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey
+from ben_secure.stats import stats
+from ben_secure.store.change.convert import convert
 from ben_secure.store.change.sign import sign_database
+from ben_secure.store.change.verify import verify
 
 CONTEXT = "BigEarthNet-S1"
 
@@ -198,27 +208,226 @@ def test_both_can_be_asked_for(tagged, mac_key, publisher):
     sign(tagged, publisher)
     with PatchReader(tagged, mac_key=mac_key, context=CONTEXT, verify_key=publisher.verify_key) as reader:
         assert reader["patch 0"] == make_patch(0)
-        assert reader.verified.tags
-        assert reader.verified.manifest
+        assert reader.verified.startswith(f"tags of context '{CONTEXT}' by {mac_key.fingerprint}; manifest of ")
     wrong = PatchReader(tagged, mac_key=MacKey.generate(), verify_key=publisher.verify_key)
     with wrong as reader, pytest.raises(TagMismatchError):
         reader["patch 0"]
 
 
-def test_what_means_nothing_is_the_callers_mistake(tagged, mac_key, publisher):
-    """Types that stand in for one another, and demands without their key."""
-    for wrong in (
-        {"mac_key": b"secret" * 6},
-        {"mac_key": publisher},
-        {"verify_key": publisher},
-        {"verify_key": mac_key},
-        {"mac_key": mac_key, "context": 3},
-    ):
-        with pytest.raises(TypeError):
-            PatchReader(tagged, **wrong)
-    for wrong in ({"context": "x"}, {"version": "1.0"}, {"manifest": "m"}, {"verify_key": []}, {"threshold": 2}):
-        with pytest.raises(ValueError, match=r"without|empty"):
-            PatchReader(tagged, **wrong)
+# The object that says what to verify.
+
+
+def read(database, verification):
+    with PatchReader(database, verification=verification) as reader:
+        dict(reader.items())
+
+
+def batch(database, verification):
+    PatchArrays(database, bands="S1", labels=None, verification=verification).batch(range(3))
+
+
+def count(database, verification):
+    stats(database, verification=verification)
+
+
+def audit(database, verification):
+    options = Options(verification=verification, opinions=False)
+    if audit_database(database, options=options, run=Run(workers=1)).exit_code == 1:
+        raise UntrustedDataError("the audit has findings")
+
+
+def check(database, verification):
+    with PageReader(database) as pages:
+        if verify(pages, verification).refused:
+            raise UntrustedDataError("there are faults")
+
+
+def copy(database, verification):
+    for error in convert(database, f"{database}.new", verification=verification).refusals.first:
+        raise error
+
+
+CONSUMERS = [read, batch, count, audit, check, copy]
+
+
+@pytest.mark.threat("T8")
+@pytest.mark.threat("T9")
+@pytest.mark.parametrize("consume", CONSUMERS)
+@pytest.mark.parametrize("asked", ["tags", "manifest", "both"])
+def test_one_object_is_taken_everywhere(tagged, mac_key, publisher, consume, asked):
+    """Whatever reads a database takes the signed one, and refuses it with one value in the place of another."""
+    sign(tagged, publisher)
+    tags = {"mac_key": mac_key, "context": CONTEXT}
+    manifest = {"verify_key": publisher.verify_key, "name": "BigEarthNet-S1", "version": "1.0"}
+    verification = Verification(**(manifest if asked == "manifest" else tags if asked == "tags" else tags | manifest))
+    consume(tagged, verification)
+    shutil.rmtree(f"{tagged}.new", ignore_errors=True)
+    change(tagged, lambda v: {b"patch 0": v[b"patch 1"]})
+    with pytest.raises(UntrustedDataError):
+        consume(tagged, verification)
+
+
+@pytest.mark.parametrize("consume", CONSUMERS)
+def test_nothing_else_stands_in_for_it(tagged, mac_key, publisher, consume):
+    """A key alone, or a path, is the caller's mistake and not taken for no demand."""
+    for wrong in (mac_key, publisher.verify_key, "key", {"mac_key": mac_key}):
+        with pytest.raises(TypeError, match=f"verification must be Verification, not {type(wrong).__name__}"):
+            consume(tagged, wrong)
+
+
+def test_the_readers_keywords_make_one(tagged, mac_key, publisher):
+    """For a reader and a dataset; defaults ask for nothing, and keywords beside an object are a mistake."""
+    sign(tagged, publisher)
+    parts = {
+        "mac_key": mac_key, "context": CONTEXT, "verify_key": publisher.verify_key, "threshold": 1,
+        "manifest": f"{tagged}.manifest", "name": "BigEarthNet-S1", "version": "1.0",
+    }  # fmt: skip
+    nothing = dict.fromkeys(parts) | {"context": "", "threshold": 1}
+    verification = Verification(**parts)
+    for make in (PatchReader, lambda path, **options: PatchArrays(path, labels=None, bands="S1", **options).readers[0]):
+        for options, expected in (
+            (parts, verification),
+            ({"verification": verification}, verification),
+            (nothing | {"verification": verification}, verification),
+            (nothing, None),
+            ({}, None),
+        ):
+            with make(tagged, **options) as reader:
+                assert reader.verification == expected
+                assert (reader.verified is None) == (expected is None)
+        with pytest.raises(ValueError, match="a verification has its own keys; pass context, mac_key when you make it"):
+            make(tagged, verification=verification, mac_key=mac_key, context=CONTEXT)
+        for unknown in ({"mackey": None}, {"mac_key": mac_key, "contxt": CONTEXT}):
+            with pytest.raises(TypeError, match="unexpected keyword argument"):
+                make(tagged, **unknown)
+
+
+def test_an_open_reader_keeps_its_own(tagged, mac_key):
+    """What takes a reader takes no verification beside it."""
+    verification = Verification(mac_key=mac_key, context=CONTEXT)
+    with PatchReader(tagged, verification=verification) as reader:
+        assert stats(reader).patches == len(PatchArrays(reader, bands="S1", labels=None)) == 3
+        for consume in (stats, lambda reader, **options: PatchArrays(reader, bands="S1", labels=None, **options)):
+            with pytest.raises(ValueError, match="an open reader has its own verification"):
+                consume(reader, verification=verification)
+
+
+KEY = MacKey(bytes(range(32)))
+FIRST, SECOND = SigningKey.generate(), SigningKey.generate()
+PUBLISHED = {"verify_key": FIRST.verify_key}
+BOTH = [FIRST.verify_key, SECOND.verify_key]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "right"),
+    [
+        ({}, "say what to verify with: mac_key, verify_key, or both", {"mac_key": KEY, **PUBLISHED}),
+        ({"context": "c"}, "context belongs to mac_key", {"context": "c", "mac_key": KEY}),
+        ({"context": "c", **PUBLISHED}, "context belongs to mac_key", PUBLISHED),
+        ({"mac_key": KEY, "context": "c" * 256}, "256 bytes", {"mac_key": KEY, "context": "c" * 255}),
+        ({"mac_key": KEY, "context": "\ud800"}, "surrogates", {"mac_key": KEY, "context": "\ue000"}),
+        ({"mac_key": KEY, "threshold": 2}, "threshold belong to verify_key", {"verify_key": BOTH, "threshold": 2}),
+        ({"mac_key": KEY, "manifest": "m"}, "manifest, .* belong to verify_key", {"manifest": "m", **PUBLISHED}),
+        ({"mac_key": KEY, "name": "n"}, "name, .* belong to verify_key", {"name": "n", **PUBLISHED}),
+        ({"mac_key": KEY, "version": "1"}, "version and .* belong to verify_key", {"version": "1", **PUBLISHED}),
+        ({"verify_key": []}, "verify_key is empty", {"verify_key": BOTH[:1]}),
+        ({"verify_key": BOTH, "threshold": 3}, "threshold is 3, expected 1 to 2", {"verify_key": BOTH, "threshold": 2}),
+        ({"verify_key": BOTH, "threshold": 0}, "threshold is 0, expected 1 to 2", {"verify_key": BOTH, "threshold": 1}),
+        ({"verify_key": BOTH[:1] * 2, "threshold": 2}, "expected 1 to 1", {"verify_key": BOTH[:1] * 2}),
+        ({"threshold": True + 1.0, "verify_key": BOTH}, "threshold is 2.0", {"threshold": 2, "verify_key": BOTH}),
+    ],
+)
+def test_what_means_nothing_is_the_callers_mistake(wrong, message, right):
+    """A field without its key, no key at all, or more signatures than keys; what is next to it can be made."""
+    with pytest.raises(ValueError, match=message):
+        Verification(**wrong)
+    made = Verification(**right)
+    assert made == Verification(**right) == pickle.loads(pickle.dumps(made))
+
+
+@pytest.mark.threat("T10")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mac_key": bytes(range(32))},
+        {"mac_key": FIRST},
+        {"mac_key": FIRST.verify_key},
+        {"mac_key": [KEY]},
+        {"verify_key": KEY},
+        {"verify_key": MacKeySet(KEY)},
+        {"verify_key": FIRST},
+        {"verify_key": [FIRST.verify_key, KEY]},
+        {"verify_key": "publisher.pub"},
+        {"mac_key": KEY, "context": 3},
+        {"mac_key": KEY, "context": None},
+        {"name": b"n", **PUBLISHED},
+        {"version": 1, **PUBLISHED},
+        {"manifest": 3, **PUBLISHED},
+    ],
+)
+def test_no_kind_of_key_stands_in_for_another(wrong):
+    """Nor anything else for what it is not; the message names types and no secret."""
+    with pytest.raises(TypeError) as error:
+        Verification(**wrong)
+    assert not any(secret in str(error.value) for secret in secrets(KEY))
+
+
+def secrets(mac_key):
+    """The secret in the spellings in which it could leak."""
+    secret = pickle.loads(pickle.dumps(mac_key)).__reduce__()[1][0]
+    return secret.hex(), base64.urlsafe_b64encode(secret).decode().rstrip("="), repr(secret)[2:20]
+
+
+def test_one_key_and_a_list_of_one_are_the_same():
+    """Each spelling makes an equal object, fit for a set and for ``dataclasses.replace``."""
+    one = Verification(verify_key=FIRST.verify_key, manifest="m")
+    several = Verification(verify_key=[FIRST.verify_key], manifest="m")
+    assert len({one, several, dataclasses.replace(several)}) == 1
+    assert one.verify_keys == (FIRST.verify_key,)
+    assert list(Verification(mac_key=KEY).mac_keys) == [KEY]
+    assert dataclasses.replace(one, mac_key=KEY, threshold=1).mac_keys == MacKeySet(KEY)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.verify_key = None
+
+
+@pytest.mark.threat("T10")
+def test_it_shows_key_ids_and_no_secret(tagged):
+    """In its ``repr`` and in what a reader says of itself."""
+    verification = Verification(mac_key=MacKeySet(KEY), context=CONTEXT, verify_key=BOTH, version="1.0")
+    for name in (KEY.fingerprint, FIRST.fingerprint, SECOND.fingerprint, CONTEXT, "1.0"):
+        assert name in repr(verification)
+    tags = dataclasses.replace(verification, verify_key=None, version=None)
+    with PatchReader(tagged, verification=tags) as reader:
+        for text in (repr(verification), repr(reader), reader.verified, repr(Options(verification=verification))):
+            assert not any(secret in text for secret in secrets(KEY))
+
+
+class MarkedKey(MacKey):
+    """A key that knows more than its secret."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, secret, mark):
+        super().__init__(secret)
+        self.mark = mark
+
+    def __reduce__(self):
+        return MarkedKey, (*super().__reduce__()[1], self.mark)
+
+
+def marks_in_worker(verification):
+    return verification, [key.mark for key in verification.mac_keys]
+
+
+def test_it_travels_to_workers_whole():
+    """A spawned process has an equal object with the very keys, whatever they carry."""
+    keys = MacKeySet(MarkedKey(bytes(range(32)), 2), MarkedKey(bytes(32), 1))
+    verification = Verification(
+        mac_key=keys, context=CONTEXT, verify_key=BOTH, threshold=2, manifest="m", name="n", version="1"
+    )
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        for given, marks in ((verification, [2, 1]), (Verification(mac_key=keys.signing), [2])):
+            assert pool.apply(marks_in_worker, (given,)) == (given, marks)
 
 
 def read_in_worker(reader):

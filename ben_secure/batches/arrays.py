@@ -18,14 +18,15 @@ from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing.policy import Keywords, Verification
 from ben_secure.store.pairs import PairedReader
 from ben_secure.store.reader import PatchReader, scratch
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from typing_extensions import Unpack
 
     from ben_secure.patches import BigEarthNetPatch
-    from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
 
     Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -62,15 +63,10 @@ class PatchArrays:
         normalize: Normalisation | Path | None = None,
         transform: Callable[[Any], Any] | None = None,
         split: Path | Iterable[str] | None = None,
-        mac_key: MacKey | MacKeySet | None = None,
-        context: str = "",
-        verify_key: VerifyKey | Sequence[VerifyKey] | None = None,
-        threshold: int = 1,
-        manifest: Path | None = None,
-        name: str | None = None,
-        version: str | None = None,
+        verification: Verification | None = None,
         limits: Limits = DEFAULT_LIMITS,
         classes: Iterable[type[BigEarthNetPatch]] = (),
+        **keywords: Unpack[Keywords],
     ) -> None:
         """Open the databases and list their patches; no value is read.
 
@@ -88,19 +84,14 @@ class PatchArrays:
                 each value becomes (value - mean) / deviation.
             transform: Called with each patch's array (or arrays by resolution); its result takes their place.
             split: Names of the patches to use, or a text or CSV file of them; None for all.
-            mac_key: As for ``PatchReader``, like all that follow.
-            context: See there.
-            verify_key: See there.
-            threshold: See there.
-            manifest: See there; for a single database only.
-            name: See there.
-            version: See there.
+            verification: As for ``PatchReader``, like all that follow; names a manifest for a single database only.
             limits: See there.
             classes: See there.
+            **keywords: See there.
 
         Raises:
             ValueError: An argument is not one of the admitted, or a patch is in two databases or, though in the split,
-                in none.
+                in none; or as ``Verification``.
             EncodeError: A file of names or statistics cannot be used.
             BenSecureError: As ``PatchReader``.
         """
@@ -118,17 +109,17 @@ class PatchArrays:
             places = list(databases)
         if not places:
             raise ValueError("name at least one database")
-        if manifest is not None and len(places) > 1:
-            raise ValueError("one manifest cannot be that of several databases; leave manifest out, each has its own")
-        keys: dict[str, Any] = {
-            "mac_key": mac_key, "context": context, "verify_key": verify_key, "threshold": threshold,
-            "manifest": manifest, "name": name, "version": version, "limits": limits, "classes": tuple(classes),
-        }  # fmt: skip
-        given = {option for option, value in keys.items() if value not in (None, "", 1, (), DEFAULT_LIMITS)}
-        if given and any(isinstance(place, PatchReader | PairedReader) for place in places):
-            raise ValueError(f"an open reader has its own keys and limits; pass {', '.join(sorted(given))} to it")
+        verification, classes = Verification.of(verification, keywords), tuple(classes)
+        if verification is not None:
+            verification.check_databases(len(places))
+        opened = any(isinstance(place, PatchReader | PairedReader) for place in places)
+        if opened and (verification, limits, classes) != (None, DEFAULT_LIMITS, ()):
+            raise ValueError("an open reader has its own verification, limits and classes; pass them to it")
         self.readers = tuple(
-            place if isinstance(place, PatchReader | PairedReader) else PatchReader(place, **keys) for place in places
+            place
+            if isinstance(place, PatchReader | PairedReader)
+            else PatchReader(place, verification=verification, limits=limits, classes=classes)
+            for place in places
         )
         self.names: Names = find_names(self.readers, split)
 

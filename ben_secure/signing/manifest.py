@@ -137,6 +137,15 @@ class Manifest:
         if found != listed:
             raise self._mismatch(lmdb_key, found, listed).error()
 
+    def check_absent(self, lmdb_key: bytes) -> None:
+        """Check that a record that the database does not have is not in the list.
+
+        Raises:
+            ManifestMismatchError: It was removed.
+        """
+        if self.digest_of(lmdb_key) is not None:
+            raise Mismatch(kind=MismatchKind.MISSING, lmdb_key=lmdb_key).error()
+
     def check_count(self, entries: int) -> None:
         """Check that a database has as many records as the list: at open, before any value is read.
 

@@ -19,6 +19,7 @@ from itertools import islice
 
 from ben_secure._system.interrupts import uninterrupted
 from ben_secure.errors import BenSecureError, StoreError
+from ben_secure.signing.policy import Verification
 from ben_secure.stats.results import Statistics
 from ben_secure.stats.tally import Tally
 from ben_secure.store.reader import PatchReader
@@ -33,12 +34,17 @@ _CHANGED = "the database was written to while it was counted; begin again when t
 
 
 def stats(
-    source: str | os.PathLike[str] | PatchReader, *, workers: int = 1, progress: Progress | None = None
+    source: str | os.PathLike[str] | PatchReader,
+    *,
+    verification: Verification | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> Statistics:
     """Take the statistics of all patches of a database, exactly, reading each once.
 
     Args:
-        source: Path of the database; or a reader, which has keys, limits and classes.
+        source: Path of the database; or a reader, which has its own verification, limits and classes.
+        verification: What must hold for every value of the database at a path.
         workers: Processes that read. With more than one, a script has to keep what it does under
             ``if __name__ == "__main__":``, as always with spawned processes.
         progress: Called after each batch.
@@ -50,13 +56,16 @@ def stats(
         UntrustedDataError: A value was refused: the error has its LMDB key. Or there are too many different labels.
         StoreError: The database is missing, empty or damaged, was written to meanwhile, holds complex numbers, or a
             worker was lost.
-        ValueError: ``workers`` is less than 1.
+        TypeError: ``verification`` is something else.
+        ValueError: ``workers`` is less than 1, or there is a ``verification`` beside a reader.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     if not isinstance(source, PatchReader):
-        with PatchReader(source) as reader:
+        with PatchReader(source, verification=verification) as reader:
             return stats(reader, workers=workers, progress=progress)
+    if verification is not None:
+        raise ValueError("an open reader has its own verification; pass it to the reader")
     facts = source.facts
     total = Tally()
     batches = _batches(source)

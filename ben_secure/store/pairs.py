@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from ben_secure.equality import equal
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, StoreError, printable
@@ -24,9 +23,6 @@ from ben_secure.patches import (
 )
 from ben_secure.patches.layout import Layout
 from ben_secure.store.reader import PatchReader
-
-if TYPE_CHECKING:
-    from ben_secure.signing.policy import Verified
 
 _S1_PREFIX = "s1_"
 
@@ -117,17 +113,12 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
         self._names: tuple[int, tuple[str, ...]] = (-1, ())
 
     @property
-    def verified(self) -> Verified | None:
+    def verified(self) -> str | None:
         """What is verified for every patch; None if nothing is for one of its two records."""
         s2, s1 = self.s2_reader.verified, self.s1_reader.verified
         if self.s1_reader is self.s2_reader or s2 is None or s1 is None:
             return s2 and s1
-        from ben_secure.signing.policy import Verified
-
-        def both(of_s2: str | None, of_s1: str | None) -> str | None:
-            return f"Sentinel-2: {of_s2 or 'no'}, Sentinel-1: {of_s1 or 'no'}" if of_s2 or of_s1 else None
-
-        return Verified(tags=both(s2.tags, s1.tags), manifest=both(s2.manifest, s1.manifest))
+        return f"Sentinel-2: {s2}; Sentinel-1: {s1}"
 
     def __getitem__(self, name: str) -> BigEarthNet_S1_S2_Patch:
         """Read one pair.

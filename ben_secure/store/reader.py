@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,11 @@ from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.arrays import ALIGNMENT
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
+from ben_secure.signing.policy import Keywords, Verification, Verifier
 from ben_secure.values import Decoder
 
 if TYPE_CHECKING:
-    from ben_secure.signing.keys import MacKey, MacKeySet, VerifyKey
-    from ben_secure.signing.policy import Demand, Verification, Verified
+    from typing_extensions import Unpack
 
 
 class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNetPatch]):
@@ -39,6 +40,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
     Attributes:
         path: The database as the caller named it.
+        verification: What must hold for every value, or None.
         limits: What one value may cost.
         classes: Patch classes of the caller that may occur besides the interface's own.
     """
@@ -47,15 +49,10 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         self,
         path: str | os.PathLike[str],
         *,
-        mac_key: MacKey | MacKeySet | None = None,
-        context: str = "",
-        verify_key: VerifyKey | Sequence[VerifyKey] | None = None,
-        threshold: int = 1,
-        manifest: str | os.PathLike[str] | None = None,
-        name: str | None = None,
-        version: str | None = None,
+        verification: Verification | None = None,
         limits: Limits = DEFAULT_LIMITS,
         classes: Iterable[type[BigEarthNetPatch]] = (),
+        **keywords: Unpack[Keywords],
     ) -> None:
         """Open a database: a directory with ``data.mdb`` inside, or the data file itself (``subdir=False``).
 
@@ -63,16 +60,11 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
         Args:
             path: The directory or the file.
-            mac_key: The team's key, or keys: every value must bear a tag of one of them, for its LMDB key and
-                ``context``; an untagged, changed, moved or renamed one is refused.
-            context: Name of the dataset in its tags.
-            verify_key: The publisher's key, or keys: every value must be the one in the manifest that they signed.
-            threshold: How many of the publishers' keys must have signed.
-            manifest: The manifest, with its envelope beside it; None for ``PATH.manifest``.
-            name: Name of the dataset that the manifest must have.
-            version: Version that the manifest must have; so an old signed release cannot pass for the new one.
+            verification: What must hold for every value; None if any patch will do.
             limits: What one value may cost.
             classes: Subclasses of ``BigEarthNetPatch`` that may occur; declared by the caller, never by the data.
+            **keywords: ``mac_key``, ``context``, ``verify_key``, ``threshold``, ``manifest``, ``name`` and ``version``:
+                fields of a ``Verification`` to be made here.
 
         Raises:
             StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database; or the manifest
@@ -80,41 +72,31 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             SignatureError: The manifest is not signed by enough of the keys.
             ManifestMismatchError: The manifest was changed, is of another name or version than asked for, or has
                 another number of records than the database.
-            TypeError: A key is of another type.
-            ValueError: A context without a ``mac_key``, or a manifest, name, version or threshold without a
-                ``verify_key``.
+            TypeError: As ``Verification``; or ``verification`` is something else.
+            ValueError: As ``Verification``; or there is a ``verification`` and a field of one.
         """
         self.limits = limits
         self.classes = tuple(classes)
-        self._demand: Demand | None = None
-        if (mac_key, context, verify_key, threshold, manifest, name, version) != (None, "", None, 1, None, None, None):
-            from ben_secure.signing.policy import demand_of  # it brings cryptography
-
-            self._demand = demand_of(mac_key, context, verify_key, threshold, manifest, name, version)
+        self.verification = Verification.of(verification, keywords)
         self._decoder = Decoder(self.classes, limits)
         self._pages = PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES)
         self.path = self._pages.path
-        self._verification = self._open_verification()
+        self._verifier = self._open_verification()
 
-    def _open_verification(self) -> Verification | None:
-        if self._demand is None:
+    def _open_verification(self) -> Verifier | None:
+        if self.verification is None:
             return None
-        from ben_secure.signing.policy import Verification
-
         try:
-            verification = Verification(self._demand, self._pages.absolute_path)
-            if verification.manifest is not None:
-                verification.manifest.check_count(len(self._pages))
+            return Verifier(self.verification, self._pages.absolute_path, entries=len(self._pages))
         except BenSecureError as error:
             self.close()
             error.located(self.path)
             raise
-        return verification
 
     @property
-    def verified(self) -> Verified | None:
+    def verified(self) -> str | None:
         """What is verified for every patch that this reader gives out: tags, manifest, by whom. None for nothing."""
-        return None if self._verification is None else self._verification.verified
+        return None if self._verifier is None else str(self._verifier)
 
     def __getitem__(self, name: str) -> BigEarthNetPatch:
         """Read one patch.
@@ -145,12 +127,12 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         """Verify a value that was read, and find where the payload ends; raises as ``raw``."""
         try:
             if value is None or lmdb_key is None:
-                if self._verification is not None and lmdb_key is not None:
-                    self._verification.check_absent(lmdb_key)
+                if self._verifier is not None and lmdb_key is not None:
+                    self._verifier.check_absent(lmdb_key)
                 raise KeyError(f"no patch named {printable(name)} in {printable(self.path, 400)}")
-            if self._verification is None:
+            if self._verifier is None:
                 return payload_end(value)
-            return self._verification.payload_end(lmdb_key, value)
+            return self._verifier.payload_end(lmdb_key, value)
         except BenSecureError as error:
             error.located(self.path, lmdb_key)
             raise
@@ -229,30 +211,8 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         self._pages.close()
 
     def __reduce__(self) -> tuple[Callable[..., PatchReader], tuple[object, ...]]:
-        return _reopen, (type(self), self._pages.absolute_path, self.limits, self.classes, self._demand)
-
-
-def _reopen(
-    kind: type[PatchReader],
-    path: str,
-    limits: Limits,
-    classes: tuple[type[BigEarthNetPatch], ...],
-    demand: Demand | None,
-) -> PatchReader:
-    if demand is None:
-        return kind(path, limits=limits, classes=classes)
-    return kind(
-        path,
-        mac_key=demand.mac_key,
-        context=demand.context,
-        verify_key=demand.verify_keys or None,
-        threshold=demand.threshold,
-        manifest=demand.manifest,
-        name=demand.name,
-        version=demand.version,
-        limits=limits,
-        classes=classes,
-    )
+        path, verification = self._pages.absolute_path, self.verification
+        return partial(type(self), path, verification=verification, limits=self.limits, classes=self.classes), ()
 
 
 def _fresh(size: int, aligned: int) -> memoryview:

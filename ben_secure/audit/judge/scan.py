@@ -20,14 +20,14 @@ from ben_secure.audit.judge.names import key_remark
 from ben_secure.audit.judge.remarks import metadata_remark
 from ben_secure.errors import Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import payload_end
+from ben_secure.signing.policy import Verification, Verifier
 from ben_secure.values import Decoder
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
     from ben_secure.pickles.machine import State
-    from ben_secure.signing.manifest import Manifest
-    from ben_secure.signing.policy import Demand, Verification
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Options:
     """How the values of a database are to be judged; travels to workers.
 
     Attributes:
-        demand: Keys to check tags or a manifest with, or None.
+        verification: What must hold for every value; None if any patch will do.
         since_manifest: Do not demand that the records are those of the manifest, but pass over each value that it lists
             under this LMDB key: whoever signed it has audited it.
         classes: Patch subclasses that the caller declares, as for ``loads``.
@@ -43,15 +43,17 @@ class Options:
         opinions: Ask fickling what it thinks of odd values.
     """
 
-    demand: Demand | None = None
+    verification: Verification | None = None
     since_manifest: bool = False
     classes: tuple[type[BigEarthNetPatch], ...] = ()
     limits: Limits = DEFAULT_LIMITS
     opinions: bool = True
 
     def __post_init__(self) -> None:
-        if self.since_manifest and (self.demand is None or not self.demand.verify_keys):
-            raise ValueError("since_manifest means nothing without a verify_key; nobody vouches for the manifest")
+        if self.verification is not None:
+            expect(Verification, self.verification, "verification")
+        if self.since_manifest and (self.verification is None or not self.verification.verify_keys):
+            raise ValueError("since_manifest belongs to verify_key: without one nobody vouches for what is passed over")
         for cls in self.classes:
             if getattr(cls, "__module__", None) == "__main__":
                 raise ValueError(
@@ -135,19 +137,11 @@ class Judge:
         self._options = options
         self._latest = _Note("", None, None)
         self._decoder = Decoder(options.classes, options.limits)
-        self._verification: Verification | None = None
-        self._audited: Manifest | None = None
-        self.listed: Manifest | None = None
-        demand = options.demand
-        if demand is None:
-            return
-        from ben_secure.signing.policy import Verification  # it brings cryptography
-
-        if options.since_manifest:
-            self._audited = Verification(dataclasses.replace(demand, mac_key=None, context=""), path).manifest
-            demand = dataclasses.replace(demand, verify_keys=(), threshold=1, manifest=None, name=None, version=None)
-        self._verification = Verification(demand, path)
-        self.listed = self._verification.manifest
+        self._verifier = self.listed = self._audited = None
+        if options.verification is not None:
+            self._verifier = Verifier(options.verification, path, listed=not options.since_manifest)
+            self._audited = self._verifier.manifest if options.since_manifest else None
+            self.listed = None if options.since_manifest else self._verifier.manifest
 
     @property
     def manifest_sha256(self) -> str | None:
@@ -169,8 +163,8 @@ class Judge:
         """
         end = payload_end(value)
         try:
-            if self._verification is not None:
-                end = self._verification.payload_end(lmdb_key, value)
+            if self._verifier is not None:
+                end = self._verifier.payload_end(lmdb_key, value)
             if self._audited is not None and self._audited.digest_of(lmdb_key) == hashlib.sha256(value).digest():
                 tally.skipped += 1
                 return

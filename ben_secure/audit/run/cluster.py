@@ -71,7 +71,8 @@ def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TI
     """
     if not _ADDRESS.fullmatch(address):
         raise StoreError(f"{printable(address)!r} is no address of a scheduler; expected tcp://HOST:PORT or tls://...")
-    if options.demand is not None and options.demand.mac_key is not None and not address.startswith("tls://"):
+    verification = options.verification
+    if verification is not None and verification.mac_key is not None and not address.startswith("tls://"):
         raise StoreError(
             "the MAC key would travel to the workers over a connection that others can listen to, and who has it can "
             "forge tags; audit on this machine, or use a cluster with TLS (tls://HOST:PORT)"

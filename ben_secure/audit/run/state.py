@@ -51,12 +51,15 @@ def describe(options: Options, judge: Judge, sample: int | None) -> dict[str, ob
         judge: Made of them; knows the manifest.
         sample: How many values are looked at, or None for all.
     """
-    demand = options.demand
+    verification = options.verification
+    asked = verification and {
+        "mac_keys": sorted(key.fingerprint for key in verification.mac_keys or ()),
+        "context": verification.context,
+        "verify_keys": sorted(key.fingerprint for key in verification.verify_keys),
+        "threshold": verification.threshold,
+    }
     return {
-        "mac_keys": [] if demand is None else demand.mac_fingerprints,
-        "context": "" if demand is None else demand.context,
-        "verify_keys": [] if demand is None else sorted(key.fingerprint for key in demand.verify_keys),
-        "threshold": 1 if demand is None else demand.threshold,
+        "verification": asked,
         "manifest_sha256": judge.manifest_sha256,
         "since_manifest": options.since_manifest,
         "classes": [f"{cls.__module__}.{cls.__qualname__}" for cls in options.classes],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,11 +18,10 @@ from ben_secure.audit.run.runner import Run, Runner, audit_many
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _signing
 from ben_secure.cli._common import check_output, explain, progress_bar
-
-if TYPE_CHECKING:
-    from ben_secure.signing.policy import Demand
+from ben_secure.signing.policy import Verification
 
 
+@_signing.verifying
 def command(
     databases: Annotated[
         list[str],
@@ -48,13 +47,7 @@ def command(
         str | None,
         typer.Option("--resume", metavar="STATE", help="Keep the state in this file; go on from it if it is there."),
     ] = None,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    verify_keys: _signing.VerifyKeysOption = None,
-    manifest: _signing.ManifestOption = None,
-    name: _signing.NameOption = None,
-    version: _signing.VersionOption = None,
-    threshold: _signing.ThresholdOption = 1,
+    verification: Verification | None = None,
     since_manifest: Annotated[
         bool,
         typer.Option(
@@ -77,9 +70,8 @@ def command(
     Exit code 0: every value is a patch and nothing else. 1: something was refused, or is of the level --fail-on. 2: not
     everything could be checked, or there was nothing to check. 130: interrupted; what was found is told.
     """
-    demand = _demand(databases, mac_key, context, verify_keys, threshold, manifest, name, version)
-    since_manifest = _since(since_manifest, verify_keys)
-    options = Options(demand=demand, since_manifest=since_manifest, opinions=not no_fickling)
+    with _signing.usage_errors():
+        options = Options(verification=verification, since_manifest=since_manifest, opinions=not no_fickling)
     check_output("--output", output, force)
     out = sys.stdout if output is None else io.StringIO()
     stream = JsonWriter(out) if as_json or form is Format.JSON else None
@@ -130,40 +122,3 @@ def _judges(dask: str | None, workers: int | None, options: Options, value_timeo
 
     with cluster(dask, options, value_timeout_s=value_timeout) as runner:
         yield runner
-
-
-def _since(since_manifest: bool, verify_keys: list[str] | None) -> bool:
-    if since_manifest and not verify_keys:
-        raise typer.BadParameter("--since-manifest belongs to --verify-key: who has signed the manifest?")
-    return since_manifest
-
-
-def _demand(
-    databases: Sequence[str],
-    mac_key: str | None,
-    context: str,
-    verify_keys: list[str] | None,
-    threshold: int,
-    manifest: str | None,
-    name: str | None,
-    version: str | None,
-) -> Demand | None:
-    """What the options ask to be verified."""
-    if mac_key is None and context:
-        raise typer.BadParameter("--context belongs to --mac-key")
-    if not verify_keys and (any(option is not None for option in (manifest, name, version)) or threshold != 1):
-        raise typer.BadParameter("--manifest, --name, --version and --threshold belong to --verify-key")
-    if verify_keys and not 1 <= threshold <= len(verify_keys):
-        raise typer.BadParameter(f"--threshold is {threshold}, expected 1 to the number of keys, {len(verify_keys)}")
-    if manifest is not None and len(databases) > 1:
-        raise typer.BadParameter("--manifest is that of one database; of several each has DB.manifest beside it")
-    if mac_key is None and not verify_keys:
-        return None
-    from ben_secure.signing.keys import read_mac_keys, read_verify_key
-    from ben_secure.signing.policy import demand_of
-
-    mac_keys = None
-    for database in databases if mac_key is not None else ():
-        mac_keys = read_mac_keys(str(mac_key), database)
-    keys = [read_verify_key(path) for path in verify_keys or ()]
-    return demand_of(mac_keys, context, keys or None, threshold, manifest, name, version)

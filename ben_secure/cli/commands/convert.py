@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -10,12 +9,9 @@ import typer
 from ben_secure.cli import _signing
 from ben_secure.cli._common import progress_bar
 from ben_secure.labels.tables import pairs_of, read_table
-from ben_secure.limits import DEFAULT_LIMITS
-from ben_secure.pages.reader import PageReader
-from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import read_mac_keys
-from ben_secure.store.change.convert import Converter, Form, Pairing
-from ben_secure.store.change.rewrite import rewrite
+from ben_secure.signing.policy import Verification
+from ben_secure.store.change.convert import Form, convert
 from ben_secure.store.change.tag import Tagger
 
 
@@ -59,26 +55,24 @@ def command(
         raise typer.BadParameter("--context belongs to --mac-key or --source-mac-key")
     if source_context is not None and source_mac_key is None:
         raise typer.BadParameter("--source-context belongs to --source-mac-key")
-    tagger = source = None
-    if mac_key is not None:
-        tagger = Tagger(read_mac_keys(mac_key, old), context)
-    if source_mac_key is not None:
-        old_keys = read_mac_keys(source_mac_key, old)
-        source = Tagger(old_keys, context if source_context is None else source_context)
     if s1 is not None and pairs is None:
         raise typer.BadParameter("--s1 belongs to --pairs")
-    with ExitStack() as stack:
-        pairing = None if pairs is None else _pairing(pairs, old, s1, stack)
-        progress = stack.enter_context(progress_bar("converting"))
-        convert = Converter(source, tagger, form, pairing).converted
-        done = rewrite(old, new, convert, skip_refused=skip_refused, progress=progress)
+    tagger = None if mac_key is None else Tagger(read_mac_keys(mac_key, old), context)
+    verification = None
+    if source_mac_key is not None:
+        source_keys = read_mac_keys(source_mac_key, old)
+        verification = Verification(mac_key=source_keys, context=context if source_context is None else source_context)
+    table = None if pairs is None else pairs_of(read_table(pairs))
+    with progress_bar("converting") as progress:
+        done = convert(
+            old,
+            new,
+            verification=verification,
+            tagger=tagger,
+            form=form,
+            pairs=table,
+            s1=s1,
+            skip_refused=skip_refused,
+            progress=progress,
+        )
     return _signing.tell_rewritten("convert", old, new, done, "CONVERTED", as_json)
-
-
-def _pairing(table: str, s2_database: str, s1_database: str | None, stack: ExitStack) -> Pairing:
-    """Read the table, and open the databases in which twins are looked up."""
-    pairs = pairs_of(read_table(table))
-    limit = DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES
-    s2 = stack.enter_context(PageReader(s2_database, max_value_bytes=limit))
-    s1 = None if s1_database is None else stack.enter_context(PageReader(s1_database, max_value_bytes=limit))
-    return Pairing(pairs, s2, s1)

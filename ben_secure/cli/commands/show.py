@@ -10,8 +10,8 @@ import typer
 from ben_secure._system.files import write_file
 from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json
-from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
+from ben_secure.signing.policy import Verification
 from ben_secure.store.reader import PatchReader
 from ben_secure.view.quicklook import KINDS, Quicklook, contact_sheet, to_png
 
@@ -25,6 +25,7 @@ def _kind(given: str | None) -> str | None:
     return given
 
 
+@_signing.verifying
 def command(
     database: _signing.Database,
     output: Annotated[
@@ -36,10 +37,7 @@ def command(
     kind: Annotated[
         str | None, typer.Option("--kind", help=f"One of {', '.join(KINDS)}; chosen by bands.", callback=_kind)
     ] = None,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    verify_keys: VerifyKeyOption = None,
-    manifest: _signing.ManifestOption = None,
+    verification: Verification | None = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
     as_json: _signing.JsonOption = False,
 ) -> int:
@@ -52,7 +50,7 @@ def command(
     """
     if names is not None and len(names) > _MOST:
         raise typer.BadParameter(f"{len(names)} patches do not fit on one sheet; give at most {_MOST}")
-    with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
+    with PatchReader(database, verification=verification) as reader:
         chosen = list(names or islice(reader, _FIRST))
         if not chosen:
             raise typer.BadParameter("this database is empty, so there is nothing to show", param_hint="DB")

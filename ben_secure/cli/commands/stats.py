@@ -14,17 +14,19 @@ from ben_secure._system.files import write_file
 from ben_secure._system.processors import processors
 from ben_secure.cli import _signing
 from ben_secure.cli._common import check_output, console, print_json, progress_bar
-from ben_secure.cli._reading import VerifyKeyOption, open_reader
 from ben_secure.errors import printable
+from ben_secure.signing.policy import Verification
 from ben_secure.stats import Statistics, plot_png, stats
 from ben_secure.stats.plot import require_matplotlib
 from ben_secure.stats.results import BandStatistics, to_json
+from ben_secure.store.reader import PatchReader
 
 _ROWS = 60  # labels of one field in the table; all of CORINE's 43
 _BAR = 24
 _PATCHES_A_WORKER = 500  # less is done before a second process has started
 
 
+@_signing.verifying
 def command(
     database: _signing.Database,
     as_json: _signing.JsonOption = False,
@@ -37,10 +39,7 @@ def command(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes; as many as are worth it if not given.")
     ] = None,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    verify_keys: VerifyKeyOption = None,
-    manifest: _signing.ManifestOption = None,
+    verification: Verification | None = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
 ) -> int:
     """Count patches and labels, and take mean, deviation, extremes and histogram of every band.
@@ -53,7 +52,7 @@ def command(
     check_output("--plot", plot, force)
     if plot is not None:
         require_matplotlib()
-    with open_reader(database, mac_key, context, verify_keys, manifest) as reader:
+    with PatchReader(database, verification=verification) as reader:
         found = min(processors(), 1 + len(reader) // _PATCHES_A_WORKER)
         with progress_bar("counting") as progress:
             statistics = stats(reader, workers=workers or found, progress=progress)

@@ -12,50 +12,27 @@ from ben_secure.cli import _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing.keys import read_mac_keys, read_verify_key
-from ben_secure.signing.manifest import Manifest, manifest_path, open_manifest
-from ben_secure.store.change.verify import Outcome, verify_manifest, verify_tags
+from ben_secure.signing.manifest import Manifest
+from ben_secure.signing.policy import Verification
+from ben_secure.store.change.verify import Listed, Outcome, verify
 
 _EMPTY = "the database is empty, so nothing was verified"
 
 
+@_signing.verifying
 def command(
-    database: _signing.Database,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    verify_keys: _signing.VerifyKeysOption = None,
-    manifest: _signing.ManifestOption = None,
-    name: _signing.NameOption = None,
-    version: _signing.VersionOption = None,
-    threshold: _signing.ThresholdOption = 1,
-    as_json: _signing.JsonOption = False,
+    database: _signing.Database, verification: Verification | None = None, as_json: _signing.JsonOption = False
 ) -> int:
     """Check every value of a database against its tag (--mac-key), or against the publisher's manifest (--verify-key).
 
     Exit code 0: every value is as it was signed. 1: something is not. 2: it could not be decided, or there was nothing
     to check.
     """
-    _check_options(mac_key, context, verify_keys, [manifest, name, version], threshold)
-    document = _signing.document("verify", database, "verified", 0) | {"checked": 0, "tags": None, "manifest": None}
-    outcomes = []
-    mac_keys = read_mac_keys(mac_key, database) if mac_key is not None else None
-    opened = None
-    if verify_keys:
-        keys = [read_verify_key(path) for path in verify_keys]
-        opened = open_manifest(
-            manifest or manifest_path(database), keys, threshold=threshold, name=name, version=version
-        )
-    with PageReader(database) as pages:
-        if mac_keys is not None:
-            with progress_bar("verifying tags") as progress:
-                outcomes.append(verify_tags(pages, mac_keys, context, progress))
-            keys_given = [key.fingerprint for key in mac_keys]
-            document["tags"] = {"keys": keys_given, "context": context} | _faults(outcomes[-1])
-        if opened is not None:
-            with progress_bar("verifying") as progress:
-                outcomes.append(verify_manifest(pages, opened, progress))
-            document["manifest"] = _release(opened) | _faults(outcomes[-1])
-    _judge(document, outcomes)
+    if verification is None:
+        raise typer.BadParameter("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
+    with PageReader(database) as pages, progress_bar("verifying") as progress:
+        outcome = verify(pages, verification, progress)
+    document = _document(database, verification, outcome)
     if as_json:
         print_json(document)
     else:
@@ -64,17 +41,21 @@ def command(
     return exit_code
 
 
-def _check_options(
-    mac_key: str | None, context: str, verify_keys: list[str] | None, release: list[str | None], threshold: int
-) -> None:
-    if mac_key is None and not verify_keys:
-        raise typer.BadParameter("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
-    if context and mac_key is None:
-        raise typer.BadParameter("--context belongs to --mac-key")
-    if not verify_keys and (any(option is not None for option in release) or threshold != 1):
-        raise typer.BadParameter("--manifest, --name, --version and --threshold belong to --verify-key")
-    if verify_keys and not 1 <= threshold <= len(verify_keys):
-        raise typer.BadParameter(f"--threshold is {threshold}, expected 1 to the number of keys, {len(verify_keys)}")
+def _document(database: str, verification: Verification, outcome: Outcome) -> dict[str, Any]:
+    document = _signing.document("verify", database, "verified", 0)
+    document |= {"checked": outcome.checked, "tags": None, "manifest": None}
+    if verification.mac_keys is not None:
+        keys = [key.fingerprint for key in verification.mac_keys]
+        document["tags"] = {"keys": keys, "context": verification.context} | _faults(outcome.tag_faults)
+    if outcome.manifest is not None:
+        document["manifest"] = _release(outcome.manifest) | _faults(outcome.manifest_faults)
+    if outcome.stopped is not None:
+        document["error"] = f"not every value was verified: {outcome.stopped}"
+    if outcome.refused:
+        document.update(verdict="refused", exit_code=1)
+    elif not outcome.checked:
+        document.update(verdict="undecided", exit_code=2, error=_EMPTY)
+    return document
 
 
 def _release(manifest: Manifest) -> dict[str, object]:
@@ -89,7 +70,7 @@ def _release(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _faults(outcome: Outcome) -> dict[str, object]:
+def _faults(faults: dict[str, Listed]) -> dict[str, object]:
     return {
         kind: {
             "count": listed.count,
@@ -99,19 +80,8 @@ def _faults(outcome: Outcome) -> dict[str, object]:
                 for lmdb_key, belongs_to in listed.first
             ],
         }
-        for kind, listed in outcome.faults.items()
+        for kind, listed in faults.items()
     }
-
-
-def _judge(document: dict[str, Any], outcomes: list[Outcome]) -> None:
-    document["checked"] = min(outcome.checked for outcome in outcomes)
-    stopped = next((outcome.stopped for outcome in outcomes if outcome.stopped is not None), None)
-    if stopped is not None:
-        document["error"] = f"not every value was verified: {stopped}"
-    if any(outcome.refused for outcome in outcomes):
-        document.update(verdict="refused", exit_code=1)
-    elif not document["checked"]:
-        document.update(verdict="undecided", exit_code=2, error=_EMPTY)
 
 
 def _print(document: dict[str, Any], out: Console) -> None:

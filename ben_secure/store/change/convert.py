@@ -1,12 +1,15 @@
-"""Make the new value of a stored one: check its tag, load it with the restricted loader, write it anew, tag it.
+"""Make the new value of a stored one: verify it, load it with the restricted loader, write it again, tag it.
 
-In this order: nothing is decoded before its tag has verified, where one is asked for. Never reads or writes a file;
-the twin of a record that is to be joined comes from the caller, and is checked like any value.
+In this order: nothing is decoded before it has verified, where that is asked for. The Sentinel-1 record that is to be
+joined to another is checked like any value.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from enum import Enum
 
 from ben_secure import tensors
@@ -14,6 +17,8 @@ from ben_secure.errors import PatchFormatError, Rule, TagMismatchError, Untruste
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import MAGIC
+from ben_secure.signing.policy import Verification, Verifier
+from ben_secure.store.change.rewrite import Progress, Rewritten, rewrite
 from ben_secure.store.change.tag import Tagger
 from ben_secure.store.pairs import join
 from ben_secure.values import loads
@@ -26,30 +31,17 @@ class Form(str, Enum):
     SAFETENSORS = "safetensors"
 
 
-class Pairing:
-    """Which records of a database become one, and where they are."""
+class _Pairing:
+    """Which records of a database become one, and where they are: ``s1`` is None if all are in ``s2``."""
 
-    def __init__(self, pairs: Mapping[str, str], s2: PageReader, s1: PageReader | None = None) -> None:
-        """Take what a table says.
-
-        Args:
-            pairs: Sentinel-1 name by Sentinel-2 name.
-            s2: The database that is converted.
-            s1: Where the Sentinel-1 records are; None if they are in the same database.
-        """
+    def __init__(self, pairs: Mapping[str, str], s2: PageReader, s1: PageReader | None) -> None:
         self._s1_keys = {_encoded(s2_name): _encoded(s1_name) for s2_name, s1_name in pairs.items()}
         self._s2_keys = {s1_key: s2_key for s2_key, s1_key in self._s1_keys.items()} if s1 is None else {}
         self._s2 = s2
         self._s1 = s2 if s1 is None else s1
 
     def twin(self, lmdb_key: bytes) -> tuple[bytes, bytes] | None:
-        """Find the Sentinel-1 record that belongs to a record.
-
-        Args:
-            lmdb_key: Raw LMDB key.
-
-        Returns:
-            LMDB key and stored bytes of the twin; None if this is the twin of another record, and goes with that.
+        """Find key and value of the Sentinel-1 twin of a record; None if this is one, and goes with the other record.
 
         Raises:
             UntrustedDataError: No table names the record, or its twin is not there.
@@ -80,49 +72,29 @@ def _alone(why: str, lmdb_key: bytes) -> PatchFormatError:
     )
 
 
-class Converter:
-    """Makes new values."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Converter:
+    """Makes new values as the arguments of ``convert`` say; ``s1_verifier`` is for the Sentinel-1 records of pairs."""
 
-    def __init__(
-        self,
-        source: Tagger | None = None,
-        target: Tagger | None = None,
-        form: Form = Form.CANONICAL,
-        pairing: Pairing | None = None,
-    ) -> None:
-        """Decide on keys and forms.
+    verifier: Verifier | None
+    pairing: _Pairing | None
+    s1_verifier: Verifier | None
+    form: Form
+    tagger: Tagger | None
 
-        Args:
-            source: Checks the tags of the old values; None if they bear none.
-            target: Tags the new values; None to leave them bare.
-            form: What to write.
-            pairing: Joins records to merged patches; None to leave each by itself.
-        """
-        self._source = source
-        self._target = target
-        self._form = form
-        self._pairing = pairing
-
-    def converted(self, lmdb_key: bytes, value: bytes) -> bytes | None:
-        """Make the new value.
-
-        Args:
-            lmdb_key: Raw LMDB key.
-            value: The stored bytes; hostile.
-
-        Returns:
-            The new value of the same patch, or of both twins; None for a Sentinel-1 record that goes with its twin.
+    def new(self, lmdb_key: bytes, value: bytes) -> bytes | None:
+        """Make the new value of the same patch, or of both twins; None for a Sentinel-1 record that goes with its twin.
 
         Raises:
-            UntrustedDataError: The tag does not verify or there is no key to verify it with, the value is not a patch
-                and nothing else, the new form cannot hold it, it has no twin, or no reader can name it.
+            UntrustedDataError: The value does not verify or has a tag and no key verifies it, it is not a patch and
+                nothing else, the new form cannot hold it, it has no twin, or no reader can name it.
         """
         twin = None
-        if self._pairing is not None:
-            twin = self._pairing.twin(lmdb_key)
+        if self.pairing is not None:
+            twin = self.pairing.twin(lmdb_key)
             if twin is None:
                 return None
-        patch = self._patch(lmdb_key, value)
+        patch = _patch(lmdb_key, value, self.verifier)
         if twin is not None:
             patch = self._joined(lmdb_key, patch, *twin)
         new = self._written(lmdb_key, patch)
@@ -135,23 +107,11 @@ class Converter:
                 rule=Rule.LMDB_KEY,
                 lmdb_key=lmdb_key,
             ) from error
-        return new if self._target is None else self._target.tagged(lmdb_key, new)
-
-    def _patch(self, lmdb_key: bytes, value: bytes) -> BigEarthNetPatch:
-        if self._source is not None:
-            return loads(self._source.bare(lmdb_key, value))
-        if value.endswith(MAGIC):  # it would be gone, and nobody would know whether it was good
-            raise TagMismatchError(
-                "the value bears a tag, and no key was given to verify it; pass the key of the old database "
-                "(--source-mac-key FILE)",
-                rule=Rule.TAG_INVALID,
-                lmdb_key=lmdb_key,
-            )
-        return loads(value)
+        return new if self.tagger is None else self.tagger.tagged(lmdb_key, new)
 
     def _joined(self, lmdb_key: bytes, patch: BigEarthNetPatch, s1_key: bytes, s1_value: bytes) -> BigEarthNetPatch:
         try:
-            return join(patch, self._patch(s1_key, s1_value))
+            return join(patch, _patch(s1_key, s1_value, self.s1_verifier))
         except UntrustedDataError as error:
             error.message = f"with its Sentinel-1 twin {printable(s1_key)}: {error.message}"
             error.lmdb_key = lmdb_key
@@ -159,10 +119,75 @@ class Converter:
 
     def _written(self, lmdb_key: bytes, patch: BigEarthNetPatch) -> bytes:
         try:
-            return patch.dumps() if self._form is Form.CANONICAL else tensors.dumps(patch)
+            return patch.dumps() if self.form is Form.CANONICAL else tensors.dumps(patch)
         except (TypeError, ValueError) as error:  # what the form cannot hold; or only the old one is within the limits
             raise PatchFormatError(
-                f"the patch has no {self._form.value} value: {printable(str(error), 400)}",
-                rule=Rule.LIMIT if self._form is Form.CANONICAL else Rule.TENSORS,
+                f"the patch has no {self.form.value} value: {printable(str(error), 400)}",
+                rule=Rule.LIMIT if self.form is Form.CANONICAL else Rule.TENSORS,
                 lmdb_key=lmdb_key,
             ) from error
+
+
+def _patch(lmdb_key: bytes, value: bytes, verifier: Verifier | None) -> BigEarthNetPatch:
+    if verifier is not None:
+        value = value[: verifier.payload_end(lmdb_key, value)]
+    if value.endswith(MAGIC):  # it would be gone, and nobody would know whether it was good
+        raise TagMismatchError(
+            "the value bears a tag, and no key was given to verify it; pass the key of the old database "
+            "(--source-mac-key FILE)",
+            rule=Rule.TAG_INVALID,
+            lmdb_key=lmdb_key,
+        )
+    return loads(value)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    verification: Verification | None = None,
+    tagger: Tagger | None = None,
+    form: Form = Form.CANONICAL,
+    pairs: Mapping[str, str] | None = None,
+    s1: str | os.PathLike[str] | None = None,
+    skip_refused: bool = False,
+    progress: Progress | None = None,
+) -> Rewritten:
+    """Write a copy of a database in which every value is of one form.
+
+    Args:
+        source: The database; it is not changed.
+        target: Database to make; nothing may be there yet.
+        verification: What must hold for every old value.
+        tagger: Tags the new values; None to leave them bare.
+        form: What to write.
+        pairs: Sentinel-1 name by Sentinel-2 name, to join the records to merged patches; None to leave each by itself.
+        s1: Where the Sentinel-1 records are, if not in ``source``.
+        skip_refused: As for ``rewrite``.
+        progress: Called after each record.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SignatureError: The manifest is not signed by enough of the keys.
+        ManifestMismatchError: It is not the one that was signed, or of another name, version or number of records.
+        StoreError: It is missing; or as for ``rewrite``.
+        TypeError: ``verification`` is something else.
+        ValueError: ``verification`` names one manifest for two databases; or ``s1`` comes without ``pairs``.
+    """
+    if s1 is not None and pairs is None:
+        raise ValueError("s1 belongs to pairs")
+    verifier = s1_verifier = entries = None
+    with ExitStack() as opened:
+        pages = opened.enter_context(PageReader(source))
+        s1_pages = None if s1 is None else opened.enter_context(PageReader(s1))
+        if verification is not None:
+            verifier = s1_verifier = Verifier(verification, pages.absolute_path, entries=len(pages))
+            entries = None if verifier.manifest is None else len(verifier.manifest)
+            if s1_pages is not None:
+                verification.check_databases(2)
+                s1_verifier = Verifier(verification, s1_pages.absolute_path)
+        pairing = None if pairs is None else _Pairing(pairs, pages, s1_pages)
+        make = _Converter(verifier=verifier, pairing=pairing, s1_verifier=s1_verifier, form=form, tagger=tagger)
+        return rewrite(source, target, make.new, skip_refused=skip_refused, entries=entries, progress=progress)

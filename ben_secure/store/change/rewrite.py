@@ -90,9 +90,13 @@ def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededEr
             yield error.lmdb_key, error
             start = error.lmdb_key + b"\0"  # the least key behind it
     if reader.facts.txnid != before.txnid:
-        raise StoreError(
-            "the database was changed while it was read; begin again when nobody writes to it", database=reader.path
-        )
+        raise _changed(reader)
+
+
+def _changed(reader: PageReader) -> StoreError:
+    return StoreError(
+        "the database was changed while it was read; begin again when nobody writes to it", database=reader.path
+    )
 
 
 def rewrite(
@@ -101,6 +105,7 @@ def rewrite(
     transform: CopyTransform,
     *,
     skip_refused: bool = False,
+    entries: int | None = None,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Rewritten:
@@ -112,6 +117,7 @@ def rewrite(
         transform: Makes each new value.
         skip_refused: Leave refused values out and write the rest; otherwise one refused value means that nothing is
             written, and the others are still looked at.
+        entries: How many records there must be, as a manifest said when it was opened; None for any number.
         limits: Limits for old and new values.
         progress: Called after each record.
 
@@ -148,6 +154,8 @@ def rewrite(
                     refusals.add(lmdb_key, error)
                 if progress is not None:
                     progress(checked, total)
+            if entries is not None and checked != entries:
+                raise _changed(reader)
             if not checked:
                 raise StoreError("the database is empty, so there is nothing to write", database=reader.path)
             if not written or (refusals.count and not skip_refused):

@@ -1,11 +1,13 @@
-"""Check every value of a database: its tag, or its digest against a publisher's manifest. Never decodes one.
+"""Check every value of a database: its tag, its digest against a publisher's manifest, or both. Never decodes one.
 
-Reads raw records with ``pages``, in threads. Keeps no value, and of what it finds the first of each kind; what a
-finding means for an exit code is for the caller.
+Reads each raw record once with ``pages``, in threads. Keeps no value, and of what it finds the first of each kind;
+what a finding means for an exit code is for the caller.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,8 +16,9 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import MAGIC
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.manifest import Manifest, MismatchKind
+from ben_secure.signing.policy import Verification, Verifier
 from ben_secure.signing.tags import context_bytes, split_footer, verified_payload
-from ben_secure.store.change.digests import map_values, record_digests
+from ben_secure.store.change.digests import map_values
 from ben_secure.store.change.rewrite import KEPT, Progress
 
 TAG_KINDS = ("untagged", "changed", "unknown_key")
@@ -48,89 +51,82 @@ class Outcome:
 
     Attributes:
         checked: Values that were checked.
-        faults: By kind (``TAG_KINDS`` or ``MANIFEST_KINDS``), the records that have it.
+        manifest: What they were compared with, or None.
+        tag_faults: By kind (``TAG_KINDS``), the records that have it; nothing if tags were not verified.
+        manifest_faults: By kind (``MANIFEST_KINDS``), likewise.
         stopped: Why not every value could be checked, if so: one is longer than a reader takes. It is refused then.
     """
 
     checked: int = 0
-    faults: dict[str, Listed]
+    manifest: Manifest | None
+    tag_faults: dict[str, Listed]
+    manifest_faults: dict[str, Listed]
     stopped: LimitExceededError | None = None
 
     @property
     def refused(self) -> bool:
         """Whether anything is not as it was signed."""
-        return self.stopped is not None or any(listed.count for listed in self.faults.values())
+        faults = [*self.tag_faults.values(), *self.manifest_faults.values()]
+        return self.stopped is not None or any(listed.count for listed in faults)
 
 
-def verify_tags(pages: PageReader, mac_keys: MacKeySet, context: str = "", progress: Progress | None = None) -> Outcome:
-    """Check the tag of every value.
-
-    Args:
-        pages: The database.
-        mac_keys: Keys of which any may have tagged a value.
-        context: Name of the dataset.
-        progress: Called after each record.
-
-    Returns:
-        What was found. ``changed`` is also what was moved here from another LMDB key or dataset.
-
-    Raises:
-        StoreError: The database is damaged, or was written to meanwhile.
-        ValueError: The context is too long or not Unicode.
-    """
-    bound = context_bytes(context)
-
-    def fault(lmdb_key: bytes, value: bytes) -> str | None:
-        try:
-            verified_payload(mac_keys, bound, lmdb_key, value)
-        except TagMismatchError:
-            if not value.endswith(MAGIC):
-                return "untagged"
-            _, footer = split_footer(value)
-            return "unknown_key" if footer is not None and footer.key_id not in mac_keys.by_id else "changed"
-        return None
-
-    outcome = Outcome(faults={kind: Listed() for kind in TAG_KINDS})
-    total = len(pages)
-    try:
-        for lmdb_key, kind in map_values(pages, fault):
-            outcome.checked += 1
-            if kind is not None:
-                outcome.faults[kind].add(lmdb_key)
-            if progress is not None:
-                progress(outcome.checked, total)
-    except LimitExceededError as error:
-        outcome.stopped = error
-    return outcome
-
-
-def verify_manifest(pages: PageReader, manifest: Manifest, progress: Progress | None = None) -> Outcome:
-    """Compare every record with the signed list.
+def verify(pages: PageReader, verification: Verification, progress: Progress | None = None) -> Outcome:
+    """Check every value: its tag, its place in the signed list, or both; and that nothing on the list is missing.
 
     Args:
         pages: The database.
-        manifest: The list.
+        verification: What must hold.
         progress: Called after each record.
 
     Returns:
-        What was found.
+        What was found. A value with a ``changed`` tag may also have been moved here from another LMDB key or dataset.
 
     Raises:
-        StoreError: The database is damaged, or was written to meanwhile.
+        SignatureError: The manifest is not signed by enough of the keys.
+        ManifestMismatchError: It is not the one that was signed, or of another name or version.
+        StoreError: It is missing; or the database is damaged, or was written to meanwhile.
+        TypeError: ``verification`` is something else.
     """
-    outcome = Outcome(faults={kind: Listed() for kind in MANIFEST_KINDS})
+    manifest = Verifier(verification, pages.absolute_path).manifest
+    mac_keys, context = verification.mac_keys, context_bytes(verification.context)
+    outcome = Outcome(
+        manifest=manifest,
+        tag_faults={} if mac_keys is None else {kind: Listed() for kind in TAG_KINDS},
+        manifest_faults={} if manifest is None else {kind: Listed() for kind in MANIFEST_KINDS},
+    )
     total = len(pages)
+
+    def examined(lmdb_key: bytes, value: bytes) -> tuple[str | None, bytes]:
+        fault = None if mac_keys is None else _tag_fault(mac_keys, context, lmdb_key, value)
+        return fault, b"" if manifest is None else hashlib.sha256(value).digest()
 
     def digests() -> Iterator[tuple[bytes, bytes]]:
-        for record in record_digests(pages):
+        for lmdb_key, (fault, digest) in map_values(pages, examined):
             outcome.checked += 1
-            yield record
+            if fault is not None:
+                outcome.tag_faults[fault].add(lmdb_key)
+            yield lmdb_key, digest
             if progress is not None:
                 progress(outcome.checked, total)
 
     try:
-        for mismatch in manifest.diff(digests()):
-            outcome.faults[str(mismatch.kind)].add(mismatch.lmdb_key, mismatch.belongs_to)
+        if manifest is None:
+            deque(digests(), maxlen=0)
+        else:
+            for mismatch in manifest.diff(digests()):
+                outcome.manifest_faults[str(mismatch.kind)].add(mismatch.lmdb_key, mismatch.belongs_to)
     except LimitExceededError as error:
         outcome.stopped = error
     return outcome
+
+
+def _tag_fault(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: bytes) -> str | None:
+    """Which of ``TAG_KINDS`` a value has, if any."""
+    try:
+        verified_payload(mac_keys, context, lmdb_key, value)
+    except TagMismatchError:
+        if not value.endswith(MAGIC):
+            return "untagged"
+        _, footer = split_footer(value)
+        return "unknown_key" if footer is not None and footer.key_id not in mac_keys.by_id else "changed"
+    return None
