@@ -13,7 +13,7 @@ from ben_secure import tensors
 from ben_secure.errors import PatchFormatError, Rule, TagMismatchError, UntrustedDataError, printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
-from ben_secure.signing.footer import MAGIC
+from ben_secure.signing.footer import footer_of
 from ben_secure.store.change.tag import Tagger
 from ben_secure.store.pairs import join
 from ben_secure.values import loads
@@ -140,7 +140,7 @@ class Converter:
     def _patch(self, lmdb_key: bytes, value: bytes) -> BigEarthNetPatch:
         if self._source is not None:
             return loads(self._source.bare(lmdb_key, value))
-        if value.endswith(MAGIC):  # it would be gone, and nobody would know whether it was good
+        if footer_of(value) is not None:  # it would be gone, and nobody would know whether it was good
             raise TagMismatchError(
                 "the value bears a tag, and no key was given to verify it; pass the key of the old database "
                 "(--source-mac-key FILE)",
