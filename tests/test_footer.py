@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ben_secure import BigEarthNet_S1_Patch, PatchReader, TagMismatchError, UntrustedDataError, loads, tensors
 from ben_secure.cli import main
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing.footer import FOOTER_BYTES, MAGIC, Footer, footer_fault, footer_of, payload_end
+from ben_secure.signing.footer import FOOTER_BYTES, MAGIC, Footer, Suite, footer_fault, footer_of, payload_end
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys, write_signing_key
 from ben_secure.signing.tags import append_tag, make_tag, verified_payload
 from support.databases import make_database
@@ -19,27 +19,28 @@ pytestmark = pytest.mark.threat("T9")
 
 KEY = MacKey(bytes(range(32)))
 KEYS = MacKeySet(KEY)
-FOOTER = Footer(unverified_tag=bytes(range(32)), key_id=KEY.key_id)
+FOOTER = Footer(bytes(range(32)), KEY.key_id, Suite.HS256)
 payloads = st.binary(max_size=300)
 
 
 # The parser.
 
 
-@given(payloads)
-def test_a_footer_comes_back(payload):
+@given(payloads, st.sampled_from(Suite))
+def test_a_footer_comes_back(payload, suite):
     """From bytes, bytearray and memoryview, with where the payload ends; nothing of it is verified."""
-    value = payload + FOOTER.pack(len(payload))
+    footer = FOOTER._replace(suite=suite)
+    value = payload + footer.pack(len(payload))
     assert len(value) == len(payload) + FOOTER_BYTES
     for given_value in (value, bytearray(value), memoryview(value), memoryview(np.frombuffer(value, np.uint8))):
-        assert footer_of(given_value) == FOOTER
+        assert footer_of(given_value) == footer
         assert payload_end(given_value) == len(payload)
 
 
 @given(payloads, st.data())
 def test_what_is_no_whole_footer_is_payload(payload, data):
     """One bit of its fixed fields or of the length is enough; so is a byte before or behind, or one less."""
-    value = payload + FOOTER.pack(len(payload))
+    value = payload + FOOTER.pack(len(payload))  # no bit makes suite 2 of suite 1
     bit = data.draw(st.integers((len(payload) + 40) * 8, len(value) * 8 - 1))
     changed = bytearray(value)
     changed[bit // 8] ^= 1 << bit % 8
@@ -170,7 +171,7 @@ def test_a_value_with_two_tags_is_refused(place, capsys):
     bare = value_ending_in(b"")
     once = append_tag(KEY, b"", b"a", bare)
     tag = make_tag(KEY, b"", b"a", once)
-    twice = once + Footer(unverified_tag=tag, key_id=KEY.key_id).pack(len(once))
+    twice = once + Footer(tag, KEY.key_id, KEY.suite).pack(len(once))
     commands = [
         "audit db --workers 1 --no-fickling --mac-key key",
         "sign db --mac-key key",

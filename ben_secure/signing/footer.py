@@ -9,15 +9,27 @@ by chance are no tag.
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
 from typing import NamedTuple
 
 FOOTER_BYTES = 64
 MAGIC = b"\x89BenTag\n"
 """The last 8 bytes of a tagged value. Not ASCII, not UTF-8, and not how a pickle ends (``.``)."""
 VERSION = 1
-SUITE = 1
-"""HMAC-SHA-256 (RFC 2104, FIPS 180-4) under a key derived by HKDF (RFC 5869)."""
+Buffer = bytes | bytearray | memoryview
+"""What holds the bytes of a value; a memoryview is one of single bytes."""
 
+
+class Suite(IntEnum):
+    """How tags are made: a property of the MAC key, never chosen by the data. The number stands in the footer."""
+
+    HS256 = 1
+    """HMAC-SHA-256 (RFC 2104, FIPS 180-4)."""
+    A256GMAC = 2
+    """AES-256-GMAC (SP 800-38D) under a key of its own for each tagging."""
+
+
+_SUITES = frozenset(Suite)
 _RESERVED = bytes(6)
 _FOOTER = struct.Struct("<32s8sQBB6s8s")  # tag, key id, payload bytes, suite, version, reserved, magic
 
@@ -28,21 +40,23 @@ class Footer(NamedTuple):
     Attributes:
         unverified_tag: 32 bytes.
         key_id: 8 bytes that name the MAC key.
+        suite: A ``Suite``.
     """
 
     unverified_tag: bytes
     key_id: bytes
+    suite: int
 
     def pack(self, payload_bytes: int) -> bytes:
         """Write the 64 bytes that belong behind a payload of this length."""
-        return _FOOTER.pack(self.unverified_tag, self.key_id, payload_bytes, SUITE, VERSION, _RESERVED, MAGIC)
+        return _FOOTER.pack(self.unverified_tag, self.key_id, payload_bytes, self.suite, VERSION, _RESERVED, MAGIC)
 
 
-def footer_of(value: bytes | bytearray | memoryview) -> Footer | None:
+def footer_of(value: Buffer) -> Footer | None:
     """Read the footer of a stored value.
 
     Args:
-        value: The stored bytes, unverified (a memoryview: of single bytes).
+        value: The stored bytes, unverified.
 
     Returns:
         The footer if the value bears a tag: its last 64 bytes have the magic, a known suite and version, nothing in
@@ -52,12 +66,12 @@ def footer_of(value: bytes | bytearray | memoryview) -> Footer | None:
     if fields is None:
         return None
     tag, key_id, payload_bytes, suite, version, reserved, _ = fields
-    if (payload_bytes, suite, version, reserved) != (len(value) - FOOTER_BYTES, SUITE, VERSION, _RESERVED):
+    if payload_bytes != len(value) - FOOTER_BYTES or not _known(suite, version, reserved):
         return None
-    return Footer(unverified_tag=tag, key_id=key_id)
+    return Footer(tag, key_id, suite)
 
 
-def payload_end(value: bytes | bytearray | memoryview) -> int:
+def payload_end(value: Buffer) -> int:
     """Find where the payload of a stored value ends.
 
     Args:
@@ -69,7 +83,7 @@ def payload_end(value: bytes | bytearray | memoryview) -> int:
     return len(value) - FOOTER_BYTES if footer_of(value) is not None else len(value)
 
 
-def footer_fault(value: bytes | bytearray | memoryview) -> str | None:
+def footer_fault(value: Buffer) -> str | None:
     """Say why a value bears no tag although it seems to have been tagged, for a message; decides nothing.
 
     Args:
@@ -84,7 +98,7 @@ def footer_fault(value: bytes | bytearray | memoryview) -> str | None:
         return None
     _, _, payload_bytes, suite, version, reserved, _ = fields
     end = len(value) - FOOTER_BYTES
-    if (suite, version, reserved) == (SUITE, VERSION, _RESERVED):
+    if _known(suite, version, reserved):
         return (
             f"the value was changed: {end} bytes stand before its tag, expected {payload_bytes}; "
             "fetch the database again from its source"
@@ -92,13 +106,17 @@ def footer_fault(value: bytes | bytearray | memoryview) -> str | None:
     if payload_bytes == end:
         return (
             f"the tag of the value is of suite {suite}, version {version}, reserved {reserved.hex()}; "
-            f"expected suite {SUITE}, version {VERSION}, reserved zero: a newer ben_secure may read it"
+            f"expected suite 1 or 2, version {VERSION}, reserved zero: a newer ben_secure may read it"
         )
     return None
 
 
-def _fields(value: bytes | bytearray | memoryview) -> tuple[bytes, bytes, int, int, int, bytes, bytes] | None:
+def _fields(value: Buffer) -> tuple[bytes, bytes, int, int, int, bytes, bytes] | None:
     """The fields of what would be the footer, if it ends in the magic."""
     if value[-8:] != MAGIC or len(value) < FOOTER_BYTES:
         return None
     return _FOOTER.unpack(value[-FOOTER_BYTES:])
+
+
+def _known(suite: int, version: int, reserved: bytes) -> bool:
+    return suite in _SUITES and version == VERSION and reserved == _RESERVED

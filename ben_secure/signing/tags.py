@@ -1,23 +1,28 @@
-"""Value tags: a footer of 64 bytes behind each value, with an HMAC over the value, its LMDB key and its dataset.
+"""Value tags: a footer of 64 bytes behind each value, with a MAC of the value, its LMDB key and its dataset.
 
 Computes and checks tags; never decodes the value, and never gives out a byte of it that the tag does not cover. A
-pickle ends at its STOP opcode, so programs that know nothing of tags read a tagged pickle as before. The format is in
-docs/format.md; the hash runs over the caller's private copy in place, without the GIL.
+pickle ends at its STOP opcode, so programs that know nothing of tags read a tagged pickle as before. There are two
+suites, and the key says which is used. The format, and why it is sound, are in docs/format.md. The MAC is computed over
+the caller's private copy, in place.
 """
 
 from __future__ import annotations
 
 import hmac
+import os
 import struct
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ben_secure.errors import Rule, TagMismatchError, printable
 from ben_secure.signing._kinds import expect
 from ben_secure.signing._mac_keys import MacKey, MacKeySet
-from ben_secure.signing.footer import FOOTER_BYTES, SUITE, Footer, footer_fault, footer_of
+from ben_secure.signing.footer import FOOTER_BYTES, Buffer, Footer, Suite, footer_fault, footer_of
 
 MAX_CONTEXT_BYTES = 255
 
 _DOMAIN = b"ben-secure/value/v1\0"
+_NONCE_BYTES = 16
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
@@ -39,7 +44,7 @@ def context_bytes(context: str) -> bytes:
     return encoded
 
 
-def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: bytes | memoryview) -> bytes:
+def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer) -> bytes:
     """Compute the tag of a value.
 
     Args:
@@ -49,20 +54,31 @@ def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: bytes | 
         payload: The value without a footer.
 
     Returns:
-        32 bytes: HMAC over domain, suite, key id, context, LMDB key and payload, each of variable length after its
-        length.
+        32 bytes. With HS256 the HMAC over domain, suite, key id, context, LMDB key and payload, each of variable length
+        after its length; with A256GMAC a new random N (16 bytes) and the GMAC of the payload under a key that is
+        derived from the same parts, the payload's length and N.
 
     Raises:
         TypeError: ``mac_key`` is not a ``MacKey``.
     """
     expect(MacKey, mac_key, "mac_key")
-    mac = mac_key.start(b"".join((_DOMAIN, bytes([SUITE]), mac_key.key_id, _U32.pack(len(context)), context)))
+    nonce = os.urandom(_NONCE_BYTES) if mac_key.suite is Suite.A256GMAC else b""
+    return _computed(mac_key, context, lmdb_key, memoryview(payload).cast("B"), nonce)
+
+
+def _computed(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: memoryview, nonce: bytes) -> bytes:
+    """The tag of the key's suite; ``nonce`` is N, of which there is none with HS256."""
+    mac = mac_key.start(b"".join((_DOMAIN, bytes([mac_key.suite]), mac_key.key_id, _U32.pack(len(context)), context)))
     mac.update(b"".join((_U32.pack(len(lmdb_key)), lmdb_key, _U64.pack(len(payload)))))
-    mac.update(payload)
-    return mac.digest()
+    if mac_key.suite is Suite.HS256:
+        mac.update(payload)
+        return mac.digest()
+    mac.update(nonce + b"\x01")  # HKDF-Expand (RFC 5869, section 2.3) of one block
+    # The nonce of GCM may be the same each time because the key is not; and that key is never kept.
+    return nonce + AESGCM(mac.digest()).encrypt(bytes(12), b"", payload)
 
 
-def append_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: bytes | memoryview) -> bytes:
+def append_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer) -> bytes:
     """Tag a value.
 
     Args:
@@ -78,15 +94,14 @@ def append_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: bytes 
         TypeError: ``mac_key`` is not a ``MacKey``.
         ValueError: The payload bears a tag already; with two of them no reader would take it.
     """
+    payload = memoryview(payload).cast("B")
     if footer_of(payload) is not None:
         raise ValueError("the value bears a tag already; verify it and tag the payload")
     tag = make_tag(mac_key, context, lmdb_key, payload)
-    return b"".join((payload, Footer(unverified_tag=tag, key_id=mac_key.key_id).pack(len(payload))))
+    return b"".join((payload, Footer(tag, mac_key.key_id, mac_key.suite).pack(len(payload))))
 
 
-def verified_payload(
-    mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unverified_value: bytes | bytearray | memoryview
-) -> memoryview:
+def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unverified_value: Buffer) -> memoryview:
     """Check that a stored value is the one that was tagged for this LMDB key in this dataset.
 
     Args:
@@ -131,7 +146,14 @@ def _verified(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: memor
             "if it was rotated, get the present key file from whoever keeps it",
             rule=Rule.TAG_FOREIGN,
         )
-    if not hmac.compare_digest(make_tag(mac_key, context, lmdb_key, payload), footer.unverified_tag):
+    if footer.suite != mac_key.suite:
+        raise TagMismatchError(
+            f"the value was changed: its tag is of suite {footer.suite}, but the key {mac_key.fingerprint} is one for "
+            f"suite {mac_key.suite.value}; fetch the database again from its source",
+            rule=Rule.TAG_INVALID,
+        )
+    computed = _computed(mac_key, context, lmdb_key, payload, footer.unverified_tag[:_NONCE_BYTES])
+    if not hmac.compare_digest(computed, footer.unverified_tag):
         raise TagMismatchError(
             "the value was changed: it is not the one that was tagged for this LMDB key in the context "
             f"'{printable(context.decode(errors='backslashreplace'))}'; if that is the context, fetch the "
