@@ -58,7 +58,7 @@ ORDER: dict[str, list[str]] = {
     "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
     "torch": ["memory", "dataset", "loader"],
     "demo": ["signed_tour", "tour"],
-    "cli": ["_common _describe _passphrase _reading _tensors", "_signing", "commands", "_app"],
+    "cli": ["_common _describe _passphrase _reading _speed _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
     "_system": ["files interrupts"],
     "view": ["quicklook"],

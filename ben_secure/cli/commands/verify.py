@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import typer
 from rich.console import Console
 
 from ben_secure.audit.report import printable_key
-from ben_secure.cli import _signing
+from ben_secure.cli import _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
@@ -38,6 +39,7 @@ def command(
     _check_options(mac_key, context, verify_keys, [manifest, name, version], threshold)
     document = _signing.document("verify", database, "verified", 0) | {"checked": 0, "tags": None, "manifest": None}
     outcomes = []
+    advice = None
     mac_keys = read_mac_keys(mac_key, database) if mac_key is not None else None
     opened = None
     if verify_keys:
@@ -47,8 +49,11 @@ def command(
         )
     with PageReader(database) as pages:
         if mac_keys is not None:
+            start = time.monotonic()
             with progress_bar("verifying tags") as progress:
                 outcomes.append(verify_tags(pages, mac_keys, context, progress))
+            if time.monotonic() - start >= _speed.WORTH_TELLING_S:
+                advice = _speed.advice(mac_keys.signing.suite)
             keys_given = [key.fingerprint for key in mac_keys]
             document["tags"] = {"keys": keys_given, "context": context} | _faults(outcomes[-1])
         if opened is not None:
@@ -59,7 +64,7 @@ def command(
     if as_json:
         print_json(document)
     else:
-        _print(document, console())
+        _print(document, advice, console())
     exit_code: int = document["exit_code"]
     return exit_code
 
@@ -114,7 +119,7 @@ def _judge(document: dict[str, Any], outcomes: list[Outcome]) -> None:
         document.update(verdict="undecided", exit_code=2, error=_EMPTY)
 
 
-def _print(document: dict[str, Any], out: Console) -> None:
+def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
     if document["manifest"] is not None:
         release = document["manifest"]
         rows = [
@@ -131,6 +136,8 @@ def _print(document: dict[str, Any], out: Console) -> None:
         out.print(f"every tag fails: is {printable(document['tags']['context'])!r} the --context they were made for?")
     if document["error"] is not None:
         out.print(printable(document["error"], 1000), soft_wrap=True)
+    if advice is not None:
+        out.print(advice, soft_wrap=True)
     database = printable(document["database"], 400)
     text = {
         0: f"VERIFIED: all {document['checked']:,} values in {database} are as they were signed",
