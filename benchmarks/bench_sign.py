@@ -3,9 +3,9 @@
     python benchmarks/bench_sign.py [--seconds 20] [--megabytes 1000] [--json FILE] [--check]
 
 Makes a virtual environment with this package, the original one and OpenSSF model signing, builds the archives and
-times the ways in interleaved rounds: those of one patch on one core, those of an archive on all, with the files in
-the page cache. Only ratios mean anything, and those of an archive only on an idle machine. ``--check`` exits 1 if a
-budget is broken.
+times the ways in interleaved rounds: those of one patch on one core (on x86 once more with an OpenSSL that uses no SHA
+instructions), those of an archive on all, with the files in the page cache. Only ratios mean anything, and those of an
+archive only on an idle machine. ``--check`` exits 1 if a budget is broken.
 """
 
 import sys

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from ben_secure import KeyFileError
-from ben_secure.cli import main
-from ben_secure.signing.keys import read_mac_keys, read_signing_key, read_verify_key
+from ben_secure.cli import _speed, main
+from ben_secure.signing.keys import Suite, read_mac_keys, read_signing_key, read_verify_key
 
 pytestmark = pytest.mark.threat("T10")
 
@@ -74,10 +74,61 @@ def test_add_rotates(tmp_path, capsys):
     out = run(capsys, "mac", tmp_path / "mac", "--add")
     new = read_mac_keys(tmp_path / "mac")
     assert list(new)[1:] == list(old)
-    assert f"fingerprint  {new.fingerprint}\nstill valid  {old.fingerprint}\n" in out
+    assert f"fingerprint  {new.fingerprint}\nalgorithm    HS256\nstill valid  {old.fingerprint} (HS256)\n" in out
     document = run_json(capsys, "mac", "--add", tmp_path / "mac")
     assert document["checking_only"] == [new.fingerprint, old.fingerprint]
     assert document["fingerprint"] == read_mac_keys(tmp_path / "mac").fingerprint
+
+
+def test_the_algorithm_is_chosen_by_name(tmp_path, capsys):
+    """HS256 unless said; --add goes on with that of the key that tags now; an unknown name makes no key."""
+    for arguments, expected in (
+        (["mac"], "HS256"),
+        (["mac", "--add", "--algorithm", "a256gmac"], "A256GMAC"),
+        (["mac", "--add"], "A256GMAC"),
+        (["mac", "--add", "--algorithm", "HS256"], "HS256"),
+        (["mac", "--force", "--algorithm", "A256GMAC"], "A256GMAC"),
+    ):
+        document = run_json(capsys, *arguments, tmp_path / "mac")
+        mac_keys = read_mac_keys(tmp_path / "mac")
+        assert document["algorithm"] == mac_keys.signing.suite.name == expected
+    before = (tmp_path / "mac").read_bytes()
+    out = run(capsys, "mac", tmp_path / "mac", "--add", "--algorithm", "A128GMAC", exit_code=2)
+    assert "--algorithm is A128GMAC; expected HS256 or A256GMAC" in out
+    assert (tmp_path / "mac").read_bytes() == before
+
+
+SLOW = {
+    (
+        "HS256",
+        0.27,
+        4.3,
+    ): "HS256 is slow on this machine: HS256 0.27 GB/s, A256GMAC 4.3 GB/s. To change over: ben-secure",
+    ("HS256", 0.27, 0.3): None,
+    ("HS256", 1.9, 9.9): None,
+    ("A256GMAC", 1.9, 9.9): None,
+    ("A256GMAC", 0.27, 4.3): None,
+    ("A256GMAC", 0.27, 0.15): "A256GMAC is slow on this machine: .*no AES instructions.*--algorithm HS256",
+}
+
+
+@pytest.mark.parametrize(("algorithm", "first", "second"), SLOW)
+def test_speed_is_told_where_it_matters(algorithm, first, second, tmp_path, capsys, monkeypatch):
+    """If the chosen algorithm is slow on this machine: both speeds, and what to do."""
+    monkeypatch.setattr(_speed, "measured", lambda: {Suite.HS256: first, Suite.A256GMAC: second})
+    out = run(capsys, "mac", tmp_path / "mac", "--algorithm", algorithm)
+    expected = SLOW[algorithm, first, second]
+    if expected is None:
+        assert "slow" not in out
+    else:
+        assert re.search(expected, out)
+
+
+def test_speeds_are_measured():
+    """Both, in GB/s: no machine makes tags at less than 1 MB/s or more than 1 TB/s."""
+    speeds = _speed.measured()
+    assert set(speeds) == set(Suite)
+    assert all(0.001 < speed < 1000 for speed in speeds.values())
 
 
 def test_add_needs_a_file_that_is_a_kept_secret(tmp_path, capsys):

@@ -13,7 +13,16 @@ import pytest
 from ben_secure import PatchReader, loads
 from ben_secure.cli import _passphrase, main
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, VerifyKey, write_mac_keys, write_signing_key
+from ben_secure.signing.footer import footer_of
+from ben_secure.signing.keys import (
+    MacKey,
+    MacKeySet,
+    SigningKey,
+    VerifyKey,
+    read_mac_keys,
+    write_mac_keys,
+    write_signing_key,
+)
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.tags import append_tag, verified_payload
 from support.databases import SHELL, make_database
@@ -174,6 +183,37 @@ def test_retag(place, capsys):
     assert records("old") != tagged(BARE, KEYS, b"c")
 
 
+@pytest.mark.threat("T18")
+@pytest.mark.parametrize("out", ["", "--out new"])
+def test_a_database_is_moved_to_another_suite_and_back(place, capsys, out):
+    """A new key in the same file, and --retag: interrupted half-way it goes on, and each step verifies."""
+    make_database(place / "old", tagged(BARE))
+    for algorithm in ("A256GMAC", "HS256"):
+        assert run(f"keygen mac key --add --algorithm {algorithm}", capsys)[0] == 0
+        keys = read_mac_keys("key")
+        assert run("verify old --mac-key key", capsys)[0] == 0
+        assert run("sign old --mac-key key", capsys)[0] == 0  # without --retag valid tags stay
+        assert {footer_of(value).key_id for value in records("old").values()}.isdisjoint([keys.signing.key_id])
+        code, text, _ = run(f"sign old --mac-key key --retag {out} --json", capsys)
+        document = json.loads(text)
+        assert (code, document["written"], document["algorithm"]) == (0, 30, algorithm)
+        if out:
+            shutil.rmtree("old")
+            os.rename("new", "old")
+        found = records("old")
+        only = MacKeySet(keys.signing)
+        assert {name: bytes(verified_payload(only, b"", name, value)) for name, value in found.items()} == BARE
+        assert {footer_of(value).suite for value in found.values()} == {keys.signing.suite}
+        # What a killed run leaves: some moved, some not. Again, and only those that were not are written.
+        make_database(place / f"half-{algorithm}", tagged(BARE) | dict(list(found.items())[:7]))
+        code, text, _ = run(f"sign half-{algorithm} --mac-key key --retag --json", capsys)
+        assert (code, json.loads(text)["written"]) == (0, 23)
+        halves = records(f"half-{algorithm}")
+        assert {name: halves[name] for name in list(found)[:7]} == dict(list(found.items())[:7])
+    assert run("sign old --mac-key other --retag", capsys)[0] == 1
+    assert run("verify old --mac-key key", capsys)[0] == 0
+
+
 def test_signing_does_not_decode(place, capsys):
     """It says "these bytes": a hostile value is signed as it is, and the audit still refuses it."""
     make_database(place / "hostile", {b"a": SHELL, b"b": b"no pickle"})
@@ -196,8 +236,7 @@ def test_signing_does_not_decode(place, capsys):
         ("sign publisher --mac-key key", "not an LMDB file"),
         ("sign db --mac-key key --out empty", "exists, and nothing is overwritten"),
         ("sign db --mac-key key --out db", "exists, and nothing is overwritten"),
-        ("sign db --mac-key key --retag", "belong together"),
-        ("sign db --mac-key key --old-mac-key other", "belong together"),
+        ("sign db --mac-key key --old-mac-key other", "--old-mac-key requires --retag"),
         ("sign db --mac-key key --force", "belong to --signing-key"),
         ("sign db --mac-key key --name n", "belong to --signing-key"),
         ("sign db --mac-key key --context " + 300 * "x", "300 bytes"),
@@ -277,6 +316,7 @@ def test_json(place, capsys):
         "exit_code": 0,
         "error": None,
         "key": KEYS.fingerprint,
+        "algorithm": "HS256",
         "context": "c",
         "out": None,
         "checked": 30,

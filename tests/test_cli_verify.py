@@ -9,8 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ben_secure.cli import main
-from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys, write_signing_key, write_verify_key
+from ben_secure.cli import _speed, main
+from ben_secure.signing.keys import (
+    MacKey,
+    MacKeySet,
+    SigningKey,
+    Suite,
+    write_mac_keys,
+    write_signing_key,
+    write_verify_key,
+)
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.change import verify as store_verify
 from ben_secure.store.change.verify import MANIFEST_KINDS, TAG_KINDS
@@ -100,6 +108,20 @@ def test_what_was_signed_is_verified(place, capsys):
     assert (document["manifest"]["name"], document["manifest"]["signed_by"]) == ("Ben", [PUBLISHER.fingerprint])
     assert run(f"verify db {TAGS} --verify-key publisher.pub", capsys)[0] == 1
     assert run("verify tagged --mac-key other --verify-key publisher.pub", capsys)[0] == 1
+
+
+def test_slow_verification_says_what_is_faster(place, capsys, monkeypatch):
+    """If it took long, and the key's algorithm is slow on this machine; otherwise nothing."""
+    verified = "VERIFIED: all 25 values in tagged are as they were signed\n"
+    monkeypatch.setattr(_speed, "measured", lambda: {Suite.HS256: 0.27, Suite.A256GMAC: 4.3})
+    assert run(f"verify tagged {TAGS}", capsys) == (0, verified, "")
+    monkeypatch.setattr(_speed, "WORTH_TELLING_S", 0)
+    code, out, err = run(f"verify tagged {TAGS}", capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith("HS256 is slow on this machine: HS256 0.27 GB/s, A256GMAC 4.3 GB/s. To change over: ")
+    assert out.endswith(verified)
+    monkeypatch.setattr(_speed, "measured", lambda: {Suite.HS256: 1.9, Suite.A256GMAC: 4.3})
+    assert run(f"verify tagged {TAGS}", capsys) == (0, verified, "")
 
 
 # What is listed

@@ -3,6 +3,7 @@
 import base64
 import copy
 import hashlib
+import hmac
 import json
 import os
 import pathlib
@@ -35,6 +36,7 @@ from ben_secure.signing.keys import (
     MacKey,
     MacKeySet,
     SigningKey,
+    Suite,
     VerifyKey,
     add_mac_key,
     read_mac_keys,
@@ -49,6 +51,7 @@ pytestmark = pytest.mark.threat("T10")
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
 GENERATOR = runpy.run_path(str(VECTORS / "generate_tags.py"))
+GMAC = json.loads((VECTORS / "gmac_tags.json").read_text())["jwk_sets"][0]["keys"][0]
 SECRETS = GENERATOR["SECRETS"]
 OPENSSL = shutil.which("openssl")
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="there is no openssl here")
@@ -101,11 +104,13 @@ def test_hkdf_vectors(vector):
 
 @given(st.binary(min_size=32, max_size=200))
 def test_keys_are_derived_by_hkdf(secret):
-    """Key id and value-tag key are two outputs that say nothing of each other."""
-    mac_key = MacKey(secret)
-    assert mac_key.key_id == GENERATOR["hkdf"](secret, b"", b"ben-secure/v1 key id", 8)
-    assert mac_key._tag_key == GENERATOR["hkdf"](secret, b"", b"ben-secure/v1 value tag", 32)
-    assert mac_key.fingerprint == mac_key.key_id.hex()
+    """Key id and value-tag key are two outputs that say nothing of each other, nor of those of the other suite."""
+    for suite, end in ((Suite.HS256, b""), (Suite.A256GMAC, b" A256GMAC")):
+        mac_key = MacKey(secret, suite)
+        assert mac_key.key_id == GENERATOR["hkdf"](secret, b"", b"ben-secure/v1 key id" + end, 8)
+        tag_key = GENERATOR["hkdf"](secret, b"", b"ben-secure/v1 value tag" + end, 32)
+        assert mac_key.start(b"head").digest() == hmac.digest(tag_key, b"head", "sha256")
+        assert mac_key.fingerprint == mac_key.key_id.hex()
 
 
 def test_a_mac_key_has_at_least_32_bytes():
@@ -116,6 +121,19 @@ def test_a_mac_key_has_at_least_32_bytes():
     with pytest.raises(TypeError, match="must be bytes, not str"):
         MacKey("x" * 32)
     assert MacKey.generate() != MacKey.generate()
+
+
+def test_a_mac_key_is_of_one_suite():
+    """HS256 unless another is asked for, by nothing but the enumeration; one secret makes two keys of two suites."""
+    assert MacKey(SECRETS[0]).suite is MacKey.generate().suite is Suite.HS256
+    assert MacKey.generate(Suite.A256GMAC).suite is Suite.A256GMAC
+    first, second = (MacKey(SECRETS[0], suite) for suite in Suite)
+    assert first != second
+    assert len({first.key_id, second.key_id}) == len({first, second}) == 2
+    assert second == MacKey(SECRETS[0], Suite.A256GMAC)
+    for wrong in (2, "A256GMAC", None):
+        with pytest.raises(TypeError, match="the suite of a MacKey must be Suite, not "):
+            MacKey(SECRETS[0], wrong)
 
 
 def test_equal_keys_are_equal():
@@ -140,6 +158,11 @@ def test_a_set_tags_with_one_key_and_checks_with_all():
     assert list(MacKeySet(one).rotated(two)) == [two, one]
     with pytest.raises(ValueError, match="twice"):
         MacKeySet(one, MacKey(SECRETS[0]))
+    with pytest.raises(ValueError, match="for two suites"):
+        MacKeySet(one, two, MacKey(SECRETS[0], Suite.A256GMAC))
+    mixed = MacKeySet(one, MacKey(SECRETS[1], Suite.A256GMAC))
+    assert [key.suite for key in mixed] == [Suite.HS256, Suite.A256GMAC]
+    assert mixed != keys
     for wrong in (SECRETS[0], SIGNING, SIGNING.verify_key, keys):
         with pytest.raises(TypeError, match="each key of a MacKeySet must be MacKey, not "):
             MacKeySet(one, wrong)
@@ -226,6 +249,7 @@ SECRET = bytes(range(60, 92))
     "key",
     [
         MacKey(SECRET),
+        MacKey(SECRET, Suite.A256GMAC),
         MacKeySet(MacKey(SECRETS[1]), MacKey(SECRET)),
         SigningKey(ed25519.Ed25519PrivateKey.from_private_bytes(SECRET)),
     ],
@@ -248,6 +272,8 @@ def test_secrets_are_not_shown(key):
         lambda text: text.replace('"kid": "', '"kid": "0'),
         lambda text: text.replace("oct", "OKP"),
         lambda text: text.replace("HS256", "HS512"),
+        lambda text: text.replace("HS256", GMAC["alg"]),
+        lambda text: text.replace('"HS256"', "null"),
         lambda text: text.replace('"sign",', '"encrypt",'),
         lambda text: re.sub('"k": ".', '"k": "', text),
         lambda text: re.sub('("k": ".*)"', r'\1="', text),
@@ -276,10 +302,13 @@ def test_a_passphrase_is_not_shown(tmp_path):
 def test_keys_that_readers_need_travel_in_a_pickle():
     """To a spawned worker; a copy is equal. A private key never does."""
     keys = MacKeySet(*map(MacKey, SECRETS))
-    for key in (keys.signing, keys, SIGNING.verify_key):
+    mixed = MacKeySet(MacKey(SECRETS[0], Suite.A256GMAC), MacKey(SECRETS[1]))
+    for key in (keys.signing, keys, mixed.signing, mixed, SIGNING.verify_key):
         for again in (pickle.loads(pickle.dumps(key)), copy.copy(key), copy.deepcopy(key)):
             assert again == key
+            assert hash(again) == hash(key)
             assert again.fingerprint == key.fingerprint
+    assert [key.suite for key in pickle.loads(pickle.dumps(mixed))] == [Suite.A256GMAC, Suite.HS256]
     for call in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="a SigningKey is not pickled"):
             call(SIGNING)
@@ -289,12 +318,12 @@ def test_keys_travel_to_a_spawned_process():
     """A fresh interpreter gets the same key."""
     code = (
         "import pickle, sys; keys = pickle.load(sys.stdin.buffer); print(*(key.fingerprint for key in keys))\n"
-        "mac = keys[0].signing.start(b'head'); print(mac.hexdigest())"
+        "print(keys[0].signing.start(b'head').hexdigest(), keys[0].signing.suite.name)"
     )
-    keys = MacKeySet(MacKey(SECRETS[0])), SIGNING.verify_key
+    keys = MacKeySet(MacKey(SECRETS[0], Suite.A256GMAC)), SIGNING.verify_key
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(keys), capture_output=True, check=True)
     expected = keys[0].signing.start(b"head").hexdigest()
-    assert done.stdout.decode().split() == [keys[0].fingerprint, keys[1].fingerprint, expected]
+    assert done.stdout.decode().split() == [keys[0].fingerprint, keys[1].fingerprint, expected, "A256GMAC"]
 
 
 # Secret files.
@@ -642,6 +671,16 @@ def test_a_rotated_key_stays_valid(tmp_path):
     assert mode(path) == 0o600
 
 
+def test_rotation_changes_the_suite_only_if_asked(tmp_path):
+    """The new key tags as the old one does, or as is said; the old ones go on checking as they were."""
+    path = mac_file(tmp_path)
+    for suite, expected in ((None, "HS256"), (Suite.A256GMAC, "A256GMAC"), (None, "A256GMAC"), (Suite.HS256, "HS256")):
+        before = read_mac_keys(path)
+        after = add_mac_key(path, suite)
+        assert after.signing.suite.name == expected
+        assert list(after)[1:] == list(before)
+
+
 def test_rotation_follows_a_link_and_obeys_the_rules_of_secrets(tmp_path):
     """A link stays one; an exposed or missing file is refused and nothing made."""
     path = mac_file(tmp_path)
@@ -694,14 +733,17 @@ def test_no_rotation_is_lost(tmp_path):
 def test_jwk_sets_of_the_vectors():
     """What is written has exactly the members that RFC 7517 and docs/format.md name."""
     one, two = map(MacKey, SECRETS)
-    for keys, expected in zip((MacKeySet(one), MacKeySet(two, one)), vectors("tags.json")["jwk_sets"], strict=True):
+    new, newer = (MacKey(secret, Suite.A256GMAC) for secret in SECRETS)
+    expected_sets = vectors("tags.json")["jwk_sets"] + vectors("gmac_tags.json")["jwk_sets"]
+    sets = MacKeySet(one), MacKeySet(two, one), MacKeySet(new), MacKeySet(newer, one)
+    for keys, expected in zip(sets, expected_sets, strict=True):
         assert {"keys": [key.to_jwk(key is keys.signing) for key in keys]} == expected
 
 
-@given(st.lists(st.binary(min_size=32, max_size=80), min_size=1, max_size=5, unique=True))
+@given(st.dictionaries(st.binary(min_size=32, max_size=80), st.sampled_from(Suite), min_size=1, max_size=5))
 def test_mac_keys_come_back_from_their_file(tmp_path_factory, secrets):
-    """With the order and the key that tags."""
-    keys = MacKeySet(*map(MacKey, secrets))
+    """With the order, the key that tags and the suites."""
+    keys = MacKeySet(*(MacKey(secret, suite) for secret, suite in secrets.items()))
     path = tmp_path_factory.mktemp("keys") / "mac"
     write_mac_keys(path, keys)
     assert read_mac_keys(path) == keys
@@ -735,7 +777,14 @@ REFUSED = {
     "k has a line break": ([changed(k=JWK["k"] + "\n")], "base64url"),
     "k is short": ([changed(k="A" * 42)], "has 31 bytes"),
     "another algorithm": ([changed(alg="HS512")], '"alg" of a key is not "HS256"'),
+    "the short name of one": ([{**GMAC, "alg": "A256GMAC"}], '"alg" of a key'),
+    "another version of one": ([{**GMAC, "alg": GMAC["alg"][:-1] + "2"}], '"alg" of a key'),
     "no algorithm": ([{**JWK, "alg": None}], '"alg" of a key'),
+    "no algorithm, of the second": ([JWK, {**GMAC, "key_ops": ["verify"], "alg": None}], '"alg" of a key'),
+    "an algorithm that is a number": ([{**JWK, "alg": 2}], '"alg" of a key'),
+    "an algorithm that is a list": ([{**GMAC, "alg": [GMAC["alg"]]}], '"alg" of a key'),
+    "the key id of the other suite": ([{**GMAC, "kid": MacKey(SECRETS[0]).fingerprint}], '"kid" of a key is not'),
+    "one secret for two suites": ([{**JWK, "key_ops": ["verify"]}, GMAC], "for two suites"),
     "for encryption": ([changed(use="enc")], '"use" of a key is not "sig"'),
     "another key id": ([changed(kid="0" * 16)], '"kid" of a key is not'),
     "key_ops of another kind": ([changed(key_ops=["sign", "verify", "encrypt"])], '"key_ops" of the key'),
@@ -754,6 +803,21 @@ def test_jwk_sets_of_other_tools_are_read(case, tmp_path):
     """Members that are not required may be missing, and others be there (RFC 7517, section 4)."""
     path = secret_file(tmp_path / "mac", json.dumps({"keys": ACCEPTED[case]}))
     assert read_mac_keys(path) == MacKeySet(MacKey(SECRETS[0]))
+
+
+@pytest.mark.parametrize("left_out", [(), ("kid",), ("key_ops",), ("kid", "key_ops")])
+def test_the_algorithm_of_a_key_is_its_suite(left_out, tmp_path):
+    """As it is written, and without what may be left out; the same secret without an algorithm is a key of HS256."""
+    jwk = {name: value for name, value in GMAC.items() if name not in left_out}
+    path = secret_file(tmp_path / "mac", json.dumps({"keys": [jwk]}))
+    assert read_mac_keys(path) == MacKeySet(MacKey(SECRETS[0], Suite.A256GMAC))
+    del jwk["alg"]
+    secret_file(path, json.dumps({"keys": [jwk]}))
+    if "kid" in left_out:
+        assert read_mac_keys(path) == MacKeySet(MacKey(SECRETS[0]))
+    else:
+        with pytest.raises(KeyFileError, match='"kid" of a key is not'):
+            read_mac_keys(path)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -59,7 +59,7 @@ ORDER: dict[str, list[str]] = {
     "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
     "torch": ["memory", "dataset", "loader"],
     "demo": ["hostile", "tour"],
-    "cli": ["_common _describe _passphrase _tensors", "_signing", "commands", "_app"],
+    "cli": ["_common _describe _passphrase _speed _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
     "_system": ["files interrupts processors"],
     "view": ["quicklook"],

@@ -21,46 +21,57 @@ from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing import _keyfiles
 from ben_secure.signing._keyfiles import Path
 from ben_secure.signing._kinds import expect
+from ben_secure.signing.footer import Suite
 
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than the hash
 _KEPT_STARTS = 16
 _SIGNS, _CHECKS = ["sign", "verify"], ["verify"]  # key_ops, RFC 7517, section 4.3
+_INFO = {Suite.HS256: b"", Suite.A256GMAC: b" A256GMAC"}  # what HKDF's info ends with
+_ALG = {  # RFC 7517, section 4.4: a registered name, or one that nobody else gives to something else
+    Suite.HS256: "HS256",
+    Suite.A256GMAC: "https://ben-secure.readthedocs.io/value-tag/a256gmac/v1",
+}
 
 
 class MacKey:
     """A secret shared by all who may tag values; whoever can check a tag can also make one.
 
-    What the secret is used for is derived from it by HKDF (RFC 5869), so the key id says nothing of it. Pickling a
-    key, which is how it gets into a spawned DataLoader worker, writes the secret: never store that.
+    What the secret is used for is derived from it by HKDF (RFC 5869), differently for each suite, so the key id says
+    nothing of it. Pickling a key, which is how it gets into a spawned DataLoader worker, writes the secret: never
+    store that.
 
     Attributes:
         key_id: 8 bytes that name the key in the values tagged with it.
+        suite: How it tags; a value whose footer names another suite is refused.
     """
 
-    __slots__ = ("_secret", "_starts", "_tag_key", "key_id")
+    __slots__ = ("_secret", "_starts", "_tag_key", "key_id", "suite")
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, suite: Suite = Suite.HS256) -> None:
         """Take a secret.
 
         Args:
             secret: At least 32 random bytes (not a password, which could be guessed from one tagged value).
+            suite: How to tag with it.
 
         Raises:
-            TypeError: ``secret`` is not bytes.
-            ValueError: It is too short.
+            TypeError: ``secret`` is not bytes, or ``suite`` is not a ``Suite``.
+            ValueError: The secret is too short.
         """
         expect(bytes, secret, "the secret of a MacKey")
+        expect(Suite, suite, "the suite of a MacKey")
         if len(secret) < _MIN_SECRET_BYTES:
             raise ValueError(f"the secret of a MacKey has {len(secret)} bytes, expected {_MIN_SECRET_BYTES} or more")
         self._secret = secret
-        self._tag_key = HKDF(SHA256(), 32, None, b"ben-secure/v1 value tag").derive(secret)
-        self.key_id = HKDF(SHA256(), 8, None, b"ben-secure/v1 key id").derive(secret)
+        self.suite = suite
+        self._tag_key = HKDF(SHA256(), 32, None, b"ben-secure/v1 value tag" + _INFO[suite]).derive(secret)
+        self.key_id = HKDF(SHA256(), 8, None, b"ben-secure/v1 key id" + _INFO[suite]).derive(secret)
         self._starts: dict[bytes, hmac.HMAC] = {}
 
     @classmethod
-    def generate(cls) -> MacKey:
+    def generate(cls, suite: Suite = Suite.HS256) -> MacKey:
         """Make a new key of 32 random bytes."""
-        return cls(secrets.token_bytes(_MIN_SECRET_BYTES))
+        return cls(secrets.token_bytes(_MIN_SECRET_BYTES), suite)
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +95,9 @@ class MacKey:
         return started.copy()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MacKey) and hmac.compare_digest(self._secret, other._secret)
+        if not isinstance(other, MacKey):
+            return False
+        return self.suite is other.suite and hmac.compare_digest(self._secret, other._secret)
 
     def __hash__(self) -> int:
         return hash(self.key_id)
@@ -92,8 +105,8 @@ class MacKey:
     def __repr__(self) -> str:
         return f"MacKey({self.fingerprint})"
 
-    def __reduce__(self) -> tuple[Callable[..., MacKey], tuple[bytes]]:
-        return MacKey, (self._secret,)
+    def __reduce__(self) -> tuple[Callable[..., MacKey], tuple[bytes, Suite]]:
+        return MacKey, (self._secret, self.suite)
 
     def to_jwk(self, signs: bool) -> dict[str, object]:
         """Write the key as a JWK, the secret included.
@@ -103,7 +116,7 @@ class MacKey:
         """
         return {
             "kty": "oct",
-            "alg": "HS256",
+            "alg": _ALG[self.suite],
             "kid": self.fingerprint,
             "key_ops": _SIGNS if signs else _CHECKS,
             "k": _base64url(self._secret),
@@ -113,8 +126,9 @@ class MacKey:
 class MacKeySet:
     """MAC keys of which one tags new values and all can check: so a key is rotated while old values stay valid.
 
-    In a file it is a JWK Set in which ``key_ops`` (RFC 7517, section 4.3) is ``["sign", "verify"]`` for the one that
-    tags and ``["verify"]`` for the others. Travels in a pickle as ``MacKey`` does.
+    They may be of different suites, so that a database moves from one to another in the same way. In a file they are a
+    JWK Set in which ``key_ops`` (RFC 7517, section 4.3) is ``["sign", "verify"]`` for the one that tags and
+    ``["verify"]`` for the others. Travels in a pickle as ``MacKey`` does.
 
     Attributes:
         signing: The key that tags.
@@ -132,7 +146,7 @@ class MacKeySet:
 
         Raises:
             TypeError: One is not a ``MacKey``.
-            ValueError: Two have one key id.
+            ValueError: One is there twice, or for two suites.
         """
         keys = (signing, *others)
         for mac_key in keys:
@@ -141,6 +155,8 @@ class MacKeySet:
         self.by_id = MappingProxyType({mac_key.key_id: mac_key for mac_key in keys})
         if len(self.by_id) != len(keys):
             raise ValueError("a key is in the MacKeySet twice")
+        if len({mac_key._secret for mac_key in keys}) != len(keys):
+            raise ValueError("a secret is in the MacKeySet for two suites; make a new key for the other suite")
 
     @property
     def fingerprint(self) -> str:
@@ -196,8 +212,12 @@ def write_mac_keys(path: Path, mac_keys: MacKeySet, *, overwrite: bool = False) 
     _keyfiles.create(path, _to_jwk_set(mac_keys), secret=True, overwrite=overwrite)
 
 
-def add_mac_key(path: Path) -> MacKeySet:
+def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
     """Rotate: add a new key to a file, which tags from now on, while the others go on checking; atomically.
+
+    Args:
+        path: File of mode 0600, of this user or root.
+        suite: How the new key tags; None for that of the key that tags now.
 
     Returns:
         What the file holds now.
@@ -205,8 +225,12 @@ def add_mac_key(path: Path) -> MacKeySet:
     Raises:
         KeyFileError: As ``read_mac_keys``, or the file cannot be replaced; it is as it was.
     """
-    signing = MacKey.generate()
-    _keyfiles.rewrite_secret(path, lambda content: _to_jwk_set(_from_jwk_set(content, path).rotated(signing)))
+
+    def rotated(content: bytes) -> bytes:
+        old = _from_jwk_set(content, path)
+        return _to_jwk_set(old.rotated(MacKey.generate(old.signing.suite if suite is None else suite)))
+
+    _keyfiles.rewrite_secret(path, rotated)
     return read_mac_keys(path)
 
 
@@ -255,14 +279,22 @@ def _from_jwk(entry: object) -> tuple[MacKey, bool]:
     secret = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     if _base64url(secret) != encoded:  # bits to spare that are not zero
         raise ValueError('the "k" of a key is not base64url')
-    mac_key = MacKey(secret)
-    for name, only in (("alg", "HS256"), ("use", "sig"), ("kid", mac_key.fingerprint)):
+    mac_key = MacKey(secret, _suite(entry))
+    for name, only in (("use", "sig"), ("kid", mac_key.fingerprint)):
         if entry.get(name, only) != only:
             raise ValueError(f'the "{name}" of a key is not "{only}": it is a key for something else, or damaged')
     operations = entry.get("key_ops", _SIGNS)
     if operations not in (_SIGNS, _SIGNS[::-1], _CHECKS):
         raise ValueError(f'the "key_ops" of the key {mac_key.fingerprint} are not those of a MAC key')
     return mac_key, operations != _CHECKS
+
+
+def _suite(entry: dict[str, object]) -> Suite:
+    alg = entry.get("alg", _ALG[Suite.HS256])
+    for suite, name in _ALG.items():
+        if alg == name:
+            return suite
+    raise ValueError(f'the "alg" of a key is not "{_ALG[Suite.HS256]}" or "{_ALG[Suite.A256GMAC]}"')
 
 
 def _base64url(data: bytes) -> str:

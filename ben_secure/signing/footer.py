@@ -1,37 +1,122 @@
-"""The footer of a tagged value: its structure, so that payload and footer can be told apart without a key.
+"""The footer of a tagged value, and the one answer to whether a value bears a tag; by structure, without a key.
 
-Checks nothing that a key is needed for (``signing.tags`` does). 64 bytes behind the payload, integers little-endian:
-tag (32), key id (8), payload length (u64), suite (u8), version (u8), reserved (6, zero), magic (8).
+Everything that reads, tags, untags, converts or verifies values asks here. Checks nothing that a key is needed for
+(``signing.tags`` does). 64 bytes behind the payload, integers little-endian: tag (32), key id (8), payload length
+(u64), suite (u8), version (u8), reserved (6, zero), magic (8). All of them must be right: pixels that end in the magic
+by chance are no tag.
 """
 
 from __future__ import annotations
 
 import struct
+from enum import IntEnum
+from typing import NamedTuple
 
 FOOTER_BYTES = 64
 MAGIC = b"\x89BenTag\n"
 """The last 8 bytes of a tagged value. Not ASCII, not UTF-8, and not how a pickle ends (``.``)."""
 VERSION = 1
-SUITE = 1
-"""HMAC-SHA-256 (RFC 2104, FIPS 180-4) under a key derived by HKDF (RFC 5869)."""
-RESERVED = bytes(6)
-FOOTER = struct.Struct("<32s8sQBB6s8s")
-"""Tag, key id, payload bytes, suite, version, reserved, magic."""
+Buffer = bytes | bytearray | memoryview
+"""What holds the bytes of a value; a memoryview is one of single bytes."""
 
 
-def payload_end(value: bytes | memoryview) -> int:
+class Suite(IntEnum):
+    """How tags are made: a property of the MAC key, never chosen by the data. The number stands in the footer."""
+
+    HS256 = 1
+    """HMAC-SHA-256 (RFC 2104, FIPS 180-4)."""
+    A256GMAC = 2
+    """AES-256-GMAC (SP 800-38D) under a key of its own for each tagging."""
+
+
+_SUITES = frozenset(Suite)
+_RESERVED = bytes(6)
+_FOOTER = struct.Struct("<32s8sQBB6s8s")  # tag, key id, payload bytes, suite, version, reserved, magic
+
+
+class Footer(NamedTuple):
+    """The fields of a footer that are not fixed; unverified.
+
+    Attributes:
+        unverified_tag: 32 bytes.
+        key_id: 8 bytes that name the MAC key.
+        suite: A ``Suite``.
+    """
+
+    unverified_tag: bytes
+    key_id: bytes
+    suite: int
+
+    def pack(self, payload_bytes: int) -> bytes:
+        """Write the 64 bytes that belong behind a payload of this length."""
+        return _FOOTER.pack(self.unverified_tag, self.key_id, payload_bytes, self.suite, VERSION, _RESERVED, MAGIC)
+
+
+def footer_of(value: Buffer) -> Footer | None:
+    """Read the footer of a stored value.
+
+    Args:
+        value: The stored bytes, unverified.
+
+    Returns:
+        The footer if the value bears a tag: its last 64 bytes have the magic, a known suite and version, nothing in
+        the reserved bytes, and the length of what stands before them. Otherwise None.
+    """
+    fields = _fields(value)
+    if fields is None:
+        return None
+    tag, key_id, payload_bytes, suite, version, reserved, _ = fields
+    if payload_bytes != len(value) - FOOTER_BYTES or not _known(suite, version, reserved):
+        return None
+    return Footer(tag, key_id, suite)
+
+
+def payload_end(value: Buffer) -> int:
     """Find where the payload of a stored value ends.
 
     Args:
-        value: The stored bytes; hostile.
+        value: The stored bytes, unverified.
 
     Returns:
-        The position of the footer, if the value ends with one of this version and for a payload of this length;
-        otherwise the length of the value.
+        The position of the footer if the value bears a tag (``footer_of``), otherwise the length of the value.
     """
+    return len(value) - FOOTER_BYTES if footer_of(value) is not None else len(value)
+
+
+def footer_fault(value: Buffer) -> str | None:
+    """Say why a value bears no tag although it seems to have been tagged, for a message; decides nothing.
+
+    Args:
+        value: The stored bytes, unverified, for which ``footer_of`` is None.
+
+    Returns:
+        What is wrong with its footer if it has the magic and either the right length or a known suite and version;
+        otherwise None: there is no footer.
+    """
+    fields = _fields(value)
+    if fields is None:
+        return None
+    _, _, payload_bytes, suite, version, reserved, _ = fields
     end = len(value) - FOOTER_BYTES
-    if end < 0 or value[-len(MAGIC) :] != MAGIC:
-        return len(value)
-    _, _, payload_bytes, suite, version, reserved, _ = FOOTER.unpack_from(value, end)
-    known = payload_bytes == end and (suite, version, reserved) == (SUITE, VERSION, RESERVED)
-    return end if known else len(value)
+    if _known(suite, version, reserved):
+        return (
+            f"the value was changed: {end} bytes stand before its tag, expected {payload_bytes}; "
+            "fetch the database again from its source"
+        )
+    if payload_bytes == end:
+        return (
+            f"the tag of the value is of suite {suite}, version {version}, reserved {reserved.hex()}; "
+            f"expected suite 1 or 2, version {VERSION}, reserved zero: a newer ben_secure may read it"
+        )
+    return None
+
+
+def _fields(value: Buffer) -> tuple[bytes, bytes, int, int, int, bytes, bytes] | None:
+    """The fields of what would be the footer, if it ends in the magic."""
+    if value[-8:] != MAGIC or len(value) < FOOTER_BYTES:
+        return None
+    return _FOOTER.unpack(value[-FOOTER_BYTES:])
+
+
+def _known(suite: int, version: int, reserved: bytes) -> bool:
+    return suite in _SUITES and version == VERSION and reserved == _RESERVED

@@ -13,11 +13,13 @@ from ben_secure.signing._publisher_keys import (
     write_signing_key,
     write_verify_key,
 )
+from ben_secure.signing.footer import Suite
 
 __all__ = [
     "MacKey",
     "MacKeySet",
     "SigningKey",
+    "Suite",
     "VerifyKey",
     "add_mac_key",
     "read_mac_keys",

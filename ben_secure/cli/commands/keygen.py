@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ben_secure.cli import _passphrase, _signing
+from ben_secure.cli import _passphrase, _signing, _speed
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing.keys import (
     MacKey,
     MacKeySet,
     SigningKey,
+    Suite,
     add_mac_key,
     write_mac_keys,
     write_signing_key,
@@ -32,30 +33,53 @@ def mac(
     add: Annotated[
         bool, typer.Option("--add", help="Add a new key to FILE that tags from now on; the others go on checking.")
     ] = False,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            metavar="NAME",
+            help="HS256 (HMAC-SHA-256; the default) or A256GMAC (AES-256-GMAC: fast on processors without SHA "
+            "instructions); with --add that of the key that tags now if not given.",
+        ),
+    ] = None,
     force: Force = False,
     as_json: _signing.JsonOption = False,
 ) -> int:
     """Make a secret key for tagging values, to be shared by all who may write them (a JWK Set, mode 0600).
 
+    Says how fast both algorithms are on this machine if the chosen one is slow here.
+
     Exit code 0: done. 2: FILE exists (without --force) or cannot be written.
     """
     if add and force:
         raise typer.BadParameter("--add keeps the keys in FILE, --force overwrites them; give one of the two")
+    suite = None if algorithm is None else _suite(algorithm)
     if add:
-        mac_keys = add_mac_key(file)
+        mac_keys = add_mac_key(file, suite)
     else:
-        mac_keys = MacKeySet(MacKey.generate())
+        mac_keys = MacKeySet(MacKey.generate(suite or Suite.HS256))
         write_mac_keys(file, mac_keys, overwrite=force)
-    checking = [mac_key.fingerprint for mac_key in mac_keys if mac_key is not mac_keys.signing]
-    document = _document("mac", mac_keys.fingerprint) | {"file": file, "checking_only": checking}
+    suite = mac_keys.signing.suite
+    checking = [mac_key for mac_key in mac_keys if mac_key is not mac_keys.signing]
     if as_json:
-        print_json(document)
+        fingerprints = [mac_key.fingerprint for mac_key in checking]
+        facts = {"file": file, "algorithm": suite.name, "checking_only": fingerprints}
+        print_json(_document("mac", mac_keys.fingerprint) | facts)
         return 0
-    rows = [("secret key", printable(file, 400)), ("fingerprint", mac_keys.fingerprint)]
-    _signing.print_facts([*rows, *(("still valid", fingerprint) for fingerprint in checking)], console())
+    rows = [("secret key", printable(file, 400)), ("fingerprint", mac_keys.fingerprint), ("algorithm", suite.name)]
+    rows += [("still valid", f"{mac_key.fingerprint} ({mac_key.suite.name})") for mac_key in checking]
+    _signing.print_facts(rows, console())
     advice = "Give the file, over a channel that you trust, to those who may tag values; compare the fingerprint."
-    console().print(advice, soft_wrap=True)
+    console().print("\n".join(filter(None, [advice, _speed.advice(suite)])), soft_wrap=True)
     return 0
+
+
+def _suite(name: str) -> Suite:
+    try:
+        return Suite[name.upper()]
+    except KeyError:
+        names = " or ".join(suite.name for suite in Suite)
+        raise typer.BadParameter(f"--algorithm is {printable(name)}; expected {names}") from None
 
 
 @app.command("publisher")

@@ -29,10 +29,11 @@ def command(
         str | None, typer.Option("--out", metavar="NEW", help="Write a tagged copy; without this DB itself is tagged.")
     ] = None,
     retag: Annotated[
-        bool, typer.Option("--retag", help="Replace tags made with another key, after verifying them.")
+        bool,
+        typer.Option("--retag", help="Replace the tags of other keys in --mac-key FILE, after verifying them."),
     ] = False,
     old_mac_key: Annotated[
-        str | None, typer.Option("--old-mac-key", metavar="FILE", help="Key file that verifies the tags to replace.")
+        str | None, typer.Option("--old-mac-key", metavar="FILE", help="Replace tags of the keys in this file, too.")
     ] = None,
     signing_key: Annotated[
         str | None, typer.Option("--signing-key", metavar="FILE", help="Publisher's private key (PEM).")
@@ -63,9 +64,13 @@ def command(
             raise typer.BadParameter(
                 "--name, --version, --license, --out-manifest, --passphrase-... and --force belong to --signing-key"
             )
-        if retag != (old_mac_key is not None):
-            raise typer.BadParameter("--retag and --old-mac-key FILE belong together")
-        return _tag(database, mac_key, context, out, old_mac_key, as_json)
+        if old_mac_key is not None and not retag:
+            raise typer.BadParameter("--old-mac-key requires --retag")
+        mac_keys = read_mac_keys(mac_key, database)
+        old_mac_keys = mac_keys if retag else None
+        if old_mac_key is not None:
+            old_mac_keys = read_mac_keys(old_mac_key, database)
+        return _tag(database, Tagger(mac_keys, context, old_mac_keys=old_mac_keys), context, out, as_json)
     if context or out or retag or old_mac_key:
         raise typer.BadParameter("--context, --out, --retag and --old-mac-key belong to --mac-key")
     if not name or not version:
@@ -75,10 +80,8 @@ def command(
     return _list(database, key, release, out_manifest, force, as_json)
 
 
-def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key: str | None, as_json: bool) -> int:
-    mac_keys = read_mac_keys(mac_key, database)
-    old_mac_keys = None if old_mac_key is None else read_mac_keys(old_mac_key, database)
-    tagger = Tagger(mac_keys, context, old_mac_keys=old_mac_keys)
+def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: bool) -> int:
+    mac_keys = tagger.mac_keys
     foreign = 0  # safetensors files, which other programs read only without a tag
 
     def tagged_copy(lmdb_key: bytes, value: bytes) -> bytes:
@@ -92,7 +95,11 @@ def _tag(database: str, mac_key: str, context: str, out: str | None, old_mac_key
         else:
             changed = change_in_place(database, tagger.tagged_in_place, progress=progress)
             done = Rewritten(checked=changed.checked, written=changed.changed, refusals=changed.refusals)
-    facts: dict[str, object] = {"key": mac_keys.fingerprint, "context": context}
+    facts: dict[str, object] = {
+        "key": mac_keys.fingerprint,
+        "algorithm": mac_keys.signing.suite.name,
+        "context": context,
+    }
     facts |= {"safetensors": foreign} if foreign else {}
     if foreign and not as_json and not done.refusals.count:
         note = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import typer
 from rich.console import Console
 
 from ben_secure.audit.report import printable_key
-from ben_secure.cli import _signing
+from ben_secure.cli import _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
@@ -30,13 +31,17 @@ def command(
     """
     if verification is None:
         raise typer.BadParameter("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
+    start = time.monotonic()
     with PageReader(database) as pages, progress_bar("verifying") as progress:
         outcome = verify(pages, verification, progress)
     document = _document(database, verification, outcome)
+    advice = None
+    if verification.mac_keys is not None and time.monotonic() - start >= _speed.WORTH_TELLING_S:
+        advice = _speed.advice(verification.mac_keys.signing.suite)
     if as_json:
         print_json(document)
     else:
-        _print(document, console())
+        _print(document, advice, console())
     exit_code: int = document["exit_code"]
     return exit_code
 
@@ -84,7 +89,7 @@ def _faults(faults: dict[str, Listed]) -> dict[str, object]:
     }
 
 
-def _print(document: dict[str, Any], out: Console) -> None:
+def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
     if document["manifest"] is not None:
         release = document["manifest"]
         rows = [
@@ -101,6 +106,8 @@ def _print(document: dict[str, Any], out: Console) -> None:
         out.print(f"every tag fails: is {printable(document['tags']['context'])!r} the --context they were made for?")
     if document["error"] is not None:
         out.print(printable(document["error"], 1000), soft_wrap=True)
+    if advice is not None:
+        out.print(advice, soft_wrap=True)
     database = printable(document["database"], 400)
     text = {
         0: f"VERIFIED: all {document['checked']:,} values in {database} are as they were signed",

@@ -16,7 +16,7 @@ from ben_secure import tensors
 from ben_secure.errors import PatchFormatError, Rule, TagMismatchError, UntrustedDataError, printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
-from ben_secure.signing.footer import MAGIC
+from ben_secure.signing.footer import footer_of
 from ben_secure.signing.policy import Verification, Verifier
 from ben_secure.store.change.rewrite import Progress, Rewritten, rewrite
 from ben_secure.store.change.tag import Tagger
@@ -131,7 +131,7 @@ class _Converter:
 def _patch(lmdb_key: bytes, value: bytes, verifier: Verifier | None) -> BigEarthNetPatch:
     if verifier is not None:
         value = value[: verifier.payload_end(lmdb_key, value)]
-    if value.endswith(MAGIC):  # it would be gone, and nobody would know whether it was good
+    if footer_of(value) is not None:  # it would be gone, and nobody would know whether it was good
         raise TagMismatchError(
             "the value bears a tag, and no key was given to verify it; pass the key of the old database "
             "(--source-mac-key FILE)",

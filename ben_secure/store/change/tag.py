@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError, TagMismatchError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.signing.footer import FOOTER_BYTES, MAGIC
+from ben_secure.signing.footer import footer_of
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.tags import append_tag, context_bytes, verified_payload
 from ben_secure.tensors import SIGN
@@ -62,7 +62,8 @@ class Tagger:
             TagMismatchError: It bears a tag that none of the keys made for this LMDB key and dataset.
             LimitExceededError: It is longer than a reader takes.
         """
-        if not value.endswith(MAGIC):
+        footer = footer_of(value)
+        if footer is None:
             if len(value) > self._max_bytes:
                 raise LimitExceededError(
                     f"the value has {len(value)} bytes, expected at most {self._max_bytes} "
@@ -73,13 +74,13 @@ class Tagger:
             return append_tag(self.mac_keys.signing, self.context, lmdb_key, value)
         try:
             payload = verified_payload(self.mac_keys, self.context, lmdb_key, value)
-            valid = self.old_mac_keys is None or verified_by(self.mac_keys.signing.key_id, value)
+            valid = self.old_mac_keys is None or footer.key_id == self.mac_keys.signing.key_id
         except TagMismatchError as error:
             if self.old_mac_keys is None:
                 raise _foreign(error) from error
             payload = verified_payload(self.old_mac_keys, self.context, lmdb_key, value)
             valid = False
-        return value if valid else append_tag(self.mac_keys.signing, self.context, lmdb_key, bytes(payload))
+        return value if valid else append_tag(self.mac_keys.signing, self.context, lmdb_key, payload)
 
     def tagged_in_place(self, lmdb_key: bytes, value: bytes) -> bytes:
         """Make the value as it shall be stored in the place of the old one; otherwise as ``tagged``.
@@ -88,7 +89,7 @@ class Tagger:
             StoreError: It is a bare safetensors file. With a tag behind it no other program would read it any more, and
                 here it is the only one.
         """
-        if value[4:9] == SIGN and not value.endswith(MAGIC):
+        if value[4:9] == SIGN and footer_of(value) is None:
             raise StoreError(
                 "the value is a safetensors file, and with a tag behind it only this package would read it; tag a copy "
                 "(--out NEW), convert to canonical values (ben-secure convert), or sign the list of all values, which "
@@ -104,11 +105,6 @@ class Tagger:
             TagMismatchError: The value bears no tag that one of the keys made for this LMDB key and dataset.
         """
         return bytes(verified_payload(self.mac_keys, self.context, lmdb_key, value))
-
-
-def verified_by(key_id: bytes, verified_value: bytes) -> bool:
-    """Whether the valid tag of a value is of this key."""
-    return verified_value[-FOOTER_BYTES:][32:40] == key_id
 
 
 def _foreign(error: TagMismatchError) -> TagMismatchError:

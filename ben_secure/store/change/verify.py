@@ -11,17 +11,19 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ben_secure.errors import LimitExceededError, TagMismatchError
+from ben_secure.errors import LimitExceededError, Rule, TagMismatchError
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing.footer import MAGIC
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.manifest import Manifest, MismatchKind
 from ben_secure.signing.policy import Verification, Verifier
-from ben_secure.signing.tags import context_bytes, split_footer, verified_payload
+from ben_secure.signing.tags import context_bytes, verified_payload
 from ben_secure.store.change.digests import map_values
 from ben_secure.store.change.rewrite import KEPT, Progress
 
 TAG_KINDS = ("untagged", "changed", "unknown_key")
+_KIND_OF_RULE: dict[Rule | None, str] = dict(
+    zip((Rule.TAG_MISSING, Rule.TAG_INVALID, Rule.TAG_FOREIGN), TAG_KINDS, strict=True)
+)
 MANIFEST_KINDS = tuple(str(kind) for kind in MismatchKind)
 
 
@@ -124,9 +126,6 @@ def _tag_fault(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: byte
     """Which of ``TAG_KINDS`` a value has, if any."""
     try:
         verified_payload(mac_keys, context, lmdb_key, value)
-    except TagMismatchError:
-        if not value.endswith(MAGIC):
-            return "untagged"
-        _, footer = split_footer(value)
-        return "unknown_key" if footer is not None and footer.key_id not in mac_keys.by_id else "changed"
+    except TagMismatchError as error:
+        return _KIND_OF_RULE[error.rule]
     return None
