@@ -7,9 +7,10 @@ import sys
 import threading
 
 import lmdb
+import numpy as np
 import pytest
 
-from ben_secure.errors import LimitExceededError, PatchFormatError, StoreError, UnsafePickleError
+from ben_secure.errors import LimitExceededError, PatchFormatError, ResourceError, StoreError, UnsafePickleError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S2_Patch
@@ -255,3 +256,19 @@ def test_page_reader_and_patch_reader_agree(path, patches):
     """The same records, one by raw key, one by name."""
     with PatchReader(path) as reader, PageReader(path) as records:
         assert [(name.encode(), reader.raw(name)) for name in reader] == list(records.items())
+
+
+@pytest.mark.threat("T2")
+def test_too_little_memory_to_read_is_no_verdict(path, patches, monkeypatch):
+    """It is an error of its own, for a page as for a value; afterwards the value is read."""
+
+    def fails(*arguments):
+        raise MemoryError
+
+    with PatchReader(path) as reader:
+        for module, function in ((os, "pread"), (np, "empty")):
+            with monkeypatch.context() as patched:
+                patched.setattr(module, function, fails)
+                with pytest.raises(ResourceError, match="says nothing about them"):
+                    reader["S2A_0"]
+            assert reader["S2A_0"] == patches["S2A_0"]

@@ -1,6 +1,7 @@
 """The memory between values: it changes no verdict and no patch, and holds a bounded number of bytes."""
 
 import gc
+import io
 import itertools
 import random
 import sys
@@ -18,6 +19,7 @@ from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.errors import BenSecureError, ResourceError, UndecidedError
 from ben_secure.limits import Limits
 from ben_secure.pickles.templates import MAX_BYTES
+from ben_secure.pickles.unpickler import PatchUnpickler
 from ben_secure.values import Decoder
 from support import fuzz_core
 from support.assembler import array_blob, blob, canonical, dct, entry, lst, name, text, tup, with_metadata
@@ -328,8 +330,9 @@ def test_honest_labels_fit():
 
 @pytest.mark.threat("T2")
 @pytest.mark.parametrize("error", [MemoryError, RecursionError])
-def test_too_little_memory_is_no_verdict(error, monkeypatch):
-    """It is undecided, for pickles and safetensors values; afterwards the value loads."""
+@pytest.mark.parametrize("load", [loads, lambda value: PatchUnpickler(io.BytesIO(value)).load()])
+def test_too_little_memory_is_no_verdict(load, error, monkeypatch):
+    """It is undecided; afterwards the value loads."""
 
     def fails(*arguments, **keywords):
         raise error
@@ -337,10 +340,10 @@ def test_too_little_memory_is_no_verdict(error, monkeypatch):
     value = make_patch(labels=["a"]).dumps()
     with monkeypatch.context() as patched:
         patched.setattr(BigEarthNetPatch, "_assemble", fails)
-        with pytest.raises(ResourceError, match="says nothing about the value") as caught:
-            loads(value)
+        with pytest.raises(ResourceError, match="says nothing about them") as caught:
+            load(value)
     assert isinstance(caught.value, UndecidedError)
-    assert loads(value) == make_patch(labels=["a"])
+    assert load(value) == make_patch(labels=["a"])
     with pytest.raises(BenSecureError) as caught:
         loads(with_metadata(name("os", "system")))
     assert not isinstance(caught.value, UndecidedError)

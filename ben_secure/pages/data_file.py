@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ben_secure.errors import StoreError, printable
+from ben_secure.errors import ResourceError, StoreError, printable
 
 DATA_FILE_NAME = "data.mdb"
 """Name of the data file in an environment that is a directory (liblmdb, ``DATANAME`` in mdb.c)."""
@@ -104,10 +104,13 @@ class DataFile:
 
         Raises:
             StoreError: The operating system reports an error.
+            ResourceError: There is not enough memory.
             ValueError: The file was closed.
         """
         try:
             return os.pread(self._fd, size, offset)
+        except MemoryError as error:
+            raise ResourceError.reading(size) from error
         except (OSError, OverflowError) as error:  # OverflowError: an offset that no system can express
             raise self._failed(error) from error
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ben_secure.errors import BenSecureError, PatchFormatError, Rule, printable
+from ben_secure.errors import BenSecureError, PatchFormatError, ResourceError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.patches.patch import BigEarthNetPatch
@@ -218,7 +218,10 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 def _fresh(size: int, aligned: int) -> memoryview:
     """Uninitialised memory for one value, such that positions that are ``aligned`` modulo 16 are aligned."""
     shift = -aligned % ALIGNMENT
-    memory: Any = np.empty(size + shift, np.uint8)  # numpy's memory is aligned to 16 bytes
+    try:
+        memory: Any = np.empty(size + shift, np.uint8)  # numpy's memory is aligned to 16 bytes
+    except MemoryError as error:
+        raise ResourceError.reading(size) from error
     return memoryview(memory)[shift:]
 
 
