@@ -926,7 +926,6 @@ class TestRebuild:
                 rebuild(BigEarthNetPatch, (green,), b"\1\2\3", {name: 1}, None)
 
     @given(st.data())
-    @settings(max_examples=150, deadline=None)
     def test_any_arguments_give_a_patch_or_a_plain_error(self, data):
         """Of good and hostile arguments in any mixture, nothing but TypeError and ValueError leaves."""
         hostile = st.recursive(

@@ -202,7 +202,7 @@ def _judge(task, announce, stop):
     [
         (dying, 60, "killed by signal 11"),
         (hanging, 0.5, r"not done with it within 0\.5 s"),
-        (failing, 60, "it ended with ZeroDivisionError: division by zero"),
+        pytest.param(failing, 60, "it ended with ZeroDivisionError: division by zero", marks=pytest.mark.slow),
         pytest.param(eating, 60, "it ended with MemoryError", marks=pytest.mark.slow),
     ],
 )
@@ -219,6 +219,7 @@ def test_a_value_that_stops_a_worker_is_a_finding_and_the_audit_goes_on(database
     assert (found.checked, found.refused) == (31, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T12")
 def test_a_worker_that_is_stopped_is_given_up(database, pages, monkeypatch):
     """It cannot end itself any more."""
