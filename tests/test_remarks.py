@@ -1,6 +1,7 @@
 """Remarks on metadata: quiet on what honest patches hold, and one for each thing that no patch needs."""
 
 import re
+import time
 import timeit
 
 import numpy as np
@@ -144,4 +145,4 @@ def test_labels_cost_little():
     """Two microseconds a patch, or twenty on a busy machine."""
     patch = loads(make_patch(labels=LABELS, new_labels=LABELS).dumps())
     assert metadata_remarks(b"name", patch) is None
-    assert min(timeit.repeat(lambda: metadata_remarks(b"name", patch), number=5000, repeat=5)) < 0.1
+    assert min(timeit.repeat(lambda: metadata_remarks(b"name", patch), timer=time.process_time, number=5000)) < 0.1
