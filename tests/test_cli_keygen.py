@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from ben_secure import KeyFileError
 from ben_secure.cli import _speed, main
 from ben_secure.signing.keys import Suite, read_mac_keys, read_signing_key, read_verify_key
 
@@ -330,13 +329,3 @@ def test_hostile_paths_are_shown_escaped(tmp_path, capsys):
         assert re.fullmatch(r"[ -~\n]*", out + err)
         assert r"\x1b[31mred\n" in out + err
     assert read_mac_keys(path)
-
-
-def test_the_process_ends_with_the_exit_code(tmp_path):
-    """As a real process."""
-    for exit_code in (0, 2):
-        done = subprocess.run([*RUNNER, "keygen", "mac", tmp_path / "mac"], capture_output=True, text=True)
-        assert done.returncode == exit_code
-        assert bool(done.stdout) == (exit_code == 0)
-    with pytest.raises(KeyFileError):
-        read_signing_key(tmp_path / "mac")

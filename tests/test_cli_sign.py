@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import lmdb
 import pytest
 
 from ben_secure import PatchReader, loads
-from ben_secure.cli import _passphrase, main
+from ben_secure.cli import main
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import footer_of
 from ben_secure.signing.keys import (
@@ -411,16 +412,17 @@ def test_a_passphrase_is_asked_for_if_one_is_needed(place, capsys, monkeypatch):
     """Only for an encrypted key, naming it."""
     asked = []
 
-    def prompt(what):
-        asked.append(what)
-        return b"open sesame"
+    def getpass(prompt):
+        asked.append(prompt)
+        return "open sesame"
 
-    monkeypatch.setattr(_passphrase, "prompt", prompt)
+    monkeypatch.setattr("getpass.getpass", getpass)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
     for number, key in enumerate(("locked", "publisher")):
         code, out, err = run(f"sign db --signing-key {key} --name n --version 1 --out-manifest m{number}", capsys)
         assert (code, err) == (0, "")
         assert f"by {PUBLISHER.fingerprint}" in out
-    assert asked == ["the private key locked"]
+    assert asked == ["Passphrase for the private key locked: "]
 
 
 def test_a_passphrase_comes_from_a_file_or_a_variable(place, capsys, monkeypatch):

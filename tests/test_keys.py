@@ -31,7 +31,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ben_secure import KeyFileError, SignatureError, UndecidedError
-from ben_secure.signing import _keyfiles
 from ben_secure.signing.keys import (
     MacKey,
     MacKeySet,
@@ -382,7 +381,7 @@ def owned_by(monkeypatch, user):
         found[4] = user
         return os.stat_result(found)
 
-    monkeypatch.setattr(_keyfiles.os, "fstat", fstat)
+    monkeypatch.setattr(os, "fstat", fstat)
 
 
 def test_a_secret_of_another_user_is_refused(secret, monkeypatch):
@@ -585,7 +584,7 @@ def test_a_failure_leaves_nothing_half_written(kind, failing, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(_keyfiles.os, failing, fail)
+        patched.setattr(os, failing, fail)
         with pytest.raises(KeyFileError, match=r"cannot write .*: No space left on device"):
             write_any(kind, tmp_path / "key", overwrite=overwrite)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

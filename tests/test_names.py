@@ -1,5 +1,6 @@
 """Patch names of BigEarthNet are known, and what only looks like one is not."""
 
+import time
 import timeit
 
 import pytest
@@ -81,4 +82,4 @@ def test_any_key_gets_an_answer(name):
 
 def test_a_key_costs_little():
     """A microsecond a key, or ten on a busy machine."""
-    assert min(timeit.repeat(lambda: key_remark(NAMES[0]), number=10_000, repeat=5)) < 0.1
+    assert min(timeit.repeat(lambda: key_remark(NAMES[0]), timer=time.process_time, number=10_000)) < 0.1

@@ -221,7 +221,7 @@ def _judge(task, announce, stop):
     [
         (dying, 60, "killed by signal 11"),
         (hanging, 0.5, r"not done with it within 0\.5 s"),
-        (failing, 60, "it ended with ZeroDivisionError: division by zero"),
+        pytest.param(failing, 60, "it ended with ZeroDivisionError: division by zero", marks=pytest.mark.slow),
     ],
 )
 def test_a_value_that_stops_a_worker_is_a_finding_and_the_audit_goes_on(database, pages, whole, judge, seconds, fate):
