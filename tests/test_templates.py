@@ -285,7 +285,14 @@ def kept(load, probe):
 
 
 @pytest.mark.threat("T2")
-@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+@pytest.mark.parametrize(
+    "probe",
+    [
+        pytest.param(probe, marks=[pytest.mark.slow] if probe in (large_lists, beginnings) else [])
+        for probe in PROBES.values()
+    ],
+    ids=PROBES,
+)
 def test_what_a_decoder_keeps_is_bounded_in_bytes(probe):
     """Whatever is loaded, and in spite of what it keeps: the budget, and what layouts take."""
     memory = Decoder()

@@ -80,6 +80,9 @@ def scan_value(
 
     Returns:
         None if the value is a patch under a key that has a name; otherwise what is wrong, the value before the key.
+
+    Raises:
+        ResourceError: There is not enough memory to judge the value.
     """
     try:
         Decoder(tuple(classes), limits).load(value, payload_end(value))
