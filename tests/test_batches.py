@@ -157,6 +157,43 @@ class TestPixels:
         with pytest.raises(TypeError):
             arrays["patch 1"]
 
+    @pytest.mark.parametrize("convert", [list, tuple, np.array])
+    def test_a_mask_selects(self, canonical, convert):
+        """One bool a patch, as in numpy and torch; it is not taken for places 0 and 1."""
+        arrays = PatchArrays(canonical, bands="S1", labels=None)
+        mask = convert([False, True, False, True, True])
+        assert np.array_equal(arrays[mask], arrays.batch([1, 3, 4]))
+        with pytest.raises(IndexError, match="a mask has 4 bools, expected 5"):
+            arrays[mask[:4]]
+        for several in (arrays.batch, lambda places: arrays.fill([np.empty((5, 2, 120, 120), np.float32)], places)):
+            with pytest.raises(TypeError, match="a bool is not the place of a patch"):
+                several(mask)
+        assert len(arrays.batch(convert([0, 1, 0, 1, 1]))) == 5
+
+    @pytest.mark.parametrize("index", [True, np.True_, np.array(False), [1, True], [np.True_, 2]])
+    def test_a_bool_is_no_place(self, canonical, index):
+        """Alone or among places, of any make."""
+        arrays = PatchArrays(canonical, bands="S1", labels=None)
+        with pytest.raises(TypeError, match="a bool is not the place of a patch"):
+            arrays[index]
+        assert np.array_equal(arrays[[1, np.uint8(2)]], arrays.batch([1, 2]))
+
+    def test_slices_and_ranges_are_batches(self, canonical):
+        """With Python's meaning, empty ones too."""
+        arrays = PatchArrays(canonical, bands="S1", labels=None)
+        everything = arrays.batch(range(5))
+        for index in (slice(1, 4), slice(None, None, -2), slice(-2, None), slice(3, 3), slice(99)):
+            assert np.array_equal(arrays[index], everything[index])
+        assert np.array_equal(arrays[range(3, 0, -1)], everything[[3, 2, 1]])
+
+    @pytest.mark.parametrize("index", ["patch 1", None, 1.0, [1.0], np.array([0.5]), [[1]], np.array([[1, 2]]), {1: 2}])
+    def test_what_is_no_index_is_refused(self, canonical, index):
+        """Before anything is read."""
+        arrays = PatchArrays(canonical, bands="S1", labels=None)
+        with pytest.raises(TypeError):
+            arrays[index]
+        assert arrays[np.array([], int)].shape == (0, 2, 120, 120)
+
     def test_fill_writes_into_arrays_that_are_there(self, canonical):
         """And into none of another shape or dtype."""
         arrays = PatchArrays(canonical, bands="RGB", size=None)

@@ -1,13 +1,11 @@
 """``PatchDataset`` and ``batch_loader``: tensors as ``PatchArrays`` has arrays, the same from any number of workers."""
 
-import copy
 import gc
 import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
-import weakref
 
 import lmdb
 import numpy as np
@@ -21,7 +19,7 @@ from ben_secure import PatchFormatError, TagMismatchError, UnsafePickleError  # 
 from ben_secure.batches import PatchArrays  # noqa: E402
 from ben_secure.signing.keys import MacKey  # noqa: E402
 from ben_secure.torch import PatchDataset, batch_loader, collate  # noqa: E402
-from ben_secure.torch.memory import Mapped, Pool  # noqa: E402
+from ben_secure.torch.memory import Pool  # noqa: E402
 from support.patch_databases import KEY, database, patches  # noqa: E402
 
 # From Python 3.12 on, forking is warned of where there are threads, and torch and forks go on as before.
@@ -80,6 +78,21 @@ def test_items_are_tensors(dataset, arrays):
     assert torch.equal(labels[0], label)
 
 
+def test_tensors_are_indices(dataset):
+    """Of ints, or a mask; a bool tensor is no place."""
+    for index in (torch.tensor([3, -1]), [torch.tensor(3), torch.tensor(-1)]):
+        assert torch.equal(dataset[index][0], dataset.batch([3, 10])[0])
+    assert torch.equal(dataset[torch.tensor(3)][0], dataset[3][0])
+    mask = torch.arange(11) > 8
+    assert torch.equal(dataset[mask][0], dataset.batch([9, 10])[0])
+    for index in (torch.tensor(True), mask[:3], list(mask[:3]), [torch.tensor(True), 1]):
+        with pytest.raises((TypeError, IndexError), match="bool"):
+            dataset[index]
+    with pytest.raises(TypeError, match="a bool is not the place"):  # a mask is not what a Subset wants
+        next(iter(DataLoader(Subset(dataset, [True, False, True]))))
+    assert len(next(iter(DataLoader(Subset(dataset, [1, 0, 1]))))) == 2
+
+
 def test_items_can_be_collated_by_torch(dataset):
     """By its own collate function, item by item or from a batch that was read as one; ours copies nothing."""
     default = listed(DataLoader(dataset, batch_size=4))
@@ -91,7 +104,7 @@ def test_items_can_be_collated_by_torch(dataset):
     items = dataset.__getitems__([2, 0])
     assert len(items) == len(items[:]) == 2
     assert torch.equal(items[-1][0], dataset[0][0])
-    assert items.whole[0].data_ptr() == items[0][0].data_ptr() == collate(items)[0].data_ptr()
+    assert items[0][0].data_ptr() == collate(items)[0].data_ptr()
 
 
 @pytest.mark.threat("T9")
@@ -110,11 +123,10 @@ def test_workers_give_what_one_process_gives(dataset, method):
     assert sorted(float(image.sum()) for images, _ in second for image in images) == sorted(
         float(image.sum()) for images, _ in expected for image in images
     )
-    assert loader.collate_fn.mapped._tensors  # the batches did cross in slabs
 
 
 def test_the_seed_decides_the_order(dataset):
-    """And neither the number of workers nor what the global generator did; a generator in its place does the same."""
+    """And neither the number of workers nor what the global generator did; a generator's order is torch's own."""
 
     def order(**options):
         torch.rand(3)
@@ -123,8 +135,11 @@ def test_the_seed_decides_the_order(dataset):
 
     expected = order(shuffle=True, seed=1)
     assert order(shuffle=True, seed=1) == expected
-    assert order(shuffle=True, generator=torch.Generator().manual_seed(1)) == expected
     assert order(shuffle=True, seed=1, num_workers=1) == expected
+    plain = DataLoader(dataset, 4, shuffle=True, generator=torch.Generator().manual_seed(3))
+    assert order(shuffle=True, generator=torch.Generator().manual_seed(3)) == [
+        float(image.sum()) for images, _ in plain for image in images
+    ]
     assert order(shuffle=True, seed=2) != expected
     assert sorted(order()) == sorted(expected)
     assert order(sampler=[1, 0, 1]) == [order()[1], order()[0], order()[1]]
@@ -136,21 +151,20 @@ def test_the_seed_decides_the_order(dataset):
     [
         ({"seed": 1, "generator": torch.Generator()}, ValueError, "a seed or a generator"),
         ({"shuffle": True, "sampler": [0]}, ValueError, "leave shuffle out"),
-        ({"collate_fn": collate}, ValueError, "leave collate_fn out"),
-        ({"batch_sampler": [[0]]}, ValueError, "leave batch_sampler out"),
+        ({"batch_sampler": [[0]]}, ValueError, "has its own batch size"),
+        ({"epoch": 1, "seed": 1}, ValueError, "needs shuffle=True and a seed"),
+        ({"epoch": -1, "seed": 1, "shuffle": True}, ValueError, "counted from 0"),
     ],
 )
 def test_contradictions_are_refused(dataset, options, error, message):
-    """And a dataset of another kind."""
+    """Before anything is read."""
     with pytest.raises(error, match=message):
         batch_loader(dataset, **options)
-    with pytest.raises(TypeError, match="not a list"):
-        batch_loader([1, 2])
     assert len(batch_loader(dataset)) == 1
 
 
 def test_a_subset_is_a_dataset_too(dataset):
-    """Of a subset, even; workers know whose memory it is."""
+    """Of a subset, even."""
     subset = Subset(Subset(dataset, range(1, 11)), [0, 2, 4])
     for workers in (0, 1):
         (found,) = listed(batch_loader(subset, num_workers=workers))
@@ -195,69 +209,21 @@ def mean_of(image):
     return {"mean": image.mean((1, 2))}
 
 
-class FirstThree(PatchDataset):
-    """A dataset that gives out a part of each batch, where it lies."""
-
-    def __getitem__(self, index):
-        images, labels = super().__getitem__(index)
-        return images[..., :3, :, :], labels
-
-
-class ChannelsLast(PatchDataset):
-    """A dataset that gives out another view of each batch."""
-
-    def __getitem__(self, index):
-        images, labels = super().__getitem__(index)
-        return images.movedim(-3, -1), labels
-
-
 class WithPlaces(PatchDataset):
-    """A dataset that gives out more than images and labels."""
+    """A dataset whose items have more than images and labels."""
 
     def __getitem__(self, index):
         return *super().__getitem__(index), index
 
 
-class Again(PatchDataset):
-    """A dataset that gives out its first batch again and again, and then others."""
-
-    first, times = None, 0
-
-    def __getitem__(self, index):
-        self.times += 1
-        if self.times > 6:
-            self.first = None
-            return super().__getitem__(index)
-        self.first = super().__getitem__(index) if self.first is None else self.first
-        return self.first
-
-
-def test_one_batch_may_be_given_out_twice(tagged):
-    """The training loop keeps the second while the first is gone; neither is overwritten."""
-    dataset = Again(tagged, bands="all", mac_key=KEY, context=CONTEXT)
-    loader = batch_loader(dataset, 3, num_workers=1, sampler=[0, 1, 2, *range(3, 9)] * 10)
-    iterator = iter(loader)
-    expected = next(iterator)[0].clone()
-    kept = [next(iterator)[0] for _ in range(5)]
-    del kept[:4]
-    for _ in range(20):
-        next(iterator)
-    assert torch.equal(kept[0], expected)
-
-
-@pytest.mark.parametrize("kind", [FirstThree, ChannelsLast, WithPlaces])
-def test_what_a_dataset_of_the_caller_s_makes_of_a_batch_crosses(tagged, kind):
-    """Also where it begins in a slab and is another view of it than was lent."""
-    dataset = kind(tagged, bands="all", mac_key=KEY, context=CONTEXT)
-    expected = [
-        [part if isinstance(part, list) else part.clone() for part in batch] for batch in batch_loader(dataset, 4)
-    ]
-    found = [
-        [part if isinstance(part, list) else part.clone() for part in b]
-        for b in batch_loader(dataset, 4, num_workers=1)
-    ]
-    assert str(found) == str(expected)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(found, expected, strict=True))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_dataset_of_the_caller_s_makes_of_an_item_is_in_the_batch(tagged, workers):
+    """Nothing reads past its ``__getitem__``."""
+    dataset = WithPlaces(tagged, bands="S1", mac_key=KEY, context=CONTEXT)
+    images, labels, places = next(iter(batch_loader(dataset, 4, num_workers=workers)))
+    assert torch.equal(images, torch.stack([dataset[place][0] for place in range(4)]))
+    assert places.tolist() == [0, 1, 2, 3]
+    assert labels.shape == (4, 19)
 
 
 def replaced(images):
@@ -329,7 +295,6 @@ def test_it_is_pickled_with_its_demand_and_shown_without_secrets(dataset, tagged
     """What arrives verifies as what was sent."""
     dataset.batch([0, 1, 2])
     copied = pickle.loads(pickle.dumps(dataset))
-    assert copied._pool is None
     assert copied.readers[0].verified
     assert torch.equal(copied.batch([5])[0], dataset.batch([5])[0])
     assert "tagged.lmdb" in repr(copied)
@@ -337,7 +302,7 @@ def test_it_is_pickled_with_its_demand_and_shown_without_secrets(dataset, tagged
 
 
 class TestMemory:
-    """Memory is used again when nobody has it any more, and never before."""
+    """Memory is used again when nothing refers to it any more, and never before."""
 
     def test_batches_that_are_kept_stay_as_they_are(self, dataset, arrays):
         """With and without workers, as whole batches, views of them, or numpy arrays made of them."""
@@ -352,137 +317,39 @@ class TestMemory:
             for place, (found, wanted) in enumerate(zip(kept, expected, strict=True)):
                 assert np.array_equal(np.asarray(found), wanted[1:] if place % 2 else wanted)
 
-    def test_slabs_are_used_again(self, dataset):
-        """A worker makes a few, however many batches there are."""
-        loader = batch_loader(dataset, 3, sampler=[*range(9)] * 8, num_workers=1, persistent_workers=True)
-        places = {images.data_ptr() for images, _ in loader}
-        assert 1 <= len(loader.collate_fn.mapped._tensors) <= 5
-        assert len(places) <= 5
-
-    def test_slabs_of_workers_that_ended_are_forgotten(self, dataset):
-        """When the last batch of theirs is gone, and when the loader is."""
-        loader = batch_loader(dataset, 3, num_workers=1)
-        mapped = loader.collate_fn.mapped
-        for batch in loader:
-            assert len(batch[0])
-        assert mapped._tensors
-        del batch
-        assert not mapped._tensors
-        delivery = weakref.ref(loader.collate_fn)
-        del loader, mapped
-        gc.collect()
-        assert delivery() is None
-
-    def test_copies_of_a_loader_are_loaders(self, dataset):
-        """As frameworks make them."""
-        loader = copy.deepcopy(batch_loader(dataset, 4, num_workers=1))
-        assert same(listed(loader), listed(batch_loader(dataset, 4)))
-        assert loader.collate_fn.mapped is copy.copy(loader.collate_fn).mapped
-
-    def test_leaving_a_loop_early_is_harmless(self, dataset, arrays):
-        """With workers that stay and with others; what was read ahead is dropped."""
-        for persistent in (True, False):
-            loader = batch_loader(dataset, 2, num_workers=1, persistent_workers=persistent)
-            for _ in range(6):
-                for images, _labels in loader:
-                    assert np.array_equal(images.numpy(), arrays.batch([0, 1])[0])
-                    break
-            assert len(loader.collate_fn.mapped._tensors) <= 8
+    def test_memory_is_used_again(self, dataset):
+        """A few pieces serve any number of batches, of changing size too."""
+        loader = batch_loader(dataset, 3, sampler=[*range(9)] * 8)
+        assert 1 < len({images.data_ptr() for images, _ in loader}) <= 4
+        sizes = [2, 5, 3, 5, 2, 5]
+        for size in sizes:
+            assert torch.equal(dataset.batch([4] * size)[0], dataset.batch([4] * 6)[0][:size])
 
     def test_a_pool_lends_what_is_free(self):
-        """Of enough room; at most so many; nothing small. What a tensor or a view of it has is not free."""
-        pool = Pool(shared=False, most=2)
-        assert pool.lend(10) is None
-        first = torch.from_numpy(pool.lend(2**18))
-        view = first[5:]
-        address = first.data_ptr()
+        """What a tensor or a view of it has is not; nothing small is kept, and no more than a few."""
+        pool = Pool()
+        first = pool.lend(2**18)
+        view, address = first[5:], first.data_ptr()
         del first
-        second = pool.lend(2**18)
-        assert second.ctypes.data != address
-        assert pool.lend(2**18) is None
-        assert pool.slab_at(address).floats == 2**18
+        others = [pool.lend(2**18) for _ in range(9)]
+        assert len({address, *(other.data_ptr() for other in others)}) == 10
         del view
-        assert pool.slab_at(address) is None
-        assert pool.lend(2**18).ctypes.data == address
+        assert pool.lend(2**18).data_ptr() == address
         larger = pool.lend(2**19)
         assert len(larger) == 2**19
+        assert len(pool.lend(10)) == 10
 
-    def test_the_other_side_has_a_slab_until_it_lets_go(self):
-        """Both sides in one process; only the first time the slab itself is sent."""
-        pool, mapped = Pool(shared=True, most=1), Mapped()
-        lent = torch.from_numpy(pool.lend(2**18))
-        lent[:] = 3
-        slab = pool.slab_at(lent.data_ptr())
-        assert slab.is_free() is False
-        received = mapped.open(slab.token, slab.send(), 2**18)
-        del lent
-        assert pool.lend(2**18) is None
-        assert (received == 3).all()
-        part = received[7:9]
-        del received
-        assert pool.lend(2**18) is None
-        del part
-        assert torch.from_numpy(pool.lend(2**18)).is_shared() is False
-        assert slab.send() is None
-
-    def test_a_fork_does_not_let_go_for_its_parent(self):
-        """Its copies of tensors are not the ones that count."""
-        pool, mapped = Pool(shared=True, most=1), Mapped()
-        lent = torch.from_numpy(pool.lend(2**18))
-        slab = pool.slab_at(lent.data_ptr())
-        received = mapped.open(slab.token, slab.send(), 2**18)
-        del lent
+    def test_a_forked_process_has_memory_of_its_own(self, dataset):
+        """What it reads shows in no batch of its parent's."""
+        images, _ = dataset.batch([0, 1, 2])
+        before = images.clone()
         child = os.fork()
-        if child == 0:
-            del received
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert not slab.is_free()
-        assert not slab.is_retired()
-        del received
-        assert slab.is_retired()
-
-    def test_what_a_fork_may_see_is_not_lent_again(self, dataset):
-        """A forked process shares the memory of a batch, and the worker cannot know when it has done with it."""
-        loader = batch_loader(dataset, 3, num_workers=1, persistent_workers=True)
-        iterator = iter(loader)
-        images, _labels = next(iterator)
-        before = images.numpy().copy()
-        (begin, begun), (answer, answered) = os.pipe(), os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.read(begin, 1)
-            os.write(answered, b"%d" % np.array_equal(images.numpy(), before))
-            os._exit(0)
-        del images
-        for _ in range(3):
-            expected = listed(batch_loader(dataset, 3))
-            found = listed(loader)
-            assert same(found, expected)
-        os.write(begun, b"x")
-        assert os.read(answer, 1) == b"1"
-        os.waitpid(child, 0)
-        for end in (begin, begun, answer, answered):
-            os.close(end)
-
-    def test_a_slab_that_a_fork_may_see_is_given_up(self):
-        """One that arrives after the fork is lent again, as without one."""
-        pool, mapped = Pool(shared=True, most=1), Mapped()
-        for forks in (True, False):
-            lent = torch.from_numpy(pool.lend(2**18))
-            slab = pool.slab_at(lent.data_ptr())
-            received = mapped.open(slab.token, slab.send(), 2**18)
-            del lent
-            if forks:
-                child = os.fork()
-                if child == 0:
-                    os._exit(0)
-                os.waitpid(child, 0)
-            del received
-            assert slab.is_free() is not forks
-            assert slab.is_retired() is forks
-            assert (slab.token in mapped._tensors) is not forks
-        assert torch.from_numpy(pool.lend(2**18)) is not None
+        if child == 0:  # where torch's own threads are not
+            del images
+            wrong = not np.array_equal(dataset.batch([3, 4, 5])[0][0].numpy(), dataset[3][0].numpy())
+            os._exit(wrong)
+        assert os.waitpid(child, 0)[1] == 0
+        assert torch.equal(images, before)
 
 
 def test_without_torch_the_error_names_the_extra(tmp_path):

@@ -6,7 +6,6 @@ it is converted; then its pixels go straight into the one array of the batch. It
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,6 +15,8 @@ import numpy as np
 from ben_secure.batches.labels import Labels
 from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
+from ben_secure.batches.places import place_of, places_of, selected
+from ben_secure.batches.samples import Samples
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.policy import Keywords, Verification
@@ -130,54 +131,57 @@ class PatchArrays:
         """Read one patch, or a batch.
 
         Args:
-            index: Place of a patch among ``names``; or a list or array of places, for ``batch``.
+            index: Place of a patch among ``names``; or for a batch a slice, or a list, array or tensor of places or of
+                one bool a patch.
 
         Returns:
             The patch's array, float32 (bands, size, size), or with ``size=None`` a dict of such arrays by resolution in
             metres; and its labels beside it unless they are None.
 
         Raises:
-            IndexError: There is no such place.
+            IndexError: There is no such place, or a mask has another length.
+            TypeError: The index is a single bool, or no index.
             BenSecureError: As ``batch``.
         """
-        if isinstance(index, list | tuple | np.ndarray):
-            return self.batch(index)
+        places = selected(index, len(self))
+        if places is not None:
+            return self.batch(places)
         natives, arrays = self._outputs(())
         with np.errstate(**_QUIET):
-            labels = self._read(self._row(index), arrays)
-        image = self._bundle(natives)
-        if self.transform is not None:
-            image = self.transform(image)
-        if labels is None:
-            return image
-        return image, labels if isinstance(labels, tuple) else self._native(labels.copy())
+            labels = self._read(place_of(index, len(self)), arrays)
+        if labels is not None and not isinstance(labels, tuple):
+            labels = self._native(labels.copy())
+        return Samples(self, None, [self._bundle(natives)], None if labels is None else [labels])[0]
 
     def batch(self, indices: Iterable[int]) -> Any:
         """Read several patches straight into one new array.
 
         Args:
-            indices: Places of patches among ``names``.
+            indices: Places of patches among ``names``; a mask is for ``[]`` alone.
 
         Returns:
             As for one patch, with one axis more in front; labels that are names are a list of tuples.
 
         Raises:
             IndexError: There is no such place.
+            TypeError: An index is a bool, or no index.
             TagMismatchError: A ``mac_key`` was given, and a value is not the one that was tagged.
             ManifestMismatchError: A ``verify_key`` was given, and a value is not the one that was signed.
             UntrustedDataError: A value is not a patch, lacks a band or labels that are asked for, or asks for what no
                 honest patch needs.
             StoreError: A database is damaged or truncated.
         """
+        return self.samples(indices).whole()
+
+    def samples(self, indices: Iterable[int]) -> Samples:
+        """Read several patches as ``batch`` does, before any transform: that runs when a sample is asked for."""
         indices = list(indices)
         natives, arrays = self._outputs((len(indices),))
         labels = self.fill(arrays, indices)
-        images = self._bundle(natives)
-        if self.transform is not None:
-            images = self._transformed([self._bundle(parts) for parts in zip(*natives, strict=True)], images)
-        if labels is None:
-            return images
-        return images, labels if isinstance(labels, list) else self._native(labels)
+        if labels is not None and not isinstance(labels, list):
+            labels = self._native(labels)
+        each = [self._bundle(parts) for parts in zip(*natives, strict=True)]
+        return Samples(self, self._bundle(natives), each, labels)
 
     def fill(self, outputs: Sequence[Float32], indices: Iterable[int]) -> Any:
         """Read several patches into arrays that are there already, without ``transform``.
@@ -193,7 +197,7 @@ class PatchArrays:
             ValueError: The arrays are not of this number, shape or dtype.
             BenSecureError: As ``batch``.
         """
-        rows = [self._row(index) for index in indices]
+        rows = places_of(indices, len(self))
         wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
         if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
             raise ValueError(f"expected float32 arrays of {wanted} to fill")
@@ -201,9 +205,6 @@ class PatchArrays:
         with np.errstate(**_QUIET):
             found = [self._read(row, images) for row, images in zip(rows, parts, strict=True)]
         return self._labels.together(found)
-
-    def _row(self, index: Any) -> int:
-        return range(len(self.names))[operator.index(index)]
 
     def _read(self, row: int, outputs: Sequence[Float32]) -> Any:
         """Read one patch into arrays; returns its labels."""
@@ -225,32 +226,6 @@ class PatchArrays:
         resolutions = self._pixels.resolutions
         return dict(zip(resolutions, natives, strict=True)) if resolutions else natives[0]
 
-    def _transformed(self, images: list[Any], whole: Any) -> Any:
-        """Apply the transform to each patch of a batch; what is changed in place stays where it is."""
-        if self.transform is None:
-            return whole
-        parts = [self._parts(image) for image in images]
-        results = [self.transform(image) for image in images]
-        if all(
-            result is image and self._has_parts(image, before)
-            for result, image, before in zip(results, images, parts, strict=True)
-        ):
-            return whole
-        return self._stack(results)
-
-    def _parts(self, image: Any) -> list[tuple[Any, Any, Any]]:
-        """Name, array and memory of each array of a patch."""
-        named = image if isinstance(image, dict) else {None: image}
-        return [(name, array, self._memory(array)) for name, array in named.items()]
-
-    def _has_parts(self, image: Any, before: list[tuple[Any, Any, Any]]) -> bool:
-        """Whether a patch still has the same arrays: a transform may put others in their place, or turn them."""
-        named = image if isinstance(image, dict) else {None: image}
-        return len(named) == len(before) and all(
-            name == now and array is there and memory == self._memory(array)
-            for (name, array, memory), (now, there) in zip(before, named.items(), strict=True)
-        )
-
     # What torch does in another way.
 
     def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[Float32]]:
@@ -261,12 +236,10 @@ class PatchArrays:
         return array
 
     def _memory(self, array: Any) -> Any:
-        return array.__array_interface__
+        return getattr(array, "__array_interface__", None)
 
-    def _stack(self, results: list[Any]) -> Any:
-        if isinstance(results[0], dict):
-            return {name: self._stack([result[name] for result in results]) for name in results[0]}
-        return np.stack(results)
+    def _join(self, arrays: list[Any]) -> Any:
+        return np.stack(arrays)
 
     def __repr__(self) -> str:
         paths = ", ".join(repr(path_of(reader)) for reader in self.readers)

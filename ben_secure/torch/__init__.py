@@ -1,4 +1,4 @@
-"""``PatchDataset`` and ``batch_loader``: patches as tensors; the only package that imports torch."""
+"""``PatchDataset``, ``batch_loader`` and ``EpochSampler``: patches as tensors; the only package that imports torch."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ except ImportError as error:
 
 from ben_secure.torch.dataset import PatchDataset, collate
 from ben_secure.torch.loader import batch_loader
+from ben_secure.torch.sampler import EpochSampler
 
-__all__ = ["PatchDataset", "batch_loader", "collate"]
+__all__ = ["EpochSampler", "PatchDataset", "batch_loader", "collate"]

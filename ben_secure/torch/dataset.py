@@ -11,19 +11,16 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from ben_secure.batches import PatchArrays
-from ben_secure.torch.memory import Pool, shared_tensor, split
+from ben_secure.batches.samples import Samples, stack
+from ben_secure.torch.memory import Pool, shared, split
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
-
-# A worker has batches in the queue (torch's prefetch_factor is 2), one that is read and those the training loop holds.
-_SHARED_SLABS = 8
-_OWN_SLABS = 2
 
 
 class PatchDataset(PatchArrays, Dataset[Any]):
@@ -36,72 +33,36 @@ class PatchDataset(PatchArrays, Dataset[Any]):
 
     _pool: Pool | None = None
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, torch.Tensor) and index.ndim:
-            index = index.tolist()
-        return super().__getitem__(index)
-
-    def __getitems__(self, indices: Sequence[int]) -> Items:
-        """Read a batch for a ``DataLoader`` that batches itself; ``collate`` takes it whole."""
-        return Items(self.batch(indices), len(indices))
-
-    def pool(self) -> Pool:
-        """The memory for batches of this process."""
-        if self._pool is None or self._pool.process != os.getpid():  # a forked worker has a copy of another's
-            worker = get_worker_info() is not None
-            self._pool = Pool(shared=worker, most=_SHARED_SLABS if worker else _OWN_SLABS)
-        return self._pool
+    def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
+        """Read a batch for a ``DataLoader``; ``collate`` takes it whole, any other collate function item by item."""
+        if type(self).__getitem__ is not PatchDataset.__getitem__:  # what a class of the caller's makes of an item
+            return [self[index] for index in indices]
+        return self.samples(indices)
 
     def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[npt.NDArray[np.float32]]]:
-        if len(shapes[0]) == 3:  # one patch
-            tensors = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
-            return tensors, [tensor.numpy() for tensor in tensors]
         floats = sum(map(math.prod, shapes))
-        if (array := self.pool().lend(floats)) is not None:
-            whole = torch.from_numpy(array)
+        if len(shapes[0]) == 3:  # one patch
+            whole = torch.empty(floats, dtype=torch.float32)
         elif get_worker_info() is not None:
-            whole = shared_tensor(floats)
+            whole = shared(floats)
         else:
-            whole = torch.from_numpy(np.empty(floats, np.float32))
-        return split(whole, shapes), split(whole.numpy(), shapes)
+            if self._pool is None or self._pool.process != os.getpid():
+                self._pool = Pool()
+            whole = self._pool.lend(floats)
+        tensors = split(whole, shapes)
+        return tensors, [tensor.numpy() for tensor in tensors]
 
     def _native(self, array: npt.NDArray[np.float32]) -> Any:
         return torch.from_numpy(array)
 
     def _memory(self, array: Any) -> Any:
-        return array.data_ptr(), array.shape, array.stride()
+        return (array.data_ptr(), array.shape, array.stride()) if isinstance(array, torch.Tensor) else None
 
-    def _stack(self, results: list[Any]) -> Any:
-        return default_collate(results)
+    def _join(self, arrays: list[Any]) -> Any:
+        return default_collate(arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_pool"}
-
-
-class Items(Sequence[Any]):
-    """The items of a batch that was read as one; for ``collate``, or for any other collate function item by item."""
-
-    def __init__(self, whole: Any, length: int) -> None:
-        self.whole = whole
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._length))]
-        return _part(self.whole, range(self._length)[index])
-
-
-def _part(whole: Any, place: int) -> Any:
-    """One item of a batch: a view of its tensors."""
-    if isinstance(whole, tuple):
-        images, labels = whole
-        return _part(images, place), labels[place]
-    if isinstance(whole, dict):
-        return {name: tensor[place] for name, tensor in whole.items()}
-    return whole[place]
 
 
 def collate(items: Any) -> Any:
@@ -111,6 +72,7 @@ def collate(items: Any) -> Any:
         items: What the ``DataLoader`` has: the items of one batch.
 
     Returns:
-        The batch as it was read, without a copy; items that were not read as one are collated as torch does it.
+        The batch as it was read, without a copy; items that were not read as one are collated as torch does it, except
+        that labels that are names stay a list.
     """
-    return items.whole if isinstance(items, Items) else default_collate(items)
+    return items.whole() if isinstance(items, Samples) else stack(items, default_collate)

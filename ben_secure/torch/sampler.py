@@ -1,0 +1,78 @@
+"""``EpochSampler``: an order that a seed and the number of the epoch decide, so that a run can go on elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import RandomSampler
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A generator whose numbers depend on the seed and the epoch, and on nothing before."""
+    mixed = np.random.SeedSequence((seed % 2**64, epoch)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
+class EpochSampler(RandomSampler):
+    """Every patch once an epoch, in an order that depends on the seed and the epoch alone.
+
+    Attributes:
+        seed: The seed.
+        epoch: Number of the epoch that comes next; each iteration adds 1.
+    """
+
+    def __init__(self, dataset: Any, seed: int, epoch: int = 0) -> None:
+        """Choose the order.
+
+        Args:
+            dataset: Anything that has a length.
+            seed: Any int.
+            epoch: Number of the first epoch, from 0: those that a run has completed that is to go on.
+
+        Raises:
+            ValueError: The epoch is negative, or the dataset is empty.
+        """
+        super().__init__(dataset)
+        self.seed = seed
+        self.set_epoch(epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that comes next, as ``DistributedSampler.set_epoch`` does; frameworks call it."""
+        if epoch < 0:
+            raise ValueError(f"epochs are counted from 0, not {epoch}")
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return _Order(self, self.epoch - 1)
+
+
+class _Order(Iterator[int]):
+    """The order of one epoch, whose place torchdata's ``StatefulDataLoader`` keeps and restores."""
+
+    def __init__(self, sampler: EpochSampler, epoch: int) -> None:
+        self._sampler = sampler
+        self._go_to(epoch, 0)
+
+    def _go_to(self, epoch: int, yielded: int) -> None:
+        self._epoch, self._yielded = epoch, yielded
+        order = torch.randperm(len(self._sampler), generator=epoch_generator(self._sampler.seed, epoch)).tolist()
+        self._rest = itertools.islice(order, yielded, None)
+
+    def __next__(self) -> int:
+        place: int = next(self._rest)
+        self._yielded += 1
+        return place
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch is."""
+        return {"epoch": self._epoch, "yielded": self._yielded}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to where it was."""
+        self._go_to(state["epoch"], state["yielded"])
+        self._sampler.set_epoch(self._epoch + 1)

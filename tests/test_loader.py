@@ -1,0 +1,341 @@
+"""``batch_loader`` is a ``DataLoader``: whatever is done to one gives the batches that a list of the items gives."""
+
+import inspect
+import os
+import threading
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.data import (  # noqa: E402
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    random_split,
+)
+
+from ben_secure import BenSecureError  # noqa: E402
+from ben_secure.torch import EpochSampler, PatchDataset, batch_loader, collate  # noqa: E402
+from support.databases import make_database  # noqa: E402
+from support.patch_databases import database, patches  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+COUNT = 11
+HALVES = 2  # ranks
+
+
+class Listed(Dataset):
+    """The items of a dataset in a list: what any loader has to agree with."""
+
+    def __init__(self, dataset):
+        self.items = [dataset[place] for place in range(len(dataset))]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, place):
+        return self.items[place]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return PatchDataset(database(tmp_path_factory.mktemp("loader") / "db", patches(COUNT)), bands="10m_20m")
+
+
+@pytest.fixture(scope="module")
+def listed(dataset):
+    return Listed(dataset)
+
+
+def ours(dataset, batch_size=3, **options):
+    return batch_loader(dataset, batch_size, **options)
+
+
+def with_collate(dataset, batch_size=3, **options):
+    return DataLoader(dataset, batch_size, collate_fn=collate, **options)
+
+
+def plain(dataset, batch_size=3, **options):
+    return DataLoader(dataset, batch_size, **options)
+
+
+def in_order(make, dataset, **options):
+    return [make(dataset, **options)]
+
+
+def shuffled(make, dataset, **options):
+    return [make(dataset, shuffle=True, **options)]
+
+
+def with_generator(make, dataset, **options):
+    return [make(dataset, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(8), **options)]
+
+
+def whole_batch(make, dataset, **options):
+    return [make(dataset, batch_size=len(dataset), shuffle=True, **options)]
+
+
+def ranks(make, dataset, **options):
+    """By hand, as in a loop of one's own under DDP."""
+    samplers = [DistributedSampler(dataset, HALVES, rank, seed=2) for rank in range(HALVES)]
+    return [make(dataset, sampler=sampler, **options) for sampler in samplers]
+
+
+def weighted(make, dataset, **options):
+    return [make(dataset, sampler=WeightedRandomSampler(range(1, 1 + len(dataset)), 20), **options)]
+
+
+def subset_sampler(make, dataset, **options):
+    return [make(dataset, sampler=SubsetRandomSampler([9, 2, 4, 5]), **options)]
+
+
+def subset(make, dataset, **options):
+    return [make(Subset(Subset(dataset, range(1, COUNT)), [7, 0, 2, 1]), shuffle=True, **options)]
+
+
+def splits(make, dataset, **options):
+    parts = random_split(dataset, [7, COUNT - 7], torch.Generator().manual_seed(1))
+    return [make(part, shuffle=True, **options) for part in parts]
+
+
+def joined(make, dataset, **options):
+    return [make(ConcatDataset([dataset, Subset(dataset, [1, 3])]), shuffle=True, **options)]
+
+
+def remade(make, dataset, **options):
+    """As frameworks do it: from the attributes, with another sampler."""
+    return [remake(loader, DistributedSampler(dataset, HALVES, 1)) for loader in shuffled(make, dataset, **options)]
+
+
+def remade_in_order(make, dataset, **options):
+    """As Lightning's overfit mode does it."""
+    return [remake(loader, SequentialSampler(dataset)) for loader in shuffled(make, dataset, **options)]
+
+
+def remake(loader, sampler):
+    names = set(inspect.signature(type(loader).__init__).parameters) & set(vars(loader)) - {"batch_sampler"}
+    return type(loader)(**{**{name: getattr(loader, name) for name in names}, "sampler": sampler})
+
+
+FORMS = [
+    in_order, shuffled, with_generator, whole_batch, ranks, weighted, subset_sampler, subset, splits, joined, remade,
+    remade_in_order,
+]  # fmt: skip
+
+
+def epochs(form, make, dataset, **options):
+    """Copies of the batches of two epochs of each loader, and a number that is drawn beside each batch."""
+    torch.manual_seed(4)
+    found = []
+    for loader in form(make, dataset, **options):
+        for epoch in range(2):
+            if hasattr(loader.sampler, "set_epoch"):
+                loader.sampler.set_epoch(epoch)
+            found.append([(images.clone(), labels.clone(), torch.rand(1)) for images, labels in loader])
+            assert len(loader) == len(found[-1])
+    return found
+
+
+def equal(found, expected):
+    return len(found) == len(expected) and all(
+        len(one) == len(other) and all(map(torch.equal, a, b))
+        for one, other in zip(found, expected, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_are_those_of_a_list(dataset, listed, form, workers):
+    """From each kind of loader, in the same order, batch axis and all, for two epochs; other draws stay the same."""
+    expected = epochs(form, plain, listed)
+    if form not in (in_order, remade_in_order):
+        assert any(not equal([first], [second]) for first, second in zip(expected[::2], expected[1::2], strict=True))
+    for make in (ours, with_collate) if workers else (ours, with_collate, plain):
+        assert equal(epochs(form, make, dataset, num_workers=workers), expected)
+
+
+def test_ranks_share_the_patches(dataset, listed):
+    """No patch is with two of them, each epoch is dealt out otherwise, and none is left out."""
+    sums = [float(image.sum()) for image, _ in listed.items]
+    found = epochs(ranks, ours, Subset(dataset, range(10)))
+    by_epoch = [[float(image.sum()) for images, _, _ in found[rank + epoch] for image in images]
+                for epoch in range(2) for rank in (0, 2)]  # fmt: skip
+    for first, second in (by_epoch[:2], by_epoch[2:]):
+        assert sorted(first + second) == sorted(sums[:10])
+    assert by_epoch[0] != by_epoch[2]
+
+
+@pytest.fixture
+def watched(dataset, monkeypatch):
+    """A dataset, and the threads in which its batches were read."""
+    samples, found = dataset.samples, []
+
+    def watch(places):
+        found.append(threading.current_thread())
+        return samples(places)
+
+    monkeypatch.setattr(dataset, "samples", watch)
+    return dataset, found
+
+
+class TestAhead:
+    """The next batch is read while the loop trains, and nobody notices."""
+
+    def test_it_is_read_in_a_thread(self, watched):
+        """All but the first are; and no thread is left when the loop is over, or was left early."""
+        dataset, threads = watched
+        before = threading.active_count()
+        for leave in (False, True):
+            threads.clear()
+            for _ in batch_loader(dataset, 3):
+                if leave:
+                    break
+            assert threads[0] is threading.current_thread()
+            assert len(threads) == 2 if leave else len(set(threads)) == 2
+            threads[1].join(10)
+            assert threading.active_count() == before
+
+    def test_it_is_read_while_the_loop_trains(self, dataset, monkeypatch):
+        """The loop need not come back for it."""
+        samples, begun = dataset.samples, threading.Semaphore(0)
+        monkeypatch.setattr(dataset, "samples", lambda places: (begun.release(), samples(places))[1])
+        for place, _ in enumerate(batch_loader(dataset, 3)):
+            assert begun.acquire(timeout=10)
+            if place == 0:
+                assert begun.acquire(timeout=10)  # the second batch
+                break
+
+    def test_code_of_the_caller_s_runs_in_the_caller_s_thread(self, watched):
+        """Transforms, collation, samplers, and datasets that do more than read."""
+        dataset, threads = watched
+        others = set()
+
+        def note(value):
+            others.add(threading.current_thread())
+            return value
+
+        class Sampler(SequentialSampler):
+            def __iter__(self):
+                return map(note, super().__iter__())
+
+        class Noting(PatchDataset):
+            def __getitem__(self, index):
+                return note(super().__getitem__(index))
+
+        dataset.transform = note
+        try:
+            loader = batch_loader(dataset, 3, sampler=Sampler(dataset), collate_fn=lambda items: note(list(items)))
+            assert len([item for items in loader for item in items]) == COUNT
+        finally:
+            dataset.transform = None
+        for _ in batch_loader(Noting([reader.path for reader in dataset.readers], bands="RGB"), 3):
+            pass
+        assert len(set(threads)) == 2
+        assert others == {threading.current_thread()}
+
+    @pytest.mark.parametrize("make", [ours, with_collate])
+    def test_random_transforms_draw_as_without(self, dataset, listed, make):
+        """Item by item, in order, between the draws of the loop: with a seed, a run is the same."""
+
+        def noisy(image):
+            return image + torch.rand(1)
+
+        torch.manual_seed(1)
+        expected = []
+        for places in ([0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10]):
+            images = torch.stack([noisy(listed[place][0]) for place in places])
+            expected.append((images, torch.rand(1)))
+        torch.manual_seed(1)
+        loader = make(dataset, generator=torch.Generator())
+        dataset.transform = noisy
+        try:
+            found = [(images, torch.rand(1)) for images, _ in loader]
+        finally:
+            dataset.transform = None
+        assert equal([found], [expected])
+
+    def test_several_passes_at_once(self, dataset):
+        """Each has its own place."""
+        loader = batch_loader(dataset, 4)
+        for (one, _), (other, _), (late, _) in zip(loader, loader, list(loader), strict=True):
+            assert torch.equal(one, other)
+            assert torch.equal(one, late)
+
+    @pytest.mark.parametrize("make", [ours, with_collate])
+    def test_an_error_comes_in_its_turn(self, tmp_path, make):
+        """After the batches before it; who goes on gets those behind it."""
+        found = patches(6)
+        values = {name.encode(): patch.dumps() for name, patch in found.items()} | {b"patch 2": b"no patch"}
+        make_database(tmp_path / "db", values)
+        iterator = iter(make(PatchDataset(tmp_path / "db", bands="RGB"), 1))
+        for place in range(6):
+            if place == 2:
+                with pytest.raises(BenSecureError, match="at LMDB key b'patch 2'"):
+                    next(iterator)
+            else:
+                assert np.array_equal(next(iterator)[0][0][0].numpy(), found[f"patch {place}"].s2_patch.band04.data)
+        with pytest.raises(StopIteration):
+            next(iterator)
+
+    def test_a_forked_process_goes_on_with_its_copy(self, watched):
+        """From where its parent was, and so does its parent; a batch that is being read is waited for."""
+        dataset, threads = watched
+        expected = [float(images.sum()) for images, _ in with_collate(dataset, 2)]
+        threads.clear()
+        iterator = iter(batch_loader(dataset, 2))
+        assert float(next(iterator)[0].sum()) == expected[0]
+        child = os.fork()
+        if child == 0:  # where torch's own threads are not
+            rest = [float(images.numpy().astype("f8").sum()) for images, _ in iterator]
+            os._exit(not np.allclose(rest, expected[1:], rtol=1e-4))
+        assert os.waitpid(child, 0)[1] == 0
+        assert [float(images.sum()) for images, _ in iterator] == expected[1:]
+
+
+class TestEpochs:
+    """A run that goes on elsewhere takes the patches in the order that it would have taken them."""
+
+    @staticmethod
+    def order(loader):
+        return [float(image.sum()) for images, _ in loader for image in images]
+
+    def test_a_loader_that_is_made_anew_begins_at_an_epoch(self, dataset):
+        """With as many workers as one likes; the seed and the epoch decide, and each epoch is another order."""
+        loader = batch_loader(dataset, 4, shuffle=True, seed=3)
+        expected = [self.order(loader) for _ in range(4)]
+        assert len({tuple(epoch) for epoch in expected}) == 4
+        for workers in (0, 1):
+            again = batch_loader(dataset, 2, shuffle=True, seed=3, epoch=2, num_workers=workers)
+            assert [self.order(again), self.order(again)] == expected[2:]
+        loader.sampler.set_epoch(1)
+        assert self.order(loader) == expected[1]
+        assert self.order(batch_loader(dataset, 4, shuffle=True, seed=-3)) != expected[0]
+
+    def test_workers_draw_other_numbers_in_another_epoch(self, dataset):
+        """A run that goes on does not augment as its first epoch did; one that is repeated does."""
+        dataset.transform = torch.rand_like
+        try:
+            first, again, later = (
+                [images for images, _ in batch_loader(dataset, 6, shuffle=True, seed=1, epoch=epoch, num_workers=1)]
+                for epoch in (0, 0, 1)
+            )
+        finally:
+            dataset.transform = None
+        assert all(map(torch.equal, first, again))
+        assert not any(map(torch.equal, first, later))
+
+    def test_the_order_has_every_patch_once(self):
+        """Of anything that has a length."""
+        for epoch in (0, 10**6):
+            assert sorted(EpochSampler(range(20), 2**70, epoch)) == [*range(20)]
+        with pytest.raises(ValueError, match="counted from 0"):
+            EpochSampler(range(20), 1).set_epoch(-1)
