@@ -1,0 +1,30 @@
+"""Runs of Accelerate: ``python accelerate_runs.py PATH FOLDER RUNS``; each of two ranks writes what it got to JSON."""
+
+import json
+import pathlib
+import sys
+
+from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
+from accelerate.utils import set_seed
+from framework_cases import KINDS, make, numbers
+
+
+def run(kind, path, folder, form, workers, **options):
+    """Two epochs of a loader that Accelerate has prepared."""
+    set_seed(3)
+    accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(**options))
+    loader = accelerator.prepare(make(kind, path, form, workers))
+    seen = [[epoch, numbers(batch)] for epoch in range(2) for batch in loader]
+    file = pathlib.Path(folder) / f"{kind}-{accelerator.process_index}.json"
+    file.write_text(json.dumps({"fit": seen}))
+
+
+def run_all(path, folder, runs):
+    """In one launch, because each takes as long as an import of torch."""
+    for name, options in runs.items():
+        for kind in KINDS:
+            run(kind, path, f"{folder}/{name}", **options)
+
+
+if __name__ == "__main__":
+    debug_launcher(run_all, (sys.argv[1], sys.argv[2], json.loads(sys.argv[3])), num_processes=2)

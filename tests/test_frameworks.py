@@ -1,0 +1,189 @@
+"""Lightning, Accelerate and torchdata themselves: their batches of ours are those of a plain list of the items."""
+
+import importlib.util
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from framework_cases import KINDS, numbers  # noqa: E402
+from test_batches import database  # noqa: E402
+
+from ben_secure import BigEarthNet_S1_Patch  # noqa: E402
+from ben_secure.torch import EpochSampler, PatchDataset, batch_loader, collate  # noqa: E402
+
+pytestmark = [
+    pytest.mark.frameworks,
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata calls it
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+COUNT = 23
+
+
+def needs(name):
+    return pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"{name} is not installed")
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Patches whose pixels are their number, an odd number of them."""
+    values = [np.full((120, 120), number, np.float32) for number in range(COUNT)]
+    found = {f"patch {number:02}": BigEarthNet_S1_Patch(bandVV=value, bandVH=value, labels=["Pastures"])
+             for number, value in enumerate(values)}  # fmt: skip
+    return database(tmp_path_factory.mktemp("frameworks") / "db", found)
+
+
+def launch(script, *arguments):
+    script = pathlib.Path(__file__).with_name(script)
+    paths = {"PYTHONPATH": f"{script.parent.parent}:{script.parent}", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", script, *map(str, arguments)], env=paths, capture_output=True, timeout=300
+    )
+    assert found.returncode == 0, found.stderr.decode()[-4000:]
+
+
+def lightning(folder, numbered, kinds=KINDS, **options):
+    """Per kind what each rank got."""
+    launch("lightning_runs.py", numbered, folder, json.dumps({"kinds": kinds, **options}))
+    return read(folder, kinds)
+
+
+def read(folder, kinds=KINDS):
+    return {kind: [json.loads(file.read_text()) for file in sorted(folder.glob(f"{kind}-*"))] for kind in kinds}
+
+
+def fitted(ranks, epoch):
+    """Numbers of patches by rank."""
+    return [[number for at, batch in rank["fit"] if at == epoch for number in batch] for rank in ranks]
+
+
+@needs("lightning")
+class TestLightning:
+    """One process and two ranks, however they are started."""
+
+    @pytest.mark.parametrize(
+        ("strategy", "form", "workers"),
+        [
+            ("ddp", "shuffled", 0),
+            ("ddp", "by hand", 2),
+            ("ddp_fork", "seeded", 2),
+            ("ddp_fork", "in order", 0),
+            ("ddp_fork", "subset", 0),
+            ("ddp_spawn", "shuffled", 0),
+        ],
+    )
+    def test_two_ranks(self, tmp_path, numbered, strategy, form, workers):
+        """Each patch is with one rank (but for one that makes the ranks even), in another order each epoch."""
+        kinds = ("list", "loader") if strategy == "ddp_spawn" else KINDS
+        found = lightning(tmp_path, numbered, kinds, strategy=strategy, form=form, workers=workers)
+        expected = found["list"]
+        assert len(expected) == 2
+        assert all(found[kind] == expected for kind in kinds)
+        wanted = set(range(form == "subset", COUNT))
+        for epoch in range(2):
+            one, other = fitted(found["loader"], epoch)
+            assert set(one) | set(other) == wanted
+            assert len(set(one) & set(other)) == len(wanted) % 2
+        if form == "in order":
+            assert all(len(rank["predict"]) == 3 for rank in expected)
+        else:
+            assert fitted(expected, 0)[0] != fitted(expected, 1)[0]
+
+    @pytest.mark.parametrize("options", [{"form": "seeded"}, {"form": "shuffled", "overfit": 3}, {"form": "in order"}])
+    def test_one_process(self, tmp_path, numbered, options):
+        """Also where it turns shuffling off to overfit, and where it wraps the sampler to predict."""
+        found = lightning(tmp_path, numbered, strategy=None, workers=0, **options)
+        assert all(found[kind] == found["list"] for kind in KINDS)
+        (first,), (second,) = fitted(found["loader"], 0), fitted(found["loader"], 1)
+        if "overfit" in options:
+            assert first == second == [*range(12)]
+        else:
+            assert sorted(first) == sorted(second) == [*range(COUNT)]
+            assert (first != second) == (options["form"] == "seeded")
+
+
+@needs("accelerate")
+def test_accelerate(tmp_path, numbered):
+    """Two ranks, with every way of dealing batches out; torchdata's stateful loader in the place of torch's."""
+    ways = {
+        f"{form}, {dispatch}, {split}, {even}": {
+            "form": form, "workers": 2 if dispatch is None and even else 0, "dispatch_batches": dispatch,
+            "split_batches": split, "even_batches": even, "use_seedable_sampler": not even,
+        }
+        for dispatch, split, even in itertools.product((None, False, True), (False, True), (False, True))
+        for form in (("shuffled", "in order") if even else ("shuffled",))
+    }  # fmt: skip
+    if importlib.util.find_spec("torchdata") is not None:
+        for dispatch in (False, True):
+            stateful = {"use_stateful_dataloader": True, "dispatch_batches": dispatch}
+            ways[f"stateful, {dispatch}"] = {"form": "shuffled", "workers": 0, **stateful}
+    for way in ways:
+        (tmp_path / way).mkdir()
+    launch("accelerate_runs.py", numbered, tmp_path, json.dumps(ways))
+    for way, options in ways.items():
+        found = read(tmp_path / way)
+        assert len(found["list"]) == 2
+        assert all(found[kind] == found["list"] for kind in KINDS), way
+        for epoch in range(2):
+            assert set().union(*fitted(found["loader"], epoch)) == set(range(COUNT)), way
+        if options["form"] == "shuffled":
+            assert fitted(found["loader"], 0) != fitted(found["loader"], 1), way
+
+
+@needs("torchdata")
+class TestStatefulDataLoader:
+    """torchdata's loader goes on in the middle of an epoch, from the state that it saved."""
+
+    def loader(self, path, workers, sampled):
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        dataset = PatchDataset(path, bands="S1")
+        order = {"sampler": EpochSampler(dataset, seed=5)} if sampled else {"shuffle": True}
+        torch.manual_seed(6)
+        return StatefulDataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=collate, **order)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    @pytest.mark.parametrize("sampled", [True, False])
+    def test_it_goes_on_where_it_was(self, numbered, workers, sampled):
+        """With the rest of the epoch, and the epochs that would have come then; torch's own order, and ours."""
+        loader = self.loader(numbered, workers, sampled)
+        expected = [[numbers(batch) for batch in loader] for _ in range(3)]
+        assert expected[0] != expected[1]
+        for epoch, batches in ((0, 2), (1, 1), (1, 5)):
+            loader = self.loader(numbered, workers, sampled)
+            for _ in range(epoch):
+                assert len(list(loader)) == 6
+            iterator = iter(loader)
+            for _ in range(batches):
+                next(iterator)
+            state = loader.state_dict()
+            del iterator, loader
+            again = self.loader(numbered, workers, sampled)
+            again.load_state_dict(state)
+            assert [numbers(batch) for batch in again] == expected[epoch][batches:]
+            assert [numbers(batch) for batch in again] == expected[epoch + 1]
+
+    def test_it_goes_on_after_an_epoch(self, numbered):
+        """With the next one."""
+        loader = self.loader(numbered, 0, True)
+        expected = [[numbers(batch) for batch in loader] for _ in range(3)]
+        loader = self.loader(numbered, 0, True)
+        assert [numbers(batch) for batch in loader] == expected[0]
+        again = self.loader(numbered, 0, True)
+        again.load_state_dict(loader.state_dict())
+        assert [[numbers(batch) for batch in again] for _ in range(2)] == expected[1:]
+
+    def test_batch_loader_gives_the_same_epochs(self, numbered):
+        """So a run may change from one to the other."""
+        loader = batch_loader(PatchDataset(numbered, bands="S1"), 4, shuffle=True, seed=5)
+        stateful = self.loader(numbered, 0, True)
+        assert [[numbers(batch) for batch in loader] for _ in range(2)] == [
+            [numbers(batch) for batch in stateful] for _ in range(2)
+        ]
