@@ -1,4 +1,4 @@
-"""Runs of Lightning: ``python lightning_runs.py PATH FOLDER OPTIONS``; each rank writes what it got to a JSON file."""
+"""Runs of Lightning: ``python -m support.lightning_runs PATH FOLDER OPTIONS``; each rank writes what it got."""
 
 import json
 import pathlib
@@ -6,7 +6,8 @@ import sys
 
 import lightning.pytorch as pl
 import torch
-from framework_cases import make, numbers
+
+from support.framework_cases import make, numbers
 
 
 class Model(pl.LightningModule):

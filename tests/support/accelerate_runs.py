@@ -1,4 +1,4 @@
-"""Runs of Accelerate: ``python accelerate_runs.py PATH FOLDER RUNS``; each of two ranks writes what it got to JSON."""
+"""Runs of Accelerate: ``python -m support.accelerate_runs PATH FOLDER RUNS``; two ranks write what they got."""
 
 import json
 import pathlib
@@ -6,7 +6,8 @@ import sys
 
 from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.utils import set_seed
-from framework_cases import KINDS, make, numbers
+
+from support.framework_cases import KINDS, make, numbers
 
 
 def run(kind, path, folder, form, workers, **options):
