@@ -34,6 +34,15 @@ def test_csv_rows_by_patch_name(tmp_path):
     assert list(read_table(tmp_path / "t.csv")) == ["A", "B"]
 
 
+def test_some_columns_are_kept(tmp_path):
+    """Those that are asked for and are there, from both forms of table."""
+    paths = [write(tmp_path / "t.csv", CSV), parquet(tmp_path / "t.parquet", {"patch_id": ["A", "B"], "x": [[1], [2]],
+                                                                              "split": ["train", "test"]})]  # fmt: skip
+    for path in paths:
+        assert read_table(path, ["split", "country"]) == {"A": {"split": "train"}, "B": {"split": "test"}}
+        assert read_table(path, []) == {"A": {}, "B": {}}
+
+
 @pytest.mark.parametrize("column", tables.ID_COLUMNS)
 def test_three_columns_can_name_the_patch(tmp_path, column):
     """``patch_id``, ``name`` or ``patch`` names the patch; any other is refused with what there is."""

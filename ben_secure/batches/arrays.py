@@ -64,6 +64,8 @@ class PatchArrays:
         normalize: Normalisation | Path | None = None,
         transform: Callable[[Any], Any] | None = None,
         split: Path | Iterable[str] | None = None,
+        exclude: Path | Iterable[str] | None = None,
+        table: Path | Iterable[Path] | None = None,
         verification: Verification | None = None,
         limits: Limits = DEFAULT_LIMITS,
         classes: Iterable[type[BigEarthNetPatch]] = (),
@@ -84,16 +86,20 @@ class PatchArrays:
             normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote:
                 each value becomes (value - mean) / deviation.
             transform: Called with each patch's array (or arrays by resolution); its result takes their place.
-            split: Names of the patches to use, or a text or CSV file of them; None for all.
+            split: Names of the patches to use, or a file of them (text, CSV or Parquet); or with ``table`` the value of
+                its column ``split``, such as "train"; None for all.
+            exclude: Names of patches to leave out, or a file of them; or with ``table`` some of its columns
+                "contains_seasonal_snow" and "contains_cloud_or_shadow".
+            table: Metadata table (CSV or Parquet), or several, as ``metadata.parquet`` of BigEarthNet v2.
             verification: As for ``PatchReader``, like all that follow; names a manifest for a single database only.
             limits: See there.
             classes: See there.
             **keywords: See there.
 
         Raises:
-            ValueError: An argument is not one of the admitted, or a patch is in two databases or, though in the split,
-                in none; or as ``Verification``.
-            EncodeError: A file of names or statistics cannot be used.
+            ValueError: An argument is not one of the admitted, a patch is in two databases or, though in the split, in
+                none, or a file could mean several things; or as ``Verification``.
+            EncodeError: A file of names or statistics, or a table, cannot be used.
             BenSecureError: As ``PatchReader``.
         """
         if isinstance(normalize, str | os.PathLike):
@@ -122,7 +128,7 @@ class PatchArrays:
             else PatchReader(place, verification=verification, limits=limits, classes=classes)
             for place in places
         )
-        self.names: Names = find_names(self.readers, split)
+        self.names: Names = find_names(self.readers, split, exclude, table)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -150,7 +156,7 @@ class PatchArrays:
         with np.errstate(**_QUIET):
             labels = self._read(place_of(index, len(self)), arrays)
         if labels is not None and not isinstance(labels, tuple):
-            labels = self._native(labels.copy())
+            labels = self._native(labels)
         return Samples(self, None, [self._bundle(natives)], None if labels is None else [labels])[0]
 
     def batch(self, indices: Iterable[int]) -> Any:

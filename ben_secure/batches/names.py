@@ -7,13 +7,12 @@ forked worker, page by page, as its reference counts are touched.
 from __future__ import annotations
 
 import itertools
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
+from ben_secure.batches.splits import Path, choose
 from ben_secure.errors import printable
-from ben_secure.labels.tables import read_names
 
 if TYPE_CHECKING:
     from ben_secure.store.pairs import PairedReader
@@ -62,20 +61,25 @@ def path_of(reader: PatchReader | PairedReader) -> str:
 
 
 def find_names(
-    readers: Sequence[PatchReader | PairedReader], split: str | os.PathLike[str] | Iterable[str] | None
+    readers: Sequence[PatchReader | PairedReader],
+    split: Path | Iterable[str] | None = None,
+    exclude: Path | Iterable[str] | None = None,
+    table: Path | Iterable[Path] | None = None,
 ) -> Names:
     """List the patches of some databases.
 
     Args:
         readers: The databases.
-        split: Which patches: their names, or a text or CSV file of names (see ``tables.read_names``); None for all.
+        split: As for ``splits.choose``, like all that follow.
+        exclude: See there.
+        table: See there.
 
     Returns:
         The names in the order of ``split``, or database by database in key order.
 
     Raises:
-        ValueError: A name is in two databases or twice in ``split``, or one of ``split`` is in none.
-        EncodeError: The file of names cannot be used.
+        ValueError: A name is in two databases; or as ``splits.choose``.
+        EncodeError: A file cannot be used.
         PatchFormatError: An LMDB key is not UTF-8.
         StoreError: A database is damaged.
     """
@@ -87,21 +91,8 @@ def find_names(
                     f"the patch {printable(name)} is in {printable(path_of(readers[found[name]]), 400)} and in "
                     f"{printable(path_of(reader), 400)}; use one of them, or databases that share no patch"
                 )
-    if split is None:
+    if split is None and exclude is None and table is None:
         return Names(found, found.values())
-    names = read_names(split) if isinstance(split, str | os.PathLike) else list(split)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError("split must hold names of patches as str, or be the path of a file of names")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"the split names the patch {printable(name)} twice; name each once")
-        seen.add(name)
-    missing = [name for name in names if name not in found]
-    if missing:
-        where = ", ".join(printable(path_of(reader), 400) for reader in readers)
-        raise ValueError(
-            f"{len(missing)} of the {len(names)} patches of the split are not in {where}, the first of them "
-            f"{printable(missing[0])}; name the database that has them, or take them out of the split"
-        )
+    where = ", ".join(printable(path_of(reader), 400) for reader in readers)
+    names = choose(found, where, split, exclude, table)
     return Names(names, [found[name] for name in names])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ben_secure.errors import EncodeError, MissingExtraError, printable
@@ -33,13 +33,14 @@ Rows = dict[str, dict[str, object]]
 """Rows of a table by patch name, without the column of the name."""
 
 
-def read_table(path: str | os.PathLike[str]) -> Rows:
+def read_table(path: str | os.PathLike[str], columns: Collection[str] | None = None) -> Rows:
     """Read a metadata table.
 
     Args:
         path: A ``.csv`` file in UTF-8 with a header, whose cells all become str; or a ``.parquet`` file, whose int,
             float, bool, str, bytes and lists of them stay what they are, missing cells become None, and dates and
             times become ISO 8601 str.
+        columns: Columns to keep, as far as there are any of these names; None for all.
 
     Returns:
         The rows by patch name, in the order of the file; see ``ID_COLUMNS`` for the column of the name.
@@ -54,7 +55,7 @@ def read_table(path: str | os.PathLike[str]) -> Rows:
     if suffix not in (".csv", ".parquet"):
         raise _refused(path, f"its name ends in {printable(suffix)!r}, expected .csv or .parquet")
     rows: Rows = {}
-    for number, name, row in _csv_rows(path) if suffix == ".csv" else _parquet_rows(path):
+    for number, name, row in (_csv_rows if suffix == ".csv" else _parquet_rows)(path, columns):
         if type(name) is not str or not name:
             raise _refused(path, f"row {number} has no patch name, expected one in each row")
         if name in rows:
@@ -183,7 +184,7 @@ def _id_column(path: str, columns: list[str]) -> str:
     raise _refused(path, f"its columns are {shown}, expected one named {' or '.join(ID_COLUMNS)} for the patch name")
 
 
-def _csv_rows(path: str) -> Iterator[tuple[int, str, dict[str, object]]]:
+def _csv_rows(path: str, kept: Collection[str] | None) -> Iterator[tuple[int, str, dict[str, object]]]:
     cells = _csv_cells(path)
     first = next(cells, None)
     if first is None:
@@ -196,8 +197,8 @@ def _csv_rows(path: str) -> Iterator[tuple[int, str, dict[str, object]]]:
             raise _refused(path, f"line {number} has {len(values)} cells, expected {len(columns)} as in the header")
         row: dict[str, object] = {}
         for column, value in zip(columns, values, strict=True):
-            row[column] = _share(shared, value)
-        del row[columns[place]]
+            if column != columns[place] and (kept is None or column in kept):
+                row[column] = _share(shared, value)
         yield number, values[place], row
 
 
@@ -206,7 +207,7 @@ def _share(shared: dict[str, str], text: str) -> str:
     return shared.setdefault(text, text) if len(shared) < _MAX_SHARED else shared.get(text, text)
 
 
-def _parquet_rows(path: str) -> Iterator[tuple[int, object, dict[str, object]]]:
+def _parquet_rows(path: str, kept: Collection[str] | None) -> Iterator[tuple[int, object, dict[str, object]]]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -221,6 +222,7 @@ def _parquet_rows(path: str) -> Iterator[tuple[int, object, dict[str, object]]]:
             _check_parquet(path, file.metadata)
             columns = [name for name in file.schema_arrow.names if not name.startswith(_PANDAS_INDEX)]
             place = _id_column(path, columns)
+            columns = [name for name in columns if kept is None or name == place or name in kept]
             number = 0
             shared: dict[str, str] = {}
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):

@@ -1,0 +1,167 @@
+"""Which patches a caller wants: by name, by a file of names, or by what a metadata table says; reads no database."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Collection, Iterable
+from typing import Any, TypeAlias
+
+from ben_secure.errors import printable
+from ben_secure.labels.tables import ID_COLUMNS, Rows, read_names, read_table
+
+Path: TypeAlias = str | os.PathLike[str]
+
+SPLIT = "split"
+"""Column that says which split a patch is in: train, validation or test in ``metadata.parquet`` of BigEarthNet v2."""
+
+FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
+"""Columns of yes and no there, by which patches can be excluded."""
+
+_YES_AND_NO = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
+
+
+def choose(
+    known: Collection[str],
+    where: str,
+    split: Path | Iterable[str] | None,
+    exclude: Path | Iterable[str] | None,
+    table: Path | Iterable[Path] | None,
+) -> list[str]:
+    """Choose among the patches of some databases.
+
+    Args:
+        known: Their names.
+        where: The databases, for messages.
+        split: Names, or the path of a list of names; with ``table``, a str is a value of its column ``split``; None
+            for all.
+        exclude: Names to leave out, or ``FLAGS`` of the table; or the path of a list of names.
+        table: Metadata table, or several that share no patch.
+
+    Returns:
+        The names, in the order of a list, otherwise in that of ``known``.
+
+    Raises:
+        ValueError: A name is not there or is there twice, arguments contradict each other, or a file could mean
+            several things.
+        TypeError: A name is not a str.
+        EncodeError: A file cannot be used.
+    """
+    items: list[Any] = [exclude] if isinstance(exclude, str | os.PathLike) else list(exclude or ())
+    flags = [item for item in FLAGS if item in items]
+    by_value = table is not None and isinstance(split, str)
+    if flags and table is None:
+        raise ValueError(f"exclude={flags[0]!r} is a column of a metadata table; name the table with table=")
+    if table is not None and not flags and not by_value:
+        raise ValueError(f"a table is for a split by its name, or for exclude={FLAGS[0]!r}; leave table out")
+    rows = {} if table is None else _rows(table, [SPLIT, *flags])
+    if by_value:
+        wanted = _of_split(rows, str(split))
+    else:
+        wanted = list(known) if split is None else _listed(split, SPLIT)
+    excluded = _excluded(exclude, [item for item in items if item not in flags], known, where)
+    for flag in flags:
+        excluded.update(_flagged(rows, flag, wanted))
+    chosen = [name for name in wanted if name not in excluded]
+    _check_known(chosen, known, where, header=not by_value and isinstance(split, str | os.PathLike))
+    if by_value:
+        among = set(chosen)
+        return [name for name in known if name in among]
+    return chosen
+
+
+def _rows(table: Path | Iterable[Path], columns: list[str]) -> Rows:
+    rows: Rows = {}
+    for path in [table] if isinstance(table, str | os.PathLike) else table:
+        more = read_table(path, columns)
+        if both := next((name for name in more if name in rows), None):
+            raise ValueError(f"the patch {printable(both)} is in two of the tables; name tables that share no patch")
+        rows.update(more)
+    return rows
+
+
+def _of_split(rows: Rows, value: str) -> list[str]:
+    names = [name for name, row in rows.items() if row.get(SPLIT) == value]
+    if not names:
+        raise ValueError(f"the table has no split {printable(value)!r}, it has {_values(rows)}")
+    return names
+
+
+def _values(rows: Rows) -> str:
+    values = {row.get(SPLIT): None for row in rows.values()}
+    return ", ".join(printable(value) for value in list(values)[:8]) or "no rows"
+
+
+def _listed(source: Path | Iterable[str], argument: str) -> list[str]:
+    """Names of a list, or of a file of names."""
+    if not isinstance(source, str | os.PathLike):
+        names = list(source)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{argument} must hold names of patches as str, or be the path of a file of names")
+        return names
+    if isinstance(source, str) and not os.path.exists(source) and not os.path.splitext(source)[1]:
+        raise ValueError(f"{argument}={printable(source)!r} is no file; for what a metadata table says, pass table=")
+    if not _is_table(source):
+        return read_names(source)
+    rows = read_table(source, [SPLIT])
+    if len({row.get(SPLIT) for row in rows.values()}) > 1:
+        raise ValueError(
+            f"{printable(os.fspath(source), 400)} has patches of several splits ({_values(rows)}); name it as table= "
+            f"and one of them as split="
+        )
+    return list(rows)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file of names is Parquet, or has a header with a split."""
+    if os.path.splitext(path)[1].lower() == ".parquet":
+        return True
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(2**16).decode("utf-8-sig", "replace")
+    except OSError:
+        return False  # who reads it says why not
+    header = next(csv.reader([line]), [])
+    return SPLIT in header and any(column in header for column in ID_COLUMNS)
+
+
+def _excluded(exclude: Path | Iterable[str] | None, items: list[Any], known: Collection[str], where: str) -> set[str]:
+    """Names to leave out: a published list may name others, in a caller's own that is a mistake."""
+    if isinstance(exclude, str | os.PathLike):
+        return set(_listed(exclude, "exclude")) if items else set()
+    names = _listed(items, "exclude")
+    absent = next((name for name in names if name not in known), None)
+    if absent is not None:
+        raise ValueError(f"exclude names the patch {printable(absent)}, which is not in {where}")
+    return set(names)
+
+
+def _flagged(rows: Rows, flag: str, names: Iterable[str]) -> list[str]:
+    """Those of some patches of which the table says yes."""
+    found = []
+    for name in names:
+        cell = rows.get(name, {}).get(flag)
+        if (answer := _YES_AND_NO.get(str(cell))) is None:
+            says = f"says {printable(cell)!r} in {flag}" if name in rows else "has no row"
+            raise ValueError(f"the table {says} for the patch {printable(name)}, expected yes or no")
+        if answer:
+            found.append(name)
+    return found
+
+
+def _check_known(names: list[str], known: Collection[str], where: str, header: bool) -> None:
+    """Check that there are names, each once and each in a database."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"the split names the patch {printable(name)} twice; name each once")
+        seen.add(name)
+    missing = [name for name in names if name not in known]
+    if missing:
+        hint = "; if that is a header, call its column patch_id" if header and missing == names[:1] else ""
+        raise ValueError(
+            f"{len(missing)} of the {len(names)} patches of the split are not in {where}, the first of them "
+            f"{printable(missing[0])}{hint}; name the database that has them, or take them out of the split"
+        )
+    if not names:
+        raise ValueError(f"no patch of {where} is left; see split and exclude")

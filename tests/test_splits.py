@@ -1,0 +1,182 @@
+"""Splits and exclusions: a list or a table decides which patches are used; what could mean two things is refused."""
+
+import re
+
+import pytest
+
+from ben_secure import BigEarthNet_S1_Patch, EncodeError
+from ben_secure.batches import PatchArrays
+from support.patch_databases import database, patches
+
+TABLE = """patch_id,split,contains_seasonal_snow,contains_cloud_or_shadow
+patch 4,train,False,False
+patch 0,train,False,True
+patch 1,test,False,False
+patch 2,validation,True,False
+patch 3,train,True,True
+"""
+SNOW, CLOUD = "contains_seasonal_snow", "contains_cloud_or_shadow"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Patches 0 to 4."""
+    return database(tmp_path_factory.mktemp("splits") / "db", patches(5, BigEarthNet_S1_Patch))
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def table(request, tmp_path):
+    return write_table(tmp_path / f"metadata.{request.param}", TABLE)
+
+
+def write_table(file, text):
+    """As CSV, or as Parquet with bools."""
+    if file.suffix == ".csv":
+        file.write_text(text)
+        return file
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    plain = {"True": True, "False": False, "": None}
+    columns = {name: [plain.get(row[at], row[at]) for row in rows] for at, name in enumerate(header)}
+    pq.write_table(pa.table(columns), file)
+    return file
+
+
+def chosen(path, **options):
+    return [name.removeprefix("patch ") for name in PatchArrays(path, bands="S1", **options).names]
+
+
+class TestTables:
+    """A metadata table says which patches are in a split, and which are to be left out."""
+
+    def test_a_split_by_its_name(self, path, table):
+        """In key order, whatever the order of the table."""
+        assert chosen(path, split="train", table=table) == ["0", "3", "4"]
+        assert chosen(path, split="test", table=str(table)) == ["1"]
+        assert chosen(path, split="validation", table=[table]) == ["2"]
+
+    def test_columns_exclude(self, path, table):
+        """From a split, from a list, or from all patches; one column or both; beside names."""
+        assert chosen(path, split="train", table=table, exclude=CLOUD) == ["4"]
+        assert chosen(path, split="train", table=table, exclude=[SNOW]) == ["0", "4"]
+        assert chosen(path, table=table, exclude=SNOW) == ["0", "1", "4"]
+        assert chosen(path, table=table, exclude=(SNOW, CLOUD, "patch 1")) == ["4"]
+        assert chosen(path, split=["patch 3", "patch 1", "patch 0"], table=table, exclude=[SNOW]) == ["1", "0"]
+
+    def test_several_tables(self, path, tmp_path):
+        """As version 2 has one of patches with snow or clouds beside the other."""
+        header, *rows = TABLE.splitlines(keepends=True)
+        tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+        tables[0].write_text(header + "".join(rows[:2]))
+        tables[1].write_text(header + "".join(rows[2:]))
+        assert chosen(path, split="train", table=tables) == ["0", "3", "4"]
+        tables[1].write_text(header + "".join(rows[1:]))
+        with pytest.raises(ValueError, match="patch 0 is in two of the tables"):
+            chosen(path, split="train", table=tables)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"split": "val"}, "no split 'val', it has train, test, validation"),
+            ({}, "a table is for a split by its name"),
+            ({"split": ["patch 1"]}, "a table is for a split by its name"),
+            ({"exclude": ["patch 1"]}, "a table is for a split by its name"),
+            ({"split": "train", "exclude": ["patch 9"]}, "exclude names the patch patch 9, which is not in"),
+            ({"split": "test", "exclude": ["patch 1"]}, "no patch of .* is left"),
+        ],
+    )
+    def test_what_a_table_does_not_say_is_refused(self, path, table, options, message):
+        """And a table that nothing asks for."""
+        with pytest.raises(ValueError, match=message):
+            chosen(path, table=table, **options)
+        assert chosen(path, table=table, split="test", exclude=["patch 0"]) == ["1"]
+
+    def test_patches_that_the_database_lacks_are_missed(self, path, tmp_path):
+        """Unless they are left out; those that the table lacks are in no split, and cannot be told by a column."""
+        more = write_table(tmp_path / "more.csv", TABLE + "patch 5,train,False,True\n")
+        with pytest.raises(ValueError, match=r"1 of the 4 patches of the split are not in .*first of them patch 5"):
+            chosen(path, split="train", table=more)
+        assert chosen(path, split="train", table=more, exclude=CLOUD) == ["4"]
+        fewer = write_table(tmp_path / "fewer.csv", TABLE.replace("patch 3,train,True,True\n", ""))
+        assert chosen(path, split="train", table=fewer) == ["0", "4"]
+        with pytest.raises(ValueError, match="the table has no row for the patch patch 3"):
+            chosen(path, table=fewer, exclude=CLOUD)
+
+    @pytest.mark.parametrize("cell", ["maybe", "", "2"])
+    def test_a_flag_is_yes_or_no(self, path, tmp_path, cell):
+        """Anything else is neither."""
+        bad = TABLE.replace("patch 1,test,False", f"patch 1,test,{cell}")
+        with pytest.raises(ValueError, match=f"the table says '{cell}' in {SNOW} for the patch patch 1"):
+            chosen(path, table=write_table(tmp_path / "t.csv", bad), exclude=SNOW)
+        for yes in ("true", "1", "True"):
+            good = TABLE.replace("patch 1,test,False", f"patch 1,test,{yes}")
+            assert chosen(path, table=write_table(tmp_path / "t.csv", good), exclude=SNOW) == ["0", "4"]
+
+    def test_a_column_needs_its_table(self, path):
+        """It is not taken for a file."""
+        with pytest.raises(ValueError, match=f"'{CLOUD}' is a column of a metadata table; name the table"):
+            chosen(path, exclude=CLOUD)
+        with pytest.raises(ValueError, match=r"split='train' is no file; .* pass table="):
+            chosen(path, split="train")
+
+
+class TestLists:
+    """A file of names is one, whatever its form; a table of several splits is not."""
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("train.csv", "patch 3\npatch 0\n"),
+            ("train.txt", "patch 3\n\npatch 0"),
+            ("train.csv", "patch 3,S1 a\npatch 0,S1 b\n"),
+            ("train.csv", "country,patch_id\nSerbia,patch 3\nIreland,patch 0\n"),
+            ("train.csv", "patch,split\npatch 3,train\npatch 0,train\n"),
+            ("train.parquet", "patch_id,split\npatch 3,train\npatch 0,train\n"),
+            ("train.parquet", "patch_id,country\npatch 3,Serbia\npatch 0,Ireland\n"),
+        ],
+    )
+    def test_a_file_of_names(self, path, tmp_path, name, text):
+        """With or without a header, in the order of the file; to use or to leave out."""
+        file = tmp_path / name
+        write_table(file, text) if file.suffix == ".parquet" else file.write_text(text)
+        for given in (file, str(file)):
+            assert chosen(path, split=given) == ["3", "0"]
+            assert chosen(path, exclude=given) == ["1", "2", "4"]
+
+    def test_a_table_of_several_splits_is_no_list(self, path, table):
+        """Train and test are not taken together without a word."""
+        for options in ({"split": table}, {"exclude": str(table)}):
+            with pytest.raises(
+                ValueError, match=r"metadata.* has patches of several splits \(train, test, validation\)"
+            ):
+                chosen(path, **options)
+
+    def test_a_header_that_is_not_known_is_named(self, path, tmp_path):
+        """It would be a patch that is not there."""
+        file = tmp_path / "train.csv"
+        file.write_text("Sentinel-2 patch\npatch 1\n")
+        with pytest.raises(ValueError, match="first of them Sentinel-2 patch; if that is a header, call its column"):
+            chosen(path, split=file)
+        file.write_text("patch 1\npatch 7\n")
+        with pytest.raises(ValueError, match=re.escape("first of them patch 7; name the database")):
+            chosen(path, split=file)
+
+    def test_published_lists_exclude_what_is_there(self, path, tmp_path):
+        """They name patches of the whole dataset; a name that the caller writes has to be there."""
+        file = tmp_path / "patches_with_seasonal_snow.csv"
+        file.write_text("patch 1\npatch 77\n")
+        assert chosen(path, exclude=file) == ["0", "2", "3", "4"]
+        assert chosen(path, exclude=["patch 1"]) == ["0", "2", "3", "4"]
+        with pytest.raises(ValueError, match="exclude names the patch patch 77"):
+            chosen(path, exclude=["patch 1", "patch 77"])
+        with pytest.raises(TypeError, match="exclude must hold names of patches as str"):
+            chosen(path, exclude=[1])
+
+    def test_nothing_left_is_refused(self, path, tmp_path):
+        """And a file that is not there."""
+        with pytest.raises(ValueError, match=r"no patch of .* is left"):
+            chosen(path, split=["patch 1"], exclude=["patch 1"])
+        with pytest.raises(EncodeError, match=r"train.csv: No such file"):
+            chosen(path, split=tmp_path / "train.csv")
