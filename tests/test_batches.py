@@ -227,7 +227,9 @@ class TestPixels:
         """Through a ``PairedReader``, as BigEarthNet v2 keeps them."""
         s2, s1 = make_patch(BigEarthNet_S2_Patch), make_patch(BigEarthNet_S1_Patch)
         path = database(tmp_path / "db", {"S2": s2, "S1": s1})
-        arrays = PatchArrays(PairedReader(PatchReader(path), {"S2": "S1"}), bands=["B02", "VV"], labels=None)
+        arrays = PatchArrays(
+            PairedReader(PatchReader(path), {"S2": "S1"}), bands=["B02", "VV"], labels=None, fill=np.nan
+        )
         assert list(arrays.names) == ["S2"]
         assert np.array_equal(arrays[0][0], s2.band02.data)
         assert np.array_equal(arrays[0][1], s1.bandVV.data, equal_nan=True)
@@ -245,12 +247,47 @@ class TestPixels:
             arrays[1]
         assert PatchArrays(path, bands="20m", labels=None)[1].shape == (6, 120, 120)
 
-    def test_what_float32_cannot_hold_is_infinite(self, tmp_path):
-        """Without a warning, which a hostile archive could make many of."""
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+    @pytest.mark.parametrize("size", [120, 60, None])
+    @pytest.mark.parametrize("normalize", [None, {"VH": (-20, 5), "VV": (-12, 4)}])
+    def test_what_is_not_finite_is_filled_or_refused(self, tmp_path, value, size, normalize):
+        """In float32, with no warning; before it spreads to its neighbours, and after normalisation."""
         patch = make_patch(BigEarthNet_S1_Patch, dtypes={"VV": "<f8"})
-        patch.bandVV.data[...] = 1e300
+        for band in (patch.bandVH, patch.bandVV):
+            band.data[...] = np.random.default_rng(1).normal(-15, 3, (120, 120))
+        finite = database(tmp_path / "finite", {"a": patch})
+        patch.bandVV.data[5, 7:9] = value
         path = database(tmp_path / "db", {"a": patch})
-        assert np.isinf(PatchArrays(path, bands="VV", labels=None).batch([0])).all()
+        options = {"bands": "S1", "labels": None, "size": size, "resampling": "bilinear", "normalize": normalize}
+        with pytest.raises(PatchFormatError, match=r"2 pixels of VV are NaN or infinite.*fill=.*LMDB key b'a' in .*db"):
+            PatchArrays(path, **options).batch([0])
+        alone = PatchArrays(path, **{**options, "bands": "VH"}).batch([0])
+        expected, found, kept = (
+            arrays.batch([0])[10] if size is None else arrays.batch([0])
+            for arrays in (
+                PatchArrays(finite, **options),
+                PatchArrays(path, fill=0, **options),
+                PatchArrays(path, fill=float("nan"), **options),
+            )
+        )
+        assert np.array_equal(found[:, :1], expected[:, :1])
+        assert np.array_equal(found[:, :1], alone[10] if size is None else alone)
+        touched = np.isnan(kept)
+        assert 0 < touched.sum() <= 4
+        assert np.array_equal(found[~touched], expected[~touched])
+        assert not np.array_equal(found, expected)
+        if size != 60:
+            assert np.array_equal(np.argwhere(touched), [[0, 1, 5, 7], [0, 1, 5, 8]])
+            assert not found[touched].any()
+
+    @pytest.mark.parametrize("fill", ["0", True, None])
+    def test_a_fill_is_a_number(self, canonical, fill):
+        """Or nothing."""
+        if fill is None:
+            assert len(PatchArrays(canonical, fill=fill)[0][0]) == 14
+        else:
+            with pytest.raises(ValueError, match="fill must be a number or None"):
+                PatchArrays(canonical, fill=fill)
 
     def test_a_missing_band_is_named(self, tmp_path):
         """With database and LMDB key; bands that are there are read."""
@@ -326,6 +363,14 @@ class TestNormalisation:
         with pytest.raises(EncodeError, match=rf"(?s)stats.json: .*{re.escape(reason)}.*ben-secure stats --json"):
             PatchArrays(canonical, normalize=path)
 
+    def test_a_band_without_a_mean_says_why(self, canonical, tmp_path):
+        """Statistics of a band with no finite pixel have none; other bands can be used."""
+        path = tmp_path / "stats.json"
+        path.write_text(json.dumps({"bands": {"VV": {"mean": None, "std": None}, "VH": {"mean": -19, "std": 5}}}))
+        with pytest.raises(ValueError, match=r"band VV cannot be normalised: .* none of its pixels was finite"):
+            PatchArrays(canonical, bands="S1", normalize=path)
+        assert len(PatchArrays(canonical, bands="VH", normalize=path)) == 5
+
     @pytest.mark.parametrize("deviation", [0, -1.0, float("nan"), float("inf")])
     def test_a_deviation_must_be_one(self, canonical, deviation):
         """Positive and finite; and every band needs one."""
@@ -341,7 +386,7 @@ class TestLabels:
 
     def labels(self, tmp_path, kind, **metadata):
         path = database(tmp_path / "db", {"a": make_patch(BigEarthNet_S1_Patch, **metadata)})
-        arrays = PatchArrays(path, bands="S1", labels=kind)
+        arrays = PatchArrays(path, bands="S1", labels=kind, fill=0)
         _, labels = arrays[0]
         together = arrays.batch([0, 0])[1]
         for one in together:
@@ -567,6 +612,30 @@ class TestVerification:
         assert len(PatchArrays(PatchReader(path, mac_key=KEY))) == 5
         with pytest.raises(ValueError, match="an open reader has its own verification"):
             PatchArrays(PatchReader(path, mac_key=KEY), mac_key=KEY)
+
+    def test_a_refusal_says_how_to_go_on(self, tmp_path, merged):
+        """Without a value that is no patch, or a patch that cannot be used; and so it goes on."""
+        single = merged["patch 1"].s1_patch
+        values = {"a": merged["patch 0"].dumps(), "b'": b"no patch", "c": single.dumps()}
+        path = write_values(tmp_path / "db", values)
+        arrays = PatchArrays(path, bands="RGB")
+        with pytest.raises(
+            BenSecureError, match=r"exclude=\[\"b'\"\] or use what ben-secure convert --skip-refused makes"
+        ):
+            arrays[1]
+        with pytest.raises(PatchFormatError, match=r"no band B04.*exclude=\['c'\] \[at") as refused:
+            arrays[2]
+        assert "convert" not in str(refused.value)
+        assert len(PatchArrays(path, bands="RGB", exclude=["b'", "c"])[:][0]) == 1
+
+    @pytest.mark.threat("T9")
+    def test_what_was_changed_is_not_to_be_gone_on_without(self, tmp_path, merged):
+        """An attack is not a patch to leave out."""
+        path = database(tmp_path / "tagged", merged, mac_key=KEY)
+        arrays = PatchArrays(path, bands="S1", mac_key=KEY, context="another")
+        with pytest.raises(TagMismatchError) as refused:
+            arrays[0]
+        assert "exclude" not in str(refused.value)
 
     @pytest.mark.threat("T1")
     def test_hostile_values_are_refused(self, tmp_path, merged):

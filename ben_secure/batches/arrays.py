@@ -17,7 +17,7 @@ from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
 from ben_secure.batches.places import place_of, places_of, selected
 from ben_secure.batches.samples import Samples
-from ben_secure.errors import BenSecureError
+from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, UnsafePickleError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.policy import Keywords, Verification
 from ben_secure.store.pairs import PairedReader
@@ -62,6 +62,7 @@ class PatchArrays:
         resampling: str = "nearest",
         labels: str | None = "multi-hot-19",
         normalize: Normalisation | Path | None = None,
+        fill: float | None = None,
         transform: Callable[[Any], Any] | None = None,
         split: Path | Iterable[str] | None = None,
         exclude: Path | Iterable[str] | None = None,
@@ -85,6 +86,8 @@ class PatchArrays:
                 ``nomenclature``), "names" (``labels`` as stored), or None for no labels.
             normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote:
                 each value becomes (value - mean) / deviation.
+            fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
+                number, ``float("nan")`` to leave them to the caller, or None to refuse the patch.
             transform: Called with each patch's array (or arrays by resolution); its result takes their place.
             split: Names of the patches to use, or a file of them (text, CSV or Parquet); or with ``table`` the value of
                 its column ``split``, such as "train"; None for all.
@@ -104,7 +107,7 @@ class PatchArrays:
         """
         if isinstance(normalize, str | os.PathLike):
             normalize = read_statistics(normalize)
-        self._pixels = Pixels(bands, size, resampling, normalize)
+        self._pixels = Pixels(bands, size, resampling, normalize, fill)
         self._labels = Labels(labels)
         self.bands = self._pixels.names
         self.classes = self._labels.classes
@@ -215,11 +218,16 @@ class PatchArrays:
     def _read(self, row: int, outputs: Sequence[Float32]) -> Any:
         """Read one patch into arrays; returns its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
-        patch = reader._load(name, scratch) if isinstance(reader, PatchReader) else reader[name]
+        patch = None
         try:
+            patch = reader._load(name, scratch) if isinstance(reader, PatchReader) else reader[name]
             self._pixels.fill(outputs, patch._layout, patch._pixels)
             return self._labels.of(patch.__dict__)
         except BenSecureError as error:
+            if isinstance(error, UnsafePickleError | LimitExceededError | PatchFormatError):
+                error.message += f"; to go on without this patch, pass exclude=[{printable(name)!r}]"
+                if patch is None:
+                    error.message += " or use what ben-secure convert --skip-refused makes of the database"
             error.located(path_of(reader), name.encode())
             raise
 

@@ -67,7 +67,7 @@ def read_statistics(path: str | os.PathLike[str]) -> dict[str, tuple[float, floa
         path: The JSON file: ``{"bands": {"B02": {"mean": ..., "std": ...}, ...}}``; what else it has is ignored.
 
     Returns:
-        (mean, standard deviation) by band name.
+        (mean, standard deviation) by band name; NaN where no pixel of the band was finite.
 
     Raises:
         EncodeError: The file cannot be read, or is no such JSON.
@@ -79,12 +79,16 @@ def read_statistics(path: str | os.PathLike[str]) -> dict[str, tuple[float, floa
         if len(text) > _MAX_STATISTICS_BYTES:
             raise ValueError(f"it has more than {_MAX_STATISTICS_BYTES} bytes")
         bands = json.loads(text)["bands"]
-        return {name: (float(band["mean"]), float(band["std"])) for name, band in bands.items()}
+        return {name: (_number(band["mean"]), _number(band["std"])) for name, band in bands.items()}
     except KeyError as error:
         reason = f"it has no {printable(str(error))}"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = printable(str(error))
     raise EncodeError(f"cannot use the statistics {shown}: {reason}; write them with ben-secure stats --json")
+
+
+def _number(cell: Any) -> float:
+    return math.nan if cell is None else float(cell)
 
 
 class _Step(NamedTuple):
@@ -108,7 +112,12 @@ class Pixels:
     """
 
     def __init__(
-        self, bands: str | Sequence[str], size: int | None, resampling: str, normalize: Normalisation | None
+        self,
+        bands: str | Sequence[str],
+        size: int | None,
+        resampling: str,
+        normalize: Normalisation | None,
+        filling: float | None,
     ) -> None:
         """Choose what to fill arrays with.
 
@@ -117,6 +126,7 @@ class Pixels:
             size: Rows and columns of every band; None to leave them as they are.
             resampling: One of ``resampling.MODES``.
             normalize: Means and standard deviations; None to leave the values as they are.
+            filling: What pixels become that are not finite, after normalisation; None to refuse them.
 
         Raises:
             ValueError: An argument is not one of the admitted, or a band has no mean and deviation.
@@ -136,6 +146,9 @@ class Pixels:
                 tuple(name for name in self.names if BANDS[name].resolution_m == metres) for metres in self.resolutions
             )
             sides = [BANDS[group[0]].side for group in self._groups]
+        if filling is not None and type(filling) not in (int, float):
+            raise ValueError(f"fill must be a number or None, not {printable(filling)}")
+        self._filling = filling
         self._keep = size is None
         self.shapes = tuple((len(group), side or 0, side or 0) for group, side in zip(self._groups, sides, strict=True))
         self._scale = None if normalize is None else [_scale(group, normalize) for group in self._groups]
@@ -155,7 +168,8 @@ class Pixels:
             pixels: The patch's.
 
         Raises:
-            PatchFormatError: The patch lacks a band, or has one that cannot be converted.
+            PatchFormatError: The patch lacks a band, or has one that cannot be converted, or with pixels that are not
+                finite and are not to be filled.
         """
         known, steps = self._latest
         if known is not layout:
@@ -163,17 +177,33 @@ class Pixels:
             self._latest = layout, steps
         for shape, dtype, offset, output, start, stop in steps:
             view: npt.NDArray[Any] = np.ndarray(shape, dtype, pixels, offset)
-            target = outputs[output][start:stop]
+            target = images = outputs[output][start:stop]
             if shape[1:] == target.shape[1:]:
                 np.copyto(target, view, casting="unsafe")
-                if self._scale is not None:
-                    _normalise(target, self._scale[output], start, stop)
-            elif self._scale is None:
+            elif self._scale is None and dtype.kind != "f":
                 resample(view, target, self._mode)
-            else:  # while it is small: the weights of each output pixel sum to 1
-                small = view.astype(np.float32)
-                _normalise(small, self._scale[output], start, stop)
-                resample(small, target, self._mode)
+                continue
+            else:  # while they are small: the weights of each output pixel sum to 1
+                images = view.astype(np.float32)
+            if self._scale is not None:
+                _normalise(images, self._scale[output], start, stop)
+            if dtype.kind == "f":
+                self._settle(images, self._groups[output][start:stop])
+            if images is not target:
+                resample(images, target, self._mode)
+
+    def _settle(self, images: Float32, names: Sequence[str]) -> None:
+        """Fill pixels that are not finite, or refuse them."""
+        finite = np.isfinite(images)
+        if finite.all():
+            return
+        if self._filling is None:
+            bad = ", ".join(name for name, band in zip(names, finite, strict=True) if not band.all())
+            raise _refused(
+                f"{np.count_nonzero(~finite)} pixels of {bad} are NaN or infinite, and so would be all that a model "
+                "makes of them; choose with fill= what they become (float('nan') for what they are)"
+            )
+        np.copyto(images, self._filling, where=~finite)
 
     def _steps_for(self, layout: Layout) -> tuple[_Step, ...]:
         steps = self._steps.get(layout)
@@ -227,6 +257,11 @@ def _scale(group: Sequence[str], normalize: Normalisation) -> tuple[Float32, Flo
         if name not in normalize:
             raise ValueError(f"normalize has no mean and standard deviation for band {name}; add them")
         mean, deviation = map(float, normalize[name])
+        if math.isnan(mean):
+            raise ValueError(
+                f"band {name} cannot be normalised: the statistics have no mean for it, none of its pixels was finite; "
+                "leave the band out with bands=, or pass numbers of your own"
+            )
         if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
             raise ValueError(f"band {name} cannot be normalised by mean {mean} and standard deviation {deviation}")
         means.append(mean)
