@@ -540,6 +540,49 @@ def test_transform_is_applied_to_each_patch(canonical):
     assert list(parts[0]) == ["mean"]
 
 
+class TestDicts:
+    """Samples as dicts of image, labels and name."""
+
+    def test_a_sample_is_a_dict(self, canonical):
+        """Alone and in a batch, with labels of any kind or none, and images by resolution."""
+        for options in ({}, {"labels": "names"}, {"labels": None}, {"size": None}):
+            plain = PatchArrays(canonical, bands="10m", **options)
+            arrays = PatchArrays(canonical, bands="10m", sample="dict", **options)
+            for index, names in ((3, "patch 3"), ([2, 0], ["patch 2", "patch 0"])):
+                found = arrays[index]
+                images, labels = (plain[index], None) if options.get("labels", "") is None else plain[index]
+                assert list(found) == (["image", "name"] if labels is None else ["image", "label", "name"])
+                assert found["name"] == names
+                assert str(found["image"]) == str(images)
+                assert np.array_equal(found.get("label"), labels)
+        with pytest.raises(ValueError, match="sample must be one of tuple, dict, not 'list'"):
+            PatchArrays(canonical, sample="list")
+
+    def test_a_transform_gets_the_whole_sample(self, canonical):
+        """It may change it in place, put others into it, or leave only what it wants."""
+
+        def in_place(sample):
+            sample["image"] *= 2
+            return sample
+
+        def others(sample):
+            return {**sample, "image": sample["image"][:, :30], "place": np.float32(sample["name"][-1])}
+
+        plain = PatchArrays(canonical, bands="RGB")
+        images, labels = plain.batch([1, 4])
+        found = PatchArrays(canonical, bands="RGB", sample="dict", transform=in_place).batch([1, 4])
+        assert np.array_equal(found["image"], images * 2)
+        arrays = PatchArrays(canonical, bands="RGB", sample="dict", transform=others)
+        found = arrays.batch([1, 4])
+        assert np.array_equal(found["image"], images[:, :, :30])
+        assert np.array_equal(found["label"], labels)
+        assert found["name"] == ["patch 1", "patch 4"]
+        assert found["place"].tolist() == [1, 4]
+        assert arrays[4]["place"] == 4
+        only = PatchArrays(canonical, bands="RGB", sample="dict", transform=lambda sample: {"x": sample["image"]})
+        assert np.array_equal(only.batch([1, 4])["x"], images)
+
+
 def test_it_is_pickled_as_paths_and_names(canonical):
     """And gives the same where it arrives, without the transform being called before."""
     arrays = PatchArrays(canonical, bands="S1", split=["patch 4", "patch 2"], normalize={"VH": (1, 2), "VV": (3, 4)})

@@ -183,7 +183,7 @@ def test_every_form_of_batch_crosses(tagged, workers):
         {"transform": halved},
         {"transform": cropped},
         {"transform": mean_of},
-        {"bands": "RGB"},  # too small for a slab
+        {"bands": "RGB"},
     ):
         dataset = PatchDataset(tagged, **options, **keys)
         (found,) = batch_loader(dataset, num_workers=workers, sampler=range(6), batch_size=6)
@@ -224,6 +224,35 @@ def test_what_a_dataset_of_the_caller_s_makes_of_an_item_is_in_the_batch(tagged,
     assert torch.equal(images, torch.stack([dataset[place][0] for place in range(4)]))
     assert places.tolist() == [0, 1, 2, 3]
     assert labels.shape == (4, 19)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_dicts_cross(tagged, workers):
+    """Whole as they were read, or item by item; with names, which stay as they are."""
+    for options in ({}, {"labels": "names"}, {"labels": None}, {"transform": doubled}):
+        dataset = PatchDataset(tagged, sample="dict", mac_key=KEY, context=CONTEXT, **options)
+        expected = dataset.batch(range(6))
+        assert expected["name"] == list(dataset.names)[:6]
+        for loader in (
+            batch_loader(dataset, 6, num_workers=workers),
+            batch_loader(dataset, 6, num_workers=workers, collate_fn=item_by_item),
+        ):
+            found = next(iter(loader))
+            assert list(found) == list(expected)
+            assert torch.equal(found["image"], expected["image"])
+            assert found["name"] == expected["name"]
+            if options.get("labels") == "names":
+                assert found["label"] == expected["label"]
+            elif "labels" not in options:
+                assert torch.equal(found["label"], expected["label"])
+
+
+def doubled(sample):
+    return {**sample, "image": sample["image"] * 2}
+
+
+def item_by_item(items):
+    return collate(list(items))
 
 
 def replaced(images):

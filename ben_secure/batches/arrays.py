@@ -16,7 +16,7 @@ from ben_secure.batches.labels import Labels
 from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
 from ben_secure.batches.places import place_of, places_of, selected
-from ben_secure.batches.samples import Samples
+from ben_secure.batches.samples import SAMPLES, Samples
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, UnsafePickleError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.policy import Keywords, Verification
@@ -50,7 +50,8 @@ class PatchArrays:
         bands: Names of the bands, in the order of the arrays.
         classes: Classes of the label vectors, in their order; empty if labels are no vectors.
         readers: The databases.
-        transform: What is applied to each patch's arrays, or None.
+        sample: The form of a sample, "tuple" or "dict".
+        transform: What is applied to each image, or to each sample that is a dict; None for nothing.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class PatchArrays:
         labels: str | None = "multi-hot-19",
         normalize: Normalisation | Path | None = None,
         fill: float | None = None,
+        sample: str = "tuple",
         transform: Callable[[Any], Any] | None = None,
         split: Path | Iterable[str] | None = None,
         exclude: Path | Iterable[str] | None = None,
@@ -88,7 +90,10 @@ class PatchArrays:
                 each value becomes (value - mean) / deviation.
             fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
                 number, ``float("nan")`` to leave them to the caller, or None to refuse the patch.
-            transform: Called with each patch's array (or arrays by resolution); its result takes their place.
+            sample: "tuple" for an image with its labels, or the image alone if there are to be none; "dict" for
+                ``{"image": ..., "label": ..., "name": ...}``, without "label" if there are to be none.
+            transform: Called with each image (an array, or arrays by resolution), or with each sample if it is a dict;
+                its result takes its place.
             split: Names of the patches to use, or a file of them (text, CSV or Parquet); or with ``table`` the value of
                 its column ``split``, such as "train"; None for all.
             exclude: Names of patches to leave out, or a file of them; or with ``table`` some of its columns
@@ -111,6 +116,9 @@ class PatchArrays:
         self._labels = Labels(labels)
         self.bands = self._pixels.names
         self.classes = self._labels.classes
+        if sample not in SAMPLES:
+            raise ValueError(f"sample must be one of {', '.join(SAMPLES)}, not {printable(sample)!r}")
+        self.sample = sample
         self.transform = transform
         places: list[Path | Reader] = []
         if isinstance(databases, str | os.PathLike | PatchReader | PairedReader):
@@ -145,7 +153,7 @@ class PatchArrays:
 
         Returns:
             The patch's array, float32 (bands, size, size), or with ``size=None`` a dict of such arrays by resolution in
-            metres; and its labels beside it unless they are None.
+            metres; and its labels beside it unless they are None. With ``sample="dict"`` a dict of these and the name.
 
         Raises:
             IndexError: There is no such place, or a mask has another length.
@@ -157,10 +165,12 @@ class PatchArrays:
             return self.batch(places)
         natives, arrays = self._outputs(())
         with np.errstate(**_QUIET):
-            labels = self._read(place_of(index, len(self)), arrays)
+            place = place_of(index, len(self))
+            labels = self._read(place, arrays)
         if labels is not None and not isinstance(labels, tuple):
             labels = self._native(labels)
-        return Samples(self, None, [self._bundle(natives)], None if labels is None else [labels])[0]
+        image = self._bundle(natives)
+        return Samples(self, image, [image], None if labels is None else [labels], [self.names[place]])[0]
 
     def batch(self, indices: Iterable[int]) -> Any:
         """Read several patches straight into one new array.
@@ -169,7 +179,7 @@ class PatchArrays:
             indices: Places of patches among ``names``; a mask is for ``[]`` alone.
 
         Returns:
-            As for one patch, with one axis more in front; labels that are names are a list of tuples.
+            As for one patch, with one axis more in front; labels that are names are a list of tuples, and names a list.
 
         Raises:
             IndexError: There is no such place.
@@ -184,13 +194,14 @@ class PatchArrays:
 
     def samples(self, indices: Iterable[int]) -> Samples:
         """Read several patches as ``batch`` does, before any transform: that runs when a sample is asked for."""
-        indices = list(indices)
-        natives, arrays = self._outputs((len(indices),))
-        labels = self.fill(arrays, indices)
+        rows = places_of(indices, len(self))
+        natives, arrays = self._outputs((len(rows),))
+        labels = self._fill(arrays, rows)
         if labels is not None and not isinstance(labels, list):
             labels = self._native(labels)
         each = [self._bundle(parts) for parts in zip(*natives, strict=True)]
-        return Samples(self, self._bundle(natives), each, labels)
+        names = [self.names[row] for row in rows] if self.sample == "dict" else []
+        return Samples(self, self._bundle(natives), each, labels, names)
 
     def fill(self, outputs: Sequence[Float32], indices: Iterable[int]) -> Any:
         """Read several patches into arrays that are there already, without ``transform``.
@@ -210,6 +221,9 @@ class PatchArrays:
         wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
         if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
             raise ValueError(f"expected float32 arrays of {wanted} to fill")
+        return self._fill(outputs, rows)
+
+    def _fill(self, outputs: Sequence[Float32], rows: Sequence[int]) -> Any:
         parts = zip(*outputs, strict=True)
         with np.errstate(**_QUIET):
             found = [self._read(row, images) for row, images in zip(rows, parts, strict=True)]

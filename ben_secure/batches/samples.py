@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+SAMPLES = ("tuple", "dict")
+"""The forms that a sample comes in: an image with its labels beside it, or a dict of both and the patch's name."""
+
 
 class Maker(Protocol):
     """The dataset that a batch comes from, as far as samples need it."""
+
+    sample: str
 
     transform: Callable[[Any], Any] | None
 
@@ -23,26 +28,30 @@ class Maker(Protocol):
 class Samples(Sequence[Any]):
     """The samples of one batch, each transformed once; ``whole`` has them in arrays with a batch axis in front."""
 
-    def __init__(self, maker: Maker, images: Any, each: list[Any], labels: Any) -> None:
+    def __init__(self, maker: Maker, images: Any, each: list[Any], labels: Any, names: list[str]) -> None:
         """Take what was read.
 
         Args:
-            maker: The dataset, for its transform.
+            maker: The dataset, for its transform and the form of its samples.
             images: The batch's array, or its arrays by resolution.
             each: Views of them, patch by patch.
             labels: Labels of the patches in order; None if there are to be none.
+            names: Names of the patches.
         """
         self._maker = maker
-        self._images = images
-        self._each = each
-        self._labels = labels
+        self._whole, self._each, self._labels = images, each, labels
+        if maker.sample == "dict":
+            self._whole = _named(images, labels, names)
+            all_labels = [None] * len(each) if labels is None else labels
+            self._each = [_named(*parts) for parts in zip(each, all_labels, names, strict=True)]
+            self._labels = None
         self._transformed = self._in_place = maker.transform is None
 
     def whole(self) -> Any:
-        """Images and labels of all samples; images alone if there are no labels."""
+        """All samples in one, of the form of a sample."""
         self._transform()
-        images = self._images if self._in_place or not self._each else stack(self._each, self._maker._join)
-        return images if self._labels is None else (images, self._labels)
+        whole = self._whole if self._in_place or not self._each else stack(self._each, self._maker._join)
+        return whole if self._labels is None else (whole, self._labels)
 
     def __len__(self) -> int:
         return len(self._each)
@@ -62,15 +71,19 @@ class Samples(Sequence[Any]):
         if self._transformed or transform is None:
             return
         self._transformed = True
-        before = [self._leaves(image) for image in self._each]
-        self._each = [transform(image) for image in self._each]
-        self._in_place = [self._leaves(image) for image in self._each] == before
+        before = [self._leaves(part) for part in self._each]
+        self._each = [transform(part) for part in self._each]
+        self._in_place = [self._leaves(part) for part in self._each] == before
 
     def _leaves(self, value: Any) -> list[Any]:
         """Identity and memory of each array of a sample: a transform may put others in their place, or turn them."""
         if isinstance(value, dict):
             return [(name, self._leaves(part)) for name, part in value.items()]
         return [id(value), self._maker._memory(value)]
+
+
+def _named(image: Any, labels: Any, name: Any) -> dict[str, Any]:
+    return {"image": image, **({} if labels is None else {"label": labels}), "name": name}
 
 
 def stack(samples: list[Any], join: Callable[[list[Any]], Any]) -> Any:
