@@ -48,7 +48,7 @@ ORDER: dict[str, list[str]] = {
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
     "store": ["_staging reader", "pairs writer", "change"],
     "store.change": ["digests rewrite tag", "convert in_place sign verify"],
-    "batches": ["labels places resampling samples splits", "names pixels", "arrays"],
+    "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
     "encode": ["geotiff labels", "folders", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],

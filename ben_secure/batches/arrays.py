@@ -14,8 +14,9 @@ import numpy as np
 
 from ben_secure.batches.labels import Labels
 from ben_secure.batches.names import Names, find_names, path_of
-from ben_secure.batches.pixels import Normalisation, Pixels, read_statistics
+from ben_secure.batches.pixels import Normalisation, Pixels, band_names, read_statistics
 from ben_secure.batches.places import place_of, places_of, selected
+from ben_secure.batches.presets import ORDERS
 from ben_secure.batches.samples import SAMPLES, Samples
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, UnsafePickleError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -59,6 +60,7 @@ class PatchArrays:
         databases: Path | Reader | Iterable[Path | Reader],
         *,
         bands: str | Sequence[str] = "all",
+        order: str | None = None,
         size: int | None = 120,
         resampling: str = "nearest",
         labels: str | None = "multi-hot-19",
@@ -79,15 +81,18 @@ class PatchArrays:
         Args:
             databases: Path of a database, or several; or readers that are open already, which bring their own keys
                 (a ``PairedReader`` joins the Sentinel-1 and Sentinel-2 records of BigEarthNet v2).
-            bands: Names of bands, in the order wanted, or a group of ``bands.BAND_GROUPS``: "RGB", "10m", "20m",
-                "60m", "10m_20m", "S1", "S2", "all".
+            bands: Names of bands, in the order wanted, or a group of ``presets.GROUPS``: "RGB", "10m", "20m", "60m",
+                "10m_20m", "S1", "S2", "S1_10m_20m", "all".
+            order: Order of the bands of a group and of the classes, for weights that somebody has trained: "esa",
+                "configilm" (BigEarthNet v2), "configilm-v1" or "torchgeo"; None for that of ``bands.BAND_GROUPS`` and
+                ``nomenclature``.
             size: Pixels a side to which every band is resampled; None to leave the bands as they are, in an array for
                 each resolution.
             resampling: "nearest", "bilinear" or "bicubic", as ``torch.nn.functional.interpolate`` does them.
-            labels: "multi-hot-19" or "multi-hot-43" (float32 vectors in the published order of the classes, see
-                ``nomenclature``), "names" (``labels`` as stored), or None for no labels.
-            normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote:
-                each value becomes (value - mean) / deviation.
+            labels: "multi-hot-19" or "multi-hot-43" (float32 vectors), "names" (``labels`` as stored), or None for no
+                labels.
+            normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote,
+                or "reben" for those of the published reBEN models: each value becomes (value - mean) / deviation.
             fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
                 number, ``float("nan")`` to leave them to the caller, or None to refuse the patch.
             sample: "tuple" for an image with its labels, or the image alone if there are to be none; "dict" for
@@ -112,8 +117,8 @@ class PatchArrays:
         """
         if isinstance(normalize, str | os.PathLike):
             normalize = read_statistics(normalize)
-        self._pixels = Pixels(bands, size, resampling, normalize, fill)
-        self._labels = Labels(labels)
+        self._pixels = Pixels(band_names(bands, order), size, resampling, normalize, fill)
+        self._labels = Labels(labels, order is not None and ORDERS[order].alphabetical)
         self.bands = self._pixels.names
         self.classes = self._labels.classes
         if sample not in SAMPLES:

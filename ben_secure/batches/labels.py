@@ -1,8 +1,7 @@
 """The labels of a patch as a vector or as names; knows the two nomenclatures and no pixel.
 
 Archives of version 1 have the 43 classes in ``labels`` and the 19 in ``new_labels`` (None if all were dropped);
-those of version 2 have the 19 in ``labels``. The order of a vector is the published one of ``nomenclature``;
-ConfigILM's vectors have the 19 classes by the alphabet, so weights trained with it need them in that order.
+those of version 2 have the 19 in ``labels``.
 """
 
 from __future__ import annotations
@@ -23,11 +22,10 @@ if TYPE_CHECKING:
 KINDS = ("multi-hot-19", "multi-hot-43", "names")
 """The forms that labels come in, besides None for none."""
 
-_PLACES_19 = {label: BEN_19.index(label) for label in BEN_19}
 # A label of the 43 counts for its class of the 19; those that are in both nomenclatures mean the same in both.
-_PLACES: Mapping[str, Mapping[str, int | None]] = {
-    "multi-hot-19": {**{old: None if new is None else _PLACES_19[new] for old, new in TO_19.items()}, **_PLACES_19},
-    "multi-hot-43": {label: place for place, label in enumerate(CORINE_43)},
+_CLASSES: Mapping[str, Mapping[str, str | None]] = {
+    "multi-hot-19": {**TO_19, **{label: label for label in BEN_19}},
+    "multi-hot-43": {label: label for label in CORINE_43},
 }
 _TEXT_ONLY = frozenset({str})
 
@@ -40,8 +38,12 @@ class Labels:
         classes: The classes of a vector in their order; empty for other kinds.
     """
 
-    def __init__(self, kind: str | None) -> None:
+    def __init__(self, kind: str | None, alphabetical: bool = False) -> None:
         """Choose a kind.
+
+        Args:
+            kind: One of ``KINDS``, or None.
+            alphabetical: Whether the classes of a vector come by the alphabet, and not in their published order.
 
         Raises:
             ValueError: There is no such kind.
@@ -49,7 +51,12 @@ class Labels:
         if kind is not None and kind not in KINDS:
             raise ValueError(f"labels must be None or one of {', '.join(KINDS)}, not {printable(kind)!r}")
         self.kind = kind
-        self.classes = {"multi-hot-19": BEN_19, "multi-hot-43": CORINE_43}.get(kind or "", ())
+        classes: tuple[str, ...] = {"multi-hot-19": BEN_19, "multi-hot-43": CORINE_43}.get(kind or "", ())
+        self.classes = tuple(sorted(classes)) if alphabetical else classes
+        self._places = {
+            label: None if name is None else self.classes.index(name)
+            for label, name in _CLASSES.get(kind or "", {}).items()
+        }
 
     def of(self, metadata: Mapping[str, object]) -> Any:
         """Make the labels of a patch.
@@ -78,9 +85,8 @@ class Labels:
 
     def _vector(self, names: tuple[str, ...]) -> Float32:
         classes = [0.0] * len(self.classes)
-        places = _PLACES[self.kind or ""]
         for label in names:
-            place = places.get(label, -1)
+            place = self._places.get(label, -1)
             if place is None:
                 continue
             if place < 0:

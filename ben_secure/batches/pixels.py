@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ben_secure.bands import BAND_GROUPS, BANDS
+from ben_secure.bands import BANDS
+from ben_secure.batches.presets import GROUPS, ORDERS, STATISTICS
 from ben_secure.batches.resampling import MODES, resample
 from ben_secure.errors import EncodeError, PatchFormatError, Rule, printable
 from ben_secure.patches.layout import BandSlot, Layout, run_of
@@ -31,25 +32,27 @@ _MAX_LAYOUTS = 8
 _MAX_STATISTICS_BYTES = 16 * 2**20  # histograms of 14 bands are a hundredth of it
 
 
-def band_names(bands: str | Sequence[str]) -> tuple[str, ...]:
+def band_names(bands: str | Sequence[str], order: str | None = None) -> tuple[str, ...]:
     """Resolve a group of bands, or check a list of them.
 
     Args:
-        bands: A key of ``bands.BAND_GROUPS``, or names of bands.
+        bands: A key of ``presets.GROUPS``, or names of bands.
+        order: A key of ``presets.ORDERS``, in whose order a group comes; a list of names keeps its own.
 
     Returns:
         The names, in order.
 
     Raises:
-        ValueError: There is no such group or band, a band is there twice, or there is none.
+        ValueError: There is no such group, band or order, a band is there twice, or there is none.
     """
+    if order is not None and order not in ORDERS:
+        raise ValueError(f"order must be None or one of {', '.join(ORDERS)}, not {printable(order)!r}")
     if isinstance(bands, str):
-        if bands in BAND_GROUPS:
-            return BAND_GROUPS[bands]
+        groups = GROUPS if order is None else ORDERS[order].groups
+        if bands in groups:
+            return groups[bands]
         if bands not in BANDS:
-            raise ValueError(
-                f"bands must be names of bands or one of {', '.join(BAND_GROUPS)}, not {printable(bands)!r}"
-            )
+            raise ValueError(f"bands must be names of bands or one of {', '.join(groups)}, not {printable(bands)!r}")
         return (bands,)
     names = tuple(bands)
     unknown = [name for name in names if name not in BANDS]
@@ -60,11 +63,12 @@ def band_names(bands: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def read_statistics(path: str | os.PathLike[str]) -> dict[str, tuple[float, float]]:
-    """Read means and standard deviations that ``ben-secure stats --json`` wrote.
+def read_statistics(path: str | os.PathLike[str]) -> Normalisation:
+    """Read means and standard deviations that ``ben-secure stats --json`` wrote, or look published ones up.
 
     Args:
-        path: The JSON file: ``{"bands": {"B02": {"mean": ..., "std": ...}, ...}}``; what else it has is ignored.
+        path: A key of ``presets.STATISTICS``; or the JSON file: ``{"bands": {"B02": {"mean": ..., "std": ...}, ...}}``,
+            and what else it has is ignored.
 
     Returns:
         (mean, standard deviation) by band name; NaN where no pixel of the band was finite.
@@ -72,6 +76,8 @@ def read_statistics(path: str | os.PathLike[str]) -> dict[str, tuple[float, floa
     Raises:
         EncodeError: The file cannot be read, or is no such JSON.
     """
+    if isinstance(path, str) and path in STATISTICS:
+        return STATISTICS[path]
     shown = printable(os.fspath(path), 400)
     try:
         with open(path, "rb") as file:
@@ -113,7 +119,7 @@ class Pixels:
 
     def __init__(
         self,
-        bands: str | Sequence[str],
+        bands: Sequence[str],
         size: int | None,
         resampling: str,
         normalize: Normalisation | None,
@@ -122,7 +128,7 @@ class Pixels:
         """Choose what to fill arrays with.
 
         Args:
-            bands: As for ``band_names``.
+            bands: What ``band_names`` returned.
             size: Rows and columns of every band; None to leave them as they are.
             resampling: One of ``resampling.MODES``.
             normalize: Means and standard deviations; None to leave the values as they are.
@@ -131,7 +137,7 @@ class Pixels:
         Raises:
             ValueError: An argument is not one of the admitted, or a band has no mean and deviation.
         """
-        self.names = band_names(bands)
+        self.names = tuple(bands)
         if resampling not in MODES:
             raise ValueError(f"resampling must be one of {', '.join(MODES)}, not {printable(resampling)!r}")
         if size is not None and (type(size) is not int or not 1 <= size <= 4096):

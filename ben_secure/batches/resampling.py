@@ -1,8 +1,8 @@
 """Bands of any size brought to one size, as ``torch.nn.functional.interpolate`` does it; numpy only, no torch.
 
 Nearest, bilinear and bicubic with torch's conventions for ``align_corners=False``: the centre of pixel ``i`` of ``n``
-lies at ``(i + 0.5) / n``, what would lie outside is the outermost pixel, the cubic kernel has a = -0.75. (ConfigILM
-interpolates with ``align_corners=True``, which moves pixels; its default, nearest, has no such choice.) Both passes,
+lies at ``(i + 0.5) / n``, what would lie outside is the outermost pixel, the cubic kernel has a = -0.75. The modes with
+"corners" are those of ``align_corners=True``, which moves pixels, and which ConfigILM uses. Both passes,
 down and across, are sums of weighted rows: a product of matrices would go through BLAS, whose threads and those of
 other loader workers hold each other up.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     Float32 = npt.NDArray[np.float32]
     Places = npt.NDArray[np.intp]
 
-MODES = ("nearest", "bilinear", "bicubic")
-"""What ``resample`` can do; names as torch has them."""
+MODES = ("nearest", "bilinear", "bicubic", "bilinear-corners", "bicubic-corners")
+"""What ``resample`` can do; names as torch has them, but for ``align_corners``."""
 
 _CUBIC_A = -0.75  # torch, aten/src/ATen/native/UpSample.h
 
@@ -56,16 +56,21 @@ def taps(source: int, target: int, mode: str) -> Taps:
     Args:
         source: Rows before.
         target: Rows after.
-        mode: ``bilinear`` (2 taps) or ``bicubic`` (4 taps).
+        mode: One of ``MODES``: bilinear (2 taps) or bicubic (4 taps).
 
     Returns:
         Places and weights.
     """
     # Rounded where torch rounds, which moves a sample by millionths of a pixel: the scale is float32, multiplication
     # and subtraction are one step.
-    scale = float(np.float32(source) / np.float32(target))
-    centres = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
-    if mode == "bilinear":
+    kind, _, corners = mode.partition("-")
+    if corners:
+        scale = np.float32(source - 1) / np.float32(max(target - 1, 1))
+        centres = np.arange(target, dtype=np.float32) * scale
+    else:
+        scale = np.float32(source) / np.float32(target)
+        centres = ((np.arange(target) + 0.5) * float(scale) - 0.5).astype(np.float32)
+    if kind == "bilinear":
         centres = np.maximum(centres, np.float32(0))
         first = np.floor(centres)
         offset = centres - first
