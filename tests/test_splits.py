@@ -4,9 +4,11 @@ import re
 
 import pytest
 
-from ben_secure import BigEarthNet_S1_Patch, EncodeError
+from ben_secure import BigEarthNet_S1_Patch, EncodeError, PatchFormatError
 from ben_secure.batches import PatchArrays
+from ben_secure.labels.nomenclature import BEN_19
 from support.patch_databases import database, patches
+from support.strategies import make_patch
 
 TABLE = """patch_id,split,contains_seasonal_snow,contains_cloud_or_shadow
 patch 4,train,False,False
@@ -79,16 +81,15 @@ class TestTables:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
+            ({}, "the table is for a split by its name, for exclude=, or"),
+            ({"split": ["patch 1"]}, "the table is for a split by its name, for exclude=, or"),
             ({"split": "val"}, "no split 'val', it has train, test, validation"),
-            ({}, "a table is for a split by its name"),
-            ({"split": ["patch 1"]}, "a table is for a split by its name"),
-            ({"exclude": ["patch 1"]}, "a table is for a split by its name"),
             ({"split": "train", "exclude": ["patch 9"]}, "exclude names the patch patch 9, which is not in"),
             ({"split": "test", "exclude": ["patch 1"]}, "no patch of .* is left"),
         ],
     )
     def test_what_a_table_does_not_say_is_refused(self, path, table, options, message):
-        """And a table that nothing asks for."""
+        """Whatever else is asked for."""
         with pytest.raises(ValueError, match=message):
             chosen(path, table=table, **options)
         assert chosen(path, table=table, split="test", exclude=["patch 0"]) == ["1"]
@@ -120,6 +121,52 @@ class TestTables:
             chosen(path, exclude=CLOUD)
         with pytest.raises(ValueError, match=r"split='train' is no file; .* pass table="):
             chosen(path, split="train")
+
+
+class TestLabels:
+    """Labels of a table, for databases whose patches have none."""
+
+    @pytest.fixture
+    def table(self, tmp_path):
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        names = [f"patch {place}" for place in (4, 2, 0, 1)]
+        labels = [["Pastures"], ["Arable land", "Pastures"], ["Pastures"], None]
+        pq.write_table(pa.table({"patch_id": names, "labels": labels, "split": list("aaab")}), tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+
+    @pytest.fixture
+    def bare(self, tmp_path):
+        found = {name: make_patch(BigEarthNet_S1_Patch) for name in patches(5)}
+        return database(tmp_path / "bare", found)
+
+    def test_labels_come_from_the_table(self, path, bare, table):
+        """If that is asked for, also in the place of those that patches have; rows are looked up by name."""
+        for source, kind in ((bare, "names"), (path, "names"), (bare, "multi-hot-19")):
+            options = {"table": table, "split": "a", "bands": "S1", "fill": 0, "labels": kind}
+            labels = PatchArrays(source, labels_from="table", **options)[:][1]
+            wanted = [("Pastures",), ("Arable land", "Pastures"), ("Pastures",)]
+            if kind == "names":
+                assert labels == wanted
+            else:
+                assert [{BEN_19[place] for place in row.nonzero()[0]} for row in labels] == list(map(set, wanted))
+        with pytest.raises(PatchFormatError, match=r"no labels; .*labels_from='table'"):
+            PatchArrays(bare, bands="S1", fill=0)[0]
+        assert PatchArrays(path, bands="S1", labels="names")[0][1] != ("Pastures",)
+
+    def test_a_patch_without_labels_is_named(self, bare, table, tmp_path):
+        """No row, no list in it, or no table at all."""
+        for options, name in (({"split": "b"}, 1), ({"exclude": ["patch 1"]}, 3)):
+            with pytest.raises(ValueError, match=f"no list of labels for the patch patch {name}"):
+                PatchArrays(bare, table=table, labels_from="table", **options)
+        text = write_table(tmp_path / "t.csv", "patch_id,labels\npatch 0,Pastures\n")
+        with pytest.raises(ValueError, match="no list of labels for the patch patch 0"):
+            PatchArrays(bare, table=text, labels_from="table", split=["patch 0"])
+        for options in ({"labels_from": "table"}, {"labels_from": "both", "table": table}):
+            with pytest.raises(ValueError, match="labels_from must be patch, or table with table="):
+                PatchArrays(bare, **options)
+        assert len(PatchArrays(bare, table=table, labels_from="table", exclude=["patch 1", "patch 3"])) == 3
 
 
 class TestLists:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from ben_secure.batches.labels import Labels
+from ben_secure.batches.labels import LabelColumn, Labels
 from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, band_names, read_statistics
 from ben_secure.batches.places import place_of, places_of, selected
 from ben_secure.batches.presets import ORDERS
 from ben_secure.batches.samples import SAMPLES, Samples
+from ben_secure.batches.splits import read_rows
 from ben_secure.errors import BenSecureError, LimitExceededError, PatchFormatError, UnsafePickleError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.policy import Keywords, Verification
@@ -64,6 +65,7 @@ class PatchArrays:
         size: int | None = 120,
         resampling: str = "nearest",
         labels: str | None = "multi-hot-19",
+        labels_from: str = "patch",
         normalize: Normalisation | Path | None = None,
         fill: float | None = None,
         sample: str = "tuple",
@@ -91,6 +93,8 @@ class PatchArrays:
             resampling: "nearest", "bilinear" or "bicubic", as ``torch.nn.functional.interpolate`` does them.
             labels: "multi-hot-19" or "multi-hot-43" (float32 vectors), "names" (``labels`` as stored), or None for no
                 labels.
+            labels_from: "patch", or "table" for the column ``labels`` of ``table``, as databases of rico-hdl need it;
+                what is verified of a patch says nothing of a table.
             normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote,
                 or "reben" for those of the published reBEN models: each value becomes (value - mean) / deviation.
             fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
@@ -125,26 +129,15 @@ class PatchArrays:
             raise ValueError(f"sample must be one of {', '.join(SAMPLES)}, not {printable(sample)!r}")
         self.sample = sample
         self.transform = transform
-        places: list[Path | Reader] = []
-        if isinstance(databases, str | os.PathLike | PatchReader | PairedReader):
-            places = [databases]
-        else:
-            places = list(databases)
-        if not places:
-            raise ValueError("name at least one database")
-        verification, classes = Verification.of(verification, keywords), tuple(classes)
-        if verification is not None:
-            verification.check_databases(len(places))
-        opened = any(isinstance(place, PatchReader | PairedReader) for place in places)
-        if opened and (verification, limits, classes) != (None, DEFAULT_LIMITS, ()):
-            raise ValueError("an open reader has its own verification, limits and classes; pass them to it")
-        self.readers = tuple(
-            place
-            if isinstance(place, PatchReader | PairedReader)
-            else PatchReader(place, verification=verification, limits=limits, classes=classes)
-            for place in places
-        )
-        self.names: Names = find_names(self.readers, split, exclude, table)
+        self.readers = _opened(databases, Verification.of(verification, keywords), limits, tuple(classes))
+        by_table = labels_from == "table" and labels is not None
+        if labels_from not in ("patch", "table") or (by_table and table is None):
+            raise ValueError(f"labels_from must be patch, or table with table=, not {printable(labels_from)!r}")
+        if table is not None and not (by_table or isinstance(split, str) or exclude):
+            raise ValueError("the table is for a split by its name, for exclude=, or for labels_from='table'")
+        rows = None if table is None else read_rows(table, by_table)
+        self.names: Names = find_names(self.readers, split, exclude, rows)
+        self._label_column = None if rows is None or not by_table else LabelColumn(rows, self.names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -241,7 +234,7 @@ class PatchArrays:
         try:
             patch = reader._load(name, scratch) if isinstance(reader, PatchReader) else reader[name]
             self._pixels.fill(outputs, patch._layout, patch._pixels)
-            return self._labels.of(patch.__dict__)
+            return self._labels.of(patch.__dict__ if self._label_column is None else self._label_column[row])
         except BenSecureError as error:
             if isinstance(error, UnsafePickleError | LimitExceededError | PatchFormatError):
                 error.message += f"; to go on without this patch, pass exclude=[{printable(name)!r}]"
@@ -277,3 +270,28 @@ class PatchArrays:
     def __repr__(self) -> str:
         paths = ", ".join(repr(path_of(reader)) for reader in self.readers)
         return f"{type(self).__name__}({paths}: {len(self)} patches of {', '.join(self.bands)})"
+
+
+def _opened(
+    databases: Path | Reader | Iterable[Path | Reader],
+    verification: Verification | None,
+    limits: Limits,
+    classes: tuple[type[BigEarthNetPatch], ...],
+) -> tuple[Reader, ...]:
+    """Open the databases that are not open yet."""
+    if isinstance(databases, str | os.PathLike | PatchReader | PairedReader):
+        databases = [databases]
+    places: list[Path | Reader] = list(databases)
+    if not places:
+        raise ValueError("name at least one database")
+    if verification is not None:
+        verification.check_databases(len(places))
+    opened = any(isinstance(place, PatchReader | PairedReader) for place in places)
+    if opened and (verification, limits, classes) != (None, DEFAULT_LIMITS, ()):
+        raise ValueError("an open reader has its own verification, limits and classes; pass them to it")
+    return tuple(
+        place
+        if isinstance(place, PatchReader | PairedReader)
+        else PatchReader(place, verification=verification, limits=limits, classes=classes)
+        for place in places
+    )

@@ -6,7 +6,8 @@ those of version 2 have the 19 in ``labels``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -74,7 +75,10 @@ class Labels:
             return None
         name = "new_labels" if self.kind == "multi-hot-19" and "new_labels" in metadata else "labels"
         if name not in metadata:
-            raise _refused("the patch has no labels; pass labels=None, or encode the archive with labels")
+            raise _refused(
+                "the patch has no labels; pass labels=None, labels_from='table' with a table that has them, or encode "
+                "the database with labels"
+            )
         found: Any = metadata[name]
         if found is None and name == "new_labels":  # none of the patch's classes is among the 19
             found = ()
@@ -105,6 +109,34 @@ class Labels:
             if labels
             else np.zeros((0, len(self.classes)), np.float32)
         )
+
+
+class LabelColumn:
+    """Labels of patches as a table has them, in a few bytes a patch."""
+
+    def __init__(self, rows: Mapping[str, Mapping[str, object]], names: Iterable[str]) -> None:
+        """Look the patches up.
+
+        Args:
+            rows: The rows of the table by patch name.
+            names: Names of the patches.
+
+        Raises:
+            ValueError: A patch has no row, or no list of labels in it.
+        """
+        places: dict[tuple[str, ...], int] = {}
+        self._places = array("I")
+        for name in names:
+            cell = rows.get(name, {}).get("labels")
+            if type(cell) is not list or not _TEXT_ONLY.issuperset(map(type, cell)):
+                raise ValueError(
+                    f"the table has no list of labels for the patch {printable(name)}; Parquet can have one"
+                )
+            self._places.append(places.setdefault(tuple(cell), len(places)))
+        self._labels = list(places)
+
+    def __getitem__(self, row: int) -> dict[str, object]:
+        return {"labels": self._labels[self._places[row]]}
 
 
 def _refused(message: str) -> PatchFormatError:

@@ -15,6 +15,7 @@ from ben_secure.batches.splits import Path, choose
 from ben_secure.errors import printable
 
 if TYPE_CHECKING:
+    from ben_secure.labels.tables import Rows
     from ben_secure.store.pairs import PairedReader
     from ben_secure.store.reader import PatchReader
 
@@ -64,7 +65,7 @@ def find_names(
     readers: Sequence[PatchReader | PairedReader],
     split: Path | Iterable[str] | None = None,
     exclude: Path | Iterable[str] | None = None,
-    table: Path | Iterable[Path] | None = None,
+    rows: Rows | None = None,
 ) -> Names:
     """List the patches of some databases.
 
@@ -72,7 +73,7 @@ def find_names(
         readers: The databases.
         split: As for ``splits.choose``, like all that follow.
         exclude: See there.
-        table: See there.
+        rows: See there.
 
     Returns:
         The names in the order of ``split``, or database by database in key order.
@@ -91,8 +92,8 @@ def find_names(
                     f"the patch {printable(name)} is in {printable(path_of(readers[found[name]]), 400)} and in "
                     f"{printable(path_of(reader), 400)}; use one of them, or databases that share no patch"
                 )
-    if split is None and exclude is None and table is None:
+    if split is None and exclude is None:
         return Names(found, found.values())
     where = ", ".join(printable(path_of(reader), 400) for reader in readers)
-    names = choose(found, where, split, exclude, table)
+    names = choose(found, where, split, exclude, rows)
     return Names(names, [found[name] for name in names])

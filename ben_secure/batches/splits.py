@@ -26,17 +26,17 @@ def choose(
     where: str,
     split: Path | Iterable[str] | None,
     exclude: Path | Iterable[str] | None,
-    table: Path | Iterable[Path] | None,
+    rows: Rows | None,
 ) -> list[str]:
     """Choose among the patches of some databases.
 
     Args:
         known: Their names.
         where: The databases, for messages.
-        split: Names, or the path of a list of names; with ``table``, a str is a value of its column ``split``; None
+        split: Names, or the path of a list of names; with a table, a str is a value of its column ``split``; None
             for all.
         exclude: Names to leave out, or ``FLAGS`` of the table; or the path of a list of names.
-        table: Metadata table, or several that share no patch.
+        rows: What ``read_rows`` returned; None if there is no table.
 
     Returns:
         The names, in the order of a list, otherwise in that of ``known``.
@@ -49,12 +49,11 @@ def choose(
     """
     items: list[Any] = [exclude] if isinstance(exclude, str | os.PathLike) else list(exclude or ())
     flags = [item for item in FLAGS if item in items]
-    by_value = table is not None and isinstance(split, str)
-    if flags and table is None:
-        raise ValueError(f"exclude={flags[0]!r} is a column of a metadata table; name the table with table=")
-    if table is not None and not flags and not by_value:
-        raise ValueError(f"a table is for a split by its name, or for exclude={FLAGS[0]!r}; leave table out")
-    rows = {} if table is None else _rows(table, [SPLIT, *flags])
+    by_value = rows is not None and isinstance(split, str)
+    if rows is None:
+        if flags:
+            raise ValueError(f"exclude={flags[0]!r} is a column of a metadata table; name the table with table=")
+        rows = {}
     if by_value:
         wanted = _of_split(rows, str(split))
     else:
@@ -70,7 +69,21 @@ def choose(
     return chosen
 
 
-def _rows(table: Path | Iterable[Path], columns: list[str]) -> Rows:
+def read_rows(table: Path | Iterable[Path], labels: bool) -> Rows:
+    """Read what is of use here of a metadata table.
+
+    Args:
+        table: Its path, or those of several that share no patch.
+        labels: Whether labels are wanted.
+
+    Returns:
+        The rows by patch name.
+
+    Raises:
+        ValueError: Two tables share a patch.
+        EncodeError: A table cannot be used.
+    """
+    columns = [SPLIT, *FLAGS, *(["labels"] if labels else [])]
     rows: Rows = {}
     for path in [table] if isinstance(table, str | os.PathLike) else table:
         more = read_table(path, columns)
