@@ -555,6 +555,7 @@ class TestDicts:
                 assert found["name"] == names
                 assert str(found["image"]) == str(images)
                 assert np.array_equal(found.get("label"), labels)
+                assert options or found["label"].dtype == np.int64
         with pytest.raises(ValueError, match="sample must be one of tuple, dict, not 'list'"):
             PatchArrays(canonical, sample="list")
 

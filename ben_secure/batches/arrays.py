@@ -91,7 +91,7 @@ class PatchArrays:
             size: Pixels a side to which every band is resampled; None to leave the bands as they are, in an array for
                 each resolution.
             resampling: "nearest", "bilinear" or "bicubic", as ``torch.nn.functional.interpolate`` does them.
-            labels: "multi-hot-19" or "multi-hot-43" (float32 vectors), "names" (``labels`` as stored), or None for no
+            labels: "multi-hot-19" or "multi-hot-43" (vectors), "names" (``labels`` as stored), or None for no
                 labels.
             labels_from: "patch", or "table" for the column ``labels`` of ``table``, as databases of rico-hdl need it;
                 what is verified of a patch says nothing of a table.
@@ -99,8 +99,8 @@ class PatchArrays:
                 or "reben" for those of the published reBEN models: each value becomes (value - mean) / deviation.
             fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
                 number, ``float("nan")`` to leave them to the caller, or None to refuse the patch.
-            sample: "tuple" for an image with its labels, or the image alone if there are to be none; "dict" for
-                ``{"image": ..., "label": ..., "name": ...}``, without "label" if there are to be none.
+            sample: "tuple" for an image with its labels (float32 vectors), or the image alone if there are to be none;
+                "dict" for ``{"image": ..., "label": ..., "name": ...}`` (int64 vectors, as torchgeo has them).
             transform: Called with each image (an array, or arrays by resolution), or with each sample if it is a dict;
                 its result takes its place.
             split: Names of the patches to use, or a file of them (text, CSV or Parquet); or with ``table`` the value of
@@ -122,7 +122,8 @@ class PatchArrays:
         if isinstance(normalize, str | os.PathLike):
             normalize = read_statistics(normalize)
         self._pixels = Pixels(band_names(bands, order), size, resampling, normalize, fill)
-        self._labels = Labels(labels, order is not None and ORDERS[order].alphabetical)
+        alphabetical = order is not None and ORDERS[order].alphabetical
+        self._labels = Labels(labels, alphabetical, np.int64 if sample == "dict" else np.float32)
         self.bands = self._pixels.names
         self.classes = self._labels.classes
         if sample not in SAMPLES:
@@ -258,7 +259,7 @@ class PatchArrays:
         arrays = [np.empty(shape, np.float32) for shape in shapes]
         return arrays, arrays
 
-    def _native(self, array: Float32) -> Any:
+    def _native(self, array: npt.NDArray[Any]) -> Any:
         return array
 
     def _memory(self, array: Any) -> Any:

@@ -18,7 +18,7 @@ from ben_secure.labels.nomenclature import BEN_19, CORINE_43, TO_19
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Float32: TypeAlias = npt.NDArray[np.float32]
+    Vector: TypeAlias = npt.NDArray[Any]
 
 KINDS = ("multi-hot-19", "multi-hot-43", "names")
 """The forms that labels come in, besides None for none."""
@@ -39,12 +39,13 @@ class Labels:
         classes: The classes of a vector in their order; empty for other kinds.
     """
 
-    def __init__(self, kind: str | None, alphabetical: bool = False) -> None:
+    def __init__(self, kind: str | None, alphabetical: bool = False, dtype: npt.DTypeLike = np.float32) -> None:
         """Choose a kind.
 
         Args:
             kind: One of ``KINDS``, or None.
             alphabetical: Whether the classes of a vector come by the alphabet, and not in their published order.
+            dtype: Of vectors.
 
         Raises:
             ValueError: There is no such kind.
@@ -58,6 +59,7 @@ class Labels:
             label: None if name is None else self.classes.index(name)
             for label, name in _CLASSES.get(kind or "", {}).items()
         }
+        self._dtype = dtype
 
     def of(self, metadata: Mapping[str, object]) -> Any:
         """Make the labels of a patch.
@@ -66,7 +68,7 @@ class Labels:
             metadata: Attributes of the patch.
 
         Returns:
-            float32 (19,) or (43,), 1 for each of the patch's classes; or a tuple of names; or None.
+            Vector (19,) or (43,), 1 for each of the patch's classes; or a tuple of names; or None.
 
         Raises:
             PatchFormatError: There are none, they are not a list of texts, or one is not of the nomenclature.
@@ -87,19 +89,19 @@ class Labels:
         names: tuple[str, ...] = tuple(found)
         return names if self.kind == "names" else self._vector(names)
 
-    def _vector(self, names: tuple[str, ...]) -> Float32:
-        classes = [0.0] * len(self.classes)
+    def _vector(self, names: tuple[str, ...]) -> Vector:
+        classes = [0] * len(self.classes)
         for label in names:
             place = self._places.get(label, -1)
             if place is None:
                 continue
             if place < 0:
                 raise _refused(f"{printable(label)!r} is not one of the {len(self.classes)} classes")
-            classes[place] = 1.0
-        return np.array(classes, np.float32)  # it all takes less than 2 us: nothing is remembered
+            classes[place] = 1
+        return np.array(classes, self._dtype)  # it all takes less than 2 us: nothing is remembered
 
     def together(self, labels: list[Any]) -> Any:
-        """Labels of several patches: a new float32 (n, classes); or a list of tuples of names; or None."""
+        """Labels of several patches: new vectors (n, classes); or a list of tuples of names; or None."""
         if self.kind is None:
             return None
         if self.kind == "names":
@@ -107,7 +109,7 @@ class Labels:
         return (
             np.concatenate(labels).reshape(-1, len(self.classes))
             if labels
-            else np.zeros((0, len(self.classes)), np.float32)
+            else np.zeros((0, len(self.classes)), self._dtype)
         )
 
 

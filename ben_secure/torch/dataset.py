@@ -52,7 +52,7 @@ class PatchDataset(PatchArrays, Dataset[Any]):
         tensors = split(whole, shapes)
         return tensors, [tensor.numpy() for tensor in tensors]
 
-    def _native(self, array: npt.NDArray[np.float32]) -> Any:
+    def _native(self, array: npt.NDArray[Any]) -> Any:
         return torch.from_numpy(array)
 
     def _memory(self, array: Any) -> Any:
