@@ -16,7 +16,11 @@ from ben_secure.torch import PatchDataset, batch_loader  # noqa: E402
 from support.geotiffs import S1_NAME, make_pairs, tiff  # noqa: E402
 from support.patch_databases import database, patches  # noqa: E402
 
-pytestmark = [pytest.mark.frameworks, pytest.mark.filterwarnings("ignore")]  # of what the field's packages warn
+pytestmark = [
+    pytest.mark.frameworks,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+]  # of what the field's packages warn
 
 
 def needs(*names):

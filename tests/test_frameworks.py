@@ -19,6 +19,7 @@ from support.patch_databases import database  # noqa: E402
 
 pytestmark = [
     pytest.mark.frameworks,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata calls it
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]

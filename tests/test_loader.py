@@ -2,7 +2,11 @@
 
 import inspect
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -339,3 +343,85 @@ class TestEpochs:
             assert sorted(EpochSampler(range(20), 2**70, epoch)) == [*range(20)]
         with pytest.raises(ValueError, match="counted from 0"):
             EpochSampler(range(20), 1).set_epoch(-1)
+
+
+LONG_RUN = """
+import os, signal, sys
+from ben_secure.torch import PatchDataset, batch_loader
+
+def main(path, workers, batches):
+    dataset = PatchDataset(path, bands="10m_20m")
+    epoch = batch_loader(dataset, 3, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    seen, kept = 0, 0
+    while seen < batches:
+        for images, labels in epoch:
+            seen += 1
+            if seen == batches // 5:
+                kept = resident()
+            if seen == 50:
+                print("reading", flush=True)
+    print((resident() - kept) // 1024, flush=True)
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def long_run(tmp_path, dataset):
+    """Starts a process that reads many batches; it writes how much its memory grew, in kB."""
+    script = tmp_path / "long_run.py"
+    script.write_text(LONG_RUN)
+    started = []
+
+    def start(workers, batches):
+        command = [sys.executable, "-W", "ignore", script, dataset.readers[0].path, str(workers), str(batches)]
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        started.append(subprocess.Popen(command, env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "reading\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc that tells memory")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_does_not_grow(long_run, workers):
+    """However many batches are read; a page a batch would be 16 MB."""
+    output, errors = long_run(workers, 5_000).communicate(timeout=600)
+    assert int(output) < 4_000, errors
+
+
+def shared_files():
+    return {name for name in os.listdir("/dev/shm") if name.startswith(("torch", "psm"))}
+
+
+def children(process):
+    with open(f"/proc/{process}/task/{process}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/shm"), reason="shared memory has no files here")
+@pytest.mark.parametrize("victim", ["trainer", "worker"])
+def test_no_file_is_left_in_shared_memory(long_run, victim):
+    """Whichever process is killed; the others end."""
+    before = shared_files()
+    process = long_run(2, 10**9)
+    workers = children(process.pid)
+    os.kill(process.pid if victim == "trainer" else workers[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert victim == "trainer" or "DataLoader worker" in errors
+    stop = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{worker}") for worker in workers):
+        assert time.monotonic() < stop
+        time.sleep(0.1)
+    assert shared_files() <= before
