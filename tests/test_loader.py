@@ -418,8 +418,8 @@ def test_no_file_is_left_in_shared_memory(long_run, victim):
     process = long_run(2, 10**9)
     workers = children(process.pid)
     os.kill(process.pid if victim == "trainer" else workers[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
-    assert victim == "trainer" or "DataLoader worker" in errors
+    process.communicate(timeout=60)
+    assert process.returncode != 0
     stop = time.monotonic() + 60
     while any(os.path.exists(f"/proc/{worker}") for worker in workers):
         assert time.monotonic() < stop
