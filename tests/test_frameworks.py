@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch")
 from ben_secure import BigEarthNet_S1_Patch  # noqa: E402
 from ben_secure.torch import EpochSampler, PatchDataset, batch_loader, collate  # noqa: E402
 from support.framework_cases import KINDS, numbers  # noqa: E402
-from support.patch_databases import database  # noqa: E402
+from support.patch_databases import database, patches  # noqa: E402
 
 pytestmark = [
     pytest.mark.frameworks,
@@ -188,3 +189,32 @@ class TestStatefulDataLoader:
         assert [[numbers(batch) for batch in loader] for _ in range(2)] == [
             [numbers(batch) for batch in stateful] for _ in range(2)
         ]
+
+
+RECIPES = pathlib.Path(__file__).parent.parent / "docs" / "frameworks.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", RECIPES.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.filterwarnings("ignore")  # of what the frameworks warn
+@needs("pyarrow")
+def test_the_recipes_run(tmp_path, monkeypatch, capsys):
+    """Every block of docs/frameworks.md whose packages are installed, in order, in one namespace."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = patches(12)
+    database(tmp_path / "train.lmdb", found)
+    splits = ["train", "train", "validation", "test"] * 3
+    pq.write_table(pa.table({"patch_id": list(found), "split": splits}), tmp_path / "metadata.parquet")
+    monkeypatch.chdir(tmp_path)
+    names = {"PatchDataset": PatchDataset, "batch_loader": batch_loader}
+    ran = 0
+    for block in BLOCKS:
+        packages = re.findall(r"^(?:import|from) (lightning|torchgeo|accelerate|torchdata)", block, re.MULTILINE)
+        if "pl." in block or "BigEarthNet(" in block:
+            packages.append("lightning")
+        if all(importlib.util.find_spec(package) for package in packages):
+            exec(compile(block, str(RECIPES), "exec"), names)
+            ran += 1
+    assert ran >= 2
+    assert "('VV', 'VH', 'B02') ('Agro-forestry areas', 'Arable land')" in capsys.readouterr().out

@@ -196,6 +196,16 @@ def test_every_form_of_batch_crosses(tagged, workers):
         assert all(torch.equal(first[name], second[name]) for name in second)
 
 
+def test_each_sample_is_transformed_once(tagged):
+    """However often it is asked for."""
+    dataset = PatchDataset(tagged, bands="RGB", transform=halved, mac_key=KEY, context=CONTEXT)
+    samples = dataset.__getitems__([0, 1, 2])
+    for _ in range(2):
+        for place in range(3):
+            assert torch.equal(samples[place][0], dataset[place][0])
+    assert torch.equal(samples.whole()[0], dataset.batch([0, 1, 2])[0])
+
+
 def halved(image):
     image *= 0.5
     return image
