@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 
 from ben_secure import PatchReader  # noqa: E402
 from ben_secure.encode import encode  # noqa: E402
+from ben_secure.labels.tables import pairs_of, read_table  # noqa: E402
 from ben_secure.store.pairs import PairedReader  # noqa: E402
-from ben_secure.tables import pairs_of, read_table  # noqa: E402
 from ben_secure.torch import PatchDataset, batch_loader  # noqa: E402
 from support.geotiffs import S1_NAME, make_pairs, tiff  # noqa: E402
 from support.patch_databases import database, patches  # noqa: E402
