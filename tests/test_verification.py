@@ -26,7 +26,7 @@ from ben_secure.audit import Options, Run, audit_database
 from ben_secure.batches import PatchArrays
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import random_ben_S1_band
-from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey
+from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, Suite
 from ben_secure.stats import stats
 from ben_secure.store.change.convert import convert
 from ben_secure.store.change.sign import sign_database
@@ -407,8 +407,8 @@ class MarkedKey(MacKey):
 
     __slots__ = ("mark",)
 
-    def __init__(self, secret, mark):
-        super().__init__(secret)
+    def __init__(self, secret, suite, mark):
+        super().__init__(secret, suite)
         self.mark = mark
 
     def __reduce__(self):
@@ -421,7 +421,7 @@ def marks_in_worker(verification):
 
 def test_it_travels_to_workers_whole():
     """A spawned process has an equal object with the very keys, whatever they carry."""
-    keys = MacKeySet(MarkedKey(bytes(range(32)), 2), MarkedKey(bytes(32), 1))
+    keys = MacKeySet(MarkedKey(bytes(range(32)), Suite.HS256, 2), MarkedKey(bytes(32), Suite.A256GMAC, 1))
     verification = Verification(
         mac_key=keys, context=CONTEXT, verify_key=BOTH, threshold=2, manifest="m", name="n", version="1"
     )
