@@ -195,6 +195,14 @@ class KeyFileError(UndecidedError):
 class ResourceError(UndecidedError):
     """There was not enough memory or stack to judge a value; that says nothing about the value."""
 
+    @classmethod
+    def reading(cls, size: int) -> ResourceError:
+        """The error for a value of so many bytes."""
+        return cls(
+            f"there is not enough memory to read a value of {size} bytes, which says nothing about the value; "
+            "free some memory and try again"
+        )
+
 
 class MissingExtraError(UndecidedError):
     """An optional dependency is not installed; the message names the extra to install."""

@@ -60,7 +60,7 @@ class Decoder:
             if end and value[0] == _PICKLE:
                 return self.pickles.load(value, end, aligned)
         except (MemoryError, RecursionError) as error:
-            raise _lacking_memory(end) from error
+            raise ResourceError.reading(end) from error
         begins = f"it starts with {printable(bytes(value[: min(end, 9)]))}" if end else "it is empty"
         raise PatchFormatError(
             f"not a pickle and not a safetensors file: {begins}; a pickled "
@@ -91,14 +91,7 @@ class Decoder:
         try:
             return self.pickles.note(value, end, make)
         except (MemoryError, RecursionError) as error:
-            raise _lacking_memory(end) from error
-
-
-def _lacking_memory(end: int) -> ResourceError:
-    return ResourceError(
-        f"there is not enough memory to read a value of {end} bytes, which says nothing about the value; free some "
-        "memory and try again"
-    )
+            raise ResourceError.reading(end) from error
 
 
 # For plain ``loads``: one for the usual rules, and one for the latest others; each has a memory of its own.

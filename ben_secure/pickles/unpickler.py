@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, BinaryIO, NoReturn
 
-from ben_secure.errors import Rule, UnsafePickleError, printable
+from ben_secure.errors import ResourceError, Rule, UnsafePickleError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.loader import Loader
@@ -65,6 +65,9 @@ class PatchUnpickler(pickle.Unpickler):
         raise UnsafePickleError("the payload refers to something outside itself", rule=Rule.FORBIDDEN_OPCODE)
 
     def load(self) -> BigEarthNetPatch:
-        """Read the file to its end; returns and raises as ``Loader.load``."""
+        """Read the file to its end; returns and raises as ``Loader.load``, and ``ResourceError`` if memory lacks."""
         value = self._file.read(self._loader.limits.max_value_bytes + FOOTER_BYTES + 1)
-        return self._loader.load(value, payload_end(value))
+        try:
+            return self._loader.load(value, payload_end(value))
+        except (MemoryError, RecursionError) as error:
+            raise ResourceError.reading(len(value)) from error
