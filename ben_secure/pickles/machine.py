@@ -116,7 +116,7 @@ def _bounded(data: bytes, start: int, width: int, end: int) -> int:
 
 def _open(stack: list[Any], kind: type, sealed: set[int]) -> Any:
     """The object on top of the stack, which may be changed: of this kind, and never fetched from the memo."""
-    target = stack[-1] if stack else Ellipsis
+    target = stack[-1] if stack else None
     if type(target) is not kind or (type(target) is Record and target.is_complete):
         _refuse(f"the target is a {kind_of(target)}, not a fresh {kind.__name__}")
     if id(target) in sealed:

@@ -45,6 +45,8 @@ class Block:
 
 def kind_of(item: object) -> str:
     """Say for a message what an object is."""
+    if type(item) is Block:
+        return "bytearray" if item.mutable else "bytes"
     return item.name.name if type(item) is Record else type(item).__name__
 
 
