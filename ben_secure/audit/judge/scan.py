@@ -23,7 +23,7 @@ from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import payload_end
 from ben_secure.signing.policy import Verification, Verifier
-from ben_secure.values import Decoder
+from ben_secure.values import Decoder, loads
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
@@ -85,7 +85,7 @@ def scan_value(
         ResourceError: There is not enough memory to judge the value.
     """
     try:
-        Decoder(tuple(classes), limits).load(value, payload_end(value))
+        loads(value, classes=classes, limits=limits)
     except UntrustedDataError as error:
         return Finding.from_error(lmdb_key, error)
     return _unnamed(lmdb_key)
