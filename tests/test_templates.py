@@ -1,7 +1,6 @@
 """The memory between values: it changes no verdict and no patch, and holds a bounded number of bytes."""
 
 import gc
-import io
 import itertools
 import random
 import sys
@@ -16,10 +15,9 @@ from hypothesis import strategies as st
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNetPatch, loads
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
-from ben_secure.errors import BenSecureError, LimitExceededError, ResourceError, UndecidedError, UnsafePickleError
+from ben_secure.errors import BenSecureError, LimitExceededError, UnsafePickleError
 from ben_secure.limits import Limits
 from ben_secure.pickles.templates import MAX_BYTES
-from ben_secure.pickles.unpickler import PatchUnpickler
 from ben_secure.values import Decoder
 from support.assembler import (
     HONEST,
@@ -36,7 +34,6 @@ from support.assembler import (
     program,
     text,
     tup,
-    with_metadata,
 )
 from support.fuzz_core import honest_values, mutate, note, repainted, same, spoil, verdict
 from support.legacy_values import GENERATIONS, MERGED, S1, S2, Maker, labels, pixels_of, small_tree, tree, write
@@ -501,28 +498,7 @@ def test_honest_labels_fit():
     assert [note(memory, value) for value in values] == first
 
 
-# To lack memory is no verdict.
-
-
-@pytest.mark.threat("T2")
-@pytest.mark.parametrize("error", [MemoryError, RecursionError])
-@pytest.mark.parametrize("load", [loads, lambda value: PatchUnpickler(io.BytesIO(value)).load()])
-def test_too_little_memory_is_no_verdict(load, error, monkeypatch):
-    """It is undecided; afterwards the value loads."""
-
-    def fails(*arguments, **keywords):
-        raise error
-
-    value = make_patch(labels=["a"]).dumps()
-    with monkeypatch.context() as patched:
-        patched.setattr(BigEarthNetPatch, "_assemble", fails)
-        with pytest.raises(ResourceError, match="says nothing about them") as caught:
-            load(value)
-    assert isinstance(caught.value, UndecidedError)
-    assert load(value) == make_patch(labels=["a"])
-    with pytest.raises(BenSecureError) as caught:
-        loads(with_metadata(name("os", "system")))
-    assert not isinstance(caught.value, UndecidedError)
+# What patches share.
 
 
 @pytest.mark.threat("T3")
