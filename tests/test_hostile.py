@@ -1,9 +1,10 @@
-"""Every attack of the corpus is refused by the whole, and code does not run behind either wall alone."""
+"""Every attack of the corpus is refused, and nothing runs, changes or grows while it is."""
 
 import contextlib
 import copyreg
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -39,6 +40,7 @@ from support.assembler import (
     with_metadata,
 )
 from support.attacks import ATTACKS
+from support.fuzz_core import verdict
 from support.legacy_values import GENERATIONS, MERGED, S1, S2, Maker, small_tree, tree, write
 
 MEMORY = 64 * 2**20
@@ -196,6 +198,50 @@ def test_registered_extension_is_refused(attack, cached, trap):
     """What the application registered with copyreg, and perhaps used before, is out of reach too."""
     with extension(attack, cached), pytest.raises(UnsafePickleError, match="EXT"):
         loads(attack.value())
+
+
+WATCH = """
+import json, sys
+from ben_secure import loads
+from ben_secure.errors import BenSecureError
+from support.attacks import ATTACKS
+
+pairs = [(attack.name, attack.value(), attack.twin()) for attack in ATTACKS]
+seen, current = {}, ""
+for turn in range(2):  # what a message or a patch needs is imported in the first
+    if turn:
+        sys.addaudithook(lambda event, arguments: current and seen.setdefault(event, current))
+    for name, value, twin in pairs:
+        current = name
+        try:
+            loads(value)
+        except BenSecureError:
+            pass
+        else:
+            seen["accepted"] = name
+        loads(twin)
+        current = ""
+json.dump(seen, sys.stdout)
+"""
+
+
+@pytest.mark.threat("T1")
+def test_the_interpreter_notices_nothing():
+    """While the corpus is read, no audit event (PEP 578) is raised but that of ``id``: no import, no file, no code."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", WATCH], capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(run.stdout).keys() <= {"builtins.id"}
+
+
+@pytest.mark.threat("T3")
+def test_attacks_are_refused_alike_by_a_decoder_that_has_read_much():
+    """Class, rule, place and words of each refusal are those of a decoder that has read nothing."""
+    decoder, honest = Decoder(), list(HONEST_VALUES.values())
+    for place, attack in enumerate(ATTACKS):
+        for value in (honest[place % len(honest)], attack.twin()):
+            decoder.load(value, len(value))
+        assert verdict(attack.value(), decoder=decoder) == verdict(attack.value()), attack.name
 
 
 @pytest.mark.parametrize("attack", each(CODE))

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -122,6 +123,46 @@ def test_offset_is_that_of_an_opcode(attack):
         assert fuzz_core.pickletools.code2op[chr(value[error.offset])].name == error.opcode
 
 
+@pytest.mark.parametrize(
+    ("rule", "value", "words"),
+    [
+        (Rule.FORBIDDEN_GLOBAL, with_metadata(name("os", "system")), r"asks for os\.system, .*\), STACK_GLOBAL$"),
+        (Rule.FORBIDDEN_OPCODE, program(NONE + b"0"), r"opcode 0x30 is not needed by any patch; .* \(byte 3\), POP$"),
+        (Rule.STRUCTURE, program(NONE + b"}b"), r"target is a NoneType, not a fresh Record; do not load.* 4\), BUILD$"),
+        (Rule.CALL_SHAPE, program(call(name("numpy", "dtype"))), r"dtype is called in a way that .*, REDUCE$"),
+        (Rule.LIMIT, program(b"\x8a\x41" + bytes(65)), r"bytes of an integer: found 65, at most 64 .* Limits"),
+        (Rule.MALFORMED, b"\x80\x04\x8c", r"damaged: cut short or out of step; fetch the value again \(byte 2\)$"),
+        (Rule.TRAILING_DATA, canonical() + b"xy", r"^2 bytes follow the end of the pickle: a second"),
+        (Rule.NOT_A_PICKLE, b"hello", r"^not a pickle: it starts with b'hello', a pickled patch with PROTO, b'\\x80'$"),
+    ],
+    ids=lambda value: value if isinstance(value, Rule) else "",
+)  # fmt: skip
+def test_a_refusal_says_what_where_and_what_to_do(rule, value, words):
+    """One message of each rule."""
+    with pytest.raises(BenSecureError, match=words) as caught:
+        check(value)
+    assert caught.value.rule == rule
+
+
+@pytest.mark.threat("T1")
+@given(seeds, st.binary(max_size=80))
+def test_no_byte_behind_the_end_decides_anything(seed, footer):
+    """With any bytes behind the payload the object is the same, or the refusal is, at the same place."""
+    rng = random.Random(seed)
+    value = rng.choice(VALUES)
+    if rng.random() < 0.7:
+        value = mutate(rng, value, VALUES)[: rng.choice((10**9, rng.randrange(1, 3000)))]
+
+    def outcome(data):
+        try:
+            left = machine.run(data, len(value), TABLE, DEFAULT_LIMITS)
+        except BenSecureError as error:
+            return type(error), str(error), error.rule, error.offset
+        return fuzz_core.tokens(left.levels[0][0], value)
+
+    assert outcome(value + footer) == outcome(value)
+
+
 # Frames.
 
 
@@ -205,6 +246,13 @@ def test_grown_programs_agree_with_cpython(seed):
     examine(with_metadata(b"(" + b"".join(inside) + b"t"), canonical())
 
 
+@pytest.mark.threat("T1")
+@given(seeds, st.integers(1, 80))
+def test_programs_that_are_admitted_agree_with_cpython(seed, steps):
+    """Programs each step of which fits what is on the stack are admitted, and leave the same in all three."""
+    assert fuzz_core.agrees_with_cpython(fuzz_core.grown_program(random.Random(seed), steps))
+
+
 def test_long_bytes_are_not_looked_into():
     """They stay where they are, told apart from bytearrays; shorter ones are plain."""
     value = program(tup(blob(b"a" * 600), array_blob(b"b" * 512), blob(b"c" * 511)))
@@ -213,6 +261,10 @@ def test_long_bytes_are_not_looked_into():
     assert [first, second] == blocks
     assert [(value[b.start : b.stop], b.mutable) for b in blocks] == [(b"a" * 600, False), (b"b" * 512, True)]
     assert third == b"c" * 511
+    shared = check(program(tup(blob(b"a" * 600) + MEMO, get(0), array_blob(b"b" * 600), get(0))))
+    first, second, third, fourth = shared.levels[0][0]
+    assert first is second is fourth
+    assert shared.blocks == [first, third]
 
 
 def test_calls_are_written_down():
@@ -245,6 +297,19 @@ def test_what_is_in_the_memo_is_not_changed_afterwards():
         check(program(b"]" + MEMO + get(0) + NONE + b"a\x86"))
     with pytest.raises(UnsafePickleError, match="changed after it was used"):
         check(program(new(name(PATCH_MODULES[S1], S1)) + MEMO + get(0) + b"}b\x86"))
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize("head", [b"X\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"\x96\0\0\0\0\0\1\0\0", b"\x8a\xff"])
+def test_nothing_is_taken_for_a_length_that_is_announced(head):
+    """A length is compared with what there is before any memory is taken for it."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(PatchFormatError, match="are announced"):
+            check(program(head + b"x"))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.threat("T3")

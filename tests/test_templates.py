@@ -1,7 +1,6 @@
 """The memory between values: it changes no verdict and no patch, and holds a bounded number of bytes."""
 
 import gc
-import io
 import itertools
 import random
 import sys
@@ -16,19 +15,40 @@ from hypothesis import strategies as st
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNetPatch, loads
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
-from ben_secure.errors import BenSecureError, ResourceError, UndecidedError
+from ben_secure.errors import BenSecureError, LimitExceededError, UnsafePickleError
 from ben_secure.limits import Limits
 from ben_secure.pickles.templates import MAX_BYTES
-from ben_secure.pickles.unpickler import PatchUnpickler
 from ben_secure.values import Decoder
-from support import fuzz_core
-from support.assembler import array_blob, blob, canonical, dct, entry, lst, name, text, tup, with_metadata
-from support.fuzz_core import honest_values, mutate, note, same, verdict
+from support.assembler import (
+    HONEST,
+    NONE,
+    array_blob,
+    canonical,
+    dct,
+    entry,
+    frame,
+    lst,
+    name,
+    number,
+    part,
+    program,
+    text,
+    tup,
+)
+from support.fuzz_core import honest_values, mutate, note, repainted, same, spoil, verdict
 from support.legacy_values import GENERATIONS, MERGED, S1, S2, Maker, labels, pixels_of, small_tree, tree, write
 from support.strategies import make_patch
 
 seeds = st.integers(0, 2**63)
 VALUES = honest_values()
+
+
+def known(decoder, value):
+    """Whether a decoder remembers a value that it reads again and again."""
+    return note(decoder, value) is not None and note(decoder, value) is note(decoder, value)
+
+
+LABELLED = dct(text("labels"), lst(text("label")))
 
 
 def mixed(rng):
@@ -57,13 +77,24 @@ def mixed(rng):
 
 
 def compare(seed, count):
-    """Compare verdicts with a memory and with none; gives how many values were patches."""
-    values, memory, patches = mixed(random.Random(seed)), Decoder(), 0
+    """Compare verdicts with a memory and with none; gives how many values were patches.
+
+    Pixels change, too; a footer may follow; the value may be in memory that the patch keeps; and patches are spoilt.
+    """
+    rng = random.Random(seed)
+    values, memory, patches = mixed(rng), Decoder(), 0
     for _ in range(count):
         value = next(values)
+        if rng.random() < 0.5:
+            value = repainted(value, rng.randrange(10**6))
         alone = verdict(value)
-        assert same(verdict(value, decoder=memory), alone)
-        patches += isinstance(alone, BigEarthNetPatch)
+        how = {"footer": rng.choice((b"", b"x" * 64)), "aligned": rng.choice((None, rng.randrange(16)))}
+        found = verdict(value, decoder=memory, **how)
+        assert same(found, alone)
+        if isinstance(alone, BigEarthNetPatch):
+            assert found.dumps() == alone.dumps()
+            spoil(found)
+            patches += 1
     return patches
 
 
@@ -128,20 +159,118 @@ def test_history_does_not_change_a_verdict(order):
 
 
 @pytest.mark.threat("T1")
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3), st.integers(0, 2)), min_size=2, max_size=6))
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3), st.booleans()), min_size=2, max_size=6))
 def test_a_last_frame_of_any_length_is_known_and_one_that_ends_elsewhere_is_not(made):
     """Values whose last frames differ in length, or whose frame is not the last: each has the verdict of it alone."""
-    pixels = blob(bytes(2 * 14400))
+    pixels = array_blob(bytes(2 * 14400))
+    head, tail = canonical(kind=text(S1), layout=text("|i1"), pixels=pixels, stored=LABELLED)[2:-1].split(pixels)
     values = []
-    for length, off, behind in made:
-        begin = name("ben_secure.patches", "rebuild_patch") + b"(K\x01" + text(S1) + text("|i1")
-        body = begin + pixels + dct(text("labels"), lst(*[text("x")] * length)) + b"N" + b"tR"
-        framed = b"\x95" + (len(body) + (behind == 0) + off).to_bytes(8, "little") + body
-        values.append(b"\x80\x04" + framed + b".")
+    for length, off, last in made:
+        body = pixels + tail.replace(text("label"), text("l" * length))
+        framed = frame(body + b"." * last, length=len(body) + last + off)
+        values.append(b"\x80\x04" + head + framed + b"." * (not last))
+        values.append(b"\x80\x04" + frame(head + body + b".", length=len(head + body) + 1 + off))
     alone = [verdict(value) for value in values]
     memory = Decoder()
     for _ in range(4):
         assert all(same(verdict(v, decoder=memory), found) for v, found in zip(values, alone, strict=True))
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("kind", [S1, S2, MERGED])
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_honest_values_are_remembered(kind, generation, protocol):
+    """Of every generation and kind, whatever their pixels; with other labels they are read once more."""
+    memory, maker = Decoder(), Maker(GENERATIONS[generation])
+    values = [write(maker.standard(kind, pixels_of(seed), labels()), protocol) for seed in range(3)]
+    other = write(maker.standard(kind, pixels_of(), {"labels": ["others"]}), protocol)
+    assert known(memory, values[0])
+    assert note(memory, values[1]) is note(memory, values[0]) is note(memory, values[2])
+    assert note(memory, other) is not note(memory, values[0])
+    assert known(memory, other)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"x": {"k": 1}}, {"x": (1,)}, {"x": b"raw"}, {"x": [["a"]]}, {"x": np.arange(3)}, {"x": {1}}, {"x": ["a"] * 3000}],
+    ids=["dict", "tuple", "bytes", "nested", "array", "set", "long"],
+)
+def test_other_metadata_is_made_again_for_each_value(metadata):
+    """Metadata that is not flat and short is not remembered, and each patch has its own; the twin is remembered."""
+    values, memory = [make_patch(seed=seed, **metadata).dumps() for seed in range(4)], Decoder()
+    assert not any(known(memory, value) for value in values)
+    assert known(memory, make_patch(x=["a"]).dumps())
+    for seed, value in enumerate(values):
+        patch = memory.load(value, len(value))
+        assert patch == make_patch(seed=seed, **metadata)
+        spoil(patch)
+        assert memory.load(value, len(value)) == make_patch(seed=seed, **metadata)
+
+
+@pytest.mark.threat("T3")
+def test_a_beginning_that_is_too_long_is_not_remembered():
+    """A value with tens of kilobytes in front of its last pixels is read each time, and is the same each time."""
+    for count, remembered in ((9000, False), (90, True)):
+        graph = tree(S1, metadata={})
+        graph.state = {"x": list(range(count)), **graph.state}
+        graph.state["__stored_args__"]["x"] = graph.state["x"]
+        value, memory = write(graph), Decoder()
+        assert known(memory, value) == remembered
+        assert same(verdict(value, decoder=memory), verdict(value))
+
+
+@pytest.mark.threat("T3")
+def test_the_order_of_the_blocks_is_that_of_the_value():
+    """Bands whose blocks stand in another order than usual are remembered, each with its own pixels."""
+    memory = Decoder()
+    for seed in range(5):
+        graph = Maker().standard(S1, pixels_of(seed), labels())
+        graph.state = {key: graph.state[key] for key in ("bandVV", "bandVH", *list(graph.state)[2:])}
+        value = write(graph)
+        assert known(memory, value)
+        patch = memory.load(value, len(value))
+        for band in ("VV", "VH"):
+            assert np.array_equal(patch.get_band_data_by_name(band), pixels_of(seed)[band])
+
+
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize(
+    "make", [lambda: write(tree(MERGED)), lambda: write(tree(S1), 5), lambda: make_s1(x=["a"]).dumps()]
+)
+def test_a_value_that_differs_anywhere_but_in_its_pixels_is_read_again(make):
+    """One byte changed, cut or added, at each border of the pixels and in many places beside them."""
+    value, memory = make(), Decoder()
+    assert known(memory, value)
+    painted = repainted(value, 2)
+    pixels = {place for place in range(len(value)) if value[place] != painted[place]}
+    borders = {place + more for place in pixels for more in (-6, -5, -1, 1) if place + more not in pixels}
+    rng = random.Random(0)
+    beside = sorted(set(range(len(value))) - pixels)
+    for place in {0, len(value) - 1, *rng.sample(sorted(borders), 40), *rng.sample(beside, 60)}:
+        changed = bytes([value[place] ^ 1])
+        for data in (
+            value[:place] + changed + value[place + 1 :], value[:place] + value[place + 1 :],
+            value[:place] + changed + value[place:], value[:place],
+        ):  # fmt: skip
+            assert same(verdict(data, decoder=memory), verdict(data))
+
+
+@pytest.mark.threat("T1")
+def test_other_limits_and_classes_share_no_verdict():
+    """What was read under one set of rules is unknown to another."""
+    mine = type("Mine", (BigEarthNetPatch,), {"__module__": "archive"})
+    layout = tup(entry(columns=number(600)))
+    value = canonical(kind=name("archive", "Mine"), layout=layout, pixels=array_blob(bytes(600)))
+    declared, plain, narrow = Decoder((mine,)), Decoder(), Decoder((mine,), Limits(max_opcodes=9))
+    for _ in range(4):
+        for found in (declared.load(value, len(value)), loads(value, classes=[mine])):
+            assert type(found) is mine
+        for refused in (lambda: plain.load(value, len(value)), lambda: loads(value)):
+            with pytest.raises(UnsafePickleError, match=r"archive\.Mine"):
+                refused()
+        with pytest.raises(LimitExceededError):
+            narrow.load(value, len(value))
+    assert known(declared, value)
 
 
 @pytest.mark.threat("T1")
@@ -256,47 +385,84 @@ def layouts():
         yield canonical(layout=tup(*bands), pixels=array_blob(bytes(512)))
 
 
-def beginnings():
-    """Values each of which begins in its own way, with all that a beginning may have of containers."""
-    for n in range(30):
-        yield canonical(
-            kind=text(S1),
-            layout=text("|i1"),
-            pixels=array_blob(bytes(2 * 14400)),
-            stored=dct(text("x"), lst(*[b"}"] * 3000), text(f"n{n}"), b"N"),
-        )
+def forgotten_layouts():
+    """One layout with many tails, and between two of them so many others that a cache of the latest has lost it."""
+    bands = tup(*[entry(band=text(f"{b} {'n' * 100}"), columns=b"K\x08") for b in range(64)])
+    others = [canonical(layout=tup(entry(band=text(f"{n}")))) for n in range(20)]
+    for n in range(400):
+        yield canonical(layout=bands, pixels=array_blob(bytes(512)), stored=dct(text("x"), number(n)))
+        yield from others
 
 
-PROBES = {probe.__name__: probe for probe in (large_lists, label_sets, long_labels, layouts, beginnings)}
+def small_things():
+    """Short metadata of many objects: lists under many names, integers, floats."""
+    for n in range(300):
+        for stored in (
+            [piece for k in range(40) for piece in (text(f"k{n}_{k}"), b"]")],
+            [text("x"), lst(*[number(1000 + n * k) for k in range(60)])],
+            [text("x"), lst(*[b"G" + n.to_bytes(8, "big")] * 40)],
+            [text(f"{n}" + "\U00020000" * 240), number(n)],
+        ):
+            yield canonical(kind=text(S1), layout=text("|i1"), pixels=array_blob(bytes(28800)), stored=dct(*stored))
 
 
-def kept(load, probe):
-    """Bytes that are kept after values were loaded."""
+def beginnings(fill=b"\x8f" * 8000):
+    """Values each of which begins in its own way, with all that a beginning may have of the largest small things.
+
+    By default empty sets: one byte makes one of 216.
+    """
+    for n in range(6):
+        graph = Maker().standard(S1, pixels_of(s1="|i1"), {"y": f"label 10000{n}"})
+        filling = f"FILLING {n}"
+        graph.state = {"x": filling, **graph.state}
+        graph.state["__stored_args__"]["x"] = filling
+        yield program(part(graph).replace(text(filling), lst(NONE * n, fill)))
+
+
+PROBES = (label_sets, long_labels, layouts, small_things, beginnings, large_lists, forgotten_layouts)
+
+
+def kept(load, values):
+    """The most bytes that are kept between two values, beside the value at hand."""
     gc.collect()
     tracemalloc.start()
     try:
-        for value in probe():
+        most = 0
+        for value in values:
             load(value)
             load(value)
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
+            most = max(most, tracemalloc.get_traced_memory()[0])
+        return most
     finally:
         tracemalloc.stop()
 
 
 @pytest.mark.threat("T2")
-@pytest.mark.parametrize(
-    "probe",
-    [
-        pytest.param(probe, marks=[pytest.mark.slow] if probe in (large_lists, beginnings) else [])
-        for probe in PROBES.values()
-    ],
-    ids=PROBES,
-)
+@pytest.mark.parametrize("probe", [*PROBES[:4], *(pytest.param(probe, marks=pytest.mark.slow) for probe in PROBES[4:])])
 def test_what_a_decoder_keeps_is_bounded_in_bytes(probe):
     """Whatever is loaded, and in spite of what it keeps: the budget, and what layouts take."""
     memory = Decoder()
-    assert kept(lambda value: memory.load(value, len(value)), probe) < MAX_BYTES + 2 * 2**20
+    assert kept(lambda value: memory.load(value, len(value)), probe()) < MAX_BYTES + 2 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize(
+    "fill",
+    [
+        b"]" * 8000,
+        b"}(\x8c\x01kNu" * 1600,
+        b"N\x85" * 5000,
+        b"M\1\1" * 4000,
+        text("\U00020000" * 60) * 60,
+        HONEST * 90,
+    ],
+    ids=["lists", "dicts", "tuples", "numbers", "texts", "scalars"],
+)
+def test_what_beginnings_keep_is_bounded_in_bytes(fill):
+    """The same for beginnings full of other things."""
+    memory = Decoder()
+    assert kept(lambda value: memory.load(value, len(value)), beginnings(fill)) < MAX_BYTES + 2 * 2**20
 
 
 @pytest.mark.slow
@@ -304,7 +470,7 @@ def test_what_a_decoder_keeps_is_bounded_in_bytes(probe):
 def test_what_an_audit_keeps_is_bounded_in_bytes():
     """What it says of a value is counted with the patch."""
     judge = Judge("/nowhere", Options())
-    assert kept(lambda value: judge.count(Tally(), 0, b"k", value), odd_labels) < MAX_BYTES + 2 * 2**20
+    assert kept(lambda value: judge.count(Tally(), 0, b"k", value), odd_labels()) < MAX_BYTES + 2 * 2**20
 
 
 @pytest.mark.slow
@@ -313,11 +479,11 @@ def test_what_a_process_keeps_is_bounded_in_bytes():
     """Plain ``loads`` keeps two memories, for the usual limits and for the latest others: 16 MB together."""
 
     def everything():
-        for probe in PROBES.values():
-            yield from itertools.islice(probe(), 20 if probe in (large_lists, beginnings, layouts) else 1500)
+        for probe in PROBES:
+            yield from itertools.islice(probe(), 20 if probe in (large_lists, layouts) else 1500)
 
     other = Limits(max_bands=64, max_depth=31)
-    assert kept(lambda value: (loads(value), loads(value, limits=other)), everything) < 16 * 2**20
+    assert kept(lambda value: (loads(value), loads(value, limits=other)), everything()) < 16 * 2**20
 
 
 @pytest.mark.threat("T2")
@@ -332,38 +498,26 @@ def test_honest_labels_fit():
     assert [note(memory, value) for value in values] == first
 
 
-# To lack memory is no verdict.
+# What patches share.
 
 
-@pytest.mark.threat("T2")
-@pytest.mark.parametrize("error", [MemoryError, RecursionError])
-@pytest.mark.parametrize("load", [loads, lambda value: PatchUnpickler(io.BytesIO(value)).load()])
-def test_too_little_memory_is_no_verdict(load, error, monkeypatch):
-    """It is undecided; afterwards the value loads."""
-
-    def fails(*arguments, **keywords):
-        raise error
-
-    value = make_patch(labels=["a"]).dumps()
-    with monkeypatch.context() as patched:
-        patched.setattr(BigEarthNetPatch, "_assemble", fails)
-        with pytest.raises(ResourceError, match="says nothing about them") as caught:
-            load(value)
-    assert isinstance(caught.value, UndecidedError)
-    assert load(value) == make_patch(labels=["a"])
-    with pytest.raises(BenSecureError) as caught:
-        loads(with_metadata(name("os", "system")))
-    assert not isinstance(caught.value, UndecidedError)
-
-
-def test_templates_share_nothing_that_can_change():
-    """Each patch of one template is all its own."""
-    memory = Decoder()
-    values = [make_patch(seed=seed, labels=["a", "b"]).dumps() for seed in range(6)]
-    patches = [memory.load(value, len(value)) for value in values]
-    assert note(memory, values[0]) is note(memory, values[5])
-    assert len({id(patch.labels) for patch in patches}) == 6
-    for patch in patches:
-        fuzz_core.spoil(patch)
-    assert [memory.load(value, len(value)) for value in values] == [loads(value) for value in values]
-    assert np.array_equal(loads(values[3]).band02.data, make_patch(seed=3).band02.data)
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize("aligned", [None, 0, 5])
+@pytest.mark.parametrize("make", [lambda: write(tree(MERGED)), lambda: make_patch(labels=["a", "b"], n=1).dumps()])
+def test_patches_of_one_template_share_nothing_that_can_change(make, aligned):
+    """However a value is read: pixels, lists and stored arguments of each patch are its own."""
+    value, memory = make(), Decoder()
+    assert known(memory, value)
+    patches = [verdict(value, decoder=memory, aligned=aligned) for _ in range(5)]
+    for place, patch in enumerate(patches):
+        assert same(patch, verdict(value))
+        assert patch.__stored_args__["labels"] is patch.labels
+        patch.labels.append(place)
+        patch.more = place
+        for band in patch.bands:
+            band.data[...] = place
+    things = [thing for patch in patches for thing in (patch.labels, patch.__stored_args__, vars(patch))]
+    assert len(set(map(id, things))) == len(things)
+    for one, other in itertools.combinations(patches, 2):
+        assert not np.shares_memory(one.bands[0].data, other.bands[0].data)
+    assert same(verdict(value, decoder=memory), verdict(value))
