@@ -250,9 +250,9 @@ def rounds(ways, step, seconds):
 
 BUDGETS = [
     ("ours, items", "safetensors", {0: 1.0, 2: 1.0}),
-    ("ours, batches", "safetensors", {0: 0.3, 2: 0.5}),
+    ("ours, batches", "safetensors", {0: 0.3, 2: 1.0}),
     ("ours, batches, tags verified", "original", {0: 1.0, 2: None}),
-    ("ours, batches, tags verified", "safetensors", {0: None, 2: 0.9}),
+    ("ours, batches, tags verified", "safetensors", {0: None, 2: None}),
 ]
 """What is divided by what in the loop that only loads, and the most that it may be with 0 and with 2 workers; None
 where no budget was set."""

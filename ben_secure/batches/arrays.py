@@ -169,6 +169,8 @@ class PatchArrays:
         if labels is not None and not isinstance(labels, tuple):
             labels = self._native(labels)
         image = self._bundle(natives)
+        if self.transform is None and self.sample == "tuple":
+            return image if labels is None else (image, labels)
         return Samples(self, image, [image], None if labels is None else [labels], [self.names[place]])[0]
 
     def batch(self, indices: Iterable[int]) -> Any:

@@ -40,17 +40,19 @@ class PatchDataset(PatchArrays, Dataset[Any]):
         return self.samples(indices)
 
     def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[npt.NDArray[np.float32]]]:
-        floats = sum(map(math.prod, shapes))
         if len(shapes[0]) == 3:  # one patch
-            whole = torch.empty(floats, dtype=torch.float32)
-        elif get_worker_info() is not None:
-            whole = shared(floats)
+            tensors = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
         else:
-            if self._pool is None or self._pool.process != os.getpid():
-                self._pool = Pool()
-            whole = self._pool.lend(floats)
-        tensors = split(whole, shapes)
+            tensors = split(self._memory_for(sum(map(math.prod, shapes))), shapes)
         return tensors, [tensor.numpy() for tensor in tensors]
+
+    def _memory_for(self, floats: int) -> torch.Tensor:
+        """Memory for a batch: what torch sends without a copy, or what is used again in this process."""
+        if get_worker_info() is not None:
+            return shared(floats)
+        if self._pool is None or self._pool.process != os.getpid():
+            self._pool = Pool()
+        return self._pool.lend(floats)
 
     def _native(self, array: npt.NDArray[Any]) -> Any:
         return torch.from_numpy(array)
