@@ -9,6 +9,7 @@ import pathlib
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -318,8 +319,8 @@ def test_a_database_is_written_and_read(tmp_path):
     with PatchReader(tmp_path / "db", mac_key=MacKeySet(OTHER, KEY), context="c") as reader:
         assert dict(reader.items()) == written
         assert footer_of(reader.raw("patch 1")).suite == Suite.A256GMAC
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            assert pool.apply(operator.getitem, (reader, "patch 2")) == written["patch 2"]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            assert pool.submit(operator.getitem, reader, "patch 2").result() == written["patch 2"]
     for key in (FIRST, OTHER):
         with PatchReader(tmp_path / "db", mac_key=key, context="c") as reader, pytest.raises(TagMismatchError):
             reader["patch 0"]
