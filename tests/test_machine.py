@@ -341,3 +341,40 @@ def test_stop_must_be_the_last_byte():
     with pytest.raises(PatchFormatError) as caught:
         check(value + b"x")
     assert (caught.value.rule, caught.value.offset) == (Rule.TRAILING_DATA, len(value))
+
+
+# To go on from where another payload was.
+
+LONG = text("n" * 300)
+GOES_ON = {
+    "opcodes": ({"max_opcodes": 7}, b"(" + NONE * 3, NONE + b"t", NONE * 2 + b"t"),
+    "memo": ({"max_memo": 3}, b"(" + (NONE + MEMO) * 2, NONE + MEMO + b"t", (NONE + MEMO) * 2 + b"t"),
+    "text": ({"max_text_bytes": 700}, b"(" + LONG * 2, text("n" * 100) + b"t", LONG + b"t"),
+    "numbers in sets": (
+        {},
+        b"(" + members(*map(number, range(1000, 1512))),
+        members(*map(number, range(2000, 2512))) + b"t",
+        members(*map(number, range(2000, 2513))) + b"t",
+    ),
+    "a list that stands in two places": ({}, b"(" + b"]" + MEMO + get(0), b"t", NONE + b"at"),
+    "a list that stands in one": ({}, b"(" + b"]" + MEMO, get(0) + b"t", get(0) + NONE + b"at"),
+    "an object in the memo": ({}, b"(" + b"]" + MEMO, NONE + b"at", MEMO + b"t"),
+}
+
+
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize(("limits", "start", "end", "other"), GOES_ON.values(), ids=GOES_ON)
+def test_a_known_beginning_counts(limits, start, end, other):
+    """Whatever was counted or closed before is so for who goes on; each refusal has a twin that goes on, too."""
+    limits, start = Limits(**limits), b"\x80\x04" + start
+    honest, hostile = start + end + b".", start + other + b"."
+    state = machine.state_at(honest, len(honest), TABLE, limits, len(start))
+    for _ in range(2):
+        left = machine.run(honest, len(honest), TABLE, limits, state).levels[0][0]
+        assert left == machine.run(honest, len(honest), TABLE, limits).levels[0][0]
+        verdicts = []
+        for known in (None, state):
+            with pytest.raises(BenSecureError) as caught:
+                machine.run(hostile, len(hostile), TABLE, limits, known)
+            verdicts.append((type(caught.value), caught.value.rule, caught.value.offset))
+        assert verdicts[0] == verdicts[1]
