@@ -521,3 +521,21 @@ def test_patches_of_one_template_share_nothing_that_can_change(make, aligned):
     for one, other in itertools.combinations(patches, 2):
         assert not np.shares_memory(one.bands[0].data, other.bands[0].data)
     assert same(verdict(value, decoder=memory), verdict(value))
+
+
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_beginnings_share_nothing_that_can_change(generation):
+    """A list that stands before the bands, and so in a beginning that values share, is each patch's own."""
+    values = []
+    for number in range(6):
+        graph = tree(S1, generation, {"parts": [["a"], {"b": ["c"]}], "number": f"n{number}"})
+        graph.state = {"parts": graph.state["parts"], **graph.state}
+        values.append(write(graph))
+    memory = Decoder()
+    for value in [*values, *values]:
+        patch = memory.load(value, len(value))
+        assert patch.parts == [["a"], {"b": ["c"]}] == patch.__stored_args__["parts"]
+        patch.parts[0].clear()
+        patch.parts[1]["b"].clear()
+        spoil(patch)
