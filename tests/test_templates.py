@@ -528,8 +528,8 @@ def test_patches_of_one_template_share_nothing_that_can_change(make, aligned):
 def test_beginnings_share_nothing_that_can_change(generation):
     """A list that stands before the bands, and so in a beginning that values share, is each patch's own."""
     values = []
-    for number in range(6):
-        graph = tree(S1, generation, {"parts": [["a"], {"b": ["c"]}], "number": f"n{number}"})
+    for serial in range(6):
+        graph = tree(S1, generation, {"parts": [["a"], {"b": ["c"]}], "number": f"n{serial}"})
         graph.state = {"parts": graph.state["parts"], **graph.state}
         values.append(write(graph))
     memory = Decoder()
