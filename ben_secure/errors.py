@@ -7,6 +7,8 @@ not be judged (exit 2). Whatever untrusted bytes cause leaves as one of these; a
 
 from __future__ import annotations
 
+import os
+import shlex
 from enum import Enum
 from typing import Any
 
@@ -50,6 +52,26 @@ def _sequence(sequence: Any, limit: int) -> str:
     ]
     left, right = "()" if type(sequence) is tuple else "[]"
     return left + ", ".join([*parts, "..."] if len(sequence) > 8 else parts) + right
+
+
+def shell_command(*words: str) -> str:
+    """Write a command that a person types: printable ASCII that bash, zsh and ksh read as these words.
+
+    Args:
+        words: The program and its arguments; paths as Python has them.
+
+    Returns:
+        The command. A word of printable ASCII is quoted as ``shlex`` does it. Any other is written as ``$'...'`` with
+        its bytes escaped.
+    """
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str) -> str:
+    if all(" " <= character <= "~" for character in word):
+        return shlex.quote(word)
+    safe = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(safe)}'"
 
 
 class Rule(str, Enum):

@@ -3,6 +3,7 @@
 import io
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,8 @@ def test_a_directory_that_is_named_stays(tmp_path, capsys):
     assert main(["audit", str(directory / "attacked.lmdb")]) == 1
     capsys.readouterr()
     hint = re.search(r"Look into it: ben-secure (.+)", text)[1]
-    done = subprocess.run(["sh", "-c", f"{sys.executable} -m ben_secure {hint}"], capture_output=True, text=True)
+    command, shell = f"{sys.executable} -m ben_secure {hint}", shutil.which("bash")
+    done = subprocess.run(command, shell=True, executable=shell, capture_output=True, text=True)
     assert done.returncode == 1
     assert "STACK_GLOBAL" in done.stdout
     with PatchReader(directory / "honest.lmdb") as reader:

@@ -1,14 +1,17 @@
 """Errors say what and where, survive pickling, and show nothing hostile."""
 
 import copy
+import os
 import pickle
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ben_secure import errors
-from ben_secure.errors import BenSecureError, Rule, UndecidedError, UntrustedDataError, printable
+from ben_secure.errors import BenSecureError, Rule, UndecidedError, UntrustedDataError, printable, shell_command
 
 CLASSES = [
     found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, BenSecureError)
@@ -58,6 +61,26 @@ def test_printable_leaves_plain_text_alone(text):
 def test_printable_escapes(value, shown):
     """Escapes, line ends, marks that turn text around, surrogates: all become letters."""
     assert printable(value) == shown
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
+def test_a_shell_reads_the_words_of_a_command():
+    """As they are, whatever is in them; and what a person sees of them is printable ASCII."""
+    names = [
+        b"plain",
+        b"it's",
+        b"$HOME `id` \\n",
+        b"-R",
+        b"a b;\n",
+        "t\xe4mp".encode(),
+        b"\xff\x1b[31m'\"",
+        bytes(range(1, 256)),
+    ]
+    command = shell_command("printf", "%s\\0", *map(os.fsdecode, names))
+    assert command.isascii()
+    assert command.isprintable()
+    assert command.startswith(r"printf '%s\0' plain ")
+    assert subprocess.check_output(["bash", "-c", command]).split(b"\0")[:-1] == names
 
 
 @pytest.mark.threat("T2")

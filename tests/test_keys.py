@@ -86,9 +86,14 @@ def mode(path):
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
+def type_in(command):
+    """Have a shell do what a person types; what is not ASCII is quoted as bash takes it."""
+    subprocess.run(command, shell=True, executable=shutil.which("bash"), check=True)
+
+
 def follow(message):
     """Type the command that a message gives."""
-    subprocess.run(re.search(r"type (.*?)(; |$)", message)[1], shell=True, check=True)
+    type_in(re.search(r"type (.*?)(; |$)", message)[1])
 
 
 # MAC keys.
@@ -361,14 +366,14 @@ def test_a_secret_that_is_kept_is_read(secret, private):
 
 
 def test_the_command_to_type_is_quoted(tmp_path):
-    """A path with spaces, quotes or a hyphen in front is one argument of it."""
-    for name in ("a key; ls", "it's", "$HOME", "-R"):
+    """A path with spaces, quotes, accents or a hyphen in front is one argument of it."""
+    for name in ("a key; ls", "it's", "$HOME", "-R", "clé 'a\\n'", "\x1b[31m"):
         path = mac_file(tmp_path, name)
         path.chmod(0o644)
         with pytest.raises(KeyFileError) as caught:
             read_mac_keys(path)
         command = re.search(r"type (chmod 600 -- .*); if somebody", caught.value.message)[1]
-        subprocess.run(command, shell=True, check=True)
+        type_in(command)
         assert mode(path) == 0o600
 
 

@@ -7,7 +7,6 @@ the end. It writes into a directory of its own, or into an empty one that the us
 from __future__ import annotations
 
 import os
-import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -24,7 +23,7 @@ from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import audit_database
 from ben_secure.bands import S1_BANDS, S2_BANDS
 from ben_secure.demo.hostile import Attack, attacks
-from ben_secure.errors import StoreError, UntrustedDataError, printable
+from ben_secure.errors import StoreError, UntrustedDataError, printable, shell_command
 from ben_secure.patches import BigEarthNet_S1_S2_Patch
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import MacKey, SigningKey
@@ -94,8 +93,8 @@ def run(directory: str | None, out: Console) -> int:
     if occupied:
         raise StoreError(f"{printable(directory, 400)} is not empty; name a new or an empty directory")
     place = Path(directory).resolve()
-    shown = printable(shlex.quote(str(place / _ATTACKED)), 400)
-    return _tour(place, out, f"Look into it: ben-secure inspect {shown} {_name(0, 0)} --disassemble")
+    command = shell_command("ben-secure", "inspect", str(place / _ATTACKED), _name(0, 0), "--disassemble")
+    return _tour(place, out, f"Look into it: {command}")
 
 
 def _tour(place: Path, out: Console, hint: str) -> int:

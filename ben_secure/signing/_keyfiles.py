@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from ben_secure.errors import KeyFileError, printable
+from ben_secure.errors import KeyFileError, printable, shell_command
 
 Path = str | os.PathLike[str]
 
@@ -224,7 +223,7 @@ def _shown(path: str) -> str:
 
 
 def _command(*words: str) -> str:
-    return f"type {printable(shlex.join(words), 900)}"
+    return f"type {shell_command(*words)}"
 
 
 def _mode(found: os.stat_result) -> str:
