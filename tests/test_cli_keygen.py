@@ -52,11 +52,12 @@ def modes(folder):
 # mac.
 
 
-def test_a_mac_key_is_made_and_its_fingerprint_told(tmp_path, capsys):
+def test_a_mac_key_is_made_and_its_fingerprint_told(tmp_path, capsys, monkeypatch):
     """The file is private; neither the text nor the JSON has the secret."""
-    out = run(capsys, "mac", tmp_path / "mac")
+    monkeypatch.chdir(tmp_path)
+    out = run(capsys, "mac", "mac")
     keys = read_mac_keys(tmp_path / "mac")
-    assert re.search(rf"^secret key   {tmp_path}/mac\nfingerprint  {keys.fingerprint}$", out, re.MULTILINE)
+    assert re.search(rf"^secret key   mac\nfingerprint  {keys.fingerprint}$", out, re.MULTILINE)
     document = run_json(capsys, "mac", tmp_path / "other")
     other = read_mac_keys(tmp_path / "other")
     assert document["fingerprint"] == other.fingerprint != keys.fingerprint
@@ -130,13 +131,14 @@ def test_speeds_are_measured():
     assert all(0.001 < speed < 1000 for speed in speeds.values())
 
 
-def test_add_needs_a_file_that_is_a_kept_secret(tmp_path, capsys):
+def test_add_needs_a_file_that_is_a_kept_secret(tmp_path, capsys, monkeypatch):
     """Otherwise it says what to do and changes nothing."""
-    assert "No such file" in run(capsys, "mac", "--add", tmp_path / "mac", exit_code=2)
-    run(capsys, "mac", tmp_path / "mac")
+    monkeypatch.chdir(tmp_path)
+    assert "No such file" in run(capsys, "mac", "--add", "mac", exit_code=2)
+    run(capsys, "mac", "mac")
     (tmp_path / "mac").chmod(0o644)
     before = (tmp_path / "mac").read_bytes()
-    assert f"type chmod 600 -- {tmp_path}/mac" in run(capsys, "mac", "--add", tmp_path / "mac", exit_code=2)
+    assert "type chmod 600 -- mac" in run(capsys, "mac", "--add", "mac", exit_code=2)
     assert (tmp_path / "mac").read_bytes() == before
 
 
@@ -165,13 +167,14 @@ def test_no_key_is_made_in_a_database(tmp_path, capsys):
 # publisher.
 
 
-def test_a_pair_is_made_without_a_passphrase_if_asked_for(tmp_path, capsys):
+def test_a_pair_is_made_without_a_passphrase_if_asked_for(tmp_path, capsys, monkeypatch):
     """The fingerprint is that of both files."""
-    out = run(capsys, "publisher", tmp_path / "key", "--no-passphrase")
+    monkeypatch.chdir(tmp_path)
+    out = run(capsys, "publisher", "key", "--no-passphrase")
     verify_key = read_verify_key(tmp_path / "key.pub")
     assert read_signing_key(tmp_path / "key").verify_key == verify_key
-    assert f"private key  {tmp_path}/key (not encrypted)\n" in out
-    assert f"public key   {tmp_path}/key.pub\nfingerprint  {verify_key.fingerprint}\n" in out
+    assert "private key  key (not encrypted)\n" in out
+    assert f"public key   key.pub\nfingerprint  {verify_key.fingerprint}\n" in out
     assert modes(tmp_path) == {"key": "600", "key.pub": "644"}
 
 

@@ -285,6 +285,7 @@ def test_a_mac_key_travels_over_tls_only(tls, plain, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Dask forgets the socket
 def test_a_scheduler_that_is_lost_during_the_audit_is_told(tls, tmp_path):
     """The report says so."""
     tls.workers(1)

@@ -10,7 +10,14 @@ import lmdb
 import numpy as np
 import pytest
 
-from ben_secure.errors import LimitExceededError, PatchFormatError, ResourceError, StoreError, UnsafePickleError
+from ben_secure.errors import (
+    LimitExceededError,
+    PatchFormatError,
+    ResourceError,
+    StoreError,
+    UnsafePickleError,
+    printable,
+)
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S2_Patch
@@ -113,7 +120,7 @@ def test_refusals_say_where(tmp_path, patches):
                 read("bad")
             for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
                 assert (error.database, error.lmdb_key) == (str(path), b"bad")
-                assert f"[at LMDB key b'bad' in {path}]" in str(error)
+                assert f"[at LMDB key b'bad' in {printable(str(path), 400)}]" in str(error)
         with pytest.raises(PatchFormatError):
             reader["cut"]
         assert reader["good"] == patches["S2A_0"]

@@ -111,7 +111,7 @@ def test_a_directory_is_told_as_its_data_file(tmp_path):
     """The artifact is the file that was read."""
     (tmp_path / "db.lmdb").mkdir()
     uri = sarif(report_of(database=str(tmp_path / "db.lmdb")))["artifacts"][0]["location"]["uri"]
-    assert uri == f"file://{tmp_path}/db.lmdb/data.mdb"
+    assert uri == (tmp_path / "db.lmdb" / "data.mdb").as_uri()
 
 
 def test_what_was_not_finished_is_a_notification():
