@@ -138,7 +138,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("value", ACCEPTED, ids=ascii)
+@pytest.mark.parametrize("value", ACCEPTED, ids=range(len(ACCEPTED)))
 def test_plain_data_is_admitted(value):
     """Every admitted type, alone and inside a list, a tuple and a dict; it counts each object once."""
     alone = check_value("x", value)
@@ -148,7 +148,7 @@ def test_plain_data_is_admitted(value):
         assert check_value("x", [value, (value,), {"k": value}]) >= 4
 
 
-@pytest.mark.parametrize(("value", "message"), REFUSED, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("value", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_anything_else_is_refused_wherever_it_is(value, message):
     """At the top, deep inside, and beside admitted values; the message names the type."""
     with pytest.raises(TypeError, match=f"metadata 'x' .*{message}"):
@@ -359,7 +359,7 @@ def test_every_admitted_value_survives_pack_and_pickle(value):
         assert check_value("x", again) == nodes
 
 
-@pytest.mark.parametrize("value", ACCEPTED, ids=ascii)
+@pytest.mark.parametrize("value", ACCEPTED, ids=range(len(ACCEPTED)))
 def test_accepted_values_survive_pack_and_pickle(value):
     """The same for every case of the list above."""
     assert equal(through_pickle(value), value)
