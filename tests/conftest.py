@@ -3,14 +3,11 @@
 import os
 import pathlib
 import signal
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import ben_secure
-from support.originals import GENERATIONS, install
 
 settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
@@ -34,17 +31,3 @@ def real_data() -> pathlib.Path:
     if not folder:
         pytest.skip("BEN_SECURE_DATA names no folder of real archives")
     return pathlib.Path(folder)
-
-
-@pytest.fixture(scope="session")
-def originals(tmp_path_factory):
-    """Interpreters with each generation of the original package."""
-    folder = tmp_path_factory.mktemp("originals")
-    try:
-        with ThreadPoolExecutor() as pool:
-            made = pool.map(lambda item: install(folder / item[0], item[1]), GENERATIONS.items())
-            return dict(zip(GENERATIONS, made, strict=True))
-    except subprocess.CalledProcessError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"the original package cannot be installed here: {error.stderr[-300:]}")

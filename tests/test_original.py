@@ -6,15 +6,20 @@ reads, and the same description is made of what ``ben_secure`` reads.
 
 import hashlib
 import json
+import os
 import re
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import ben_secure
 from ben_secure.pages.reader import PageReader
-from support.originals import GENERATIONS, SCRIPT, ask
+from ben_secure.signing.keys import MacKey
+from ben_secure.signing.tags import append_tag
+from support.originals import GENERATIONS, SCRIPT, ask, install
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +48,20 @@ def expect(described: dict[str, object]) -> dict[str, object]:
         lines = described["repr"].split("\n")
         described["repr"] = "\n".join([lines[0], *lines[3:15], *lines[1:3], *lines[15:]])
     return described
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """Interpreters with each generation of the original package."""
+    folder = tmp_path_factory.mktemp("originals")
+    try:
+        with ThreadPoolExecutor() as pool:
+            made = pool.map(lambda item: install(folder / item[0], item[1]), GENERATIONS.items())
+            return dict(zip(GENERATIONS, made, strict=True))
+    except subprocess.CalledProcessError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the original package cannot be installed here: {error.stderr[-300:]}")
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -84,3 +103,21 @@ def test_real_archives_load_as_the_original_loads_them(originals, generation, re
             assert describe(ben_secure.loads(value)) == expected
             checked += 1
     assert checked == 18
+
+
+@pytest.mark.threat("T9")
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_original_reads_tagged_values_unchanged(originals, generation, tmp_path):
+    """Its ``loads`` is ``pickle.loads``, which stops at the STOP: each is described exactly as the untagged one."""
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "tagged").mkdir()
+    ask(originals[generation], "make", str(tmp_path / "bare"))
+    for bare in (tmp_path / "bare").iterdir():
+        tagged = append_tag(MacKey(bytes(32)), b"context", bare.name.encode(), bare.read_bytes())
+        (tmp_path / "tagged" / bare.name).write_bytes(tagged)
+    described = {
+        kind: ask(originals[generation], "describe", text="\n".join(map(str, sorted((tmp_path / kind).iterdir()))))
+        for kind in ("bare", "tagged")
+    }
+    assert described["bare"] == described["tagged"]
+    assert len(json.loads(described["tagged"])) >= 16

@@ -21,7 +21,6 @@ from ben_secure.signing.footer import FOOTER_BYTES, MAGIC
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, Suite
 from ben_secure.signing.tags import append_tag, context_bytes, make_tag, verified_payload
 from support import legacy_values
-from support.originals import ask
 
 pytestmark = pytest.mark.threat("T9")
 
@@ -406,27 +405,6 @@ def others_get_on(work):
     [(begin, end)] = spans
     margin = (end - begin) * 0.1
     return any(begin + margin < tick < end - margin for tick in ticks)
-
-
-# The original package.
-
-
-@pytest.mark.slow
-def test_the_original_package_reads_tagged_values_unchanged(originals, tmp_path):
-    """Its ``loads`` is ``pickle.loads``, which stops at the STOP: each is described exactly as the untagged one."""
-    original = originals["numpy2-pydantic2"]
-    (tmp_path / "bare").mkdir()
-    (tmp_path / "tagged").mkdir()
-    ask(original, "make", str(tmp_path / "bare"))
-    for bare in (tmp_path / "bare").iterdir():
-        lmdb_key = bare.name.encode()
-        (tmp_path / "tagged" / bare.name).write_bytes(append_tag(KEY, b"context", lmdb_key, bare.read_bytes()))
-    described = {
-        kind: ask(original, "describe", text="\n".join(map(str, sorted((tmp_path / kind).iterdir()))))
-        for kind in ("bare", "tagged")
-    }
-    assert described["bare"] == described["tagged"]
-    assert len(json.loads(described["tagged"])) >= 16
 
 
 @pytest.mark.parametrize("generation", legacy_values.GENERATIONS)
