@@ -97,6 +97,7 @@ def modules() -> dict[str, ast.Module]:
     return found
 
 
+@functools.cache
 def imports(tree: ast.Module) -> list[tuple[str, ...]]:
     """What a module imports anywhere, for type checking too: for each name the dotted names that it may stand for."""
     found: list[tuple[str, ...]] = []

@@ -259,6 +259,7 @@ def test_memory_that_lacks_once_decides_nothing(database, pages, whole):
     assert found == whole
 
 
+@pytest.mark.slow
 @pytest.mark.threat("T12")
 def test_a_worker_that_is_stopped_is_given_up(database, pages, monkeypatch):
     """It cannot end itself any more."""
