@@ -145,14 +145,16 @@ def test_an_honest_patch_that_is_refused_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.threat("T1")
-def test_the_attacks_are_live(tmp_path):
-    """Stock pickle does what the demo says of the first four (in a process of its own)."""
+@pytest.mark.parametrize("folder", [".", "a long name" * 12])
+def test_the_attacks_are_live(tmp_path, folder):
+    """Stock pickle does what the demo says of the first four (in a process of its own), wherever that is."""
     honest = demo.make_patch(0, 0).dumps()
-    for number, attack in enumerate(demo.attacks(honest, str(tmp_path / "it's a canary"))[:CANARIES]):
+    canary = tmp_path / folder / "it's a canary"
+    canary.parent.mkdir(exist_ok=True)
+    for number, attack in enumerate(demo.attacks(honest, str(canary))[:CANARIES]):
         value = tmp_path / f"value{number}"
         value.write_bytes(attack.value)
         subprocess.run([sys.executable, "-c", STOCK_PICKLE, value], capture_output=True)
-        canary = tmp_path / "it's a canary"
         assert canary.exists(), attack.holds
         canary.unlink()
 
