@@ -23,6 +23,11 @@ if pathlib.Path(ben_secure.__file__).parent.parent == _CHECKOUT:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# What a user has set for terminals and for new files: tests compare plain text, and what others can write is refused.
+for _name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
+os.umask(0o022)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
