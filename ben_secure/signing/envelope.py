@@ -6,9 +6,8 @@ Never takes a key, or a hint which key to try, from the envelope: ``keyid`` deci
 here, and here an envelope has one spelling (sorted keys, no spaces, standard base64, a line feed at the end), so that
 a changed byte anywhere but in a ``keyid`` is refused, and one in a ``keyid`` changes nothing.
 
-securesystemslib signs, so that a key in a file, an HSM or a cloud service is used by the same call. It does not verify:
-its ``Envelope.verify`` skips a signature whose ``keyid`` is not that of the key, and its reader knows one signature for
-each ``keyid``, so there an unsigned field decides.
+Signing takes any ``Signer``: a key of a file, or one that a device keeps (``publisher.devices``). A key id in what is
+written is the fingerprint of the key.
 """
 
 from __future__ import annotations
@@ -16,15 +15,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ben_secure.errors import Rule, SignatureError, printable
 from ben_secure.signing._kinds import expect
-from ben_secure.signing.keys import SigningKey, VerifyKey
+from ben_secure.signing.keys import Signer, VerifyKey
 from ben_secure.signing.statement import Statement, canonical_json, parse_json
-
-if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_ENVELOPE_BYTES = 2**16
@@ -50,44 +45,36 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign_statement(statement: Statement, signers: Sequence[SigningKey | Signer]) -> bytes:
+def sign_statement(statement: Statement, signers: Sequence[Signer]) -> bytes:
     """Sign a statement.
 
     Args:
         statement: What the publisher says.
-        signers: At least one: a ``SigningKey``, or any signer of securesystemslib whose key is Ed25519.
+        signers: At least one; each has a key of its own.
 
     Returns:
         The envelope; equal for equal arguments, as Ed25519 (RFC 8032) is deterministic.
 
     Raises:
-        ValueError: There is no signer, one is not of Ed25519, two have one key id, or a signer returned a signature
-            that its own public key does not verify.
+        ValueError: There is no signer, two have one key, or a signer returned a signature that its own public key does
+            not verify.
     """
-    # Here, because it takes longer to import than 600,000 records to open, and who only reads does not need it.
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.exceptions import UnverifiedSignatureError
-
     payload = statement.encode()
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    for signer in map(_signer, signers):
-        public_key = signer.public_key
-        if public_key.scheme != "ed25519":
-            raise ValueError(f"the signer's key is of {printable(public_key.scheme)}, expected ed25519")
-        if public_key.keyid in envelope.signatures:
-            raise ValueError(f"two signers have the key id {printable(public_key.keyid)}; expected distinct keys")
-        signature = envelope.sign(signer)
-        try:
-            public_key.verify_signature(signature, pae(PAYLOAD_TYPE, payload))
-        except UnverifiedSignatureError as error:
+    message = pae(PAYLOAD_TYPE, payload)
+    signatures: dict[str | None, bytes] = {}
+    for signer in signers:
+        fingerprint = signer.verify_key.fingerprint
+        if fingerprint in signatures:
+            raise ValueError(f"two signers have the key {fingerprint}; expected different keys")
+        signatures[fingerprint] = signer.sign(message)
+        if not _has_signed(signer.verify_key, signatures[fingerprint], message):
             raise ValueError(
-                f"the signer with the key id {printable(public_key.keyid)} made a signature that its own public key "
-                "does not verify; nothing was written"
-            ) from error
-    if not envelope.signatures:
+                f"the signer of the key {fingerprint} made a signature that its own public key does not verify; "
+                "nothing was written"
+            )
+    if not signatures:
         raise ValueError("no signer was given; expected at least one")
-    signatures = [(keyid, bytes.fromhex(signature.signature)) for keyid, signature in envelope.signatures.items()]
-    return _encode(payload, signatures)
+    return _encode(payload, list(signatures.items()))
 
 
 def verify_envelope(unverified: bytes, verify_keys: Sequence[VerifyKey], threshold: int = 1) -> VerifiedStatement:
@@ -126,15 +113,6 @@ def verify_envelope(unverified: bytes, verify_keys: Sequence[VerifyKey], thresho
             rule=Rule.SIGNATURE,
         )
     return VerifiedStatement(statement=Statement.decode(payload), signed_by=signed_by)
-
-
-def _signer(given: SigningKey | Signer) -> Signer:
-    if not isinstance(given, SigningKey):
-        return given
-    from securesystemslib.signer import CryptoSigner, SSlibKey
-
-    public_key = SSlibKey.from_crypto(given.private_key.public_key(), keyid=given.fingerprint)
-    return CryptoSigner(given.private_key, public_key)
 
 
 def _has_signed(verify_key: VerifyKey, signature: bytes, message: bytes) -> bool:

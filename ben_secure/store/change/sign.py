@@ -21,14 +21,12 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
 from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.footer import FOOTER_BYTES
-from ben_secure.signing.keys import SigningKey
+from ben_secure.signing.keys import Signer
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.signing.statement import Statement
 from ben_secure.store.change.digests import record_digests
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
-
     _TemporaryFile = tempfile._TemporaryFileWrapper[bytes]
 
 
@@ -47,7 +45,7 @@ class Signed:
 
 def sign_database(
     database: str | os.PathLike[str],
-    signers: Sequence[SigningKey | Signer],
+    signers: Sequence[Signer],
     *,
     name: str,
     version: str,
