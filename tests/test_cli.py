@@ -145,6 +145,8 @@ def test_help_and_version(capsys):
     """They are no failure; without arguments the help is shown, but nothing was checked."""
     assert main(["--help"]) == 0
     assert "Exit codes: 0 all good" in capsys.readouterr().out
+    assert main(["inspect", "-h"]) == 0
+    assert "KEY]  LMDB key (patch name) of one value." in capsys.readouterr().out
     assert main(["inspect", "--help"]) == 0
     assert "--disassemble" in capsys.readouterr().out
     assert main(["--version"]) == 0
@@ -269,8 +271,8 @@ def test_a_broken_installation_is_undecided(place):
 
 
 def test_the_module_is_light():
-    """Importing the command line does not load typer and rich; running it does."""
-    code = "import sys, ben_secure.cli; print({'typer', 'rich', 'numpy'} & set(sys.modules))"
+    """Importing the command line does not load click and rich; running it does."""
+    code = "import sys, ben_secure.cli; print({'click', 'rich', 'numpy'} & set(sys.modules))"
     assert process([], [sys.executable, "-c", code]).stdout == "set()\n"
 
 

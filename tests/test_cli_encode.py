@@ -104,7 +104,7 @@ def test_failures_are_listed_up_to_a_bound(place, capsys, monkeypatch):
     ("arguments", "message"),
     [
         ("out", "say what to encode"),
-        ("--s2 s2", "Missing argument"),
+        ("--s2 s2", "OUT is missing"),
         ("--s2 empty out", "no patch folders in"),
         ("--s2 missing out", "No such file or directory"),
         ("--s2 t.csv out", "Not a directory"),

@@ -207,7 +207,7 @@ def test_a_passphrase_from_the_environment(tmp_path, capsys, monkeypatch):
         (["--passphrase-file", "exposed"], "type chmod 600 -- "),
         (["--passphrase-env", "GOOD", "--passphrase-file", "good"], "not both"),
         (["--passphrase-env", "GOOD", "--no-passphrase"], "no other passphrase option"),
-        (["--passphrase", "correct horse"], "No such option"),
+        (["--passphrase", "correct horse"], "there is no option --passphrase"),
         ([], "there is no terminal to ask on"),
     ],
 )

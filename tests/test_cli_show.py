@@ -100,13 +100,13 @@ def test_nothing_is_overwritten_without_force(place, capsys):
 @pytest.mark.parametrize(
     ("command", "exit_code", "words"),
     [
-        ("show db", 2, "'--output'"),
+        ("show db", 2, "--output is missing"),
         ("show db none -o a.png", 2, "none is not in this database; the first one is one"),
         ("show empty none -o a.png", 2, "none is not in this database, which is empty"),
         ("show empty -o a.png", 2, "this database is empty, so there is nothing to show"),
         ("show nowhere -o a.png", 2, "nowhere"),
-        ("show db one -o a.jpg", 2, "it is a.jpg, expected a name that ends in .png"),
-        ("show db one -o a.png --kind ndvi", 2, "it is ndvi, expected one of true-colour, infrared, swir, radar"),
+        ("show db one -o a.jpg", 2, "--output is a.jpg; expected a name that ends in .png"),
+        ("show db one -o a.png --kind ndvi", 2, "--kind is ndvi; expected true-colour, infrared, swir or radar"),
         ("show db one -o a.png --kind radar", 2, "one: radar takes bands VV, VH, and this patch has B01, B02"),
         (
             "show radar r -o a.png --kind swir",

@@ -261,7 +261,7 @@ def test_another_release_is_refused(place, capsys):
         ("verify tagged --mac-key key --name Ben", "belong to --verify-key"),
         ("verify tagged --mac-key key --threshold 2", "belong to --verify-key"),
         ("verify publisher --mac-key key", "not an LMDB file"),
-        ("verify tagged --mac-key key --force", "No such option"),
+        ("verify tagged --mac-key key --force", "there is no option --force"),
     ],
 )
 def test_what_cannot_be_decided_is_said(place, capsys, arguments, message):

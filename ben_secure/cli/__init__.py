@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 PROGRAM = "ben-secure"
+_COMPLETE = "_BEN_SECURE_COMPLETE"  # a variable that the completion script of a shell sets
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,17 +52,19 @@ def run() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    # Imported here: typer and rich take longer to load than most commands to run.
-    import typer
+    # Imported here: click and rich take longer to load than most commands to run.
+    from click.exceptions import Exit
+    from click.shell_completion import shell_complete
 
     from ben_secure.cli._app import app
 
-    program = typer.main.get_command(app)
+    if instruction := os.environ.get(_COMPLETE):
+        return 2 * shell_complete(app, {}, PROGRAM, _COMPLETE, instruction)
     try:
-        # Not program.main(), which has exit codes of its own for interrupts and broken pipes. The copy is emptied.
-        with program.make_context(PROGRAM, arguments[:] or ["--help"]) as context:
-            return int(program.invoke(context))
-    except typer.Exit as stop:  # --help, --version
+        # Not app.main(), which has exit codes of its own for interrupts and broken pipes. The copy is emptied.
+        with app.make_context(PROGRAM, arguments[:] or ["--help"]) as context:
+            return int(app.invoke(context))
+    except Exit as stop:  # --help, --version
         return stop.exit_code if arguments else 2
 
 

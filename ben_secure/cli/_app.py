@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+import click
 
 import ben_secure
+from ben_secure.cli._usage import Group
 from ben_secure.cli.commands import (
     audit,
     convert,
@@ -22,31 +21,27 @@ from ben_secure.cli.commands import (
     verify,
 )
 
-app = typer.Typer(name="ben-secure", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app.command("demo")(demo.command)
-app.command("audit")(audit.command)
-app.command("inspect")(inspect_value.command)
-app.command("show")(show.command)
-app.command("stats")(stats.command)
-app.add_typer(keygen.app)
-app.command("sign")(sign.command)
-app.command("verify")(verify.command)
-app.command("untag")(untag.command)
-app.command("encode")(encode.command)
-app.command("convert")(convert.command)
-app.command("publish")(publish.command)
 
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"ben-secure {ben_secure.__version__}")
-        raise typer.Exit
-
-
-@app.callback(epilog="Exit codes: 0 all good, 1 refused, 2 could not decide, 130 interrupted.")
-def _about(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
+@click.group(
+    "ben-secure",
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 all good, 1 refused, 2 could not decide, 130 interrupted.",
+)
+@click.version_option(ben_secure.__version__, message=f"ben-secure {ben_secure.__version__}")
+def app() -> None:
     """Load, audit and publish BigEarthNet LMDB archives without running what is in them."""
+
+
+app.add_command(demo.command)
+app.add_command(audit.command)
+app.add_command(inspect_value.command)
+app.add_command(show.command)
+app.add_command(stats.command)
+app.add_command(keygen.group)
+app.add_command(sign.command)
+app.add_command(verify.command)
+app.add_command(untag.command)
+app.add_command(encode.command)
+app.add_command(convert.command)
+app.add_command(publish.command)

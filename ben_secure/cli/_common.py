@@ -12,12 +12,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.audit.report.json_report import ascii_json
 from ben_secure.audit.report.table_report import plain_console
+from ben_secure.cli._usage import wrong_call
 from ben_secure.errors import BenSecureError, StoreError, UntrustedDataError, printable
 from ben_secure.store.change.rewrite import Progress as Callback
 
@@ -74,8 +76,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 130, "interrupted"
     if isinstance(error, BenSecureError):
         return 1 if isinstance(error, UntrustedDataError) else 2, printable(str(error), 1000)
-    if hasattr(error, "format_message"):  # a usage error of typer, which has had more than one base class
-        return 2, f"{printable(error.format_message(), 1000)} (ben-secure --help shows what there is)"
+    if isinstance(error, click.UsageError):
+        return 2, wrong_call(error)
     if isinstance(error, OSError):
         return 2, printable(str(error), 1000)
     return 2, f"internal error, please report it: {type(error).__name__}: {printable(str(error), 1000)}"

@@ -8,21 +8,11 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from typing import Annotated
 
-import typer
+import click
 
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing._keyfiles import read_secret
-
-FileOption = Annotated[
-    str | None,
-    typer.Option("--passphrase-file", metavar="F", help="Take the passphrase from the first line of a 0600 file."),
-]
-VariableOption = Annotated[
-    str | None,
-    typer.Option("--passphrase-env", metavar="VAR", help="Take the passphrase from an environment variable."),
-]
 
 
 def passphrase_from(file: str | None, variable: str | None) -> bytes | None:
@@ -39,7 +29,7 @@ def passphrase_from(file: str | None, variable: str | None) -> bytes | None:
         KeyFileError: There is none, or the file is not kept as a secret.
     """
     if file is not None and variable is not None:
-        raise typer.BadParameter("give --passphrase-file or --passphrase-env, not both")
+        raise click.UsageError("give --passphrase-file or --passphrase-env, not both")
     if file is not None:
         found, place = read_secret(file).partition(b"\n")[0].removesuffix(b"\r"), printable(file, 400)
     elif variable is not None:

@@ -1,21 +1,15 @@
-"""What commands share that sign or verify: options, keys from files, and how outcomes are told.
+"""What commands share that sign or verify: keys from files, and how outcomes are told.
 
 A secret is named by its file and never shown. LMDB keys and paths come from files: they are escaped here.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from types import MappingProxyType
-from typing import Annotated, Any, cast
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from ben_secure.audit.findings import Finding
@@ -24,112 +18,8 @@ from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import printable
 from ben_secure.signing._keyfiles import read_secret
-from ben_secure.signing.keys import SigningKey, read_mac_keys, read_signing_key, read_verify_key
-from ben_secure.signing.policy import Keywords, Verification
-from ben_secure.signing.statement import MAX_TEXT_CHARACTERS
-from ben_secure.signing.tags import context_bytes
+from ben_secure.signing.keys import SigningKey, read_signing_key
 from ben_secure.store.change.rewrite import Refusals, Rewritten
-
-Database = Annotated[str, typer.Argument(metavar="DB", help="LMDB directory, or its data file.")]
-MacKeyOption = Annotated[
-    str | None, typer.Option("--mac-key", metavar="FILE", help="Secret key file, from ben-secure keygen mac.")
-]
-
-
-def _context(given: str) -> str:
-    try:
-        context_bytes(given)
-    except ValueError as error:
-        raise typer.BadParameter(printable(str(error))) from error
-    return given
-
-
-ContextOption = Annotated[
-    str,
-    typer.Option("--context", metavar="C", help="Name of the dataset that the tags are good for.", callback=_context),
-]
-
-
-def _text(given: str | None) -> str | None:
-    """What can stand in a statement: found here, because hashing may take hours."""
-    if given is not None and not (given.isprintable() and 1 <= len(given) <= MAX_TEXT_CHARACTERS):
-        raise typer.BadParameter(f"it is {printable(given)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters")
-    return given
-
-
-def png_name(given: str | None) -> str | None:
-    """Refuse a name for a picture that says it is something else; for ``callback=``."""
-    if given is not None and not given.lower().endswith(".png"):
-        raise typer.BadParameter(f"it is {printable(given)}, expected a name that ends in .png")
-    return given
-
-
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the dataset.", callback=_text)]
-VersionOption = Annotated[str | None, typer.Option("--version", help="Version of the release.", callback=_text)]
-LicenseOption = Annotated[str | None, typer.Option("--license", help="Licence of the dataset.", callback=_text)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-
-# By the field of ``Verification`` that each option sets, whose default it has.
-_VERIFYING: dict[str, Any] = {
-    "mac_key": MacKeyOption,
-    "context": ContextOption,
-    "verify_key": Annotated[
-        list[str] | None,
-        typer.Option("--verify-key", metavar="FILE", help="Publisher's public key (PEM); may be given more than once."),
-    ],
-    "threshold": Annotated[int, typer.Option("--threshold", help="How many of the --verify-key must have signed.")],
-    "manifest": Annotated[
-        str | None, typer.Option("--manifest", metavar="FILE", help="Signed manifest; DB.manifest if not given.")
-    ],
-    "name": NameOption,
-    "version": VersionOption,
-}
-
-
-def verifying(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command that has ``database`` or ``databases`` the options for its parameter ``verification``."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    options = [
-        inspect.Parameter(field.name, kind, default=field.default, annotation=_VERIFYING[field.name])
-        for field in fields(Verification)
-    ]
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    parameters = [new for old in own for new in (options if old.name == "verification" else [old])]
-
-    @functools.wraps(command)
-    def run(**arguments: Any) -> int:
-        keywords = {option.name: arguments.pop(option.name) for option in options}
-        databases = arguments.get("databases") or [arguments["database"]]
-        return command(verification=_verification(databases, keywords), **arguments)
-
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
-
-
-def _verification(databases: Sequence[str], keywords: dict[str, Any]) -> Verification | None:
-    """Read the keys that options name, and make what is asked for; None for nothing."""
-    if (file := keywords["mac_key"]) is not None:
-        for database in databases:
-            keywords["mac_key"] = read_mac_keys(file, database)
-    keywords["verify_key"] = [read_verify_key(file) for file in keywords["verify_key"] or ()] or None
-    with usage_errors():
-        verification = Verification.of(None, cast(Keywords, keywords))
-        if verification is not None:
-            verification.check_databases(len(databases))
-    return verification
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Turn a ``ValueError`` of the block into a usage error that names options where it names arguments."""
-    names = "|".join(["since_manifest", *(field.name for field in fields(Verification))])
-    try:
-        yield
-    except ValueError as error:
-        text = re.sub(rf"\b({names})\b", lambda match: "--" + match[0].replace("_", "-"), str(error))
-        raise typer.BadParameter(text) from error
 
 
 def signing_key_from(path: str, file: str | None, variable: str | None, database: str) -> SigningKey:

@@ -6,9 +6,8 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
-import typer
+import click
 
 from ben_secure._system.files import write_file
 from ben_secure.audit.judge.scan import Options
@@ -16,61 +15,79 @@ from ben_secure.audit.report import Format, JsonWriter, together, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import Run, Runner, audit_many
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
-from ben_secure.cli import _signing
+from ben_secure.cli import _options
 from ben_secure.cli._common import check_output, explain, progress_bar
+from ben_secure.cli._usage import PATH, Command, argument, number, one_of, whole
 from ben_secure.signing.policy import Verification
 
 
-@_signing.verifying
+@click.command("audit", cls=Command)
+@argument(
+    "databases",
+    metavar="DB...",
+    type=PATH,
+    nargs=-1,
+    required=True,
+    note="LMDB directories, data files, or folders in which to look for them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option(
+    "--format",
+    "form",
+    type=one_of({form.value: form for form in Format}),
+    default=Format.TABLE.value,
+    show_default=True,
+    help="How to write the report.",
+)
+@click.option("--output", type=PATH, help="Write the report into this file.")
+@click.option("--force", is_flag=True, help="Overwrite the file of --output.")
+@click.option(
+    "--fail-on",
+    type=one_of({level.value: level for level in Level}),
+    default=Level.ERROR.value,
+    show_default=True,
+    help="Exit with 1 if a finding has at least this level.",
+)
+@click.option("--workers", type=whole(least=1), help="Worker processes (default: one for each processor).")
+@click.option("--sample", type=whole(least=1), help="Judge N values only, spread evenly.")
+@click.option("--resume", type=PATH, metavar="STATE", help="Keep the state in this file; go on from it if it is there.")
+@_options.verifying
+@click.option(
+    "--since-manifest",
+    is_flag=True,
+    help="Skip values listed in the signed manifest.",
+)
+@click.option("--no-fickling", is_flag=True, help="Do not ask fickling for a second opinion; the verdict is the same.")
+@click.option(
+    "--value-timeout",
+    type=number("S", least=0.01),
+    default=VALUE_TIMEOUT_S,
+    show_default=True,
+    help="Seconds that one value may take.",
+)
+@click.option("--dask", metavar="ADDRESS", help="Judge on this Dask cluster (tcp://SCHEDULER:8786, tls://...).")
 def command(
-    databases: Annotated[
-        list[str],
-        typer.Argument(metavar="DB...", help="LMDB directories, data files, or folders in which to look for them."),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-    form: Annotated[Format, typer.Option("--format", help="How to write the report.")] = Format.TABLE,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="FILE", help="Write the report into this file."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --output.")] = False,
-    fail_on: Annotated[
-        Level, typer.Option("--fail-on", help="Least level of a finding for which the exit code is 1.")
-    ] = Level.ERROR,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes that judge; as many as processors if not given.")
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option("--sample", metavar="N", min=1, help="Judge N values only, spread evenly.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", metavar="STATE", help="Keep the state in this file; go on from it if it is there."),
-    ] = None,
-    verification: Verification | None = None,
-    since_manifest: Annotated[
-        bool,
-        typer.Option(
-            "--since-manifest", help="Pass over values that the manifest lists; whoever signed it audited them."
-        ),
-    ] = False,
-    no_fickling: Annotated[
-        bool, typer.Option("--no-fickling", help="Do not ask fickling for a second opinion; the verdict is the same.")
-    ] = False,
-    value_timeout: Annotated[
-        float, typer.Option("--value-timeout", metavar="S", min=0.01, help="Seconds that one value may take.")
-    ] = VALUE_TIMEOUT_S,
-    dask: Annotated[
-        str | None,
-        typer.Option("--dask", metavar="ADDRESS", help="Judge on this Dask cluster (tcp://SCHEDULER:8786, tls://...)."),
-    ] = None,
+    databases: tuple[str, ...],
+    as_json: bool,
+    form: Format,
+    output: str | None,
+    force: bool,
+    fail_on: Level,
+    workers: int | None,
+    sample: int | None,
+    resume: str | None,
+    verification: Verification | None,
+    since_manifest: bool,
+    no_fickling: bool,
+    value_timeout: float,
+    dask: str | None,
 ) -> int:
     """Check every value of databases, and the databases as a whole; nothing in them is run.
 
     Exit code 0: every value is a patch and nothing else. 1: something was refused, or is of the level --fail-on. 2: not
     everything could be checked, or there was nothing to check. 130: interrupted; what was found is told.
     """
-    with _signing.usage_errors():
+    with _options.usage_errors():
         options = Options(verification=verification, since_manifest=since_manifest, opinions=not no_fickling)
     check_output("--output", output, force)
     out = sys.stdout if output is None else io.StringIO()
@@ -117,7 +134,7 @@ def _judges(dask: str | None, workers: int | None, options: Options, value_timeo
         yield None
         return
     if workers is not None:
-        raise typer.BadParameter("--workers are those of this machine; a cluster (--dask) has its own")
+        raise click.UsageError("--workers are those of this machine; a cluster (--dask) has its own")
     from ben_secure.audit.run.cluster import cluster
 
     with cluster(dask, options, value_timeout_s=value_timeout) as runner:

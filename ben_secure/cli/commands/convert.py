@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-
-from ben_secure.cli import _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import progress_bar
+from ben_secure.cli._usage import PATH, Command, argument, one_of
 from ben_secure.labels.tables import pairs_of, read_table
 from ben_secure.signing.keys import read_mac_keys
 from ben_secure.signing.policy import Verification
@@ -15,34 +14,42 @@ from ben_secure.store.change.convert import Form, convert
 from ben_secure.store.change.tag import Tagger
 
 
+@click.command("convert", cls=Command)
+@argument("old", metavar="OLD", type=PATH, note="LMDB directory, or its data file; it is not changed.")
+@argument("new", metavar="NEW", type=PATH, note="Database to make; nothing may be there yet.")
+@click.option(
+    "--to",
+    "form",
+    type=one_of({form.value: form for form in Form}),
+    default=Form.CANONICAL.value,
+    show_default=True,
+    help="What to write: canonical, or safetensors as rico-hdl does.",
+)
+@click.option(
+    "--pairs",
+    type=PATH,
+    metavar="TABLE",
+    help="Join Sentinel-1 and -2 records: CSV or Parquet with patch_id and s1_name.",
+)
+@click.option("--s1", type=PATH, metavar="DB", help="Where the Sentinel-1 records are, if not in OLD.")
+@_options.mac_key
+@_options.context
+@click.option("--source-mac-key", type=PATH, help="Secret key with which the values of OLD are tagged.")
+@click.option("--source-context", type=_options.CONTEXT, help="Context of OLD; that of NEW if not given.")
+@click.option("--skip-refused", is_flag=True, help="Leave refused values out and write the rest; exit code 1.")
+@_options.as_json
 def command(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="LMDB directory, or its data file; it is not changed.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Database to make; nothing may be there yet.")],
-    form: Annotated[
-        Form, typer.Option("--to", help="What to write: canonical, or safetensors as rico-hdl does.")
-    ] = Form.CANONICAL,
-    pairs: Annotated[
-        str | None,
-        typer.Option(
-            "--pairs", metavar="TABLE", help="Join Sentinel-1 and -2 records: CSV or Parquet with patch_id and s1_name."
-        ),
-    ] = None,
-    s1: Annotated[
-        str | None, typer.Option("--s1", metavar="DB", help="Where the Sentinel-1 records are, if not in OLD.")
-    ] = None,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    source_mac_key: Annotated[
-        str | None,
-        typer.Option("--source-mac-key", metavar="FILE", help="Secret key with which the values of OLD are tagged."),
-    ] = None,
-    source_context: Annotated[
-        str | None, typer.Option("--source-context", metavar="C", help="Context of OLD; that of NEW if not given.")
-    ] = None,
-    skip_refused: Annotated[
-        bool, typer.Option("--skip-refused", help="Leave refused values out and write the rest; exit code 1.")
-    ] = False,
-    as_json: _signing.JsonOption = False,
+    old: str,
+    new: str,
+    form: Form,
+    pairs: str | None,
+    s1: str | None,
+    mac_key: str | None,
+    context: str,
+    source_mac_key: str | None,
+    source_context: str | None,
+    skip_refused: bool,
+    as_json: bool,
 ) -> int:
     """Write a copy of a database in which every value is of one format, and tagged if there is a --mac-key.
 
@@ -52,11 +59,11 @@ def command(
     could not be done.
     """
     if context and mac_key is None and source_mac_key is None:
-        raise typer.BadParameter("--context belongs to --mac-key or --source-mac-key")
+        raise click.UsageError("--context belongs to --mac-key or --source-mac-key")
     if source_context is not None and source_mac_key is None:
-        raise typer.BadParameter("--source-context belongs to --source-mac-key")
+        raise click.UsageError("--source-context belongs to --source-mac-key")
     if s1 is not None and pairs is None:
-        raise typer.BadParameter("--s1 belongs to --pairs")
+        raise click.UsageError("--s1 belongs to --pairs")
     tagger = None if mac_key is None else Tagger(read_mac_keys(mac_key, old), context)
     verification = None
     if source_mac_key is not None:

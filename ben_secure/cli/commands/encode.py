@@ -8,49 +8,49 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
-import typer
+import click
 
 from ben_secure._system.processors import processors
-from ben_secure.cli import _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._usage import PATH, Command, argument, whole
 from ben_secure.encode import Encoded, encode
 from ben_secure.errors import EncodeError, printable
 from ben_secure.signing.keys import read_mac_keys
 from ben_secure.store._staging import left_beside
 
 
+@click.command("encode", cls=Command)
+@argument("out", metavar="OUT", type=PATH, note="Database to make; nothing may be there yet.")
+@click.option("--s2", type=PATH, metavar="DIR", help="Sentinel-2 patches, BigEarthNet v1 or v2.")
+@click.option("--s1", type=PATH, metavar="DIR", help="Sentinel-1 patches; with --s2, pairs are merged.")
+@click.option("--labels/--no-labels", default=True, help="Store the labels of 43 and of 19 classes (default: yes).")
+@click.option(
+    "--metadata",
+    type=PATH,
+    multiple=True,
+    metavar="TABLE",
+    help="Parquet or CSV with a row for each patch; more than one may be given.",
+)
+@click.option("--listed-only", is_flag=True, help="Pass over patches for which --metadata has no row.")
+@_options.mac_key
+@_options.context
+@click.option("--workers", type=whole(least=1), help="Processes that read; as many as cores if not given.")
+@click.option("--keep-going", is_flag=True, help="Leave out patches that cannot be encoded; exit code 1.")
+@_options.as_json
 def command(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Database to make; nothing may be there yet.")],
-    s2: Annotated[
-        str | None, typer.Option("--s2", metavar="DIR", help="Sentinel-2 patches, BigEarthNet v1 or v2.")
-    ] = None,
-    s1: Annotated[
-        str | None, typer.Option("--s1", metavar="DIR", help="Sentinel-1 patches; with --s2, pairs are merged.")
-    ] = None,
-    labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="Store the labels of 43 and of 19 classes.")
-    ] = True,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metadata", metavar="TABLE", help="Parquet or CSV with a row for each patch; more than one may be given."
-        ),
-    ] = None,
-    listed_only: Annotated[
-        bool, typer.Option("--listed-only", help="Pass over patches for which --metadata has no row.")
-    ] = False,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Processes that read; as many as cores if not given."),
-    ] = None,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Leave out patches that cannot be encoded; exit code 1.")
-    ] = False,
-    as_json: _signing.JsonOption = False,
+    out: str,
+    s2: str | None,
+    s1: str | None,
+    labels: bool,
+    metadata: tuple[str, ...],
+    listed_only: bool,
+    mac_key: str | None,
+    context: str,
+    workers: int | None,
+    keep_going: bool,
+    as_json: bool,
 ) -> int:
     """Write an archive of the patches in a folder of GeoTIFFs, or of the pairs in two.
 
@@ -61,11 +61,11 @@ def command(
     it could not be done, and OUT was not made.
     """
     if s2 is None and s1 is None:
-        raise typer.BadParameter("say what to encode: --s2 DIR, --s1 DIR or both")
+        raise click.UsageError("say what to encode: --s2 DIR, --s1 DIR or both")
     if context and mac_key is None:
-        raise typer.BadParameter("--context belongs to --mac-key")
+        raise click.UsageError("--context belongs to --mac-key")
     if listed_only and not metadata:
-        raise typer.BadParameter("--listed-only belongs to --metadata")
+        raise click.UsageError("--listed-only belongs to --metadata")
     with _told_what_is_left(out), progress_bar("encoding") as progress:
         done = encode(
             out,

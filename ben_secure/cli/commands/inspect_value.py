@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from itertools import islice
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,10 +20,11 @@ from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.audit.report.disassembly import disassemble
 from ben_secure.audit.report.explain import explain
-from ben_secure.cli import _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts
+from ben_secure.cli._usage import Command, argument
 from ben_secure.errors import LimitExceededError, Rule, printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import payload_end
@@ -34,15 +35,18 @@ _SHOWN_KEYS = 5
 _STATISTICS = ("min", "mean", "max")
 
 
-def command(
-    database: _signing.Database,
-    lmdb_key: Annotated[str | None, typer.Argument(metavar="KEY", help="LMDB key (patch name) of one value.")] = None,
-    as_hex: Annotated[bool, typer.Option("--hex", help="KEY is hexadecimal, as in audit --json.")] = False,
-    as_opcodes: Annotated[
-        bool, typer.Option("--disassemble", help="List the opcodes, or the header, of the value too; nothing is run.")
-    ] = False,
-    as_json: _signing.JsonOption = False,
-) -> int:
+@click.command("inspect", cls=Command)
+@_options.database
+@argument("lmdb_key", metavar="[KEY]", required=False, note="LMDB key (patch name) of one value.")
+@click.option("--hex", "as_hex", is_flag=True, help="KEY is hexadecimal, as in audit --json.")
+@click.option(
+    "--disassemble",
+    "as_opcodes",
+    is_flag=True,
+    help="List the opcodes, or the header, of the value too; nothing is run.",
+)
+@_options.as_json
+def command(database: str, lmdb_key: str | None, as_hex: bool, as_opcodes: bool, as_json: bool) -> int:
     """Show what is known of a database, or of one value in it.
 
     Exit code 0: shown, and the value is a patch. 1: the value is refused. 2: there is no such database or value.
@@ -67,7 +71,7 @@ def _raw_key(text: str, as_hex: bool) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise typer.BadParameter("it is not hexadecimal; leave --hex out for a name", param_hint="KEY") from None
+        raise click.UsageError(f"KEY is {printable(text)}; expected hexadecimal digits, or no --hex") from None
 
 
 def _database_facts(reader: PageReader) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def _value_facts(reader: PageReader, lmdb_key: bytes, as_opcodes: bool) -> dict[
         if value is None:
             first = next(reader.keys(), None)
             hint = f"; the first one is {printable_key(first)}" if first is not None else ", which is empty"
-            raise typer.BadParameter(f"{printable_key(lmdb_key)} is not in this database{hint}", param_hint="KEY")
+            raise click.UsageError(f"{printable_key(lmdb_key)} is not in this database{hint}")
         finding = scan_value(lmdb_key, value)
     except LimitExceededError as error:  # too long, and so not read
         value, finding = b"", Finding.from_error(lmdb_key, error)

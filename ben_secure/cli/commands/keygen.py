@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
 
-import typer
+import click
 
-from ben_secure.cli import _passphrase, _signing, _speed
+from ben_secure.cli import _options, _passphrase, _signing, _speed
 from ben_secure.cli._common import SCHEMA, console, print_json
+from ben_secure.cli._usage import PATH, Group, argument, one_of
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing.keys import (
     MacKey,
@@ -21,30 +21,28 @@ from ben_secure.signing.keys import (
     write_verify_key,
 )
 
-app = typer.Typer(name="keygen", rich_markup_mode=None, help="Make a key file; prints its fingerprint.")
+_SUITE = one_of({suite.name: suite for suite in Suite})
+_file = argument("file", metavar="FILE", type=PATH, note="File to make, outside of any database's folder.")
+_force = click.option("--force", is_flag=True, help="Overwrite FILE; what only the old key can check is lost.")
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="File to make, outside of any database's folder.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite FILE; what only the old key can check is lost.")]
+
+@click.group("keygen", cls=Group, no_args_is_help=False)
+def group() -> None:
+    """Make a key file; prints its fingerprint."""
 
 
-@app.command("mac")
-def mac(
-    file: File,
-    add: Annotated[
-        bool, typer.Option("--add", help="Add a new key to FILE that tags from now on; the others go on checking.")
-    ] = False,
-    algorithm: Annotated[
-        str | None,
-        typer.Option(
-            "--algorithm",
-            metavar="NAME",
-            help="HS256 (HMAC-SHA-256; the default) or A256GMAC (AES-256-GMAC: fast on processors without SHA "
-            "instructions); with --add that of the key that tags now if not given.",
-        ),
-    ] = None,
-    force: Force = False,
-    as_json: _signing.JsonOption = False,
-) -> int:
+@group.command("mac")
+@_file
+@click.option("--add", is_flag=True, help="Add a new key to FILE that tags from now on; the others go on checking.")
+@click.option(
+    "--algorithm",
+    type=_SUITE,
+    help="HS256 (HMAC-SHA-256; the default) or A256GMAC (AES-256-GMAC: fast on processors without SHA instructions); "
+    "with --add that of the key that tags now if not given.",
+)
+@_force
+@_options.as_json
+def mac(file: str, add: bool, algorithm: Suite | None, force: bool, as_json: bool) -> int:
     """Make a secret key for tagging values, to be shared by all who may write them (a JWK Set, mode 0600).
 
     Says how fast both algorithms are on this machine if the chosen one is slow here.
@@ -52,12 +50,11 @@ def mac(
     Exit code 0: done. 2: FILE exists (without --force) or cannot be written.
     """
     if add and force:
-        raise typer.BadParameter("--add keeps the keys in FILE, --force overwrites them; give one of the two")
-    suite = None if algorithm is None else _suite(algorithm)
+        raise click.UsageError("--add keeps the keys in FILE, --force overwrites them; give one of the two")
     if add:
-        mac_keys = add_mac_key(file, suite)
+        mac_keys = add_mac_key(file, algorithm)
     else:
-        mac_keys = MacKeySet(MacKey.generate(suite or Suite.HS256))
+        mac_keys = MacKeySet(MacKey.generate(algorithm or Suite.HS256))
         write_mac_keys(file, mac_keys, overwrite=force)
     suite = mac_keys.signing.suite
     checking = [mac_key for mac_key in mac_keys if mac_key is not mac_keys.signing]
@@ -74,24 +71,20 @@ def mac(
     return 0
 
 
-def _suite(name: str) -> Suite:
-    try:
-        return Suite[name.upper()]
-    except KeyError:
-        names = " or ".join(suite.name for suite in Suite)
-        raise typer.BadParameter(f"--algorithm is {printable(name)}; expected {names}") from None
-
-
-@app.command("publisher")
+@group.command("publisher")
+@_file
+@_options.passphrase_file
+@_options.passphrase_env
+@click.option("--no-passphrase", is_flag=True, help="Leave the private key unencrypted; without this you are asked.")
+@_force
+@_options.as_json
 def publisher(
-    file: File,
-    passphrase_file: _passphrase.FileOption = None,
-    passphrase_env: _passphrase.VariableOption = None,
-    no_passphrase: Annotated[
-        bool, typer.Option("--no-passphrase", help="Leave the private key unencrypted; without this you are asked.")
-    ] = False,
-    force: Force = False,
-    as_json: _signing.JsonOption = False,
+    file: str,
+    passphrase_file: str | None,
+    passphrase_env: str | None,
+    no_passphrase: bool,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Make a publisher's pair of keys: FILE, private (PEM, mode 0600), and FILE.pub, public (PEM).
 
@@ -104,7 +97,7 @@ def publisher(
                 raise KeyFileError(f"{printable(path, 400)} exists and is not overwritten; choose another name")
     passphrase = _passphrase.passphrase_from(passphrase_file, passphrase_env)
     if no_passphrase and passphrase is not None:
-        raise typer.BadParameter("--no-passphrase goes with no other passphrase option")
+        raise click.UsageError("--no-passphrase goes with no other passphrase option")
     if passphrase is None and not no_passphrase:
         passphrase = _passphrase.prompt(f"the new private key {printable(file, 400)}", twice=True)
     signing_key = SigningKey.generate()

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
 
-import typer
+import click
 
-from ben_secure.cli import _passphrase, _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._usage import PATH, Command, argument
 from ben_secure.errors import printable
 from ben_secure.publish import PAGE_NAME, SUMS_NAME, Published, publish
 
 
+@click.command("publish", cls=Command)
+@argument("source", metavar="SRC", type=PATH, note="LMDB directory, or its data file; it is only read.")
+@argument("target", metavar="DEST", type=PATH, note="Folder to make; must not exist or be empty.")
+@click.option("--signing-key", type=PATH, required=True, help="Publisher's private key (PEM).")
+@_options.name
+@_options.version
+@_options.license_
+@click.option("--convert", is_flag=True, help="Write canonical values; otherwise they are copied as they are.")
+@_options.passphrase_file
+@_options.passphrase_env
+@_options.as_json
 def command(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="LMDB directory, or its data file; it is only read.")],
-    target: Annotated[str, typer.Argument(metavar="DEST", help="Folder to make; must not exist or be empty.")],
-    signing_key: Annotated[str, typer.Option("--signing-key", metavar="FILE", help="Publisher's private key (PEM).")],
-    name: _signing.NameOption = None,
-    version: _signing.VersionOption = None,
-    license_: _signing.LicenseOption = None,
-    convert: Annotated[
-        bool, typer.Option("--convert", help="Write canonical values; otherwise they are copied as they are.")
-    ] = False,
-    passphrase_file: _passphrase.FileOption = None,
-    passphrase_env: _passphrase.VariableOption = None,
-    as_json: _signing.JsonOption = False,
+    source: str,
+    target: str,
+    signing_key: str,
+    name: str | None,
+    version: str | None,
+    license_: str | None,
+    convert: bool,
+    passphrase_file: str | None,
+    passphrase_env: str | None,
+    as_json: bool,
 ) -> int:
     """Audit a database, copy or convert it, sign the copy, verify it, and write what to tell its users.
 
@@ -33,7 +42,7 @@ def command(
     refused. 2: it could not be done.
     """
     if not name or not version:
-        raise typer.BadParameter("a release needs --name and --version")
+        raise click.UsageError("a release needs --name and --version")
     key = _signing.signing_key_from(signing_key, passphrase_file, passphrase_env, source)
     done = publish(
         source,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Annotated
 
-import typer
+import click
 
 from ben_secure._system.files import write_file
-from ben_secure.cli import _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json
+from ben_secure.cli._usage import Command, argument, one_of
 from ben_secure.errors import printable
 from ben_secure.signing.policy import Verification
 from ben_secure.store.reader import PatchReader
@@ -19,27 +19,22 @@ _FIRST = 12  # patches on the sheet of a database of which no key was named
 _MOST = 100
 
 
-def _kind(given: str | None) -> str | None:
-    if given is not None and given not in KINDS:
-        raise typer.BadParameter(f"it is {printable(given)}, expected one of {', '.join(KINDS)}")
-    return given
-
-
-@_signing.verifying
+@click.command("show", cls=Command)
+@_options.database
+@click.option("--output", "-o", type=_options.PNG, required=True, help="PNG to write.")
+@argument("names", metavar="[KEY]...", nargs=-1, note=f"Patch names; the first {_FIRST} if none is given.")
+@click.option("--kind", type=one_of({kind: kind for kind in KINDS}), help="What to draw (default: chosen by bands).")
+@_options.verifying
+@click.option("--force", is_flag=True, help="Overwrite the PNG.")
+@_options.as_json
 def command(
-    database: _signing.Database,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="PNG to write.", callback=_signing.png_name)
-    ],
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY", help=f"Patch names; the first {_FIRST} if none is given.")
-    ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--kind", help=f"One of {', '.join(KINDS)}; chosen by bands.", callback=_kind)
-    ] = None,
-    verification: Verification | None = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
-    as_json: _signing.JsonOption = False,
+    database: str,
+    output: str,
+    names: tuple[str, ...],
+    kind: str | None,
+    verification: Verification | None,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Draw patches into a PNG; several KEYs make a contact sheet.
 
@@ -48,12 +43,12 @@ def command(
     Exit code 0: drawn. 1: a value is refused, and nothing is written. 2: there is no such database or patch, its bands
     do not make this kind of picture, or the PNG exists (without --force) or cannot be written.
     """
-    if names is not None and len(names) > _MOST:
-        raise typer.BadParameter(f"{len(names)} patches do not fit on one sheet; give at most {_MOST}")
+    if len(names) > _MOST:
+        raise click.UsageError(f"{len(names)} patches do not fit on one sheet; give at most {_MOST}")
     with PatchReader(database, verification=verification) as reader:
         chosen = list(names or islice(reader, _FIRST))
         if not chosen:
-            raise typer.BadParameter("this database is empty, so there is nothing to show", param_hint="DB")
+            raise click.UsageError("this database is empty, so there is nothing to show")
         quicklooks = [_quicklook(reader, name, kind) for name in chosen]
         entries = len(reader)
     if len(chosen) == 1:
@@ -80,6 +75,6 @@ def _quicklook(reader: PatchReader, name: str, kind: str | None) -> Quicklook:
     except KeyError:
         first = next(iter(reader), None)
         hint = f"; the first one is {printable(first)}" if first is not None else ", which is empty"
-        raise typer.BadParameter(f"{printable(name)} is not in this database{hint}", param_hint="KEY") from None
+        raise click.UsageError(f"{printable(name)} is not in this database{hint}") from None
     except ValueError as error:
-        raise typer.BadParameter(f"{printable(name)}: {error}", param_hint="--kind") from None
+        raise click.UsageError(f"{printable(name)}: {error}") from None

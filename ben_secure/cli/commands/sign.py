@@ -5,12 +5,11 @@ It says "these bytes" and decodes none of them: what is hostile stays hostile, s
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-
-from ben_secure.cli import _passphrase, _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._usage import PATH, Command
 from ben_secure.errors import printable
 from ben_secure.signing.keys import SigningKey, read_mac_keys
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
@@ -21,34 +20,38 @@ from ben_secure.store.change.tag import Tagger
 from ben_secure.tensors import SIGN
 
 
+@click.command("sign", cls=Command)
+@_options.database
+@_options.mac_key
+@_options.context
+@click.option("--out", type=PATH, metavar="NEW", help="Write a tagged copy; without this DB itself is tagged.")
+@click.option("--retag", is_flag=True, help="Replace the tags of other keys in --mac-key FILE, after verifying them.")
+@click.option("--old-mac-key", type=PATH, help="Replace tags of the keys in this file, too.")
+@click.option("--signing-key", type=PATH, help="Publisher's private key (PEM).")
+@_options.name
+@_options.version
+@_options.license_
+@click.option("--out-manifest", type=PATH, help="Manifest to write, outside of DB; DB.manifest otherwise.")
+@_options.passphrase_file
+@_options.passphrase_env
+@click.option("--force", is_flag=True, help="Overwrite manifest and envelope.")
+@_options.as_json
 def command(
-    database: _signing.Database,
-    mac_key: _signing.MacKeyOption = None,
-    context: _signing.ContextOption = "",
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="NEW", help="Write a tagged copy; without this DB itself is tagged.")
-    ] = None,
-    retag: Annotated[
-        bool,
-        typer.Option("--retag", help="Replace the tags of other keys in --mac-key FILE, after verifying them."),
-    ] = False,
-    old_mac_key: Annotated[
-        str | None, typer.Option("--old-mac-key", metavar="FILE", help="Replace tags of the keys in this file, too.")
-    ] = None,
-    signing_key: Annotated[
-        str | None, typer.Option("--signing-key", metavar="FILE", help="Publisher's private key (PEM).")
-    ] = None,
-    name: _signing.NameOption = None,
-    version: _signing.VersionOption = None,
-    license_: _signing.LicenseOption = None,
-    out_manifest: Annotated[
-        str | None,
-        typer.Option("--out-manifest", metavar="FILE", help="Manifest to write, outside of DB; DB.manifest otherwise."),
-    ] = None,
-    passphrase_file: _passphrase.FileOption = None,
-    passphrase_env: _passphrase.VariableOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite manifest and envelope.")] = False,
-    as_json: _signing.JsonOption = False,
+    database: str,
+    mac_key: str | None,
+    context: str,
+    out: str | None,
+    retag: bool,
+    old_mac_key: str | None,
+    signing_key: str | None,
+    name: str | None,
+    version: str | None,
+    license_: str | None,
+    out_manifest: str | None,
+    passphrase_file: str | None,
+    passphrase_env: str | None,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Sign a database: --mac-key tags its values, --signing-key writes a signed manifest and leaves it alone.
 
@@ -58,23 +61,23 @@ def command(
     Exit code 0: done. 1: values were refused, and nothing was written. 2: it could not be done.
     """
     if (mac_key is None) == (signing_key is None):
-        raise typer.BadParameter("say what to sign with: either --mac-key FILE or --signing-key FILE")
+        raise click.UsageError("say what to sign with: either --mac-key FILE or --signing-key FILE")
     if mac_key is not None:
         if any([name, version, license_, out_manifest, passphrase_file, passphrase_env, force]):
-            raise typer.BadParameter(
+            raise click.UsageError(
                 "--name, --version, --license, --out-manifest, --passphrase-... and --force belong to --signing-key"
             )
         if old_mac_key is not None and not retag:
-            raise typer.BadParameter("--old-mac-key requires --retag")
+            raise click.UsageError("--old-mac-key requires --retag")
         mac_keys = read_mac_keys(mac_key, database)
         old_mac_keys = mac_keys if retag else None
         if old_mac_key is not None:
             old_mac_keys = read_mac_keys(old_mac_key, database)
         return _tag(database, Tagger(mac_keys, context, old_mac_keys=old_mac_keys), context, out, as_json)
     if context or out or retag or old_mac_key:
-        raise typer.BadParameter("--context, --out, --retag and --old-mac-key belong to --mac-key")
+        raise click.UsageError("--context, --out, --retag and --old-mac-key belong to --mac-key")
     if not name or not version:
-        raise typer.BadParameter("--signing-key needs --name and --version of the release")
+        raise click.UsageError("--signing-key needs --name and --version of the release")
     key = _signing.signing_key_from(signing_key or "", passphrase_file, passphrase_env, database)
     release = {"name": name, "version": version, "license": license_}
     return _list(database, key, release, out_manifest, force, as_json)

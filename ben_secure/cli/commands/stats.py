@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
-import typer
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ben_secure._system.files import write_file
 from ben_secure._system.processors import processors
-from ben_secure.cli import _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import check_output, console, print_json, progress_bar
+from ben_secure.cli._usage import Command, whole
 from ben_secure.errors import printable
 from ben_secure.signing.policy import Verification
 from ben_secure.stats import Statistics, plot_png, stats
@@ -26,21 +26,15 @@ _BAR = 24
 _PATCHES_A_WORKER = 500  # less is done before a second process has started
 
 
-@_signing.verifying
+@click.command("stats", cls=Command)
+@_options.database
+@_options.as_json
+@click.option("--plot", type=_options.PNG, help="PNG of the histograms to write (extra: plot).")
+@click.option("--workers", type=whole(least=1), help="Worker processes (default: chosen automatically).")
+@_options.verifying
+@click.option("--force", is_flag=True, help="Overwrite the PNG.")
 def command(
-    database: _signing.Database,
-    as_json: _signing.JsonOption = False,
-    plot: Annotated[
-        str | None,
-        typer.Option(
-            "--plot", metavar="FILE", help="PNG of the histograms to write (extra: plot).", callback=_signing.png_name
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes; as many as are worth it if not given.")
-    ] = None,
-    verification: Verification | None = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the PNG.")] = False,
+    database: str, as_json: bool, plot: str | None, workers: int | None, verification: Verification | None, force: bool
 ) -> int:
     """Count patches and labels, and take mean, deviation, extremes and histogram of every band.
 

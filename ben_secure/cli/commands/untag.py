@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-
-from ben_secure.cli import _signing
+from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import progress_bar
+from ben_secure.cli._usage import PATH, Command
 from ben_secure.signing.keys import read_mac_keys
 from ben_secure.store.change.rewrite import rewrite
 from ben_secure.store.change.tag import Tagger
 
 
-def command(
-    database: _signing.Database,
-    mac_key: Annotated[str, typer.Option("--mac-key", metavar="FILE", help="Secret key file.")],
-    out: Annotated[str, typer.Option("--out", metavar="NEW", help="Database to make; nothing may be there yet.")],
-    context: _signing.ContextOption = "",
-    as_json: _signing.JsonOption = False,
-) -> int:
+@click.command("untag", cls=Command)
+@_options.database
+@click.option("--mac-key", type=PATH, required=True, help="Secret key file.")
+@click.option("--out", type=PATH, required=True, metavar="NEW", help="Database to make; nothing may be there yet.")
+@_options.context
+@_options.as_json
+def command(database: str, mac_key: str, out: str, context: str, as_json: bool) -> int:
     """Write a copy of a database without tags. If one value does not verify, nothing is written.
 
     Exit code 0: done. 1: a value does not verify. 2: it could not be done.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import typer
+import click
 from rich.console import Console
 
 from ben_secure.audit.report import printable_key
-from ben_secure.cli import _signing, _speed
+from ben_secure.cli import _options, _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._usage import Command
 from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.manifest import Manifest
@@ -20,17 +21,18 @@ from ben_secure.store.change.verify import Listed, Outcome, verify
 _EMPTY = "the database is empty, so nothing was verified"
 
 
-@_signing.verifying
-def command(
-    database: _signing.Database, verification: Verification | None = None, as_json: _signing.JsonOption = False
-) -> int:
+@click.command("verify", cls=Command)
+@_options.database
+@_options.verifying
+@_options.as_json
+def command(database: str, verification: Verification | None, as_json: bool) -> int:
     """Check every value of a database against its tag (--mac-key), or against the publisher's manifest (--verify-key).
 
     Exit code 0: every value is as it was signed. 1: something is not. 2: it could not be decided, or there was nothing
     to check.
     """
     if verification is None:
-        raise typer.BadParameter("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
+        raise click.UsageError("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
     start = time.monotonic()
     with PageReader(database) as pages, progress_bar("verifying") as progress:
         outcome = verify(pages, verification, progress)

@@ -1,0 +1,109 @@
+"""The options that several commands share, each written once."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, cast
+
+import click
+
+from ben_secure.cli._usage import PATH, Kind, argument, whole
+from ben_secure.signing.keys import read_mac_keys, read_verify_key
+from ben_secure.signing.policy import Keywords, Verification
+from ben_secure.signing.statement import MAX_TEXT_CHARACTERS
+from ben_secure.signing.tags import context_bytes
+
+
+def _context(text: str) -> str:
+    context_bytes(text)
+    return text
+
+
+def _stated(text: str) -> str:
+    """What can stand in a statement: found here, because hashing may take hours."""
+    if not (text.isprintable() and 1 <= len(text) <= MAX_TEXT_CHARACTERS):
+        raise ValueError
+    return text
+
+
+def _png(text: str) -> str:
+    if not text.lower().endswith(".png"):
+        raise ValueError
+    return text
+
+
+CONTEXT = Kind("C", _context)
+STATED = Kind("TEXT", _stated, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
+PNG = Kind("FILE", _png, "a name that ends in .png", choices=None)
+
+database = argument("database", metavar="DB", type=PATH, note="LMDB directory, or its data file.")
+mac_key = click.option("--mac-key", type=PATH, help="Secret key file, from ben-secure keygen mac.")
+context = click.option("--context", type=CONTEXT, default="", help="Name of the dataset that the tags are good for.")
+name = click.option("--name", type=STATED, help="Name of the dataset.")
+version = click.option("--version", type=STATED, help="Version of the release.")
+license_ = click.option("--license", "license_", type=STATED, help="Licence of the dataset.")
+passphrase_file = click.option(
+    "--passphrase-file", type=PATH, metavar="F", help="Take the passphrase from the first line of a 0600 file."
+)
+passphrase_env = click.option(
+    "--passphrase-env", metavar="VAR", help="Take the passphrase from an environment variable."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+# By the field of ``Verification`` that each option sets, whose default it has.
+_VERIFYING = {
+    "mac_key": mac_key,
+    "context": context,
+    "verify_key": click.option(
+        "--verify-key", type=PATH, multiple=True, help="Publisher's public key (PEM); may be given more than once."
+    ),
+    "threshold": click.option(
+        "--threshold", type=whole(), default=1, show_default=True, help="How many of the --verify-key must have signed."
+    ),
+    "manifest": click.option("--manifest", type=PATH, help="Signed manifest; DB.manifest if not given."),
+    "name": name,
+    "version": version,
+}
+
+
+def verifying(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command that has ``database`` or ``databases`` the options for its parameter ``verification``."""
+    names = [field.name for field in fields(Verification)]
+
+    @functools.wraps(function)
+    def run(**arguments: Any) -> int:
+        keywords = {name: arguments.pop(name) for name in names}
+        databases = arguments.get("databases") or [arguments["database"]]
+        return function(verification=_verification(databases, keywords), **arguments)
+
+    for name in reversed(names):
+        _VERIFYING[name](run)
+    return run
+
+
+def _verification(databases: Sequence[str], keywords: dict[str, Any]) -> Verification | None:
+    """Read the keys that options name, and make what is asked for; None for nothing."""
+    if (file := keywords["mac_key"]) is not None:
+        for database in databases:
+            keywords["mac_key"] = read_mac_keys(file, database)
+    keywords["verify_key"] = [read_verify_key(file) for file in keywords["verify_key"]] or None
+    with usage_errors():
+        verification = Verification.of(None, cast(Keywords, keywords))
+        if verification is not None:
+            verification.check_databases(len(databases))
+    return verification
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn a ``ValueError`` of the block into a usage error that names options where it names arguments."""
+    names = "|".join(["since_manifest", *(field.name for field in fields(Verification))])
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(rf"\b({names})\b", lambda match: "--" + match[0].replace("_", "-"), str(error))
+        raise click.UsageError(text) from error

@@ -1,0 +1,155 @@
+"""The form of a command: its options and arguments, their kinds, and the words for a wrong call.
+
+A kind turns the text of an option into what the command takes, or says what it expected; click's own types would say
+it in words of their own. What was typed is escaped in messages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from ben_secure.errors import printable
+
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.5
+    """What the text of an option or argument stands for."""
+
+    def __init__(
+        self,
+        metavar: str,
+        convert: Callable[[str], object],
+        expected: str = "",
+        *,
+        choices: tuple[str, ...] | None = (),
+    ) -> None:
+        """Make a kind.
+
+        Args:
+            metavar: How a value is shown in the help.
+            convert: Makes the value of the text; raises ValueError for a text that stands for nothing.
+            expected: What should be there, for the message; without it, the text of the ValueError is taken.
+            choices: Texts that a shell completes; None for the names of files.
+        """
+        self.name = metavar
+        self._convert = convert
+        self._expected = expected
+        self._choices = choices
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show a value in the help."""
+        return self.name
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
+        """Make the value of a text; a default that is no text stays as it is."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._convert(value)
+        except ValueError as error:
+            name = "it" if param is None else _name(param)
+            wrong = f"{name} is {printable(value)}; expected {self._expected}" if self._expected else f"{name}: {error}"
+            raise click.UsageError(wrong, ctx) from error
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete one of the choices, or the name of a file."""
+        if self._choices is None:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(choice) for choice in self._choices if choice.startswith(incomplete)]
+
+
+PATH = Kind("FILE", str, choices=None)
+
+
+def one_of(choices: Mapping[str, object]) -> Kind:
+    """Make a kind of a few texts, in either case, and what each stands for."""
+    values = {text.casefold(): value for text, value in choices.items()}
+
+    def convert(text: str) -> object:
+        if text.casefold() not in values:
+            raise ValueError
+        return values[text.casefold()]
+
+    *others, last = choices
+    return Kind("|".join(choices), convert, f"{', '.join(others)} or {last}", choices=tuple(choices))
+
+
+def whole(metavar: str = "N", *, least: int | None = None) -> Kind:
+    """Make a kind of whole numbers, from the least one that is allowed."""
+
+    def convert(text: str) -> int:
+        if (number := int(text)) < (number if least is None else least):
+            raise ValueError
+        return number
+
+    return Kind(metavar, convert, "a whole number" + ("" if least is None else f" of at least {least}"))
+
+
+def number(metavar: str, *, least: float) -> Kind:
+    """Make a kind of finite numbers, from the least one that is allowed."""
+
+    def convert(text: str) -> float:
+        if not least <= (value := float(text)) < math.inf:
+            raise ValueError
+        return value
+
+    return Kind(metavar, convert, f"a number of at least {least}")
+
+
+class Argument(click.Argument):
+    """A positional argument with a line in the help."""
+
+    def __init__(self, names: list[str], *, note: str, metavar: str, **attributes: Any) -> None:
+        """As for click, and ``note``, the text of the line."""
+        super().__init__(names, metavar=metavar, **attributes)
+        self.note = note
+
+
+class Command(click.Command):
+    """A command whose help lists its arguments above its options."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write both lists."""
+        arguments = [(param.metavar or "", param.note) for param in self.params if isinstance(param, Argument)]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(arguments)
+        super().format_options(ctx, formatter)
+
+
+class Group(click.Group):
+    """Commands, listed in the order in which they were added."""
+
+    command_class = Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them."""
+        return list(self.commands)
+
+
+def argument(name: str, *, note: str, metavar: str, **attributes: Any) -> Callable[[_Function], _Function]:
+    """Give the function below an argument with a line in the help."""
+    return click.argument(name, cls=Argument, note=note, metavar=metavar, **attributes)
+
+
+def wrong_call(error: click.UsageError) -> str:
+    """Say in one line what is wrong with a call, and where the right one is explained."""
+    text = error.message
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        text = f"{_name(error.param)} is missing"
+    elif isinstance(error, click.NoSuchOption):
+        close = f"; is it {' or '.join(error.possibilities)}?" if error.possibilities else ""
+        text = f"there is no option {error.option_name}{close}"
+    path = "ben-secure" if error.ctx is None else error.ctx.command_path
+    return f"{printable(text.rstrip('.'), 1000)} (see {path} --help)"
+
+
+def _name(param: click.Parameter) -> str:
+    """How a caller writes an option, or how the help names an argument."""
+    return (param.metavar or "").strip("[].") if isinstance(param, click.Argument) else max(param.opts, key=len)
