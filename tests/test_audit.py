@@ -10,7 +10,7 @@ from ben_secure.audit import Finding, Options, Run, audit_database, audit_many, 
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.programs import opcodes
 from ben_secure.audit.judge.scan import Judge
-from ben_secure.audit.rules import Level
+from ben_secure.audit.rules import Category, Level
 from ben_secure.audit.structure import checks as structure
 from ben_secure.errors import ResourceError, Rule
 from ben_secure.pickles import machine
@@ -272,26 +272,29 @@ def test_a_database_in_a_file(tmp_path):
     assert [finding.lmdb_key for finding in audit_database(str(database)).findings] == [NAME + b"1"]
 
 
-def test_findings_are_in_key_order_and_counted_by_rule(tmp_path):
-    """The report names each refused record and no other, and says where it stands and what fickling thinks of it."""
+def test_findings_are_in_order_and_counted_by_rule_and_category(tmp_path):
+    """The gravest come first, then it goes by key; each says where it stands and what fickling thinks of it."""
     records = {
+        NAME[:-2] + b"0": b"no pickle",
         NAME[:-2] + b"1": HONEST[0],
         NAME[:-2] + b"2": SHELL,
         NAME[:-2] + b"3": HONEST[1],
         NAME[:-2] + b"4": SHELL + b"x",
-        NAME[:-2] + b"5": b"no pickle",
+        NAME[:-2] + b"5": HONEST[0][:-5],
         b"\xff": HONEST[2],
     }
     report = audit_database(make_database(tmp_path / "db", records))
     assert [(finding.lmdb_key[-1:], finding.rule, finding.position) for finding in report.findings] == [
-        (b"2", Rule.FORBIDDEN_GLOBAL, 1),
-        (b"4", Rule.FORBIDDEN_GLOBAL, 3),
-        (b"5", Rule.NOT_A_PICKLE, 4),
-        (b"\xff", Rule.LMDB_KEY, 5),
+        (b"2", Rule.FORBIDDEN_GLOBAL, 2),
+        (b"4", Rule.FORBIDDEN_GLOBAL, 4),
+        (b"5", Rule.MALFORMED, 5),
+        (b"0", Rule.NOT_A_PICKLE, 0),
+        (b"\xff", Rule.LMDB_KEY, 6),
     ]
-    assert report.rules == {Rule.FORBIDDEN_GLOBAL: 2, Rule.NOT_A_PICKLE: 1, Rule.LMDB_KEY: 1}
-    assert (report.verdict, report.exit_code, report.checked, report.clean) == ("refused", 1, 6, 2)
-    assert report.tally.formats["refused"] == 4
+    assert report.rules == {Rule.FORBIDDEN_GLOBAL: 2, Rule.NOT_A_PICKLE: 1, Rule.MALFORMED: 1, Rule.LMDB_KEY: 1}
+    assert report.errors == {Category.CODE: 2, Category.DAMAGE: 1, Category.NO_PATCH: 2}
+    assert (report.verdict, report.exit_code, report.checked, report.clean) == ("refused", 1, 7, 2)
+    assert report.tally.formats["refused"] == 5
     assert "system('touch canary')" in report.findings[0].opinion
 
 
@@ -314,23 +317,22 @@ def test_a_value_that_is_too_long_is_a_finding_and_the_audit_goes_on(tmp_path):
     report = audit_database(make_database(tmp_path / "db", records), options=options)
     errors = [finding for finding in report.findings if finding.level is Level.ERROR]
     assert [(finding.lmdb_key, finding.rule) for finding in errors] == [
+        (b"e", Rule.FORBIDDEN_GLOBAL),
         (b"b", Rule.LIMIT),
         (b"c", Rule.LIMIT),
-        (b"e", Rule.FORBIDDEN_GLOBAL),
     ]
     assert (report.checked, report.clean, report.undecided) == (5, 2, None)
 
 
 @pytest.mark.threat("T2")
-def test_only_so_many_findings_are_kept_but_all_are_counted_and_told(tmp_path, monkeypatch):
+def test_only_so_many_findings_are_kept_the_gravest_and_all_are_counted(tmp_path, monkeypatch):
     """A database that is hostile throughout does not fill the memory."""
     monkeypatch.setattr(findings, "MAX_FINDINGS", 3)
-    told = []
-    database = make_database(tmp_path / "db", {b"%d" % n: b"no pickle" for n in range(80)})
-    report = audit_database(database, run=Run(on_finding=told.append, workers=1))
-    assert [finding.lmdb_key for finding in report.findings] == [b"0", b"1", b"10"]
-    assert (report.refused, report.findings_left_out, report.rules) == (80, 77, {Rule.NOT_A_PICKLE: 80})
-    assert [finding.lmdb_key for finding in told] == sorted(b"%d" % n for n in range(80))
+    database = make_database(tmp_path / "db", {b"%d" % n: SHELL if n == 77 else b"no pickle" for n in range(80)})
+    report = audit_database(database, run=Run(workers=1))
+    assert [finding.lmdb_key for finding in report.findings] == [b"77", b"0", b"1"]
+    assert (report.refused, report.findings_left_out) == (80, 77)
+    assert report.rules == {Rule.NOT_A_PICKLE: 79, Rule.FORBIDDEN_GLOBAL: 1}
 
 
 def test_an_empty_database_is_undecided(tmp_path):

@@ -306,7 +306,10 @@ def test_a_pipe_gets_no_colours_and_long_lines(place, monkeypatch, capsys):
     assert main(["audit", str(place / "hostile")]) == 1
     out = capsys.readouterr().out
     path = printable(str(place / "hostile"), 400)
-    assert out.splitlines()[-1] == f"REFUSED: 1 of 2 values in {path}; do not load it with pickle"
+    assert (
+        out.splitlines()[-1]
+        == f"REFUSED: 1 of 2 values in {path}: 1 could run code; do not load it with pickle, and find out who wrote it"
+    )
     assert "\x1b" not in out
 
 
@@ -442,7 +445,7 @@ def test_inspect_shows_a_refusal(place, capsys):
     """The finding is that of the audit."""
     document = inspect(capsys, place / "hostile", "second")
     main(["audit", str(place / "hostile"), "--json"])
-    found = json.loads(capsys.readouterr().out)["databases"][0]["findings"][1]
+    found = json.loads(capsys.readouterr().out)["databases"][0]["findings"][0]
     assert found["position"] == 1
     assert document["finding"] == found | {"position": None}
     assert document["finding"]["global"] == "posix.system"

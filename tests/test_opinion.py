@@ -144,7 +144,7 @@ def test_a_refused_finding_gets_its_opinion_and_stays(asked):
 
 
 def test_a_value_that_loads_is_remarked_on_once_for_each_program(monkeypatch):
-    """In key order between the others; an opinion on an honest one adds nothing."""
+    """In its place among the others; an opinion on an honest one adds nothing."""
     odd, usual = HONEST[0], HONEST[-1]
     with Opinions() as opinions:
         monkeypatch.setattr(
@@ -153,15 +153,15 @@ def test_a_value_that_loads_is_remarked_on_once_for_each_program(monkeypatch):
         )  # fmt: skip
         programs = {b"odd": (b"b", 1), b"usual": (b"a", 0)}
         whole = Finding(rule=Rule.WRITABLE, message="odd")
-        tally = Tally(findings=[whole, refused(b"c", SHELL, 2)], programs=dict(programs))
+        tally = Tally(findings=[refused(b"c", SHELL, 2), whole], programs=dict(programs))
         opinions.settle(tally, {b"a": usual, b"b": odd, b"c": SHELL}.get)
         assert [(finding.rule, finding.lmdb_key) for finding in tally.findings] == [
+            (Rule.FORBIDDEN_GLOBAL, b"c"),
             (Rule.WRITABLE, None),
             (Rule.OPINION, b"b"),
-            (Rule.FORBIDDEN_GLOBAL, b"c"),
         ]
-        assert (tally.rules[Rule.OPINION], tally.findings[1].position) == (1, 1)
-        assert tally.findings[1].opinion == "fickling: suspicious; odd"
+        assert (tally.rules[Rule.OPINION], tally.findings[2].position) == (1, 1)
+        assert tally.findings[2].opinion == "fickling: suspicious; odd"
         assert tally.opinions == {"as honest": 2, "more": 1}
         again = Tally(programs=dict(programs))
         opinions.settle(again, {b"a": usual, b"b": odd}.get)

@@ -1,4 +1,4 @@
-"""The report for machines: the documented form, streamed, and one valid object at every moment."""
+"""The report for machines: the documented form, a database at a time, and one valid object at every moment."""
 
 import io
 import json
@@ -11,14 +11,14 @@ import pytest
 import ben_secure.audit.report.json_report
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report.json_report import SCHEMA, JsonWriter, finding_to_json, overall, together, write_json
-from ben_secure.audit.rules import RULES, Level
+from ben_secure.audit.rules import RULES, Category, Level
 from ben_secure.errors import Rule
 from support.report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
 
 FORM = json.loads(
     pathlib.Path(ben_secure.audit.report.json_report.__file__).with_name("report.schema.json").read_text()
 )
-DOCS = pathlib.Path(__file__).parent.parent / "docs" / "audit.md"
+DOCS = pathlib.Path(__file__).parent.parent / "docs" / "audit-json.md"
 
 
 def written(*reports, **options):
@@ -33,13 +33,14 @@ def written(*reports, **options):
 def test_the_published_form_is_a_schema():
     """It is valid itself, and says the same number and rules as the package."""
     jsonschema.Draft202012Validator.check_schema(FORM)
-    assert FORM["properties"]["schema"]["const"] == SCHEMA == 2
+    assert FORM["properties"]["schema"]["const"] == SCHEMA == 3
     assert FORM["$defs"]["rule"]["enum"] == [str(rule) for rule in Rule]
+    assert FORM["$defs"]["category"]["enum"] == [str(category) for category in Category]
     assert FORM["$defs"]["finding"]["properties"]["level"]["enum"] == [str(level) for level in Level]
 
 
 def test_every_key_is_documented():
-    """docs/audit.md lists what there is, and nothing else."""
+    """docs/audit-json.md lists what there is, and nothing else."""
     _, document = written(every_rule())
     text = DOCS.read_text()
     for heading, found in (
@@ -61,8 +62,9 @@ def test_a_report_says_what_it_has_from_an_earlier_audit():
 def test_a_finding_in_plain_data():
     """Key by key."""
     assert finding_to_json(CALL) == {
-        "lmdb_key": "S2A_1", "lmdb_key_hex": b"S2A_1".hex(), "rule": "call-shape", "level": "error", "opcode": "REDUCE",
-        "offset": 7, "message": "odd call (REDUCE at byte 7); ask", "global": None, "opinion": None, "position": 3,
+        "lmdb_key": "S2A_1", "lmdb_key_hex": b"S2A_1".hex(), "rule": "call-shape", "level": "error",
+        "category": "could-exhaust", "opcode": "REDUCE", "offset": 7,
+        "message": "odd call (REDUCE at byte 7); ask", "global": None, "opinion": None, "position": 3,
     }  # fmt: skip
     whole = finding_to_json(Finding(rule=Rule.DAMAGED, message="odd"))
     assert (whole["lmdb_key"], whole["lmdb_key_hex"]) == (None, None)
@@ -81,54 +83,34 @@ def test_a_report_has_the_form_that_is_published():
 
 
 def test_what_is_streamed_is_what_is_written_at_the_end():
-    """The same findings give the same bytes, whenever they come."""
+    """Each database is written when its report is there, with the same bytes."""
     out = io.StringIO()
     writer = JsonWriter(out)
-    report = every_rule()
-    writer.begin_database(report.database)
-    for finding in report.findings:
+    reports = [every_rule(), report_of([], database="other.lmdb")]
+    for report in reports:
         before = len(out.getvalue())
-        writer.finding(finding)
-        assert finding.message in out.getvalue()[before:]
-    writer.end_database(report)
+        writer.database(report)
+        assert f'"{report.database}"' in out.getvalue()[before:]
     writer.end()
-    assert out.getvalue() == written(report)[0]
+    assert out.getvalue() == written(*reports)[0]
 
 
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("moment", range(3))
 def test_at_every_moment_the_end_makes_one_valid_object(moment):
     """An audit that fails or is interrupted leaves JSON with a verdict that is not clean."""
     out = io.StringIO()
     writer = JsonWriter(out)
-    report = report_of([Finding(lmdb_key=b"a", rule=Rule.KEY_NAME, message="odd"), CALL])
-    steps = [
-        lambda: writer.begin_database("first.lmdb"),
-        lambda: writer.finding(report.findings[0]),
-        lambda: writer.finding(report.findings[1]),
-        lambda: writer.end_database(report),
-        lambda: writer.begin_database("second.lmdb"),
-        lambda: writer.finding(report.findings[0]),
-        lambda: writer.end_database(report_of(report.findings[:1])),
-    ]
-    for step in steps[:moment]:
-        step()
+    reports = [report_of([], database="first.lmdb"), report_of(database="second.lmdb")]
+    for report in reports[:moment]:
+        writer.database(report)
     writer.end(error="the disk \x1b[31m is full", exit_code=2)
     document = json.loads(out.getvalue())
     jsonschema.validate(document, FORM)
-    assert document["verdict"] == ("refused" if moment >= 3 else "undecided")
+    assert document["verdict"] == ("refused" if moment == 2 else "undecided")
     assert document["error"] == "the disk \\x1b[31m is full"
     assert document["exit_code"] == 2
-    assert len(document["databases"]) == (moment >= 1) + (moment >= 5)
-    assert document["rules"].get("call-shape", 0) == (moment >= 3)
-
-
-def test_a_finding_outside_a_database_is_a_mistake_of_the_caller():
-    """It would make invalid JSON; inside one it is written."""
-    writer = JsonWriter(io.StringIO())
-    with pytest.raises(ValueError, match="begin a database"):
-        writer.finding(CALL)
-    writer.begin_database("some.lmdb")
-    writer.finding(CALL)
+    assert [found["database"] for found in document["databases"]] == ["first.lmdb", "second.lmdb"][:moment]
+    assert document["rules"].get("call-shape", 0) == document["categories"].get("could-exhaust", 0) == (moment == 2)
 
 
 def test_findings_beyond_those_kept_are_counted():
@@ -156,4 +138,4 @@ def test_json_is_printable_ascii_and_exact(text):
     assert re.fullmatch(r"[ -~\n]*", written_text)
     found = document["databases"][0]
     assert found["database"] == f"{text}.lmdb"
-    assert bytes.fromhex(found["findings"][1]["lmdb_key_hex"]) == text.encode()
+    assert bytes.fromhex(found["findings"][0]["lmdb_key_hex"]) == text.encode()

@@ -79,14 +79,14 @@ def test_it_is_valid_against_the_published_schema(reports):
 def test_a_result_says_where():
     """The data file, the LMDB key as a logical location, the byte of the value among the properties."""
     run = sarif(every_rule())
-    result = run["results"][6]
+    result = next(result for result in run["results"] if result["ruleId"] == "call-shape")
     assert result["locations"][0] == {
         "physicalLocation": {"artifactLocation": {"uri": "some.lmdb"}, "region": {"startLine": 1}},
         "logicalLocations": [{"name": "S2A_05", "fullyQualifiedName": b"S2A_05".hex(), "kind": "object"}],
     }
     assert result["properties"]["valueByteOffset"] == 500
-    whole = run["results"][0]
-    assert (whole["ruleId"], "logicalLocations" in whole["locations"][0]) == ("database-damaged", False)
+    whole = next(result for result in run["results"] if result["ruleId"] == "database-damaged")
+    assert "logicalLocations" not in whole["locations"][0]
 
 
 def test_fingerprints_tell_findings_apart_and_last():

@@ -13,6 +13,7 @@ from ben_secure.audit.rules import Level
 from ben_secure.errors import Rule
 from support.report_samples import CALL, HOSTILE_TEXTS, hostile_report, printed, report_of
 
+PICKLE = "do not load it with pickle, and find out who wrote it"
 NOTE = Finding(lmdb_key=b"S2A_2", rule=Rule.KEY_NAME, message="no name")
 
 
@@ -22,7 +23,7 @@ def test_the_table_shows_the_findings_and_the_verdict_last():
     assert re.fullmatch(r"error\s+S2A_1\s+call-shape\s+7\s+odd call", lines[2].rstrip())
     assert "5 values checked (2.5 MB): 4 clean, 1 refused" in lines
     assert "findings: 1 error (call-shape 1)" in lines
-    assert lines[-1] == "REFUSED: 1 of 5 values in some.lmdb; do not load it with pickle"
+    assert lines[-1] == f"REFUSED: 1 of 5 values in some.lmdb: 1 could exhaust memory or time; {PICKLE}"
 
 
 def test_levels_are_counted_and_coloured():
@@ -60,8 +61,50 @@ def test_the_last_line_is_the_verdict(changes, last):
     assert printed(report_of([], **changes)).splitlines()[-1] == last
 
 
+def test_attacks_are_told_from_damage_in_the_last_line():
+    """Each category with its number, the gravest first, and advice for the gravest."""
+    rules = {Rule.PATCH: 4, Rule.NOT_A_PICKLE: 3, Rule.STRUCTURE: 3, Rule.TAG_INVALID: 1}
+    found = [Finding(lmdb_key=b"%d" % n, rule=rule, message="odd") for rule in rules for n in range(rules[rule])]
+    attacked = report_of([*found, Finding(rule=Rule.DAMAGED, message="odd")], checked=20)
+    attacked.tally.refused = 11
+    assert printed(attacked, 300).splitlines()[-1] == (
+        "REFUSED: 11 of 20 values in some.lmdb: 3 could run code, 1 is not authentic, 7 are no patches; "
+        f"database structure damaged; {PICKLE}"
+    )
+    harmless = printed(report_of(found[:2]), 300).splitlines()[-1]
+    assert ": 2 are no patches; ask its publisher, or write a copy without them: ben-secure convert" in harmless
+    swapped = printed(report_of(found[-1:]), 300).splitlines()[-1]
+    assert swapped.endswith(": 1 is not authentic; it is not what was signed: fetch it again from its publisher")
+
+
+def test_a_value_that_names_a_foreign_global_could_run_code_whatever_it_was_refused_for():
+    """An attack cannot pass for damage by being damaged, too; the counterpart without a global is no patch."""
+    named = Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd", global_name="posix.system")
+    assert "1 could run code" in printed(report_of([named]))
+    assert "1 is no patch" in printed(report_of([Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd")]))
+
+
+def test_a_clean_database_with_a_warning_says_so_in_the_last_line():
+    """One word is read, so the warning stands beside it; a note does not."""
+    exposed = Finding(rule=Rule.WRITABLE, message="can be written: by everybody")
+    assert printed(report_of([exposed, NOTE])).splitlines()[-1] == (
+        "CLEAN, with 1 warning (writable by others): all 5 values in some.lmdb are patches and nothing else"
+    )
+    out = Console(file=io.StringIO(), width=100, markup=False, emoji=False, highlight=False)
+    write_table([report_of([exposed]), report_of([NOTE])], out)
+    assert out.file.getvalue().splitlines()[-1] == ("CLEAN, with 1 warning (writable by others): 2 databases, 2 clean")
+
+
+def test_one_value_is_written_as_one():
+    """Plurals are inflected."""
+    lines = printed(report_of([], checked=1, entries=1)).splitlines()
+    assert lines == [
+        "1 value checked (2.5 MB): 1 clean, 0 refused", "CLEAN: 1 value in some.lmdb is a patch and nothing else",
+    ]  # fmt: skip
+
+
 def test_a_clean_database_that_fails_says_why():
-    """With ``--fail-on note`` a note makes the exit code 1, and the report says so; the twin without it is silent."""
+    """With ``--fail-on note`` a note makes the exit code 1, and the report says so; without the option it is silent."""
     lines = printed(report_of([NOTE], fail_on=Level.NOTE)).splitlines()
     assert lines[-2] == "exit code 1, because there are findings of level note or graver (--fail-on)"
     assert "exit code" not in printed(report_of([NOTE]))
@@ -76,24 +119,26 @@ def test_a_database_that_is_refused_as_a_whole_says_so():
     """No value is blamed for it."""
     lines = printed(report_of([Finding(rule=Rule.DAMAGED, message="odd pages")])).splitlines()
     assert re.match(r"error\s+\(database\)\s+database-damaged", lines[2])
-    assert lines[-1] == "REFUSED: some.lmdb itself, none of its 5 values; see the findings"
+    assert lines[-1] == ("REFUSED: some.lmdb itself (database structure damaged), none of its 5 values; fetch it again")
 
 
 @pytest.mark.parametrize(
     ("checked", "words"),
-    [(0, "its values were not judged"), (3, "none of the 3 values that were judged")],
+    [(0, "its values were not judged"), (3, "none of the 3 values judged")],
 )
 def test_a_damaged_database_says_why_the_rest_was_not_judged(checked, words):
     """It does not look as if all values had been judged, and the reason is there."""
     damaged = [Finding(rule=Rule.DAMAGED, message="odd pages")]
     lines = printed(report_of(damaged, checked=checked, entries=9, undecided="torn page")).splitlines()
-    assert lines[-2:] == ["not finished: torn page", f"REFUSED: some.lmdb itself, {words}; see the findings"]
+    assert lines[-2] == "not finished: torn page"
+    assert lines[-1] == f"REFUSED: some.lmdb itself (database structure damaged), {words}; fetch it again"
 
 
 def test_a_refused_database_that_was_not_finished_says_both():
     """The reason why it was not finished is not lost."""
     lines = printed(report_of(undecided="torn page")).splitlines()
-    assert lines[-2:] == ["not finished: torn page", "REFUSED: 1 of 5 values in some.lmdb; do not load it with pickle"]
+    assert lines[-2] == "not finished: torn page"
+    assert lines[-1].startswith("REFUSED: 1 of 5 values in some.lmdb: 1 could")
 
 
 def test_many_findings_are_summed_up():

@@ -5,12 +5,14 @@ Plain values, judged elsewhere: nothing is read or decided here but the verdict,
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
-from ben_secure.audit.rules import RULES, Level
+from ben_secure.audit.rules import HARMLESS, RULES, Category, Level
 from ben_secure.errors import BenSecureError, Rule
 
 Verdict = Literal["clean", "refused", "undecided"]
@@ -30,6 +32,9 @@ NO_OPINION = "fickling has no opinion"
 
 KEPT_NAMES = 12
 """LMDB keys of clean values that a report keeps, for pictures of them."""
+
+
+_LEVELS = {level: rank for rank, level in enumerate(Level)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,16 @@ class Finding:
         """How grave it is."""
         return RULES[self.rule].level
 
+    @property
+    def category(self) -> Category:
+        """What it could mean: that of the rule; a refused value that asks for a global no patch has could run code."""
+        return RULES[self.rule].category if self.global_name is None else Category.CODE
+
+    @property
+    def order(self) -> tuple[int, int, bool, bytes]:
+        """Where it stands in a report: by category, then by level, the database as a whole first, then by LMDB key."""
+        return self.category.rank, _LEVELS[self.level], self.lmdb_key is not None, self.lmdb_key or b""
+
     @classmethod
     def from_error(cls, lmdb_key: bytes | None, error: BenSecureError) -> Finding:
         """Make a finding of the error with which a value was refused.
@@ -84,6 +99,9 @@ class Finding:
         )
 
 
+_order = attrgetter("order")
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """What was found in one range of keys; ranges that follow each other are added up.
@@ -96,7 +114,8 @@ class Tally:
         refused: Records with an error.
         value_bytes: Bytes of the values that were judged.
         rules: Findings by rule, of every level.
-        findings: The findings in key order, the first ``MAX_FINDINGS`` of them.
+        categories: Findings by category, likewise.
+        findings: The first ``MAX_FINDINGS`` findings in their order (``Finding.order``).
         formats: Values by the program that wrote them (``canonical, ...``, ``legacy: ...``, ``safetensors``), refused
             ones as ``refused``.
         sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
@@ -112,6 +131,7 @@ class Tally:
     refused: int = 0
     value_bytes: int = 0
     rules: Counter[Rule] = field(default_factory=Counter)
+    categories: Counter[Category] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
     sizes: Counter[int] = field(default_factory=Counter)
@@ -145,8 +165,9 @@ class Tally:
     def add(self, finding: Finding) -> None:
         """Count one finding and keep it, if there is room."""
         self.rules[finding.rule] += 1
-        if len(self.findings) < MAX_FINDINGS:
-            self.findings.append(finding)
+        self.categories[finding.category] += 1
+        insort(self.findings, finding, key=_order)
+        del self.findings[MAX_FINDINGS:]
 
     def see(self, program: bytes, lmdb_key: bytes, position: int) -> None:
         """Remember the program of a value that loads, if it is a new one and there is room."""
@@ -160,7 +181,11 @@ class Tally:
         self.refused += other.refused
         self.value_bytes += other.value_bytes
         self.rules.update(other.rules)
-        self.findings += other.findings[: MAX_FINDINGS - len(self.findings)]
+        self.categories.update(other.categories)
+        if len(self.findings) < MAX_FINDINGS or (
+            other.findings and _order(other.findings[0]) < _order(self.findings[-1])
+        ):
+            self.findings = sorted([*self.findings, *other.findings], key=_order)[:MAX_FINDINGS]
         self.formats.update(other.formats)
         self.sizes.update(other.sizes)
         self.clean_keys += other.clean_keys[: KEPT_NAMES - len(self.clean_keys)]
@@ -177,7 +202,7 @@ class AuditReport:
     Attributes:
         database: Path as the caller gave it.
         entries: Records that the database has, as its meta page says.
-        tally: The counts, and the findings: those on the whole database first, then by key.
+        tally: The counts, and the findings.
         sampled: Whether only a part of the records was to be judged.
         undecided: Why not every record could be judged, or None.
         interrupted: Whether that is because the user interrupted it.
@@ -215,13 +240,23 @@ class AuditReport:
         return dict(self.tally.rules.most_common())
 
     @property
+    def categories(self) -> Mapping[Category, int]:
+        """Findings by category, the gravest first."""
+        return {category: self.tally.categories[category] for category in Category if self.tally.categories[category]}
+
+    @property
+    def errors(self) -> Mapping[Category, int]:
+        """Findings of level error by category, the gravest first."""
+        return {category: count for category, count in self.categories.items() if category not in HARMLESS}
+
+    @property
     def clean(self) -> int:
         """Records from which the loader returns a patch."""
         return self.checked - self.refused
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The findings that were kept."""
+        """The findings that were kept, in their order (``Finding.order``)."""
         return tuple(self.tally.findings)
 
     @property

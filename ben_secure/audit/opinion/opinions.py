@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from ben_secure.audit.findings import MAX_FINDINGS, MAX_PROGRAMS, NO_OPINION, Finding
+from ben_secure.audit.findings import MAX_PROGRAMS, NO_OPINION, Finding
 from ben_secure.audit.judge.programs import shown, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.names import TABLE
@@ -250,24 +250,21 @@ class Opinions(AbstractContextManager["Opinions"]):
             read: Gets a value again by its LMDB key.
         """
         before = set(self._known)
-        settled = []
-        for finding in tally.findings:
+        told = {}
+        # In key order, so that the same programs are asked about however the keys are cut into ranges.
+        for finding in sorted(tally.findings, key=lambda finding: finding.lmdb_key or b""):
             if finding.program is not None and finding.lmdb_key is not None:
                 reread = partial(_reread, read, finding.lmdb_key, finding.program)
-                opinion = self._ask(finding.program, reread, self._refused)
-                finding = replace(finding, opinion=opinion.text)
-            settled.append(finding)
-        more = 0
+                told[finding.lmdb_key] = self._ask(finding.program, reread, self._refused).text
+        tally.findings = [
+            finding if finding.program is None else replace(finding, opinion=told.get(finding.lmdb_key or b""))
+            for finding in tally.findings
+        ]
         for fingerprint, (lmdb_key, position) in tally.programs.items():
             seen = fingerprint in self._known
             opinion = self._ask(fingerprint, partial(_reread, read, lmdb_key), self._accepted)
             if opinion.beyond and not seen:
-                settled.append(_remark(lmdb_key, position, opinion))
-                more += 1
-        if more:
-            tally.rules[Rule.OPINION] += more
-            settled.sort(key=lambda finding: (finding.lmdb_key is not None, finding.lmdb_key or b""))
-        tally.findings = settled[:MAX_FINDINGS]
+                tally.add(_remark(lmdb_key, position, opinion))
         for fingerprint in self._known.keys() - before:
             opinion = self._known[fingerprint]
             tally.opinions["none" if not opinion.given else "more" if opinion.beyond else "as honest"] += 1

@@ -29,17 +29,6 @@ _PICTURES = 8
 _PICTURE_SIDE = 240
 _MAX_LOOKED_AT = 20
 _ORDER = list(Level)
-# What may have been put there to run code comes before what is merely broken.
-_FIRST = (
-    Rule.FORBIDDEN_GLOBAL,
-    Rule.FORBIDDEN_OPCODE,
-    Rule.CALL_SHAPE,
-    Rule.STRUCTURE,
-    Rule.TRAILING_DATA,
-    Rule.ARRAY,
-    Rule.LOST,
-    Rule.DAMAGED,
-)
 _SENTENCES: dict[Verdict, str] = {
     "clean": "Every value that was judged is a patch and nothing else.",
     "refused": "Do not load what was refused with pickle, and find out who wrote it.",
@@ -202,8 +191,7 @@ def _findings(report: AuditReport, read: _Read) -> Markup | None:
     counts = report.rules
 
     def gravity(rule: Rule) -> tuple[int, int, int, str]:
-        first = _FIRST.index(rule) if rule in _FIRST else len(_FIRST)
-        return _ORDER.index(RULES[rule].level), first, -counts.get(rule, 0), str(rule)
+        return RULES[rule].category.rank, _ORDER.index(RULES[rule].level), -counts.get(rule, 0), str(rule)
 
     groups = [_group(rule, counts.get(rule, 0), kept[rule], read) for rule in sorted(kept, key=gravity)]
     return join([tag("h3", "Findings"), *groups])

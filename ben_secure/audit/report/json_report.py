@@ -1,21 +1,21 @@
-"""Write an audit report for machines: one JSON object, its findings written as they come.
+"""Write an audit report for machines: one JSON object, each database written as soon as its report is there.
 
-Never holds more than one finding, never writes anything but ASCII, and ends as one valid object whatever happens in
-between. The form is documented in docs/audit.md and in ``report.schema.json``.
+Never writes anything but ASCII, and ends as one valid object whatever happens in between. The form is documented in
+docs/audit-json.md and in ``report.schema.json``.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from ben_secure.audit.findings import EXIT_CODES, AuditReport, Finding, Verdict
-from ben_secure.audit.rules import RULES, Level
-from ben_secure.errors import printable
+from ben_secure.audit.rules import Category, Level
+from ben_secure.errors import Rule, printable
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the JSON form; raised when a key is renamed, removed or changes its meaning."""
 
 
@@ -38,8 +38,8 @@ def finding_to_json(finding: Finding) -> dict[str, object]:
         finding: The finding.
 
     Returns:
-        ``lmdb_key`` (escaped, to be read), ``lmdb_key_hex`` (exact), ``rule``, ``level``, ``message``, ``offset``,
-        ``opcode``, ``global``, ``opinion`` and ``position``; None for what is not known.
+        ``lmdb_key`` (escaped, to be read), ``lmdb_key_hex`` (exact), ``rule``, ``level``, ``category``, ``message``,
+        ``offset``, ``opcode``, ``global``, ``opinion`` and ``position``; None for what is not known.
     """
     lmdb_key = finding.lmdb_key
     return {
@@ -47,6 +47,7 @@ def finding_to_json(finding: Finding) -> dict[str, object]:
         "lmdb_key_hex": None if lmdb_key is None else lmdb_key.hex(),
         "rule": str(finding.rule),
         "level": str(finding.level),
+        "category": str(finding.category),
         "message": finding.message,
         "offset": finding.offset,
         "opcode": finding.opcode,
@@ -75,7 +76,7 @@ def facts(report: AuditReport) -> dict[str, object]:
         report: The report.
 
     Returns:
-        As docs/audit.md lists.
+        As docs/audit-json.md lists.
     """
     tally = report.tally
     return {
@@ -93,6 +94,7 @@ def facts(report: AuditReport) -> dict[str, object]:
         "interrupted": report.interrupted,
         "value_bytes": report.value_bytes,
         "levels": {str(level): report.count(level) for level in Level},
+        "categories": {str(category): count for category, count in report.categories.items()},
         "rules": {str(rule): count for rule, count in sorted(report.rules.items(), key=frequent)},
         "formats": dict(sorted(tally.formats.items())),
         "sizes": {str(bits): tally.sizes[bits] for bits in sorted(tally.sizes)},
@@ -134,8 +136,9 @@ class JsonWriter:
         self._verdicts: list[Verdict] = []
         self._exit_codes: list[int] = []
         self._sums = dict.fromkeys(_SUMS, 0)
-        self._rules: Counter[str] = Counter()
-        self._open: Counter[str] | None = None  # findings of the database that was begun, by rule
+        self._levels: Counter[Level] = Counter()
+        self._categories: Counter[Category] = Counter()
+        self._rules: Counter[Rule] = Counter()
         self.begun = False
 
     def _begin(self) -> None:
@@ -143,43 +146,21 @@ class JsonWriter:
             self._out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
         self.begun = True
 
-    def begin_database(self, database: str) -> None:
-        """Begin with a database.
-
-        Args:
-            database: Its path as the caller gave it.
-        """
+    def database(self, report: AuditReport) -> None:
+        """Write the report on one database."""
         self._begin()
-        self._out.write("," if self._verdicts else "")
-        self._out.write(f'\n{{"database": {ascii_json(database)},\n"findings": [')
-        self._open = Counter()
-
-    def finding(self, finding: Finding) -> None:
-        """Write a finding of the database that was begun; they come in the order of the report."""
-        if self._open is None:
-            raise ValueError("begin a database before its findings")
-        self._out.write(("," if self._open else "") + "\n " + ascii_json(finding_to_json(finding)))
-        self._open[str(finding.rule)] += 1
-
-    def end_database(self, report: AuditReport) -> None:
-        """End with the counts of the database that was begun, whose findings have been written.
-
-        Args:
-            report: The report on it.
-        """
         found = facts(report)
-        if self._open is not None:  # those too were written, perhaps, that the report has no room for
-            found["findings_left_out"] = report.tally.rules.total() - self._open.total()
+        findings = ",".join(f"\n {ascii_json(finding_to_json(finding))}" for finding in report.findings)
+        self._out.write("," if self._verdicts else "")
+        self._out.write(f'\n{{"database": {ascii_json(report.database)},\n"findings": [{findings}\n]')
+        self._out.write("".join(f',\n"{name}": {ascii_json(value)}' for name, value in found.items()) + "}")
         for name in _SUMS:
             self._sums[name] += int(str(found[name]))
-        self._rules.update({str(rule): count for rule, count in report.rules.items()})
+        self._levels.update({level: report.count(level) for level in Level})
+        self._categories.update(report.categories)
+        self._rules.update(report.rules)
+        self._verdicts.append(report.verdict)
         self._exit_codes.append(report.exit_code)
-        self._end_database(report.verdict, found)
-
-    def _end_database(self, verdict: Verdict, found: Mapping[str, object]) -> None:
-        self._out.write("\n]" + "".join(f',\n"{name}": {ascii_json(value)}' for name, value in found.items()) + "}")
-        self._verdicts.append(verdict)
-        self._open = None
 
     def end(self, *, exit_code: int | None = None, error: str | None = None) -> None:
         """Write what is left, so that the whole is one valid object.
@@ -189,30 +170,19 @@ class JsonWriter:
             error: Why the audit ended early, or None.
         """
         self._begin()
-        if self._open is not None:
-            refused = any(RULES[rule].level is Level.ERROR for rule in RULES if self._open[str(rule)])
-            verdict: Verdict = "refused" if refused else "undecided"
-            self._rules.update(self._open)
-            reason = error or "the audit ended early"
-            self._exit_codes.append(EXIT_CODES[verdict])
-            self._end_database(
-                verdict, {"verdict": verdict, "exit_code": EXIT_CODES[verdict], "error": printable(reason, 1000)}
-            )
         if error is not None:
             self._verdicts.append("undecided")
             self._exit_codes.append(EXIT_CODES["undecided"])
-        verdict = overall(self._verdicts)
-        levels = {
-            str(level): sum(self._rules[str(rule)] for rule, text in RULES.items() if text.level is level)
-            for level in Level
-        }
         document = {
-            "verdict": verdict,
+            "verdict": overall(self._verdicts),
             "exit_code": together(self._exit_codes) if exit_code is None else exit_code,
             "error": None if error is None else printable(error, 1000),
             **self._sums,
-            "levels": levels,
-            "rules": dict(sorted(self._rules.items(), key=frequent)),
+            "levels": {str(level): self._levels[level] for level in Level},
+            "categories": {
+                str(category): self._categories[category] for category in Category if self._categories[category]
+            },
+            "rules": {str(rule): count for rule, count in sorted(self._rules.items(), key=frequent)},
         }
         self._out.write(
             "\n]" + "".join(f',\n"{name}": {ascii_json(value)}' for name, value in document.items()) + "\n}\n"
@@ -229,8 +199,5 @@ def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | 
     """
     writer = JsonWriter(out)
     for report in reports:
-        writer.begin_database(report.database)
-        for finding in report.findings:
-            writer.finding(finding)
-        writer.end_database(report)
+        writer.database(report)
     writer.end(exit_code=exit_code)

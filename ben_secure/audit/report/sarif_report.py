@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TextIO
 from urllib.parse import quote
 
 from ben_secure import __version__
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report.json_report import ascii_json, facts, overall, printable_key, together
-from ben_secure.audit.rules import RULES, Level
+from ben_secure.audit.rules import RULES, Category
 from ben_secure.errors import Rule, printable
 from ben_secure.pages.data_file import data_file_path
 
@@ -27,7 +28,18 @@ _MAX_RESULTS = 5_000
 _MAX_ARTIFACTS = 1_000
 _SHOWN_CHARACTERS = 600
 _INDEX = {rule: place for place, rule in enumerate(RULES)}
-_SEVERITY = {Level.ERROR: "9.0", Level.WARNING: "5.0", Level.NOTE: "1.0"}
+_SEVERITY: Mapping[Category, str] = MappingProxyType(
+    {
+        Category.CODE: "9.5",
+        Category.EXHAUST: "8.0",
+        Category.AUTHENTICITY: "8.5",
+        Category.DAMAGE: "5.0",
+        Category.NO_PATCH: "4.0",
+        Category.EXPOSED: "6.0",
+        Category.ODD: "2.0",
+    }
+)
+"""For GitHub: critical above 9.0, high from 7.0, medium from 4.0."""
 _UNIT = "\x1f"
 
 
@@ -90,7 +102,10 @@ def _descriptor(rule: Rule) -> dict[str, object]:
         "fullDescription": {"text": text.help},
         "help": {"text": text.help},
         "defaultConfiguration": {"level": str(text.level)},
-        "properties": {"tags": ["security", "pickle"], "security-severity": _SEVERITY[text.level]},
+        "properties": {
+            "tags": ["security", "pickle", str(text.category)],
+            "security-severity": _SEVERITY[text.category],
+        },
     }
 
 
@@ -146,6 +161,7 @@ def _result(report: AuditReport, finding: Finding) -> dict[str, object]:
     properties = {
         "lmdbKeyHex": None if finding.lmdb_key is None else finding.lmdb_key.hex(),
         "valueByteOffset": finding.offset,
+        "category": str(finding.category),
         "opcode": finding.opcode,
         "global": finding.global_name,
         "opinion": finding.opinion,

@@ -7,6 +7,7 @@ hold terminal escapes, line breaks, right-to-left marks and markup of the table 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -17,8 +18,8 @@ from rich.text import Text
 
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report.json_report import frequent, overall, printable_key
-from ben_secure.audit.rules import Level
-from ben_secure.errors import printable
+from ben_secure.audit.rules import OF_THE_WHOLE, RULES, Category, Level
+from ben_secure.errors import Rule, printable
 
 _ROWS = 100
 _PIPE_WIDTH = 120
@@ -80,7 +81,19 @@ def write_table(reports: Sequence[AuditReport], console: Console) -> None:
         counts = [(name, sum(report.verdict == name for report in reports)) for name in _STYLES]
         listed = ", ".join(f"{count:,} {name}" for name, count in counts if count)
         console.print()
-        console.print(f"{verdict.upper()}: {len(reports):,} databases, {listed}", style=_STYLES[verdict])
+        console.print(f"{_headline(reports)}: {len(reports):,} databases, {listed}", style=_STYLES[verdict])
+
+
+def _headline(reports: Sequence[AuditReport]) -> str:
+    """The verdict in one word, and what else has to be known at once."""
+    verdict = overall(report.verdict for report in reports)
+    warnings: Counter[Rule] = Counter()
+    for report in reports:
+        warnings.update({rule: count for rule, count in report.rules.items() if RULES[rule].level is Level.WARNING})
+    if verdict != "clean" or not warnings:
+        return verdict.upper()
+    titles = ", ".join(text.title for rule, text in RULES.items() if rule in warnings)
+    return f"CLEAN, with {plural(Level.WARNING, warnings.total())} ({titles})"
 
 
 def plural(level: Level, count: int) -> str:
@@ -88,9 +101,14 @@ def plural(level: Level, count: int) -> str:
     return f"{count:,} {level if count == 1 else _PLURALS[level]}"
 
 
+def values_of(count: int) -> str:
+    """Write a number of values, as in ``1 value``."""
+    return f"{count:,} value{'' if count == 1 else 's'}"
+
+
 def counts_of(report: AuditReport) -> str:
     """Write how many values were judged and with what result, in one line."""
-    counts = f"{report.checked:,} values checked ({report.value_bytes / 1e6:,.1f} MB)"
+    counts = f"{values_of(report.checked)} checked ({report.value_bytes / 1e6:,.1f} MB)"
     skipped = f", {report.tally.skipped:,} skipped (a verified manifest lists them)" if report.tally.skipped else ""
     return f"{counts}: {report.clean:,} clean, {report.refused:,} refused{skipped}"
 
@@ -150,22 +168,38 @@ def _brief(finding: Finding) -> str:
     return finding.message.partition(";")[0].removesuffix(f" ({finding.opcode} at byte {finding.offset})")
 
 
+def refusal_of(report: AuditReport) -> str:
+    """Write what is refused of a database, of which categories it is, and what to do."""
+    whole = [rule for rule in RULES if rule in OF_THE_WHOLE and rule in report.rules]
+    values = Counter(report.errors)
+    for rule in whole:
+        values[RULES[rule].category] -= report.rules[rule]
+    titles = [f"{RULES[rule].title}{f' ({report.rules[rule]:,})' * (report.rules[rule] > 1)}" for rule in whole]
+    database = printable(report.database, 400)
+    if report.refused:
+        listed = ", ".join(category.counted(values[category]) for category in Category if values[category] > 0)
+        told = "; ".join([f"{report.refused:,} of {values_of(report.checked)} in {database}: {listed}", *titles])
+    else:
+        told = f"{database} itself{f' ({listed})' if (listed := ', '.join(titles)) else ''}, {_none_refused(report)}"
+    return f"{told}; {next(iter(report.errors)).advice}"
+
+
 def _none_refused(report: AuditReport) -> str:
     """Write that no value was refused, and whether all were judged."""
     if report.undecided is None:
-        return f"none of its {report.checked:,} values"
-    return f"none of the {report.checked:,} values that were judged" if report.checked else "its values were not judged"
+        return f"none of its {values_of(report.checked)}"
+    return f"none of the {values_of(report.checked)} judged" if report.checked else "its values were not judged"
 
 
 def _verdict(report: AuditReport) -> str:
+    if report.verdict == "refused":
+        return f"REFUSED: {refusal_of(report)}"
     database = printable(report.database, 400)
     if report.verdict == "clean":
         skipped = report.tally.skipped
-        values = f"{'a sample of' if report.sampled else 'all'} {report.checked + skipped:,} values"
+        count = report.checked + skipped
+        values = f"{'a sample of ' if report.sampled else 'all ' if count > 1 else ''}{values_of(count)}"
         trusted = f" ({skipped:,} because a verified manifest lists them)" if skipped else ""
-        return f"CLEAN: {values} in {database} are patches and nothing else{trusted}"
-    if report.verdict == "refused" and not report.refused:
-        return f"REFUSED: {database} itself, {_none_refused(report)}; see the findings"
-    if report.verdict == "refused":
-        return f"REFUSED: {report.refused:,} of {report.checked:,} values in {database}; do not load it with pickle"
+        kind = "are patches" if count > 1 else "is a patch"
+        return f"{_headline([report])}: {values} in {database} {kind} and nothing else{trusted}"
     return f"UNDECIDED: {database}: {printable(report.undecided or 'nothing was checked', 1000)}"

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from ben_secure.audit.findings import Finding, Tally
+from ben_secure.audit.rules import Category
 from ben_secure.errors import Rule, printable
 
 _TEXT = 4000
 _COUNTS = ("checked", "skipped", "refused", "value_bytes")
-_LISTS = ("rules", "findings", "formats", "sizes", "clean_keys", "programs", "opinions")
+_LISTS = ("rules", "categories", "findings", "formats", "sizes", "clean_keys", "programs", "opinions")
 _NUMBERS = ("offset", "position")
 _TEXTS = ("opcode", "global_name", "opinion")
 
@@ -27,6 +28,7 @@ def tally_to_json(tally: Tally) -> dict[str, object]:
     return {
         **{name: getattr(tally, name) for name in _COUNTS},
         "rules": {str(rule): count for rule, count in tally.rules.items()},
+        "categories": {str(category): count for category, count in tally.categories.items()},
         "findings": [_finding_to_json(finding) for finding in tally.findings],
         "formats": dict(tally.formats),
         "sizes": {str(bits): count for bits, count in tally.sizes.items()},
@@ -56,6 +58,7 @@ def tally_from_json(document: object) -> Tally:
         refused=refused,
         value_bytes=value_bytes,
         rules=_counter(members["rules"], Rule),
+        categories=_counter(members["categories"], Category),
         findings=[_finding_from_json(finding) for finding in _list(members["findings"])],
         formats=_counter(members["formats"], text_of),
         sizes=_counter(members["sizes"], int),

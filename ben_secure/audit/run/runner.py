@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from ben_secure._system.processors import processors
-from ben_secure.audit.findings import MAX_FINDINGS, AuditReport, Finding, Tally
+from ben_secure.audit.findings import AuditReport, Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion.opinions import Fickling, Opinions
 from ben_secure.audit.rules import Level
@@ -48,7 +48,6 @@ class Run:
         resume: File to go on from if it is there, and to keep the state in meanwhile; removed at the end.
         fail_on: Least level of a finding for which the exit code is 1.
         progress: Called as the audit goes on.
-        on_finding: Called with every finding in the order of the report, those too that it has no room for.
         runner: Has the ranges judged; None for worker processes on this machine.
     """
 
@@ -58,7 +57,6 @@ class Run:
     resume: str | os.PathLike[str] | None = None
     fail_on: Level = Level.ERROR
     progress: Progress | None = None
-    on_finding: Callable[[Finding], None] | None = None
     runner: Runner | None = None
 
     def __post_init__(self) -> None:
@@ -100,7 +98,6 @@ def audit_many(
     *,
     options: Options | None = None,
     run: Run | None = None,
-    on_begin: Callable[[str], None] | None = None,
     on_report: Callable[[AuditReport], None] | None = None,
 ) -> list[AuditReport]:
     """Judge several databases, one after the other.
@@ -109,7 +106,6 @@ def audit_many(
         paths: Databases, and folders in which (and below which) databases are looked for.
         options: How to judge; None for the defaults.
         run: How to carry it out; None for the defaults.
-        on_begin: Called with the path of each database before anything is found of it.
         on_report: Called with each report as soon as it is there.
 
     Returns:
@@ -125,8 +121,6 @@ def audit_many(
     finished = True
     with _pool(options, run) as workers, Fickling(options.classes) as fickling:
         for database, problem in _all_databases(paths):
-            if on_begin is not None:
-                on_begin(database)
             if problem is not None:
                 report = _nothing(database, run, problem)
             elif any(report.interrupted for report in reports):
@@ -190,7 +184,7 @@ class _Audit:
                 self._entries = len(pages)
                 self._audit(pages)
         except UntrustedDataError as error:  # of the manifest; those of values are findings already
-            self._add(Finding.from_error(None, error))
+            self._tally.add(Finding.from_error(None, error))
             self._undecided = "the values were not judged, because the manifest is not what it should be"
         except UndecidedError as error:
             self._undecided = self._undecided or error.message
@@ -212,15 +206,6 @@ class _Audit:
     def _total(self) -> int:
         wanted = self._run.sample
         return self._entries if wanted is None else min(wanted, self._entries)
-
-    def _add(self, finding: Finding) -> None:
-        self._tally.add(finding)
-        self._tell([finding])
-
-    def _tell(self, findings: Iterable[Finding]) -> None:
-        if self._run.on_finding is not None:
-            for finding in findings:
-                self._run.on_finding(finding)
 
     def _audit(self, pages: PageReader) -> None:
         identity = identity_of(pages)
@@ -247,6 +232,11 @@ class _Audit:
             try:
                 if self._start is not None:
                     self._judge(pages, self._start, opinions, keep, whole)
+            except BenSecureError:
+                self._look_at_the_whole(whole)
+                raise
+            else:
+                self._look_at_the_whole(whole)
             finally:
                 keep(now=True)
         if self._undecided is None and identity_of(pages) != identity:
@@ -259,10 +249,13 @@ class _Audit:
                 f"{self._position} records were found, {self._entries} were announced; fetch this database again"
             )
 
-    def _look_at_the_whole(self, check: StructureCheck) -> None:
+    def _look_at_the_whole(self, check: StructureCheck | None) -> None:
+        """Wait for what is to be said of the database as a whole, once."""
+        if check is None or self._whole_known:
+            return
         try:
             for finding in check.findings():
-                self._add(finding)
+                self._tally.add(finding)
         except StoreError as error:
             self._tally.undecided = error.message  # in the tally, so that a resumed audit knows it too
         self._whole_known = True
@@ -276,7 +269,6 @@ class _Audit:
         told = Tally(programs=dict(done.tally.programs), findings=list(done.tally.findings))
         opinions.settle(told, pages.get)
         self._tally.extend(done.tally)
-        self._tell(done.tally.findings)
 
     def _judge(
         self,
@@ -294,14 +286,14 @@ class _Audit:
             records = max(_FEWEST_RECORDS, 1 + self._entries // (_processors(run) * _RANGES_A_WORKER))
             tasks = cut(pages, self._absolute, options, min(_MOST_RECORDS, records), start, self._position)
         with closing(self._runner(tasks, lambda task, place: split(pages, task, place))) as judged:
-            settled = self._settled(self._watched(judged), opinions, pages)
-            for task, part in self._held_back(settled, whole):
+            for task, part in self._settled(self._watched(judged), opinions, pages):
                 if part.undecided == CHANGED:
                     self._undecided = CHANGED
                     return
-                self._tally.extend(part)  # first: what was told is counted, also if telling it is interrupted
+                self._tally.extend(part)
                 self._start, self._position = task.stop, task.position + task.records
-                self._tell(part.findings)
+                if whole is not None and whole.done():
+                    self._look_at_the_whole(whole)
                 keep(False)
         self._start = None
 
@@ -322,40 +314,6 @@ class _Audit:
             if part.undecided != CHANGED:
                 opinions.settle(part, pages.get)
             yield task, part
-
-    def _held_back(
-        self, judged: Iterator[tuple[RangeTask, Tally]], whole: StructureCheck | None
-    ) -> Iterator[tuple[RangeTask, Tally]]:
-        """Hold what is judged back until the database as a whole was looked at, for its findings come first."""
-        if whole is None:
-            yield from judged
-            return
-        held: list[tuple[RangeTask, Tally]] = []
-        try:
-            failure = _hold(held, judged, whole)
-            self._look_at_the_whole(whole)
-        except KeyboardInterrupt:
-            yield from held  # what is known is told
-            raise
-        yield from held
-        held.clear()
-        if failure is not None:
-            raise failure
-        yield from judged
-
-
-def _hold(
-    held: list[tuple[RangeTask, Tally]], judged: Iterator[tuple[RangeTask, Tally]], whole: StructureCheck
-) -> BenSecureError | None:
-    """Collect what is judged while the database as a whole is looked at; returns why there is no more, if so."""
-    findings = 0
-    try:
-        while not whole.done() and findings < MAX_FINDINGS and (judged_next := next(judged, None)) is not None:
-            held.append(judged_next)
-            findings += len(judged_next[1].findings)
-    except BenSecureError as error:  # what was judged before is told first
-        return error
-    return None
 
 
 def _processors(run: Run) -> int:

@@ -101,15 +101,13 @@ def command(
                 resume=resume,
                 fail_on=fail_on,
                 progress=progress,
-                on_finding=None if stream is None else stream.finding,
                 runner=runner,
             )
             reports = audit_many(
                 databases,
                 options=options,
                 run=run,
-                on_begin=None if stream is None else stream.begin_database,
-                on_report=None if stream is None else stream.end_database,
+                on_report=None if stream is None else stream.database,
             )
     except (Exception, KeyboardInterrupt) as error:
         if stream is None or not stream.begun or output is not None or isinstance(error, BrokenPipeError):
