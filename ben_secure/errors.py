@@ -203,7 +203,7 @@ class UndecidedError(BenSecureError):
 
 
 class StoreError(UndecidedError):
-    """The database cannot be read or written: missing, truncated, damaged, or of a kind that is not supported."""
+    """A database or a file cannot be read or written: missing, truncated, damaged, taken, or of another kind."""
 
 
 class EncodeError(UndecidedError):

@@ -91,7 +91,7 @@ def test_nothing_is_overwritten_without_force(place, capsys):
     first = (place / "a.png").read_bytes()
     code, out, err = run(capsys, "show db two -o a.png")
     assert (code, out) == (2, "")
-    assert "a.png exists, and nothing is overwritten unless you say so (--force" in err
+    assert "a.png exists and is not overwritten; choose another name, or overwrite it knowingly (--force" in err
     assert (place / "a.png").read_bytes() == first
     assert run(capsys, "show db two -o a.png --force")[0] == 0
     assert (place / "a.png").read_bytes() != first

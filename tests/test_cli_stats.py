@@ -84,7 +84,7 @@ def test_the_plot_is_written_once(place, capsys):
     (place / "a.png").write_bytes(b"mine")
     code, out, err = run(capsys, "stats db --plot a.png")
     assert (code, out) == (2, "")
-    assert "a.png exists, and is not overwritten without --force" in err
+    assert "a.png exists and is not overwritten; choose another name, or overwrite it knowingly (--force" in err
     assert (place / "a.png").read_bytes() == b"mine"
     assert run(capsys, "stats db --plot a.png --force --json")[0] == 0
     assert (place / "a.png").read_bytes().startswith(b"\x89PNG")

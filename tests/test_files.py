@@ -1,10 +1,18 @@
-"""Result files appear whole, or not at all, and never over what is there."""
+"""Files appear whole, or not at all, and never over what is there."""
 
 import os
+import stat
+import threading
 
 import pytest
 
-from ben_secure._system.files import write_file
+from ben_secure._system.files import Kind, check_free, new_files, write_file
+from ben_secure.errors import KeyFileError, StoreError
+
+
+def mode(path):
+    """Permissions of a file."""
+    return stat.S_IMODE(os.stat(path).st_mode)
 
 
 def test_a_file_is_written_and_replaced_only_if_asked(tmp_path):
@@ -12,8 +20,7 @@ def test_a_file_is_written_and_replaced_only_if_asked(tmp_path):
     path = tmp_path / "a.png"
     write_file(path, b"one")
     assert path.read_bytes() == b"one"
-    assert path.stat().st_mode & 0o777 == 0o644
-    with pytest.raises(FileExistsError, match=r"a\.png exists, and nothing is overwritten unless you say so \(--force"):
+    with pytest.raises(StoreError, match=r"a\.png exists and is not overwritten; .* \(--force"):
         write_file(path, b"two")
     assert path.read_bytes() == b"one"
     write_file(path, b"two", overwrite=True)
@@ -21,18 +28,142 @@ def test_a_file_is_written_and_replaced_only_if_asked(tmp_path):
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_a_dangling_link_is_not_followed(tmp_path):
-    """A link in the way is something that exists; replacing it replaces the link, not what it points to."""
-    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError, match="link exists"):
-        write_file(tmp_path / "link", b"one")
-    write_file(tmp_path / "link", b"one", overwrite=True)
-    assert not (tmp_path / "elsewhere").exists()
-    assert (tmp_path / "link").read_bytes() == b"one"
+@pytest.mark.threat("T21")
+def test_a_link_is_neither_followed_nor_replaced(tmp_path):
+    """Whether it leads to a file or nowhere, and whether overwriting is asked for or not."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    (tmp_path / "dangling").symlink_to(tmp_path / "elsewhere")
+    for name in ("link", "dangling"):
+        for overwrite in (False, True):
+            with pytest.raises(StoreError, match="is a symbolic link, which is neither followed nor replaced"):
+                write_file(tmp_path / name, b"one", overwrite=overwrite)
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "link", "precious"]
+    write_file(tmp_path / "precious", b"one", overwrite=True)
 
 
-def test_a_missing_directory_is_an_error(tmp_path):
-    """Nothing is made but the file."""
-    with pytest.raises(FileNotFoundError, match=r"No such file.*/none/a\.png.$"):
-        write_file(tmp_path / "none" / "a.png", b"one")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_is_said_to_be_one(tmp_path, overwrite):
+    """Before anything is made."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match=r"/folder is a directory; name a file$"):
+        write_file(tmp_path / "folder", b"one", overwrite=overwrite)
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(tmp_path / "folder") == []
+
+
+@pytest.mark.threat("T21")
+def test_a_fifo_is_written_to(tmp_path):
+    """Through the FIFO itself or a link to it, overwriting or not; a secret and a set of files are refused."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    (tmp_path / "link").symlink_to(fifo)
+    received = []
+
+    def read():
+        received.append(fifo.read_bytes())
+
+    for path, overwrite in ((fifo, False), (fifo, True), (tmp_path / "link", False)):
+        reader = threading.Thread(target=read)
+        reader.start()
+        write_file(path, b"report", overwrite=overwrite)
+        reader.join()
+    assert received == [b"report"] * 3
+    write_file("/dev/null", b"report", overwrite=True)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    with pytest.raises(KeyFileError, match="is a FIFO, which is not replaced"):
+        write_file(fifo, b"secret", kind=Kind.SECRET, overwrite=True, error=KeyFileError)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "link"]
+    check_free(str(fifo), streams=True)
+    with pytest.raises(StoreError, match="is a FIFO"):
+        check_free(str(fifo))
+
+
+def test_a_full_device_is_told():
+    """Where there is no room, it is said, with how much there is."""
+    with pytest.raises(
+        StoreError, match=r"^no space left on the disk of /dev/full \([\d,]+ bytes free\); /dev/full was"
+    ):
+        write_file("/dev/full", b"report")
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_the_umask_is_honoured_except_by_secrets(tmp_path, umask):
+    """A report may be read as the user's other files; a secret by its owner only."""
+    before = os.umask(umask)
+    try:
+        write_file(tmp_path / "report", b"one")
+        write_file(tmp_path / "secret", b"one", kind=Kind.SECRET)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "report") == 0o666 & ~umask
+    assert mode(tmp_path / "secret") == 0o600
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    """It is the same file to those who read it; a secret is private whatever was there."""
+    for name, kind in (("report", Kind.OPEN), ("secret", Kind.SECRET)):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o640)
+        write_file(tmp_path / name, b"one", overwrite=True, kind=kind)
+    assert mode(tmp_path / "report") == 0o640
+    assert mode(tmp_path / "secret") == 0o600
+
+
+def write_both(first, second, meanwhile, **options):
+    """Write a set of two files; something happens before they get their names."""
+    with new_files([first, second], [Kind.OPEN, Kind.OPEN], **options) as files:
+        for number, file in enumerate(files):
+            file.write(b"%d" % number)
+        meanwhile()
+
+
+def test_a_set_appears_as_a_whole(tmp_path):
+    """If one of the names is taken in the end, none of the others is there; what was replaced is back."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(StoreError, match="second exists"):
+        write_both(first, second, lambda: second.write_bytes(b"other"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"second": b"other"}
+    first.write_bytes(b"old")
+    second.unlink()
+    with pytest.raises(StoreError, match=r"cannot write .*/second: Is a directory"):
+        write_both(first, second, lambda: (second.mkdir(), (second / "full").touch()), overwrite=True)
+    assert first.read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["first", "second"]
+    (second / "full").unlink()
+    second.rmdir()
+    write_both(first, second, lambda: None, overwrite=True)
+    assert (first.read_bytes(), second.read_bytes()) == (b"0", b"1")
+    assert sorted(os.listdir(tmp_path)) == ["first", "second"]
+
+
+def test_one_writer_at_a_time(tmp_path):
+    """A second one is refused while the first has the file, and not after."""
+    with new_files([tmp_path / "a"], [Kind.OPEN]) as (file,):
+        file.write(b"one")
+        with pytest.raises(StoreError, match=r"another writer is at work on .*/a; wait until it is done"):
+            write_file(tmp_path / "a", b"two")
+    write_file(tmp_path / "a", b"two", overwrite=True)
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.png", "ü" * 120 + ".png", "n" * 255, b"\xff" * 255])
+def test_any_name_that_the_file_system_takes(tmp_path, name):
+    """Bytes that are no UTF-8, and the longest."""
+    path = os.path.join(os.fsencode(tmp_path), os.fsencode(name))
+    write_file(os.fsdecode(path), b"one")
+    with pytest.raises(StoreError, match=r"^[ -~]+ exists"):
+        write_file(os.fsdecode(path), b"one")
+    assert os.listdir(os.fsencode(tmp_path)) == [os.fsencode(name)]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "n" * 256, "none/a.png", ""])
+def test_names_that_cannot_be_are_told(tmp_path, monkeypatch, name):
+    """As an error about the file, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"^[ -~]*(cannot write|cannot be the name of a file)[ -~]+$"):
+        write_file(name, b"one")
     assert os.listdir(tmp_path) == []

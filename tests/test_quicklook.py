@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from PIL import Image
 
+from ben_secure.errors import StoreError
 from ben_secure.patches import (
     Band,
     BigEarthNet_S1_Patch,
@@ -170,7 +171,7 @@ def test_png_is_lossless_and_repeatable(tmp_path):
     assert decoded(quicklook._repr_png_()).shape == (480, 480, 3)
     quicklook.save(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == quicklook._repr_png_()
-    with pytest.raises(FileExistsError, match=r"a\.png exists, and nothing is overwritten"):
+    with pytest.raises(StoreError, match=r"a\.png exists and is not overwritten"):
         make_patch().quicklook("swir").save(tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes() == quicklook._repr_png_()
     make_patch().quicklook("swir").save(tmp_path / "a.png", overwrite=True)

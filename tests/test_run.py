@@ -504,7 +504,7 @@ def test_a_state_that_cannot_be_written_is_told(database, tmp_path):
     folder = tmp_path / "folder"
     judged, shown = [], printable(str(folder), 400)
     nowhere = re.escape(f"no file can be made in {shown};")
-    for path, words in ((folder / "state", nowhere), (tmp_path, "not a regular file")):
+    for path, words in ((folder / "state", nowhere), (tmp_path, "is a directory; name a file")):
         with pytest.raises(StoreError, match=words):
             audit_database(
                 database, run=Run(resume=path, progress=lambda *counts: judged.append(counts)), options=QUIET
@@ -515,7 +515,7 @@ def test_a_state_that_cannot_be_written_is_told(database, tmp_path):
     report = audit_database(database, run=gone, options=QUIET)
     assert report.tally.done == report.entries
     assert report.undecided == (
-        f"cannot write {shown}/state: No such file or directory; the folder must exist and be writable"
+        f"cannot write {shown}/state: No such file or directory; the directory must exist and be writable"
     )
 
 
@@ -629,7 +629,7 @@ def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
         report = tmp_path / f"report.{form}"
         report.write_text("mine")
         assert audit(database, "--format", form, "--output", report, "--no-fickling") == 2
-        assert "without --force" in str(capsys.readouterr())
+        assert "(--force, overwrite=True)" in str(capsys.readouterr())
         assert report.read_text() == "mine"
         force = ["--force"] if form == "json" else []
         if not force:

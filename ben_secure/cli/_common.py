@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ben_secure._system.files import check_free
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.audit.report.json_report import ascii_json
 from ben_secure.audit.report.table_report import plain_console
@@ -96,8 +97,7 @@ def check_output(option: str, path: str | None, force: bool) -> None:
     """
     if path is None:
         return
-    if not force and os.path.lexists(path):
-        raise StoreError(f"{printable(path, 400)} exists, and is not overwritten without --force")
+    check_free(path, overwrite=force, streams=True)
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise StoreError(f"the directory of {option} {printable(path, 400)} must exist and be writable")

@@ -72,12 +72,12 @@ class Quicklook:
         """Write the picture as PNG, a small one enlarged by a whole number to some 480 pixels.
 
         Args:
-            path: The file; its directory must exist.
-            overwrite: Whether a file of this name is replaced.
+            path: The file; its directory must exist. A character device or a FIFO is written to.
+            overwrite: Whether a regular file of this name is replaced.
 
         Raises:
-            FileExistsError: There is something of this name, and ``overwrite`` was not asked for.
-            OSError: The file cannot be written; nothing is left.
+            StoreError: There is something of this name, and ``overwrite`` was not asked for or it is not a regular
+                file; or the file cannot be written. Nothing is left.
         """
         write_file(path, self._repr_png_(), overwrite=overwrite)
 

@@ -16,7 +16,8 @@ import time
 from dataclasses import dataclass
 
 import ben_secure
-from ben_secure._system.files import write_file
+from ben_secure._system.appear import collect
+from ben_secure._system.files import Kind, check_free, write_file
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
@@ -85,6 +86,8 @@ class StateFile:
         self.path = os.path.abspath(path)
         self._written = time.monotonic()
         self._databases: dict[str, dict[str, object]] = {}
+        check_free(self.path, overwrite=True)
+        collect(self.path)
         content = _read(self.path)
         if content is None:
             folder = os.path.dirname(self.path)
@@ -166,7 +169,8 @@ class StateFile:
             "position": done.position,
             "tally": tally_to_json(done.tally),
         }
-        _write(self.path, {"schema": SCHEMA, "tool": _tool(), "databases": self._databases})
+        document = {"schema": SCHEMA, "tool": _tool(), "databases": self._databases}
+        write_file(self.path, json.dumps(document).encode(), overwrite=True, kind=Kind.PRIVATE)
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -217,13 +221,6 @@ def _read(path: str) -> bytes | None:
             f"{shown} has more than {_MAX_BYTES} bytes, so it is not the state of an audit; check the path"
         )
     return content
-
-
-def _write(path: str, document: object) -> None:
-    try:
-        write_file(path, json.dumps(document).encode(), overwrite=True, mode=0o600)
-    except OSError as error:
-        raise _unwritable(path, os.strerror(error.errno or 0)) from error
 
 
 def _unwritable(path: str, reason: str) -> StoreError:

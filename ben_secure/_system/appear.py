@@ -1,0 +1,278 @@
+"""Make a file or a folder appear, whole or not at all: databases, keys, manifests, reports, pictures, states.
+
+What is to appear is made in a private folder ``.NAME.ben-secure-writing`` beside the place where it will be, on the
+same file system, held for one writer (``locks``). When it is whole and on disk, one rename gives it its name. A process
+that is killed at any moment leaves what was there before, or the new thing, and perhaps that folder: the next writer
+to the same name removes it, or takes it up if it says the same of what it is about (a fingerprint in the file
+``resume``), which only this user can have put there.
+
+Several files that belong together appear in order, the one that makes them valid last. A file ``placing`` says before
+what will be placed: of a set that is not complete, what was placed is taken back, by its digest, and what was replaced
+is put back. So a half never outlives the next writer.
+
+Nothing here needs hard links, locks, a durable folder or permissions: each is used where the file system has it. Only
+secrets need permissions (``files``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Mapping
+
+from ben_secure._system import locks
+from ben_secure._system.causes import unwritable
+from ben_secure._system.naming import NOTES, OLD, NamedSet, make_like, rename_folder, sync, take_back
+from ben_secure.errors import StoreError, UndecidedError, printable
+
+_SUFFIX = ".ben-secure-writing"
+_NEW = "new"
+_RESUME = "resume"
+_ATTEMPTS = 100
+_MAX_NAME_BYTES = 200
+
+
+def left_beside(target: str) -> str | None:
+    """Find the place where a writer that can be resumed has left what it wrote for a target.
+
+    Args:
+        target: The database as its writer named it.
+
+    Returns:
+        Path of the place, or None if nothing was left.
+    """
+    place = _place_of(os.path.abspath(target))
+    return place if os.path.exists(os.path.join(place, _RESUME)) else None
+
+
+def collect(target: str) -> None:
+    """Remove what a killed writer left beside a target that exists, unless a writer is at work or can be resumed.
+
+    Args:
+        target: The file or folder as its writer named it.
+    """
+    if os.path.isdir(_place_of(os.path.abspath(target))) and left_beside(target) is None:
+        with contextlib.suppress(StoreError):
+            Place(target).discard()
+
+
+class Place:
+    """The private folder, from ``__init__``, which takes it, to ``discard``, which gives it up.
+
+    Attributes:
+        directory: Path of a directory to make the new thing in; empty unless ``resumed``.
+        resumed: Whether ``directory`` holds what an earlier writer with the same fingerprint left.
+    """
+
+    def __init__(
+        self, target: str, fingerprint: bytes | None = None, *, error: type[UndecidedError] = StoreError
+    ) -> None:
+        """Take the place beside a target; remove what a killed writer left there.
+
+        Args:
+            target: Path of the file or folder that will appear; of several files the first.
+            fingerprint: Digest of what a writer that can be resumed is about, at most 64 bytes: what was left with the
+                same fingerprint stays. None to start over in any case.
+            error: Class of the errors.
+
+        Raises:
+            UndecidedError: Another writer is at work on this target, or the place cannot be made.
+        """
+        self._target = os.path.abspath(target)
+        self._parent = os.path.dirname(self._target)
+        self._folder = _place_of(self._target)
+        self._error = error
+        self._kept = False
+        self._lock: locks.Lock | None = None
+        self.directory = os.path.join(self._folder, _NEW)
+        self.resumed = False
+        try:
+            self._lock = self._taken()
+            take_back(self._folder, self._parent)
+            self.resumed = fingerprint is not None and self._left_with(fingerprint)
+            if not self.resumed:
+                self._begin(fingerprint)
+        except OSError as failure:
+            self.discard()
+            raise error(unwritable(target, failure)) from failure
+        except BaseException:
+            self.discard()
+            raise
+
+    def _taken(self) -> locks.Lock:
+        for _ in range(_ATTEMPTS):
+            made = self._made()
+            try:
+                lock = locks.take(self._folder)
+            except BlockingIOError as busy:
+                raise self._error(
+                    f"another writer is at work on {printable(self._target, 400)}; {busy.strerror}"
+                ) from None
+            except OSError:
+                if made:
+                    with contextlib.suppress(OSError):
+                        os.rmdir(self._folder)
+                raise
+            if lock is not None:
+                return lock
+        raise self._error(f"writers come and go at {printable(self._target, 400)}; try again when they have finished")
+
+    def _made(self) -> bool:
+        """Make the place; False if it is there already, and only this user can have made it."""
+        try:
+            os.mkdir(self._folder, 0o700)
+        except FileExistsError:
+            found = os.lstat(self._folder)
+            # In a directory that others may write to, somebody could lay a place of his own in our way.
+            if not stat.S_ISDIR(found.st_mode) or not _looks_like_ours(found, self._folder):
+                raise self._error(
+                    f"{printable(self._folder, 400)} is in the way and is not a private directory of this user; "
+                    "find out who put it there, and remove it"
+                ) from None
+            return False
+        return True
+
+    def _left_with(self, fingerprint: bytes) -> bool:
+        """Whether something was left here with this fingerprint, and nobody else can have written to it."""
+        try:
+            place = os.lstat(self._folder)
+            with open(os.path.join(self._folder, _RESUME), "rb") as file:
+                if file.read(65) != fingerprint or place.st_uid != os.geteuid() or place.st_mode & 0o022:
+                    return False
+            return all(map(_is_own, [self.directory, *(entry.path for entry in os.scandir(self.directory))]))
+        except OSError:
+            return False
+
+    def _begin(self, fingerprint: bytes | None) -> None:
+        """Make an empty directory, and say last what it is about."""
+        self._clear()
+        os.mkdir(self.directory)
+        if fingerprint is not None:
+            with open(os.path.join(self._folder, _RESUME), "xb") as file:
+                file.write(fingerprint)
+
+    def _clear(self) -> None:
+        import shutil  # here, because it loads a dozen modules that few programs need
+
+        for name in (_RESUME, *NOTES):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._folder, name))
+        for name in (_NEW, OLD):
+            for _ in range(2):  # what fails once may be of the moment
+                shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+
+    def keep(self, kept: bool = True) -> None:
+        """Leave what is in the place for a later writer: ``discard`` will only give the place up. Or do not keep it."""
+        self._kept = kept
+
+    def put_folder(self) -> None:
+        """Make ``directory`` itself the target, durably; the target must not exist, or be an empty folder.
+
+        Raises:
+            UndecidedError: The operating system refuses; the target is as it was.
+        """
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                make_like(self.directory, os.stat(self._target))
+            for folder, _, files in os.walk(self.directory, topdown=False):
+                for name in files:
+                    sync(os.path.join(folder, name))
+                sync(folder)
+            was_there = os.path.lexists(self._target)
+            try:
+                rename_folder(self.directory, self._target)
+                sync(self._parent)
+            except BaseException:
+                if not os.path.lexists(self.directory):
+                    os.rename(self._target, self.directory)
+                if was_there and not os.path.lexists(self._target):
+                    os.mkdir(self._target)
+                raise
+        except OSError as failure:
+            if failure.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise exists(self._target, self._error, force=False) from None
+            raise self._error(unwritable(self._target, failure)) from failure
+
+    def put_files(self, targets: Mapping[str, str], *, overwrite: bool = False) -> None:
+        """Give finished files their names, durably and in this order: all of them or none.
+
+        Args:
+            targets: Path of each file, in the folder of the target, by its name in ``directory``. The last one makes
+                the others valid.
+            overwrite: Whether regular files of these names are replaced.
+
+        Raises:
+            UndecidedError: A name is taken, or the operating system refuses. All names are as they were; only if a
+                single file was replaced and its folder could not be synchronised, the new one stays.
+        """
+        files = NamedSet(self._folder, targets)
+        failing = self._target
+        try:
+            for name in targets:
+                sync(os.path.join(self.directory, name))
+            if len(targets) > 1 or not overwrite:
+                files.announce()
+            try:
+                for name, target in targets.items():
+                    failing = target
+                    files.put(name, overwrite)
+                sync(self._parent)
+            except BaseException:
+                take_back(self._folder, self._parent, complete=True)
+                raise
+        except FileExistsError:
+            raise exists(failing, self._error) from None
+        except OSError as failure:
+            raise self._error(unwritable(failing, failure)) from failure
+
+    def discard(self) -> None:
+        """Remove what is left in the place, unless it is kept, and give it up; doing it twice is harmless."""
+        if self._lock is None:
+            return
+        if not self._kept:
+            with contextlib.suppress(OSError):
+                self._clear()
+        lock, self._lock = self._lock, None
+        lock.give_up()
+
+
+def exists(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
+    """Write the error for a name that is taken; ``force`` if it could be overwritten."""
+    remedy = ", or overwrite it knowingly (--force, overwrite=True)" if force else ""
+    return error(f"{printable(target, 400)} exists and is not overwritten; choose another name{remedy}")
+
+
+def _place_of(target: str) -> str:
+    parent, name = os.path.split(target)
+    raw = os.fsencode(name)
+    if len(raw) > _MAX_NAME_BYTES:  # with the suffix it would be too long
+        import hashlib
+
+        start = raw[: _MAX_NAME_BYTES - 70].decode("utf-8", "ignore")
+        name = f"{start}.{hashlib.sha256(raw).hexdigest()}"
+    return os.path.join(parent, f".{name}{_SUFFIX}")
+
+
+def _looks_like_ours(found: os.stat_result, folder: str) -> bool:
+    """Whether a folder has the owner and the permissions that one has which this process makes now beside it."""
+    if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+        return True
+    # A file system without owners or permissions gives all folders the same.
+    probe = f"{folder}-probe"
+    with contextlib.suppress(OSError):
+        os.rmdir(probe)
+    os.mkdir(probe, 0o700)
+    try:
+        ours = os.lstat(probe)
+    finally:
+        os.rmdir(probe)
+    return found.st_uid == ours.st_uid and not found.st_mode & 0o077 & ~ours.st_mode
+
+
+def _is_own(path: str) -> bool:
+    """Whether this is a directory or a file of this user under no other name."""
+    found = os.lstat(path)
+    regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    return found.st_uid == os.geteuid() and (regular or stat.S_ISDIR(found.st_mode))

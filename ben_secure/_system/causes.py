@@ -1,0 +1,79 @@
+"""Say in plain words why the operating system would not write, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ben_secure.errors import printable
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NOT_ALLOWED = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+_FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT}
+
+
+def unwritable(path: str, error: OSError) -> str:
+    """Write the message for a file or folder that cannot be written.
+
+    Args:
+        path: The file or folder as its user named it.
+        error: What the operating system said.
+
+    Returns:
+        One line of printable ASCII: the cause, the path, the remedy.
+    """
+    shown = printable(path, 400)
+    if error.errno in _NO_ROOM:
+        return f"{_no_room(error, path)}; {shown} was not written: free some space, and do it again"
+    said = printable(error.strerror or str(error))
+    remedy = "check the path"
+    if error.errno in _NOT_ALLOWED:
+        remedy = "the directory must exist and be writable"
+    elif error.errno in _FAILED:
+        remedy = "the disk or the network failed: check it, and do it again"
+    elif error.errno == errno.EFBIG:
+        remedy = "the file system, or a limit of this process (ulimit -f), takes no file of this size"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "too many files are open (ulimit -n)"
+    return f"cannot write {shown}: {said}; {remedy}"
+
+
+def no_room(path: str, needed: int) -> OSError | None:
+    """Look whether a disk is full, for errors of libraries that call a full disk something else.
+
+    Args:
+        path: Something on the disk, or a new name in a folder on it.
+        needed: How many bytes were to be written.
+
+    Returns:
+        The error that the operating system would give, or None if there was room for them.
+    """
+    free = _free(path)
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if free is not None and free[0] <= needed else None
+
+
+def _no_room(error: OSError, path: str) -> str:
+    shown = printable(path, 400)
+    free = _free(path)
+    if free is None:
+        return f"no space left on the disk of {shown}"
+    if error.errno == errno.EDQUOT:
+        return f"the disk quota is used up on the disk of {shown} ({free[0]:,} bytes free for others)"
+    if free[0] and free[1] == 0:
+        return f"no more files fit on the disk of {shown} (0 inodes free)"
+    return f"no space left on the disk of {shown} ({free[0]:,} bytes free)"
+
+
+def _free(path: str) -> tuple[int, int | None] | None:
+    """Bytes and inodes that this user may take on the disk of a path; None for inodes where there are none."""
+    path = os.path.abspath(path)
+    while True:
+        try:
+            found = os.statvfs(path)
+        except (FileNotFoundError, NotADirectoryError):
+            if path == (path := os.path.dirname(path)):
+                return None
+        except OSError:
+            return None
+        else:
+            return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None

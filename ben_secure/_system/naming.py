@@ -1,0 +1,227 @@
+"""Give finished files and folders their names: exclusively if asked, durably, several together or none of them.
+
+Called by ``appear`` only, for files in its private folder. Each way is used where the file system has it: a rename that
+replaces nothing (``renameat2``), a hard link, or an empty file that holds the name until the rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+OLD = "old"
+_PLACING = "placing"  # what will be placed
+_HOLDING = "holding"  # the name that an empty file of ours holds
+NOTES = _PLACING, _HOLDING
+_LACKING = {errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
+_NOT_DURABLE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
+_RENAME_NOREPLACE = 1  # linux/fs.h
+_AT_FDCWD = -100  # linux/fcntl.h
+_READ_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """One file of a set: its names in the private folder and outside, its content, whether it replaces another."""
+
+    source: str
+    target: str
+    size: int
+    sha256: str
+    replaces: bool
+
+    def is_at(self, path: str) -> bool:
+        """Whether the file at a path has this content."""
+        try:
+            found = os.lstat(path)
+            return stat.S_ISREG(found.st_mode) and found.st_size == self.size and _sha256(path) == self.sha256
+        except OSError:
+            return False
+
+
+class NamedSet:
+    """Files that appear together, in order; a note in the private folder says of which a killed process has spoken."""
+
+    def __init__(self, folder: str, targets: Mapping[str, str]) -> None:
+        """Name the files.
+
+        Args:
+            folder: The private folder; the files are in its directory ``new``.
+            targets: Path of each file by its name there.
+        """
+        self._folder = folder
+        self._targets = targets
+
+    def announce(self) -> None:
+        """Note durably what will be placed, so that a half of it can be taken back."""
+        noted = []
+        for source, target in self._targets.items():
+            path = os.path.join(self._folder, "new", source)
+            size, digest, there = os.path.getsize(path), _sha256(path), os.path.lexists(target)
+            placed = _Placed(source=source, target=os.path.basename(target), size=size, sha256=digest, replaces=there)
+            noted.append(asdict(placed))
+        with open(os.path.join(self._folder, _PLACING), "x", encoding="ascii") as file:
+            json.dump(noted, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def put(self, source: str, overwrite: bool) -> None:
+        """Give one of the files its name.
+
+        Raises:
+            FileExistsError: The name is taken, and ``overwrite`` was not asked for.
+            OSError: The operating system refuses.
+        """
+        path, target = os.path.join(self._folder, "new", source), self._targets[source]
+        if not overwrite or not os.path.lexists(target):
+            _put_exclusively(path, target, os.path.join(self._folder, _HOLDING))
+            return
+        if len(self._targets) > 1:
+            _copy(target, os.path.join(self._folder, OLD), source)
+        os.replace(path, target)
+
+
+def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
+    """Undo what a set that is not complete has placed: remove what is new, put back what was replaced.
+
+    Args:
+        folder: The private folder.
+        parent: Where the set was placed.
+        complete: Do so even if all of it was placed.
+
+    Raises:
+        OSError: The operating system refuses.
+    """
+    try:
+        with open(os.path.join(folder, _PLACING), encoding="ascii") as file:
+            noted = [_Placed(**placed) for placed in json.load(file)]
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError):  # it was cut off, so nothing was placed yet
+        return
+    if not complete and all(placed.is_at(os.path.join(parent, placed.target)) for placed in noted):
+        return
+    for placed in noted:
+        target = os.path.join(parent, placed.target)
+        with contextlib.suppress(FileNotFoundError):
+            if placed.replaces:
+                os.replace(os.path.join(folder, OLD, placed.source), target)
+            elif placed.is_at(target) or _is_held(folder, target):
+                os.unlink(target)
+
+
+def _is_held(folder: str, target: str) -> bool:
+    """Whether a name is held by an empty file of ours."""
+    with contextlib.suppress(OSError), open(os.path.join(folder, _HOLDING), "rb") as file:
+        found = os.lstat(target)
+        name = os.fsencode(os.path.basename(target))
+        return stat.S_ISREG(found.st_mode) and found.st_size == 0 and file.read() == name
+    return False
+
+
+def _put_exclusively(source: str, target: str, holding: str) -> None:
+    for give_name in (_rename_to_nothing, os.link):
+        try:
+            give_name(source, target)
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
+        else:
+            return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    with open(holding, "wb") as file:
+        file.write(os.fsencode(os.path.basename(target)))
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.replace(source, target)
+
+
+def _rename_to_nothing(source: str, target: str) -> None:
+    """Rename in one step, only if nothing has the name (renameat2(2))."""
+    try:
+        import ctypes  # here, because few programs need it
+
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (ImportError, OSError, AttributeError):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
+
+
+def rename_folder(source: str, target: str) -> None:
+    """Rename a folder to a name that nothing has, or an empty folder.
+
+    Raises:
+        OSError: Something else has the name, or the operating system refuses.
+    """
+    try:
+        os.rename(source, target)  # replaces nothing but an empty folder (rename(2))
+    except FileExistsError:
+        os.rmdir(target)  # some network file systems replace not even that
+        os.rename(source, target)
+
+
+def _copy(path: str, folder: str, name: str) -> None:
+    """Keep a file under another name, whole or not at all."""
+    import shutil
+
+    os.makedirs(folder, exist_ok=True)
+    kept = os.path.join(folder, name)
+    try:
+        os.link(path, kept)
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+        shutil.copy2(path, kept + ".part")
+        os.rename(kept + ".part", kept)
+
+
+def _sha256(path: str) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: str) -> None:
+    """Wait until a file or folder is on disk; a folder where the file system can do that.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    folder = os.path.isdir(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        if folder:  # one that may be written to and not be listed
+            return
+        raise
+    try:
+        os.fsync(fd)
+    except OSError as failure:
+        if not folder or failure.errno not in _NOT_DURABLE:
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_like(path: str | int, found: os.stat_result) -> None:
+    """Give owner and permissions of another to a file or folder, as far as this user and the file system can."""
+    ours = os.stat(path)
+    if (ours.st_uid, ours.st_gid) != (found.st_uid, found.st_gid):
+        try:
+            os.chown(path, found.st_uid, found.st_gid)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.chown(path, -1, found.st_gid)
+    if stat.S_IMODE(os.stat(path).st_mode) != (mode := stat.S_IMODE(found.st_mode)):
+        with contextlib.suppress(OSError):
+            os.chmod(path, mode)
