@@ -4,13 +4,15 @@ import json
 import os
 import re
 
+import numpy as np
 import pytest
 
 from ben_secure import PatchReader
+from ben_secure.bands import BANDS
 from ben_secure.cli import main
 from ben_secure.errors import printable
 from ben_secure.signing.keys import MacKey, MacKeySet, write_mac_keys
-from support.geotiffs import S1_NAME, S2_NAME, label_file, make_pairs
+from support.geotiffs import S1_NAME, S2_NAME, label_file, make_pairs, pixels, tiff
 
 
 @pytest.fixture
@@ -152,7 +154,26 @@ def test_json_says_all(place, capsys):
         "failed": 0,
         "failures": [],
         "failures_left_out": 0,
+        "unknown_pixels": {},
     }
+
+
+def test_unknown_pixels_are_said(place, capsys):
+    """Pixels without data are counted for each band, in text and as JSON; where there are none, nothing is said."""
+    folder = place / "s1" / S1_NAME.format(0, 7)
+    array = pixels(BANDS["VV"])
+    array[0], array[1] = np.nan, -np.inf
+    array[0, :3] = -9999
+    (folder / f"{folder.name}_VV.tif").write_bytes(tiff(array, tags={42113: ("s", [b"-9999"])}))
+    code, out, _ = run("encode --s1 s1 out", capsys)
+    assert code == 0
+    note = "note: VV: pixels that have the no-data value: 3, other pixels that are NaN or infinite: 237 (patches: 1)"
+    assert [line for line in out.splitlines() if "note" in line] == [note]
+    _, out, _ = run("encode --s1 s1 --json out2", capsys)
+    counts = {"patches": 1, "no_data": 3, "not_finite": 237, "masks": 0}
+    assert json.loads(out)["unknown_pixels"] == {"VV": counts}
+    _, out, _ = run("encode --s2 s2 out3", capsys)
+    assert "note" not in out
 
 
 @pytest.mark.threat("T15")

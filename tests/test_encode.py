@@ -462,3 +462,23 @@ def test_the_real_patches_are_those_of_the_field(real_data, tmp_path):
                     for patch_name in ours:  # only the encoder's own archive has Sentinel-1 patches by their name
                         stored_name = patch_name if patch_name in theirs else twins[patch_name]
                         assert ours[patch_name] == theirs[stored_name]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unknown_pixels_are_counted_by_band(tmp_path, workers):
+    """No-data values, NaN and masks of all patches are summed for each band, of both sensors, by workers too."""
+    make_pairs(tmp_path, 9)
+    vv, b02 = pixels(BANDS["VV"]), pixels(BANDS["B02"])
+    vv[0, 0], b02[:2] = np.nan, 0
+    for place in range(2):
+        s1, s2 = S1_NAME.format(place, 7), S2_NAME.format(place, 7)
+        (tmp_path / "s1" / s1 / f"{s1}_VV.tif").write_bytes(tiff(vv))
+        (tmp_path / "s2" / s2 / f"{s2}_B02.tif").write_bytes(tiff(b02, tags={42113: ("s", [b"0"])}))
+    options = {"s1": tmp_path / "s1", "s2": tmp_path / "s2", "workers": workers}
+    found = encode(tmp_path / "out", **options).unknown
+    assert found.keys() == {"VV", "B02"}
+    assert (found["VV"].patches, found["VV"].no_data, found["VV"].not_finite, found["VV"].masks) == (2, 0, 2, 0)
+    assert (found["B02"].patches, found["B02"].not_finite) == (2, 0)
+    assert found["B02"].no_data == 2 * int((b02 == 0).sum())
+    (tmp_path / "s2" / s2 / f"{s2}_B02.tif").write_bytes(tiff(pixels(BANDS["B02"])))
+    assert encode(tmp_path / "out2", **options).unknown["B02"].patches == 1

@@ -1,86 +1,74 @@
 """The pixels of one band of a GeoTIFF file: exactly those that are stored, or a refusal that says what is wrong.
 
-The file is untrusted. tifffile reads what it says about itself, from a copy in memory of which it gets a bounded
-number of bytes; what it found is then compared with the band tables before a pixel is decoded. Stored pixels are taken
-from where it found them. Compressed ones are first unpacked by imagecodecs into no more than a strip or tile must
-have, so that no file can make the encoder take more memory than its band needs, and then decoded by tifffile; lossy
-schemes are refused. Values are never scaled, and what a file says about no-data or colour is not applied.
+The file is untrusted. What it says about itself (``directory``) is compared with the band tables before a pixel is
+decoded. Stored pixels are taken from where they lie. Compressed ones are unpacked by imagecodecs (``unpack``) into no
+more than a strip or tile must have, so that no file can make the encoder take more memory than its band needs; lossy
+schemes are refused. Overviews and masks are passed over. Values are never scaled, and what a file says about no-data is
+not applied, but where a tile is left out because it has nothing else. The pixels are those that rasterio reads.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import struct
-import threading
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ben_secure.bands import PIXEL_DTYPES, BandSpec
-from ben_secure.errors import MissingExtraError, printable
+from ben_secure.encode.directory import Directory, first_directory, further_directories
+from ben_secure.encode.unpack import LERC, NONE, Packing, check_scheme, unpack
 
 if TYPE_CHECKING:
-    import tifffile
-
     from ben_secure.patches.layout import PixelArray
 
 MAX_FILE_BYTES = 4 * 2**20
 """Bytes of one file; a band of complex128 at 10 m takes 230,400, and georeferencing a few hundred."""
 
-MAX_HEADER_BYTES = 2**16
-"""Bytes that are read of what a file says about itself, all tags together; GDAL writes less than 2,000."""
+_MAX_TILE_PIXELS = 2**20  # GDAL's tiles have 256 rows and columns unless it is asked for others, and those of COG 512
 
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # TIFF 6.0 and BigTIFF; tifffile takes relatives of them, too
-_NONE = 1
-# Numbers of TIFF 6.0 and of libtiff's tiff.h (Deflate has two), with imagecodecs' name of what undoes them.
-_CODECS = {
-    5: "lzw_decode",
-    8: "zlib_decode",
-    32946: "zlib_decode",
-    32773: "packbits_decode",
-    34925: "lzma_decode",
-    50000: "zstd_decode",
-}
-_SAMPLE_FORMATS = (1, 2, 3, 6)  # unsigned, signed, floating point, complex; tifffile takes undefined ones as unsigned
-# Attributes of tifffile's TiffPage that a tag of a wrong type or count makes something else than a number.
-_NUMBERS = (
-    *("imagelength", "imagewidth", "samplesperpixel", "bitspersample", "sampleformat", "compression"),
-    *("predictor", "fillorder", "rowsperstrip", "tilelength", "tilewidth", "tiledepth"),
-)
+# Fields of TIFF 6.0, of its supplements and of GDAL.
+_SUBFILE_TYPE, _COLUMNS, _ROWS, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
+_FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES = 266, 273, 277, 278, 279
+_PREDICTOR, _TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES = 317, 322, 323, 324, 325
+_SAMPLE_FORMAT, _TILE_DEPTH, _LERC_PARAMETERS, _NO_DATA = 339, 32998, 50674, 42113
+_ALL_ROWS = 2**32 - 1
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_KINDS = {1: "u", 2: "i", 3: "f", 6: "c"}  # of SampleFormat: unsigned, signed, floating point, complex
 
 
-class _Metered(io.BytesIO):
-    """A file in memory that gives a bounded number of bytes: tags may all point at the same megabytes."""
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How the pixels are cut into strips or tiles.
 
-    left = MAX_HEADER_BYTES
+    Attributes:
+        rows: Rows of each; the last strip may have fewer.
+        columns: Columns of each.
+        tiled: Whether they are tiles, which are whole even where the image ends.
+    """
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self._count(len(data))
-        return data
-
-    def readinto(self, buffer: Any, /) -> int:
-        count = super().readinto(buffer)
-        self._count(count)
-        return count
-
-    def _count(self, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise ValueError(f"its tags have more than {MAX_HEADER_BYTES} bytes together")
+    rows: int
+    columns: int
+    tiled: bool
 
 
-class _Quiet(threading.local):
-    """Whether what tifffile logs in this thread is dropped: it is about a file that is judged here."""
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Pixels of one band of which the file says, or their value shows, that nothing is known there.
 
-    active = False
+    Attributes:
+        no_data: Pixels that have the file's no-data value.
+        not_finite: Other pixels that are NaN or infinite.
+        masked: Whether the file has a mask of its own, which is not looked at.
+    """
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not self.active
+    no_data: int
+    not_finite: int
+    masked: bool
 
-
-_quiet = _Quiet()
+    def __bool__(self) -> bool:
+        return bool(self.no_data or self.not_finite or self.masked)
 
 
 def decode_band(content: bytes, spec: BandSpec) -> PixelArray:
@@ -91,113 +79,138 @@ def decode_band(content: bytes, spec: BandSpec) -> PixelArray:
         spec: The band that it is to be.
 
     Returns:
-        Array of ``spec.shape``, in the stored dtype (little-endian whatever the file's order), values as stored.
+        Array of ``spec.shape``, in the stored dtype (little-endian whatever the file's order, the next larger one if
+        pixels have an odd number of bits), values as stored.
 
     Raises:
         ValueError: The file is no TIFF of one band, misshapen, of another dtype, damaged, or compressed lossily.
-        MissingExtraError: tifffile is not installed, or the file is compressed and imagecodecs is not.
+        MissingExtraError: The file is compressed and imagecodecs is not installed.
     """
-    library = _tifffile()
-    if content[:4] not in _MAGIC:
-        raise ValueError("it is no TIFF file")
-    file = _Metered(content)
-    _quiet.active = True
+    directory = first_directory(content)
+    for further in further_directories(directory):
+        if further.integer(_SUBFILE_TYPE, 0) not in (_REDUCED, _MASK, _REDUCED | _MASK):
+            raise ValueError("it has more than one image, expected 1 with overviews and masks at most")
+    packing = _packing(directory, spec)
+    grid = _grid(directory, spec)
+    extents = _extents(directory, grid, spec, len(content))
+    if packing.plain and not grid.tiled and all(count for _, count in extents):
+        return _stored(content, spec, extents, grid.rows, packing.dtype)
+    return _decoded(content, spec, grid, extents, packing, _fill(directory, packing.dtype))
+
+
+def unknown_pixels(content: bytes, pixels: PixelArray) -> Unknown:
+    """Count the pixels of a file about which nothing is known.
+
+    Args:
+        content: The file.
+        pixels: What ``decode_band`` has made of it.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: As ``decode_band``.
+    """
+    directory = first_directory(content)
+    masked = any(further.integer(_SUBFILE_TYPE, 0) & _MASK for further in further_directories(directory))
+    number = _no_data(directory)
+    missing = 0
+    if number is not None:
+        if math.isnan(number):
+            missing = int(np.count_nonzero(np.isnan(pixels)))
+        elif (value := _as_pixel(number, pixels.dtype)) is not None:
+            missing = int(np.count_nonzero(pixels == value))
+    odd = 0
+    if pixels.dtype.kind in "fc" and (odd := pixels.size - int(np.count_nonzero(np.isfinite(pixels)))):
+        odd -= missing if number is not None and not math.isfinite(number) else 0
+    return Unknown(missing, odd, masked)
+
+
+def _no_data(directory: Directory) -> float | int | None:
+    """The number in GDAL's field; None if there is none, or what is there is no number."""
+    text = (directory.text(_NO_DATA) or "").strip()
     try:
-        pixels = _pixels(library, file, content, spec)
-    except (ValueError, MissingExtraError):
-        raise
-    except Exception as error:  # what the library raises on bytes like these is no part of its interface
-        raise ValueError(f"it is damaged: {type(error).__name__}: {printable(str(error))}") from error
-    finally:
-        _quiet.active = False
-    little: PixelArray = pixels if pixels.dtype.str[0] != ">" else pixels.astype(pixels.dtype.newbyteorder("<"))
-    return little
+        return int(text) if text.lstrip("+-").isdecimal() and len(text) < 24 else float(text)
+    except ValueError:
+        return None
 
 
-def _pixels(library: Any, file: _Metered, content: bytes, spec: BandSpec) -> PixelArray:
-    try:
-        # What microscopes write, each in its own way, is read as any other TIFF.
-        tif = library.TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False)
-        page = tif.pages.first
-    except IndexError as error:
-        raise ValueError("it has no image, or is truncated") from error
-    except Exception as error:
-        raise ValueError(f"it is no TIFF file, or damaged: {printable(str(error))}") from error
-    dtype = _checked(tif, page, content, spec)
-    segment = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    extents = _extents(page, segment, len(content))
-    if page.compression == _NONE and page.predictor != 1:
-        raise ValueError(f"it has predictor {int(page.predictor)} on pixels that are not compressed, expected none")
-    if page.compression == _NONE and not page.is_tiled:
-        return _stored(content, spec, extents, segment[0], dtype)
-    _check_predictor(page, dtype)
-    _check_sizes(content, page, segment, extents, dtype)
-    file.left = len(content)
-    pixels: PixelArray = page.asarray(maxworkers=1)
-    if pixels.shape != spec.shape or pixels.dtype.newbyteorder("=") != dtype.newbyteorder("="):
-        raise ValueError(f"it was decoded to {pixels.dtype.str} {pixels.shape}, expected {dtype.str} {spec.shape}")
-    return pixels
+def _as_pixel(number: float, dtype: np.dtype[Any]) -> Any:
+    """The pixel that has a value; None if no pixel of the dtype has it."""
+    if dtype.kind in "fc":
+        with np.errstate(over="ignore"):
+            return dtype.type(number)
+    bounds = np.iinfo(dtype)
+    whole = math.isfinite(number) and number == int(number) and bounds.min <= number <= bounds.max
+    return dtype.type(int(number)) if whole else None
 
 
-def _checked(tif: tifffile.TiffFile, page: tifffile.TiffPage, content: bytes, spec: BandSpec) -> np.dtype[Any]:
-    """Compare what the file says with the band tables; returns the dtype of the pixels as stored."""
-    for name in _NUMBERS:
-        if not isinstance(getattr(page, name), int):
-            raise ValueError(f"its {name} is {printable(repr(getattr(page, name)))}, expected one whole number")
-    bits = page.tags.get("BitsPerSample")
-    if bits is not None and bits.count != 1:
-        raise ValueError(f"it has {bits.count} numbers of bits a pixel, expected 1")
-    if page.samplesperpixel != 1:
-        raise ValueError(f"it has {page.samplesperpixel} bands, expected 1")
-    if (page.imagelength, page.imagewidth) != spec.shape or page.shape != spec.shape:
-        raise ValueError(
-            f"it has {page.imagelength} rows and {page.imagewidth} columns, expected {spec.side} of each, in one plane"
-        )
-    # The chain of images is not followed: it may be long, or a loop.
-    layout = tif.tiff
-    (tags,) = struct.unpack_from(layout.tagnoformat, content, page.offset)
-    if struct.unpack_from(layout.offsetformat, content, page.offset + layout.tagnosize + tags * layout.tagsize)[0]:
-        raise ValueError("it has more than one image, expected 1")
-    native = page.dtype if page.sampleformat in _SAMPLE_FORMATS else None
-    if native is None or 8 * native.itemsize != page.bitspersample:
-        what = f"{page.bitspersample} bits of sample format {int(page.sampleformat)}"
-        raise ValueError(f"its pixels have {what}, which is no dtype of a band")
-    dtype = native.newbyteorder(tif.byteorder)
-    if dtype.str not in PIXEL_DTYPES:
-        raise ValueError(f"its pixels are of dtype {dtype.str}, which no band's are")
-    if page.fillorder != 1:
+def _fill(directory: Directory, dtype: np.dtype[Any]) -> Any:
+    """The value of pixels in tiles that are left out: no-data, as near to it as the dtype has one, or 0 (GDAL)."""
+    number = _no_data(directory)
+    if number is None or (math.isnan(number) and dtype.kind not in "fc"):
+        return dtype.type(0)
+    if dtype.kind in "fc":
+        return _as_pixel(number, dtype)
+    bounds = np.iinfo(dtype)
+    return dtype.type(round(min(max(number, int(bounds.min)), int(bounds.max))))
+
+
+def _packing(directory: Directory, spec: BandSpec) -> Packing:
+    """Compare what the file says about its pixels with the band tables; returns how they are stored."""
+    samples = directory.integer(_SAMPLES, 1)
+    if samples != 1:
+        raise ValueError(f"it has {samples} bands, expected 1")
+    bits = directory.integer(_BITS, 1)
+    columns, rows = directory.integer(_COLUMNS, 0), directory.integer(_ROWS, 0)
+    if (rows, columns) != spec.shape:
+        raise ValueError(f"it has {rows} rows and {columns} columns, expected {spec.side} of each")
+    sample_format = directory.integer(_SAMPLE_FORMAT, 1)
+    kind = _KINDS.get(sample_format, "")
+    whole_bits = bits
+    if kind == "u" and bits < 32:
+        whole_bits = next(size for size in (8, 16, 32) if bits <= size)
+    name = f"{kind}{whole_bits // 8}"
+    if not bits or whole_bits % 8 or f"<{name}" not in PIXEL_DTYPES | {"<u1", "<i1"}:
+        raise ValueError(f"its pixels have {bits} bits of sample format {sample_format}, which is no dtype of a band")
+    if directory.integer(_FILL_ORDER, 1) != 1:
         raise ValueError("its bits are in reversed order, which no band's are")
-    if page.compression != _NONE and page.compression not in _CODECS:
-        raise ValueError(
-            f"it is compressed with scheme {int(page.compression)}, "
-            "expected none, Deflate, LZW, PackBits, LZMA or Zstandard"
-        )
-    return dtype
+    scheme = directory.integer(_COMPRESSION, NONE)
+    predictor = directory.integer(_PREDICTOR, 1)
+    extra = directory.integers(_LERC_PARAMETERS)[1:2] if scheme == LERC else ()
+    packing = Packing(np.dtype(directory.order + name), bits, scheme, predictor, extra[0] if extra else 0)
+    check_scheme(packing)
+    return packing
 
 
-def _extents(page: tifffile.TiffPage, segment: tuple[int, int], file_bytes: int) -> list[tuple[int, int]]:
-    """Where each strip or tile lies in the file: offset and bytes, in bounds."""
-    rows, columns = segment
-    if min(segment) < 1 or page.tiledepth != 1:
+def _grid(directory: Directory, spec: BandSpec) -> _Grid:
+    tiled = _TILE_COLUMNS in directory or _TILE_OFFSETS in directory
+    if tiled:
+        grid = _Grid(directory.integer(_TILE_ROWS, 0), directory.integer(_TILE_COLUMNS, 0), True)
+    else:
+        grid = _Grid(min(directory.integer(_STRIP_ROWS, _ALL_ROWS), spec.side), spec.side, False)
+    if min(grid.rows, grid.columns) < 1 or directory.integer(_TILE_DEPTH, 1) != 1:
         raise ValueError("it has no pixels, or more than a plane of them")
     # Tiles are whole even where the image ends, and so may be larger than it; but not so large as to be a bomb.
-    if page.is_tiled and max(segment) > 2 * max(page.imagelength, page.imagewidth, 256):
-        raise ValueError(f"its tiles have {rows} rows and {columns} columns, more than an image of this size needs")
-    offsets: tuple[object, ...] = tuple(page.dataoffsets)
-    counts: tuple[object, ...] = tuple(page.databytecounts)
-    expected = -(-page.imagelength // rows) * -(-page.imagewidth // columns)
+    if grid.rows * grid.columns > _MAX_TILE_PIXELS:
+        raise ValueError(f"its tiles have {grid.rows} rows and {grid.columns} columns, more than such an image needs")
+    return grid
+
+
+def _extents(directory: Directory, grid: _Grid, spec: BandSpec, file_bytes: int) -> list[tuple[int, int]]:
+    """Where each strip or tile lies in the file: offset and bytes, in bounds; no bytes for what is left out."""
+    codes = (_TILE_OFFSETS, _TILE_BYTES) if grid.tiled else (_STRIP_OFFSETS, _STRIP_BYTES)
+    offsets, counts = map(directory.integers, codes)
+    expected = -(-spec.side // grid.rows) * -(-spec.side // grid.columns)
     if not len(offsets) == len(counts) == expected:
         raise ValueError(f"it has {len(offsets)} pieces of pixels and {len(counts)} lengths, expected {expected} each")
-    extents = []
-    for offset, count in zip(offsets, counts, strict=True):
-        if not (isinstance(offset, int) and isinstance(count, int)) or min(offset, count) < 0:
-            raise ValueError("an offset or length of its pixels is no whole number")
-        if offset + count > file_bytes:
-            raise ValueError("it is truncated: pixels lie behind its end")
-        extents.append((offset, count))
-    if sum(count for _, count in extents) > file_bytes:
+    if any(bool(offset) != bool(count) for offset, count in zip(offsets, counts, strict=True)):
+        raise ValueError("a strip or tile of its pixels has an offset and no bytes, or bytes and no offset")
+    if any(offset + count > file_bytes for offset, count in zip(offsets, counts, strict=True)):
+        raise ValueError("it is truncated: pixels lie behind its end")
+    if sum(counts) > file_bytes:
         raise ValueError("its strips or tiles overlap")
-    return extents
+    return list(zip(offsets, counts, strict=True))
 
 
 def _stored(
@@ -215,61 +228,27 @@ def _stored(
         together &= offset == end
         end = offset + count
         left -= rows
-    if together:
-        return np.ndarray(spec.shape, dtype, content, first)
-    joined = b"".join([content[offset : offset + count] for offset, count in extents])
-    return np.ndarray(spec.shape, dtype, joined)
+    if not together:
+        content = b"".join([content[offset : offset + count] for offset, count in extents])
+    pixels: PixelArray = np.ndarray(spec.shape, dtype, content, first if together else 0)
+    return pixels.astype(dtype.newbyteorder("<"), copy=False)
 
 
-def _check_predictor(page: tifffile.TiffPage, dtype: np.dtype[Any]) -> None:
-    """A predictor stores each pixel as its difference to the one before: whole numbers by 2, floating point by 3."""
-    if page.predictor != 1 and (page.predictor, dtype.kind) not in {(2, "i"), (2, "u"), (3, "f")}:
-        raise ValueError(f"it has predictor {int(page.predictor)} on pixels of dtype {dtype.str}, expected none")
+def _decoded(
+    content: bytes, spec: BandSpec, grid: _Grid, extents: list[tuple[int, int]], packing: Packing, fill: Any
+) -> PixelArray:
+    """Pixels of strips or tiles that are compressed, packed or left out."""
+    pixels: PixelArray = np.full(spec.shape, fill, packing.dtype.newbyteorder("<"))
+    for (top, left), (offset, count) in zip(_corners(grid, spec.side), extents, strict=True):
+        if count:
+            area = pixels[top : top + grid.rows, left : left + grid.columns]
+            rows = grid.rows if grid.tiled else len(area)
+            block = unpack(content[offset : offset + count], packing, (rows, grid.columns))
+            area[:] = block[: area.shape[0], : area.shape[1]]
+    return pixels
 
 
-def _check_sizes(
-    content: bytes,
-    page: tifffile.TiffPage,
-    segment: tuple[int, int],
-    extents: list[tuple[int, int]],
-    dtype: np.dtype[Any],
-) -> None:
-    """Check that each strip or tile unpacks to exactly its size; tifffile takes less and more without a word."""
-    rows, columns = segment
-    left = page.imagelength
-    for offset, count in extents:
-        here = rows if page.is_tiled else min(rows, left)
-        left -= here
-        expected = here * columns * dtype.itemsize
-        found = _unpacked_bytes(content[offset : offset + count], page.compression, expected)
-        if found != expected:
-            raise ValueError(f"{here} rows of {columns} pixels unpack to {found} bytes, expected {expected}")
-
-
-def _unpacked_bytes(packed: bytes, compression: int, expected: int) -> int:
-    """Bytes that a strip or tile unpacks to, at most one more than expected, which tells too much from enough."""
-    if compression == _NONE:
-        return len(packed)
-    try:
-        import imagecodecs
-    except ImportError as error:
-        raise MissingExtraError(
-            f"a GeoTIFF is compressed with scheme {int(compression)}, and imagecodecs, which unpacks it, is not "
-            "installed: pip install 'ben-secure[encode]'"
-        ) from error
-    try:
-        return len(getattr(imagecodecs, _CODECS[compression])(packed, out=expected + 1))
-    except Exception as error:  # imagecodecs has a class for each codec, of no common base
-        raise ValueError(f"its pixels cannot be unpacked: {printable(str(error))}") from error
-
-
-def _tifffile() -> Any:
-    try:
-        import tifffile
-    except ImportError as error:
-        raise MissingExtraError(
-            "GeoTIFFs are read by tifffile, which is not installed: pip install 'ben-secure[encode]'"
-        ) from error
-    for name in ("tifffile", "tifffile.tifffile"):  # of its present and of its older releases
-        logging.getLogger(name).addFilter(_quiet)
-    return tifffile
+def _corners(grid: _Grid, side: int) -> Iterator[tuple[int, int]]:
+    for top in range(0, side, grid.rows):
+        for left in range(0, side, grid.columns):
+            yield top, left

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ben_secure.bands import S1_BANDS, S2_BANDS, BandSpec
 from ben_secure.encode.folders import FileProblem, PatchFiles, read_files
-from ben_secure.encode.geotiff import decode_band
+from ben_secure.encode.geotiff import Unknown, decode_band, unknown_pixels
 from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
 from ben_secure.errors import EncodeError, printable
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
@@ -42,6 +42,19 @@ class Source:
     row: Mapping[str, object] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What came of a source.
+
+    Attributes:
+        patch: The patch.
+        unknown: Pixels about which nothing is known, by band, of bands that have some.
+    """
+
+    patch: BigEarthNet_S1_Patch | BigEarthNet_S2_Patch | BigEarthNet_S1_S2_Patch
+    unknown: dict[str, Unknown]
+
+
 def read_patch(
     folder: str | os.PathLike[str], *, labels: bool = True, metadata: Mapping[str, object] | None = None
 ) -> BigEarthNet_S1_Patch | BigEarthNet_S2_Patch:
@@ -58,7 +71,7 @@ def read_patch(
 
     Raises:
         EncodeError: Something is missing, doubled, unreadable or misshapen.
-        MissingExtraError: tifffile is not installed, or a GeoTIFF is compressed and imagecodecs is not.
+        MissingExtraError: A GeoTIFF is compressed and imagecodecs is not installed.
     """
     place = os.path.abspath(os.fspath(folder))
     name = os.path.basename(place)
@@ -72,9 +85,7 @@ def read_patch(
     return _made(name, place, BigEarthNet_S2_Patch, arrays, found)
 
 
-def read_source(
-    source: Source, labels: bool = True
-) -> BigEarthNet_S1_Patch | BigEarthNet_S2_Patch | BigEarthNet_S1_S2_Patch:
+def read_source(source: Source, labels: bool = True) -> Reading:
     """Read one patch from one folder or two; labels are those of the Sentinel-2 folder if there is one.
 
     Args:
@@ -82,7 +93,7 @@ def read_source(
         labels: As for ``read_patch``.
 
     Returns:
-        The patch.
+        The patch, and the pixels in it about which nothing is known.
 
     Raises:
         EncodeError: As ``read_patch``.
@@ -94,13 +105,24 @@ def read_source(
         raise ValueError("a source needs a folder")
     files = _files(name, main, labels)
     found = _metadata(source, main, files, labels)
-    first = _arrays(name, main, files, S1_BANDS if source.s2 is None else S2_BANDS)
+    specs = S1_BANDS if source.s2 is None else S2_BANDS
+    arrays = _arrays(name, main, files, specs)
+    unknown = _unknown(files, specs, arrays)
     if source.s2 is None:
-        return _made(name, main, BigEarthNet_S1_Patch, first, found)
+        return Reading(_made(name, main, BigEarthNet_S1_Patch, arrays, found), unknown)
     if source.s1 is None:
-        return _made(name, main, BigEarthNet_S2_Patch, first, found)
-    twin = _arrays(name, source.s1, _files(name, source.s1, False), S1_BANDS)
-    return _made(name, main, BigEarthNet_S1_S2_Patch, twin + first, found)
+        return Reading(_made(name, main, BigEarthNet_S2_Patch, arrays, found), unknown)
+    s1_files = _files(name, source.s1, False)
+    s1_arrays = _arrays(name, source.s1, s1_files, S1_BANDS)
+    unknown |= _unknown(s1_files, S1_BANDS, s1_arrays)
+    return Reading(_made(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, found), unknown)
+
+
+def _unknown(files: PatchFiles, specs: Sequence[BandSpec], arrays: list[PixelArray]) -> dict[str, Unknown]:
+    counts = {
+        spec.name: unknown_pixels(files.bands[spec.name][1], pixels) for spec, pixels in zip(specs, arrays, strict=True)
+    }
+    return {band: unknown for band, unknown in counts.items() if unknown}
 
 
 def read_label_file(name: str, folder: str) -> LabelFile | None:

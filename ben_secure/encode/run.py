@@ -12,10 +12,11 @@ import os
 import signal
 from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from ben_secure._system.interrupts import uninterrupted
+from ben_secure.encode.geotiff import Unknown
 from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
 from ben_secure.errors import BenSecureError, EncodeError, StoreError, printable
@@ -34,6 +35,30 @@ _FINGERPRINT_VERSION = 1
 PathLike = str | os.PathLike[str]
 
 
+@dataclass(slots=True)
+class UnknownPixels:
+    """Pixels of one band about which nothing is known, in all patches that a run has read.
+
+    Attributes:
+        patches: Patches that have some, or whose file has a mask.
+        no_data: Pixels that have the no-data value of their file.
+        not_finite: Other pixels that are NaN or infinite.
+        masks: Files with a mask of their own, which is not stored.
+    """
+
+    patches: int = 0
+    no_data: int = 0
+    not_finite: int = 0
+    masks: int = 0
+
+    def add(self, unknown: Unknown) -> None:
+        """Count one patch."""
+        self.patches += 1
+        self.no_data += unknown.no_data
+        self.not_finite += unknown.not_finite
+        self.masks += unknown.masked
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """What ``encode`` did.
@@ -43,12 +68,22 @@ class Encoded:
         resumed: Of these, patches that an interrupted run had written.
         left_out: Patches passed over because the metadata table has no row for them.
         failures: Patches that could not be encoded; none unless ``keep_going``.
+        unknown: Pixels about which nothing is known, by band, in the patches that were not resumed. They are stored
+            as they are.
     """
 
     written: int
     resumed: int
     left_out: int
     failures: Failures
+    unknown: dict[str, UnknownPixels] = field(default_factory=dict)
+
+
+class _Payload(NamedTuple):
+    """A serialised patch, and the pixels in it about which nothing is known."""
+
+    value: bytes
+    unknown: dict[str, Unknown]
 
 
 def encode(
@@ -110,14 +145,15 @@ def encode(
     plan = make_plan(roots[0], roots[1], _rows(tables), listed_only, failures)
     options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context]
     resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
+    unknown: dict[str, UnknownPixels] = {}
     written = resumed = 0
     with suppress(_Nothing), PatchWriter(target, mac_key=mac_key, context=context, resume=resume) as writer:
         left = [source for source in plan.sources if source.name not in writer]
         resumed = len(plan.sources) - len(left)
-        written = resumed + _write(writer, left, labels, workers, failures, _after(progress, resumed))
+        written = resumed + _write(writer, left, labels, workers, failures, unknown, _after(progress, resumed))
         if not written:
             raise _Nothing
-    return Encoded(written=written, resumed=resumed, left_out=plan.left_out, failures=failures)
+    return Encoded(written=written, resumed=resumed, left_out=plan.left_out, failures=failures, unknown=unknown)
 
 
 class _Nothing(Exception):
@@ -158,7 +194,13 @@ def _after(progress: Progress | None, before: int) -> Progress:
 
 
 def _write(
-    writer: PatchWriter, sources: list[Source], labels: bool, workers: int, failures: Failures, progress: Progress
+    writer: PatchWriter,
+    sources: list[Source],
+    labels: bool,
+    workers: int,
+    failures: Failures,
+    unknown: dict[str, UnknownPixels],
+    progress: Progress,
 ) -> int:
     """Write what the workers make of the sources; returns how many patches."""
     written = 0
@@ -167,13 +209,15 @@ def _write(
             if isinstance(payload, EncodeError):
                 failures.add(payload)
             else:
-                writer.put_payload(source.name, payload)
+                writer.put_payload(source.name, payload.value)
+                for band, pixels in payload.unknown.items():
+                    unknown.setdefault(band, UnknownPixels()).add(pixels)
                 written += 1
             progress(done, len(sources))
     return written
 
 
-def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[bytes | EncodeError, None, None]:
+def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[_Payload | EncodeError, None, None]:
     """The serialised patch of each source in order, or why there is none."""
     batches = [sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)]
     if min(workers, len(batches)) < 2:
@@ -181,16 +225,17 @@ def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[by
     return _from_workers(batches, labels, workers)
 
 
-def _payload(source: Source, labels: bool) -> bytes | EncodeError:
+def _payload(source: Source, labels: bool) -> _Payload | EncodeError:
     try:
-        return read_source(source, labels).dumps()
+        reading = read_source(source, labels)
+        return _Payload(reading.patch.dumps(), reading.unknown)
     except EncodeError as error:
         return error
 
 
 def _from_workers(
     batches: list[list[Source]], labels: bool, workers: int
-) -> Generator[bytes | EncodeError, None, None]:
+) -> Generator[_Payload | EncodeError, None, None]:
     """Hand out batches in turn and take the results in the same order.
 
     A worker has one batch at a time, so that neither side ever waits for the other to read; its pipe ends with this
@@ -231,7 +276,7 @@ def _send(pipe: Connection, batch: list[Source]) -> None:
         pipe.send(batch)
 
 
-def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError]:
+def _received(pipe: Connection, batch: list[Source]) -> list[_Payload | EncodeError]:
     try:
         results = pipe.recv()
     except (EOFError, OSError) as error:
@@ -242,7 +287,7 @@ def _received(pipe: Connection, batch: list[Source]) -> list[bytes | EncodeError
         ) from error
     if isinstance(results, Exception):
         raise results
-    found: list[bytes | EncodeError] = results
+    found: list[_Payload | EncodeError] = results
     return found
 
 

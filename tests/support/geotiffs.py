@@ -23,7 +23,7 @@ def tiff(array, *, order="<", rows=None, tags=None, without=(), following=0, gap
         array: The pixels.
         order: Byte order.
         rows: Rows of a strip; all if None.
-        tags: Instead of the true tags: type and values by number.
+        tags: Instead of the true tags: type (``s`` for text) and values by number.
         without: Tags to leave out.
         following: Offset of a second image.
         gap: Unused bytes before each strip.
@@ -57,12 +57,14 @@ def tiff(array, *, order="<", rows=None, tags=None, without=(), following=0, gap
     far = b""
     start = 8 + len(content)
     for tag, (code, values) in entries.items():
-        data = struct.pack(f"{order}{len(values)}{code}", *values)
+        if code == "s":
+            values = [bytes([byte]) for byte in values[0]]
+        data = struct.pack(f"{order}{len(values)}{code.replace('s', 'c')}", *values)
         if len(data) > 4:
             place = start + 2 + 12 * len(entries) + 4 + len(far)
             far += data
             data = struct.pack(order + "I", place)
-        number = {"B": 1, "H": 3, "I": 4, "Q": 16, "d": 12}[code]
+        number = {"B": 1, "s": 2, "H": 3, "I": 4, "Q": 16, "d": 12}[code]
         directory += struct.pack(order + "HHI", tag, number, len(values)) + data.ljust(4, b"\0")
     directory += struct.pack(order + "I", following)
     magic = b"II*\0" if order == "<" else b"MM\0*"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import click
 
@@ -15,7 +16,7 @@ from ben_secure._system.processors import processors
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._usage import PATH, Command, argument, whole
-from ben_secure.encode import Encoded, encode
+from ben_secure.encode import Encoded, UnknownPixels, encode
 from ben_secure.errors import EncodeError, printable
 from ben_secure.signing.keys import read_mac_keys
 from ben_secure.store._staging import left_beside
@@ -113,6 +114,7 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
                 "failed": failed,
                 "failures": [printable(error.message, 1000) for error in done.failures.first],
                 "failures_left_out": failed - len(done.failures.first),
+                "unknown_pixels": {band: asdict(pixels) for band, pixels in sorted(done.unknown.items())},
             }
         )
         return exit_code
@@ -120,6 +122,8 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
     for error in done.failures.first:
         to.print(printable(error.message, 1000), soft_wrap=True)
     _signing.print_left_out(failed, len(done.failures.first), "could not be encoded", to)
+    for band, pixels in sorted(done.unknown.items()):
+        to.print(f"note: {band}: {_unknown(pixels)}", soft_wrap=True)
     place = printable(out, 400)
     where = f"{done.written:,} patches are in {place}" if done.written else "nothing was written"
     notes = [f"{done.resumed:,} of them from an interrupted run"] if done.resumed else []
@@ -128,3 +132,11 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
     headline += "the other " if failed and done.written else ""
     _signing.print_verdict(headline + where + "".join(f"; {note}" for note in notes), exit_code, to)
     return exit_code
+
+
+def _unknown(pixels: UnknownPixels) -> str:
+    """Say how many pixels of a band are unknown."""
+    counts = [f"pixels that have the no-data value: {pixels.no_data:,}"] if pixels.no_data else []
+    counts += [f"other pixels that are NaN or infinite: {pixels.not_finite:,}"] if pixels.not_finite else []
+    counts += [f"files with a mask, which is not stored: {pixels.masks:,}"] if pixels.masks else []
+    return f"{', '.join(counts)} (patches: {pixels.patches:,})"
