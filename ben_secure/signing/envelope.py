@@ -53,7 +53,7 @@ def sign_statement(statement: Statement, signers: Sequence[Signer]) -> bytes:
         signers: At least one; each has a key of its own.
 
     Returns:
-        The envelope; equal for equal arguments, as Ed25519 (RFC 8032) is deterministic.
+        The envelope; equal for equal arguments if all keys are of Ed25519 (RFC 8032), which is deterministic.
 
     Raises:
         ValueError: There is no signer, two have one key, or a signer returned a signature that its own public key does

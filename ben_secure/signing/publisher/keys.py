@@ -1,4 +1,4 @@
-"""A publisher's Ed25519 keys (RFC 8032): ``VerifyKey``, ``SigningKey``, and ``Signer``, all that signing needs.
+"""A publisher's keys: ``VerifyKey``, ``SigningKey``, and ``Signer``, which is all that signing needs.
 
 No secret is ever in a ``repr`` or in an error. Public names are in ``signing.keys``.
 """
@@ -10,34 +10,42 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from ben_secure.errors import Rule, SignatureError
-from ben_secure.signing._kinds import expect
+from ben_secure.signing.publisher import schemes
+from ben_secure.signing.publisher.schemes import KINDS, PrivateKey, PublicKey
 
 
 class VerifyKey:
     """A publisher's public key; whoever has it can verify, not sign.
 
     Attributes:
-        public_key: The Ed25519 key as ``cryptography`` has it.
+        public_key: The key as ``cryptography`` has it.
+        scheme: How it verifies: ``ed25519``, ``ecdsa-sha2-nistp256`` or ``ecdsa-sha2-nistp384``. The key decides it.
         fingerprint: SHA-256 of the key in DER (SPKI), in hexadecimal, for people to compare; the same as
             ``openssl pkey -pubin -in FILE -outform DER | sha256sum``.
     """
 
-    __slots__ = ("fingerprint", "public_key")
+    __slots__ = ("fingerprint", "public_key", "scheme")
 
-    def __init__(self, public_key: Ed25519PublicKey) -> None:
+    def __init__(self, public_key: PublicKey) -> None:
         """Take a key of ``cryptography``.
 
         Raises:
-            TypeError: It is not an Ed25519 public key.
+            TypeError: It is not a public key of Ed25519, or of ECDSA on P-256 or P-384.
         """
-        expect(Ed25519PublicKey, public_key, "the key of a VerifyKey")
+        scheme = schemes.scheme_of(public_key)
+        if scheme is None or not isinstance(public_key, PublicKey):
+            kind = type(public_key).__name__
+            raise TypeError(f"the key of a VerifyKey must be a public key of {KINDS}, not {kind}")
         self.public_key = public_key
-        der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        self.fingerprint = hashlib.sha256(der).hexdigest()
+        self.scheme = scheme
+        self.fingerprint = hashlib.sha256(self._der()).hexdigest()
+
+    def _der(self) -> bytes:
+        return self.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
     def verify(self, signature: bytes, message: bytes) -> None:
         """Check that the holder of the private key has signed exactly this message.
@@ -46,7 +54,7 @@ class VerifyKey:
             SignatureError: Not so.
         """
         try:
-            self.public_key.verify(signature, message)
+            schemes.verify(self.public_key, signature, message)
         except InvalidSignature:
             raise SignatureError(
                 f"not signed by the key {self.fingerprint}; compare the fingerprint with the publisher's, and fetch "
@@ -64,11 +72,11 @@ class VerifyKey:
         return f"VerifyKey({self.fingerprint})"
 
     def __reduce__(self) -> tuple[Callable[..., VerifyKey], tuple[bytes]]:
-        return _verify_key, (self.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw),)
+        return _verify_key, (self._der(),)
 
 
-def _verify_key(raw: bytes) -> VerifyKey:
-    return VerifyKey(Ed25519PublicKey.from_public_bytes(raw))
+def _verify_key(der: bytes) -> VerifyKey:
+    return VerifyKey(load_der_public_key(der))  # type: ignore[arg-type]  # of another kind: TypeError
 
 
 class Signer(Protocol):
@@ -86,25 +94,27 @@ class SigningKey:
     """A publisher's private key. It cannot be pickled: nothing that reads needs it.
 
     Attributes:
-        private_key: The Ed25519 key as ``cryptography`` has it.
+        private_key: The key as ``cryptography`` has it.
         verify_key: The public key that belongs to it.
     """
 
     __slots__ = ("private_key", "verify_key")
 
-    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+    def __init__(self, private_key: PrivateKey) -> None:
         """Take a key of ``cryptography``.
 
         Raises:
-            TypeError: It is not an Ed25519 private key.
+            TypeError: It is not a private key of Ed25519, or of ECDSA on P-256 or P-384.
         """
-        expect(Ed25519PrivateKey, private_key, "the key of a SigningKey")
+        if schemes.scheme_of(private_key) is None or not isinstance(private_key, PrivateKey):
+            kind = type(private_key).__name__
+            raise TypeError(f"the key of a SigningKey must be a private key of {KINDS}, not {kind}")
         self.private_key = private_key
         self.verify_key = VerifyKey(private_key.public_key())
 
     @classmethod
     def generate(cls) -> SigningKey:
-        """Make a new random key."""
+        """Make a new random key of Ed25519."""
         return cls(Ed25519PrivateKey.generate())
 
     @property
@@ -113,8 +123,8 @@ class SigningKey:
         return self.verify_key.fingerprint
 
     def sign(self, message: bytes) -> bytes:
-        """Sign a message; the signature has 64 bytes."""
-        return self.private_key.sign(message)
+        """Sign a message. Ed25519 is deterministic; signatures of ECDSA differ each time."""
+        return schemes.sign(self.private_key, message)
 
     def __repr__(self) -> str:
         return f"SigningKey({self.fingerprint})"
