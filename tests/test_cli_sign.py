@@ -245,7 +245,7 @@ def test_signing_does_not_decode(place, capsys):
         ("sign db --signing-key publisher --version 1", "--name and --version"),
         ("sign db --signing-key publisher --name n --version 1 --context c", "belong to --mac-key"),
         ("sign db --signing-key missing --name n --version 1", "cannot read missing"),
-        ("sign db --signing-key key --name n --version 1", "cannot be used as an Ed25519 key"),
+        ("sign db --signing-key key --name n --version 1", "cannot be used to sign: it holds MAC keys"),
         ("sign db --signing-key locked --name n --version 1", "a passphrase is needed"),
         ("sign db --signing-key locked --name n --version 1 --passphrase-env NOT_SET", "no passphrase in"),
         ("sign db --signing-key locked --name n --version 1 --passphrase-env WRONG", "the passphrase is wrong"),

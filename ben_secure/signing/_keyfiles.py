@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -20,14 +21,16 @@ Path = str | os.PathLike[str]
 _MAX_BYTES = 64 * 2**10
 _DATA_FILE_NAME = "data.mdb"
 _SUFFIX = ".ben-secure-new"
+_DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})")
 
 
-def read_secret(path: Path, database: Path | None = None) -> bytes:
-    """Read a file that only its owner may know.
+def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes], None] | None = None) -> bytes:
+    """Read a file that only its owner may know, or a pipe that was handed to this process.
 
     Args:
-        path: The file; a symbolic link is judged by what it leads to.
+        path: The file, or ``/dev/stdin`` or ``/dev/fd/N``; a symbolic link is judged by what it leads to.
         database: Database that the secret is for, if known: in its folder it would be copied and published with it.
+        check: Called with the content before anything is said about who can read it; raises if it is no secret.
 
     Returns:
         The whole content, at most 64 KiB.
@@ -37,8 +40,12 @@ def read_secret(path: Path, database: Path | None = None) -> bytes:
             changed by others, or lies in the folder of a database.
     """
     path = _named(path)
-    _refuse_beside_data(path, database)
     content, found = _read(path)
+    if check is not None:
+        check(content)
+    refuse_beside_data(path, database)
+    if not stat.S_ISREG(found.st_mode):
+        return content  # who has handed us a pipe answers for it
     if found.st_uid not in (0, os.geteuid()):
         raise KeyFileError(
             f"{_shown(path)} belongs to user {found.st_uid}, who can read and change it; expected a secret of user "
@@ -53,10 +60,10 @@ def read_secret(path: Path, database: Path | None = None) -> bytes:
 
 
 def read_public(path: Path) -> bytes:
-    """Read a file that everybody may know, but nobody else may change.
+    """Read a file that everybody may know, but nobody else may change, or a pipe that was handed to this process.
 
     Args:
-        path: The file; a symbolic link is judged by what it leads to.
+        path: The file, or ``/dev/stdin`` or ``/dev/fd/N``; a symbolic link is judged by what it leads to.
 
     Returns:
         The whole content, at most 64 KiB.
@@ -66,7 +73,7 @@ def read_public(path: Path) -> bytes:
     """
     path = _named(path)
     content, found = _read(path)
-    if found.st_mode & 0o022:
+    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o022:
         raise KeyFileError(
             f"{_shown(path)} can be changed by others: its mode is {_mode(found)}, expected 0644: "
             f"{_command('chmod', 'go-w', '--', path)}; then compare its fingerprint with the publisher's"
@@ -88,7 +95,7 @@ def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False)
     """
     path = _named(path)
     if secret:
-        _refuse_beside_data(path, None)
+        refuse_beside_data(path, None)
     with _staged(path, 0o600 if secret else 0o644, overwrite) as file:
         file.write(content)
 
@@ -156,17 +163,11 @@ def _sync_directory(path: str) -> None:
 
 
 def _read(path: str) -> tuple[bytes, os.stat_result]:
-    """The content of a regular file and its status, both of the file that was opened."""
+    """The content of a regular file, or of a pipe of ours, and its status, both of what was opened."""
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = _opened(path)
         try:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise KeyFileError(
-                    f"{_shown(path)} is a {stat.filemode(found.st_mode)[0]!r} node, expected a regular file; "
-                    "check the path"
-                )
             with open(fd, "rb", closefd=False) as file:
                 content = file.read(_MAX_BYTES + 1)
         finally:
@@ -178,8 +179,30 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
     return content, found
 
 
-def _refuse_beside_data(path: str, database: Path | None) -> None:
-    """Refuse a secret in the folder of the database that it is for, or of any that can be seen from where it lies."""
+def _opened(path: str) -> int:
+    """Open a regular file, or take the pipe or socket that a path of the form ``/dev/fd/N`` names."""
+    if named := _DESCRIPTOR.fullmatch(path):
+        given = int(named[1] or named[2] or 0)
+        if stat.S_ISFIFO(mode := os.fstat(given).st_mode) or stat.S_ISSOCK(mode):
+            return os.dup(given)
+        if os.isatty(given):
+            raise KeyFileError(f"{_shown(path)} is a terminal; expected a key from a pipe or a file")
+    # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
+    raise KeyFileError(f"{_shown(path)} is a {stat.filemode(mode)[0]!r} node, expected a regular file; check the path")
+
+
+def refuse_beside_data(path: Path, database: Path | None) -> None:
+    """Refuse a secret in the folder of the database that it is for, or of any that can be seen from where it lies.
+
+    Raises:
+        KeyFileError: It lies there; the message has the command to type.
+    """
+    path = _named(path)
     parent, name = os.path.split(os.path.abspath(path))
     # Neither the secret nor a link to it: whoever may write to the folder would choose the key.
     for place in {os.path.join(os.path.realpath(parent), name), os.path.realpath(path)}:

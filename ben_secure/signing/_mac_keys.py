@@ -22,6 +22,7 @@ from ben_secure.signing import _keyfiles
 from ben_secure.signing._keyfiles import Path
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import Suite
+from ben_secure.signing.publisher.forms import MAC, recognise
 
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than the hash
 _KEPT_STARTS = 16
@@ -198,7 +199,7 @@ def read_mac_keys(path: Path, database: Path | None = None) -> MacKeySet:
         KeyFileError: The file is not kept as a secret (the message has the command to type), or is not a set of MAC
             keys of which one tags.
     """
-    return _from_jwk_set(_keyfiles.read_secret(path, database), path)
+    return _from_jwk_set(_keyfiles.read_secret(path, database, lambda content: _refuse_publisher(content, path)), path)
 
 
 def write_mac_keys(path: Path, mac_keys: MacKeySet, *, overwrite: bool = False) -> None:
@@ -232,6 +233,19 @@ def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
 
     _keyfiles.rewrite_secret(path, rotated)
     return read_mac_keys(path)
+
+
+def _refuse_publisher(content: bytes, path: Path) -> None:
+    """Name a publisher's key as such, before anything is said about who can read it."""
+    try:
+        kind = recognise(content).kind
+    except ValueError:
+        return
+    if kind != MAC:
+        raise KeyFileError(
+            f"{printable(os.fspath(path), 400)} does not hold MAC keys: it is a publisher's {kind} key; --mac-key "
+            "takes a file that ben-secure keygen mac made"
+        )
 
 
 def _to_jwk_set(mac_keys: MacKeySet) -> bytes:

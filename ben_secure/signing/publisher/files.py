@@ -1,15 +1,17 @@
-"""The PEM files of a publisher's keys, as OpenSSL writes them: PKCS#8, SPKI (RFC 8410).
+"""The files of a publisher's keys: read in every encoding that ``forms`` knows, written as PEM (RFC 8410).
 
-No secret is ever in an error. Public names are in ``signing.keys``.
+A file of another kind is named as that, and only a private key is judged by who can read it. No secret is ever in an
+error. Public names are in ``signing.keys``.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -17,46 +19,58 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
 )
 
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing import _keyfiles
 from ben_secure.signing._keyfiles import Path
 from ben_secure.signing._kinds import expect
+from ben_secure.signing.publisher.forms import MAC, PRIVATE, PUBLIC, Encoded, recognise
 from ben_secure.signing.publisher.keys import SigningKey, VerifyKey
+from ben_secure.signing.publisher.schemes import KINDS, PrivateKey, PublicKey, scheme_of
 
-_PUBLIC, _PLAIN, _ENCRYPTED = "PUBLIC KEY", "PRIVATE KEY", "ENCRYPTED PRIVATE KEY"  # RFC 7468, sections 13, 10, 11
+Passphrase = str | bytes | Callable[[], bytes] | None
+
+_SIGNS, _VERIFIES = "sign", "verify"
+_NO_BCRYPT = (
+    "it is an OpenSSH key with a passphrase, which cannot be read here without the package bcrypt; install that, or "
+    "convert a copy: ssh-keygen -p -m PKCS8 -f COPY"
+)
+_MAKE = "ben-secure keygen publisher makes one"
+_OF_ANOTHER_KIND = {
+    PRIVATE: "this is the private key; --verify-key takes the public one (publisher.pem.pub)",
+    MAC: "it holds MAC keys; --mac-key takes it",
+}
+_DAMAGED = "it is damaged, or says of itself something that is not so; copy the whole file again"
 
 
-def read_signing_key(path: Path, passphrase: str | bytes | None = None, database: Path | None = None) -> SigningKey:
-    """Read a private key from PEM (PKCS#8).
+def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path | None = None) -> SigningKey:
+    """Read a private key: PEM or DER (PKCS#8, SEC 1), OpenSSH or JWK.
 
     Args:
-        path: File of mode 0600, of this user or root.
-        passphrase: For an encrypted key; a str is taken as UTF-8. None for one that is not encrypted.
+        path: File of mode 0600, of this user or root; or ``/dev/stdin`` or ``/dev/fd/N``.
+        passphrase: For an encrypted key; a str is taken as UTF-8. None for one that is not encrypted. A function is
+            called only if a passphrase is needed.
         database: Database that will be signed, if known; its folder is no place for the key.
 
     Raises:
-        KeyFileError: The file is not kept as a secret (the message has the command to type), is not an Ed25519 private
-            key, or the passphrase is missing, wrong or of no use.
+        KeyFileError: The file is not kept as a secret (the message has the command to type), is not a private key of
+            Ed25519, ECDSA P-256 or ECDSA P-384, or the passphrase is missing, wrong or of no use.
         ValueError: The passphrase is empty.
     """
-    content = _keyfiles.read_secret(path, database)
+    content = _keyfiles.read_secret(path, database, lambda content: _refuse_public(content, path))
+    encoded = _recognised(content, path, _SIGNS)
+    if callable(passphrase):
+        passphrase = passphrase() if encoded.encrypted else None
     password = None if passphrase is None else _passphrase(passphrase)
-    encrypted = _label(content, path, _PLAIN, _ENCRYPTED) == _ENCRYPTED
-    if encrypted and password is None:
-        raise _unusable(path, "it is encrypted, and no passphrase was given")
-    if not encrypted and password is not None:
-        raise _unusable(path, "it is not encrypted, but a passphrase was given")
-    try:
-        private_key = load_pem_private_key(content, password)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _unusable(path, "the passphrase is wrong, or it is damaged" if encrypted else "it is damaged") from error
-    if not isinstance(private_key, Ed25519PrivateKey):
-        raise _unusable(path, f"it is an {type(private_key).__name__}")
-    return SigningKey(private_key)
+    if encoded.encrypted and password is None:
+        raise _unusable(path, _SIGNS, "it is encrypted, and no passphrase was given")
+    if not encoded.encrypted and password is not None:
+        raise _unusable(path, _SIGNS, "it is not encrypted, but a passphrase was given")
+    key = _loaded(encoded, password, path, _SIGNS)
+    if scheme_of(key) is None or not isinstance(key, PrivateKey):
+        raise _unusable(path, _SIGNS, f"it is a key of {_algorithm(key)}, expected {KINDS}; {_MAKE}")
+    return SigningKey(key)
 
 
 def write_signing_key(
@@ -81,24 +95,23 @@ def write_signing_key(
 
 
 def read_verify_key(path: Path) -> VerifyKey:
-    """Read a public key from PEM (SPKI).
+    """Read a public key: PEM or DER (SPKI), OpenSSH or JWK.
 
     Args:
-        path: File that nobody else may change.
+        path: File that nobody else may change; or ``/dev/stdin`` or ``/dev/fd/N``.
 
     Raises:
-        KeyFileError: Others may change the file (the message has the command to type), or it is not an Ed25519 public
-            key.
+        KeyFileError: Others may change the file (the message has the command to type), or it is not a public key of
+            Ed25519, ECDSA P-256 or ECDSA P-384.
     """
     content = _keyfiles.read_public(path)
-    _label(content, path, _PUBLIC)
-    try:
-        public_key = load_pem_public_key(content)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _unusable(path, "it is damaged, or a key of an unknown kind") from error
-    if not isinstance(public_key, Ed25519PublicKey):
-        raise _unusable(path, f"it is an {type(public_key).__name__}")
-    return VerifyKey(public_key)
+    encoded = _recognised(content, path, _VERIFIES)
+    if encoded.kind != PUBLIC:
+        raise _unusable(path, _VERIFIES, _OF_ANOTHER_KIND[encoded.kind])
+    key = _loaded(encoded, None, path, _VERIFIES)
+    if scheme_of(key) is None or not isinstance(key, PublicKey):
+        raise _unusable(path, _VERIFIES, f"it is a key of {_algorithm(key)}, expected {KINDS}; check the path")
+    return VerifyKey(key)
 
 
 def write_verify_key(path: Path, verify_key: VerifyKey, *, overwrite: bool = False) -> None:
@@ -113,13 +126,45 @@ def write_verify_key(path: Path, verify_key: VerifyKey, *, overwrite: bool = Fal
     _keyfiles.create(path, content, secret=False, overwrite=overwrite)
 
 
-def _label(content: bytes, path: Path, *expected: str) -> str:
-    """What the one PEM block of a file says it is."""
-    found: list[str] = re.findall("-----BEGIN ([A-Z0-9 ]{1,40})-----", content.decode("latin-1"))
-    if len(found) != 1 or found[0] not in expected:
-        shown = ", ".join(found[:4]) or "nothing of the kind"
-        raise _unusable(path, f"it holds {shown}, expected one PEM block: {' or '.join(expected)}")
-    return found[0]
+def _refuse_public(content: bytes, path: Path) -> None:
+    """Refuse what is no private key, before anything is said about who can read it."""
+    try:
+        kind = recognise(content).kind
+    except ValueError:
+        if b"PRIVATE" not in content:  # otherwise it is judged by its mode first: it was a private key
+            _recognised(content, path, _SIGNS)
+        return
+    if kind == PUBLIC:
+        name = os.fspath(path)
+        private = printable(name[:-4], 400) if name.endswith(".pub") else "the private one (publisher.pem)"
+        raise _unusable(path, _SIGNS, f"this is the public key; --signing-key takes {private}")
+    if kind == MAC:
+        raise _unusable(path, _SIGNS, _OF_ANOTHER_KIND[MAC])
+
+
+def _recognised(content: bytes, path: Path, use: str) -> Encoded:
+    try:
+        return recognise(content)
+    except ValueError as error:
+        raise _unusable(path, use, str(error)) from None
+
+
+def _loaded(encoded: Encoded, password: bytes | None, path: Path, use: str) -> object:
+    reason = "the passphrase is wrong, or it is damaged" if encoded.encrypted else _DAMAGED
+    try:
+        return encoded.load(password)
+    except UnsupportedAlgorithm as error:
+        unknown = f"it is of an algorithm that is not known here ({printable(str(error))}); expected {KINDS}"
+        reason = _NO_BCRYPT if "bcrypt" in str(error) else unknown
+    except (ValueError, TypeError) as error:
+        reason = str(error) if "JWK" in str(error) else reason
+    # Not in the block above: errors of other libraries may show what they are about, and would come as the context.
+    raise _unusable(path, use, reason)
+
+
+def _algorithm(key: object) -> str:
+    curve = f" on {key.curve.name}" if isinstance(key, EllipticCurvePublicKey | EllipticCurvePrivateKey) else ""
+    return re.sub("^_|(Private|Public)Key$", "", type(key).__name__) + curve
 
 
 def _passphrase(given: str | bytes) -> bytes:
@@ -129,8 +174,5 @@ def _passphrase(given: str | bytes) -> bytes:
     return passphrase
 
 
-def _unusable(path: Path, reason: str) -> KeyFileError:
-    return KeyFileError(
-        f"{printable(os.fspath(path), 400)} cannot be used as an Ed25519 key: {reason}; "
-        "ben-secure keygen publisher makes a pair"
-    )
+def _unusable(path: Path, use: str, reason: str) -> KeyFileError:
+    return KeyFileError(f"{printable(os.fspath(path), 400)} cannot be used to {use}: {reason}")
