@@ -10,6 +10,7 @@ import types
 
 import lmdb
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ben_secure import PatchReader, loads
 from ben_secure.cli import main
@@ -23,6 +24,7 @@ from ben_secure.signing.keys import (
     read_mac_keys,
     write_mac_keys,
     write_signing_key,
+    write_verify_key,
 )
 from ben_secure.signing.manifest import open_manifest
 from ben_secure.signing.tags import append_tag, verified_payload
@@ -442,3 +444,42 @@ def test_a_passphrase_comes_from_a_file_or_a_variable(place, capsys, monkeypatch
         "sign db --signing-key locked --name n --version 1 --passphrase-file passphrase --out-manifest m", capsys
     )
     assert (code, "chmod 600 -- passphrase" in err) == (2, True)
+
+
+def piped(command, given):
+    """Run a command of a user with something in a pipe: exit code and all that it says."""
+    done = subprocess.run([sys.executable, "-m", "ben_secure", *command.split()], input=given, capture_output=True)
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+@pytest.mark.threat("T23")
+def test_keys_come_from_standard_input(place):
+    """A dash stands for it, for every kind of key and for several databases; only one key can come that way."""
+    make_database(place / "db2", BARE)
+    for database in ("db", "db2"):
+        code, said = piped(f"sign {database} --mac-key -", content("key"))
+        assert (code, f"tagged with the key {KEYS.fingerprint}" in said) == (0, True)
+    assert piped("audit db db2 --mac-key -", content("key"))[0] == 0
+    code, said = piped("sign db --signing-key - --name n --version 1", content("publisher"))
+    assert (code, f"by {PUBLISHER.fingerprint}" in said) == (0, True)
+    public = PUBLISHER.verify_key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert piped("verify db --verify-key -", public)[0] == 0
+    code, said = piped("verify db --verify-key -", content("publisher"))
+    assert (code, "/dev/stdin cannot be used to verify: this is the private key" in said) == (2, True)
+    code, said = piped("verify db --mac-key - --verify-key -", content("key"))
+    assert (code, "/dev/stdin cannot be used to verify: it is empty" in said) == (2, True)
+    code, said = piped("sign db2 --signing-key - --name n --version 1", content("locked"))
+    assert (code, "a passphrase is needed for the private key /dev/stdin" in said) == (2, True)
+
+
+@pytest.mark.threat("T23")
+def test_a_public_key_where_a_private_one_belongs(place, capsys):
+    """It is named, with the file to take, and nothing is said about who can read it."""
+    write_verify_key("publisher.pub", PUBLISHER.verify_key)
+    code, _, err = run("sign db --signing-key publisher.pub --name n --version 1", capsys)
+    assert code == 2
+    assert "publisher.pub cannot be used to sign: this is the public key; --signing-key takes publisher\n" in err
+    assert run("sign db --signing-key publisher --name n --version 1", capsys)[0] == 0
+    code, _, err = run("verify db --verify-key publisher", capsys)
+    assert (code, "this is the private key; --verify-key takes the public one" in err) == (2, True)
+    assert run("verify db --verify-key publisher.pub", capsys)[0] == 0

@@ -251,7 +251,7 @@ def test_another_release_is_refused(place, capsys):
         ("verify tagged --mac-key missing", "cannot read missing"),
         ("verify tagged --mac-key publisher", "does not hold MAC keys"),
         ("verify db --verify-key missing", "cannot read missing"),
-        ("verify db --verify-key publisher", "expected one PEM block: PUBLIC KEY"),
+        ("verify db --verify-key publisher", "this is the private key; --verify-key takes the public one"),
         ("verify tagged --verify-key publisher.pub", "fetch the manifest and its envelope"),
         ("verify db --verify-key publisher.pub --manifest publisher", "there is no such file"),
         ("verify db --verify-key publisher.pub --threshold 2", "threshold"),

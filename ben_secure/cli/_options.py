@@ -12,6 +12,7 @@ from typing import Any, cast
 import click
 
 from ben_secure.cli._usage import PATH, Kind, argument, whole
+from ben_secure.signing._keyfiles import refuse_beside_data
 from ben_secure.signing.keys import read_mac_keys, read_verify_key
 from ben_secure.signing.policy import Keywords, Verification
 from ben_secure.signing.statement import MAX_TEXT_CHARACTERS
@@ -38,10 +39,13 @@ def _png(text: str) -> str:
 
 CONTEXT = Kind("C", _context)
 STATED = Kind("TEXT", _stated, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
+KEY_FILE = Kind("FILE", lambda text: "/dev/stdin" if text == "-" else text, choices=None)
 PNG = Kind("FILE", _png, "a name that ends in .png", choices=None)
 
 database = argument("database", metavar="DB", type=PATH, note="LMDB directory, or its data file.")
-mac_key = click.option("--mac-key", type=PATH, help="Secret key file, from ben-secure keygen mac.")
+mac_key = click.option(
+    "--mac-key", type=KEY_FILE, help="Secret key file, from ben-secure keygen mac; - for standard input."
+)
 context = click.option("--context", type=CONTEXT, default="", help="Name of the dataset that the tags are good for.")
 name = click.option("--name", type=STATED, help="Name of the dataset.")
 version = click.option("--version", type=STATED, help="Version of the release.")
@@ -52,6 +56,7 @@ passphrase_file = click.option(
 passphrase_env = click.option(
     "--passphrase-env", metavar="VAR", help="Take the passphrase from an environment variable."
 )
+SIGNING_KEY_HELP = "Publisher's private key: PEM, DER, OpenSSH or JWK; - for standard input."
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 # By the field of ``Verification`` that each option sets, whose default it has.
@@ -59,7 +64,7 @@ _VERIFYING = {
     "mac_key": mac_key,
     "context": context,
     "verify_key": click.option(
-        "--verify-key", type=PATH, multiple=True, help="Publisher's public key (PEM); may be given more than once."
+        "--verify-key", type=KEY_FILE, multiple=True, help="Publisher's public key; may be given more than once."
     ),
     "threshold": click.option(
         "--threshold", type=whole(), default=1, show_default=True, help="How many of the --verify-key must have signed."
@@ -88,8 +93,9 @@ def verifying(function: Callable[..., int]) -> Callable[..., int]:
 def _verification(databases: Sequence[str], keywords: dict[str, Any]) -> Verification | None:
     """Read the keys that options name, and make what is asked for; None for nothing."""
     if (file := keywords["mac_key"]) is not None:
-        for database in databases:
-            keywords["mac_key"] = read_mac_keys(file, database)
+        keywords["mac_key"] = read_mac_keys(file, databases[0])  # once: it may be a pipe
+        for database in databases[1:]:
+            refuse_beside_data(file, database)
     keywords["verify_key"] = [read_verify_key(file) for file in keywords["verify_key"]] or None
     with usage_errors():
         verification = Verification.of(None, cast(Keywords, keywords))

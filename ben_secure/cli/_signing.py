@@ -17,7 +17,6 @@ from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import printable
-from ben_secure.signing._keyfiles import read_secret
 from ben_secure.signing.keys import SigningKey, read_signing_key
 from ben_secure.store.change.rewrite import Refusals, Rewritten
 
@@ -35,9 +34,9 @@ def signing_key_from(path: str, file: str | None, variable: str | None, database
         KeyFileError: The key cannot be used, or there is no passphrase.
     """
     passphrase = _passphrase.passphrase_from(file, variable)
-    if passphrase is None and b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in read_secret(path, database):
-        passphrase = _passphrase.prompt(f"the private key {printable(path, 400)}")
-    return read_signing_key(path, passphrase, database)
+    if passphrase is not None:
+        return read_signing_key(path, passphrase, database)
+    return read_signing_key(path, lambda: _passphrase.prompt(f"the private key {printable(path, 400)}"), database)
 
 
 def now() -> datetime:

@@ -16,7 +16,7 @@ from ben_secure.publish import PAGE_NAME, SUMS_NAME, Published, publish
 @click.command("publish", cls=Command)
 @argument("source", metavar="SRC", type=PATH, note="LMDB directory, or its data file; it is only read.")
 @argument("target", metavar="DEST", type=PATH, note="Folder to make; must not exist or be empty.")
-@click.option("--signing-key", type=PATH, required=True, help="Publisher's private key (PEM).")
+@click.option("--signing-key", type=_options.KEY_FILE, required=True, help=_options.SIGNING_KEY_HELP)
 @_options.name
 @_options.version
 @_options.license_

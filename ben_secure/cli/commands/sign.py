@@ -26,8 +26,8 @@ from ben_secure.tensors import SIGN
 @_options.context
 @click.option("--out", type=PATH, metavar="NEW", help="Write a tagged copy; without this DB itself is tagged.")
 @click.option("--retag", is_flag=True, help="Replace the tags of other keys in --mac-key FILE, after verifying them.")
-@click.option("--old-mac-key", type=PATH, help="Replace tags of the keys in this file, too.")
-@click.option("--signing-key", type=PATH, help="Publisher's private key (PEM).")
+@click.option("--old-mac-key", type=_options.KEY_FILE, help="Replace tags of the keys in this file, too.")
+@click.option("--signing-key", type=_options.KEY_FILE, help=_options.SIGNING_KEY_HELP)
 @_options.name
 @_options.version
 @_options.license_
