@@ -14,6 +14,8 @@ from ben_secure.signing.envelope import sign_statement, verify_envelope
 from ben_secure.signing.publisher.devices import DeviceKey
 from test_envelope import ENVELOPE, PARTNER, PARTNER_PUBLIC, PUBLIC, PUBLISHER, STATEMENT, with_signatures
 
+pytestmark = pytest.mark.threat("T23")
+
 
 def sslib_key(signing_key):
     """The public key as securesystemslib has it."""
