@@ -104,9 +104,14 @@ class Snapshot:
             StoreError: As ``key_batches``.
             LimitExceededError: A value is longer than ``max_value_bytes``.
         """
+        for item in self.items_in(start, stop, None):
+            yield [item]
+
+    def items_in(self, start: bytes | None, stop: bytes | None, place: Place | None) -> Iterator[tuple[bytes, Any]]:
+        """Walk the records as ``item_batches``, each value read as ``get`` reads it."""
         for leaf, nodes in self._walk(start, stop):
             for node in nodes:
-                yield [(node.lmdb_key, self._value(leaf, node))]
+                yield node.lmdb_key, self._value(leaf, node, place)
 
     def _walk(self, start: bytes | None, stop: bytes | None) -> Iterator[tuple[Leaf, list[Node]]]:
         meta = self.meta

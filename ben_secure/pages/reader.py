@@ -177,6 +177,30 @@ class PageReader(AbstractContextManager["PageReader"]):
         """
         return self._follow(Snapshot.item_batches, itemgetter(0), start, stop)
 
+    def items_into(self, place: Place, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, memoryview]]:
+        """Walk the records in key order, each value in memory of the caller's; does not look whether they are current.
+
+        Values and errors alike mean something only if the caller finds, behind the walk or where it ends, that
+        ``facts`` are what they were before it (see the module's docstring).
+
+        Args:
+            place: As for ``get_into``; the same memory may serve all values.
+            start: First key to give, if it is there.
+            stop: Key to end before; None for the end.
+
+        Yields:
+            Key and the view that was filled, keys strictly ascending.
+
+        Raises:
+            LimitExceededError: As ``items``.
+            StoreError: As ``items``.
+        """
+        try:
+            yield from self._snapshot.items_in(start, stop, place)
+        except BenSecureError as error:
+            error.located(self.path)
+            raise
+
     @property
     def facts(self) -> DatabaseFacts:
         """What the newer meta page says now."""

@@ -152,14 +152,14 @@ class Judge:
         manifest = self.listed or self._audited
         return None if manifest is None else manifest.statement.manifest_sha256
 
-    def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes) -> None:
+    def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes | memoryview) -> None:
         """Judge one record and count it.
 
         Args:
             tally: What the record and its findings are added to.
             position: Records of the database before this one.
             lmdb_key: Its raw LMDB key.
-            value: The stored bytes.
+            value: The stored bytes; nothing of them is kept.
 
         Raises:
             ResourceError: There is not enough memory to judge the value; nothing is counted.
@@ -201,8 +201,8 @@ class Judge:
         """Count a record whose value is too long to be read."""
         self._refuse(tally, position, b"", Finding.from_error(error.lmdb_key, error))
 
-    def _refuse(self, tally: Tally, position: int, value: bytes, finding: Finding) -> None:
+    def _refuse(self, tally: Tally, position: int, value: bytes | memoryview, finding: Finding) -> None:
         tally.count(value_bytes=len(value), written_by=REFUSED)
         tally.refused += 1
-        program = programs.shown(value) if self._options.opinions and value else None
+        program = programs.shown(bytes(value)) if self._options.opinions and value else None
         tally.add(dataclasses.replace(finding, position=position, program=program))

@@ -210,6 +210,21 @@ def _opened(path: str, identity: Identity, options: Options) -> tuple[PageReader
     return open_pages(path, options), Judge(path, options)
 
 
+class _Buffer:
+    """The memory into which one value after the other is read; as long as the longest of them."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray(2**18))
+
+    def __call__(self, size: int) -> memoryview:
+        if size > len(self._view):
+            self._view = memoryview(bytearray(size))
+        return self._view[:size]
+
+
+_buffer = _Buffer()
+
+
 def _silent(_: int) -> None:
     pass
 
@@ -232,7 +247,11 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
     tally = Tally()
     try:
         pages, judge = _opened(task.path, task.identity, task.options)
-        _judge(task, pages, judge, tally, announce)
+        _check_unchanged(pages, task)
+        try:
+            _judge(task, pages, judge, tally, announce)
+        finally:
+            _check_unchanged(pages, task)  # or what was read, or looks damaged, is of no one state
     except ResourceError:
         raise
     except BenSecureError as error:  # of the database or of the manifest; those of a value are findings
@@ -241,21 +260,21 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
     return tally
 
 
-def _judge(task: RangeTask, pages: PageReader, judge: Judge, tally: Tally, announce: Callable[[int], None]) -> None:
+def _check_unchanged(pages: PageReader, task: RangeTask) -> None:
     if identity_of(pages) != task.identity:
         raise StoreError(CHANGED)
+
+
+def _judge(task: RangeTask, pages: PageReader, judge: Judge, tally: Tally, announce: Callable[[int], None]) -> None:
     missing = _Missing(judge.listed, task) if judge.listed is not None and task.whole else None
     start: bytes = task.start
     announce(0)
-    latest = b""
     while True:
         try:
-            for lmdb_key, value in pages.items(start, task.stop):
+            for lmdb_key, value in pages.items_into(_buffer, start, task.stop):
                 if missing is not None:
                     missing.before(lmdb_key, tally)
                 judge.count(tally, task.position + tally.done, lmdb_key, value)
-                # The latest value stays until the next is there: else malloc gives its pages back and takes them again.
-                latest = value  # noqa: F841
                 announce(tally.done)
             break
         except LimitExceededError as error:  # from the reader: the value is too long to be read
@@ -268,8 +287,6 @@ def _judge(task: RangeTask, pages: PageReader, judge: Judge, tally: Tally, annou
             start = error.lmdb_key + b"\0"  # the least key behind it
     if missing is not None:
         missing.before(None, tally)
-    if identity_of(pages) != task.identity:
-        raise StoreError(CHANGED)
     if tally.done != task.records:
         raise StoreError(
             f"this LMDB file is damaged: {task.records} records are in a part of its tree, and {tally.done} are found "
