@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ben_secure import Limits, StoreError
+from ben_secure._system import forks
 from ben_secure.audit import Options
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.run import workers
@@ -328,8 +329,8 @@ def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, tmp_pa
             super().__init__(*args, **more)
             time.sleep(late)
 
-    monkeypatch.setattr(workers.subprocess, "Popen", Started)
-    monkeypatch.setattr(workers.sys, "executable", shutil.which(program) or str(tmp_path / program))
+    monkeypatch.setattr(forks.subprocess, "Popen", Started)
+    monkeypatch.setattr(forks.sys, "executable", shutil.which(program) or str(tmp_path / program))
     with Workers(1) as pool, pytest.raises(StoreError, match=f"could not be started: .*{fate}"):
         list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 

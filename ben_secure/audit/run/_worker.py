@@ -16,17 +16,14 @@ import struct
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
 
+from ben_secure.audit.findings import Tally
 from ben_secure.audit.run._wire import tally_to_json
+from ben_secure.audit.run.ranges import RangeTask
 from ben_secure.errors import ResourceError, printable
 
-if TYPE_CHECKING:
-    from ben_secure.audit.findings import Tally
-    from ben_secure.audit.run.ranges import RangeTask
-
 Announce = Callable[[int], None]
-JudgeFunction = Callable[["RangeTask", Announce], "Tally"]
+JudgeFunction = Callable[[RangeTask, Announce], Tally]
 
 PLACE = struct.Struct("<Q")
 """How a worker announces the record that it is at."""

@@ -2,10 +2,10 @@
 
 A value may kill the process that judges it, or keep it for ever; then that value is judged once more, alone, by a new
 process. If that is lost too, the value gets a finding, or is undecided if it was memory that lacked, and the audit goes
-on behind it. So no value is ever judged in the process that the caller cares about. Workers are started by a command
-line of their own and not forked: they share no memory, lock or thread with the caller, and do not import the caller's
-main program. Their results come back as JSON, in the order of the ranges, and a bounded number of ranges is under way
-at a time.
+on behind it. So no value is ever judged in the process that the caller cares about. Workers are forked by a process
+that has no threads and has imported nothing but what they need (``_system.forks``): they share no memory, lock or
+thread with the caller, and do not import the caller's main program. Their results come back as JSON, in the order of
+the ranges, and a bounded number of ranges is under way at a time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
-import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
+from ben_secure._system.forks import ForkServer
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.formats import REFUSED
 from ben_secure.audit.run._wire import tally_from_json
@@ -47,18 +46,6 @@ _POLL_S = 1.0
 _START_S = 120.0
 _SLACK_S = 10.0
 _MEMORY_BYTES = 2**30  # beyond what a worker has at the start, and eight times the longest value
-_BOOT = (
-    "import sys; a = sys.argv; sys.path[:] = a[3:]; "
-    "from ben_secure.audit.run._worker import main; main(int(a[1]), int(a[2]))"
-)
-_ENVIRONMENT = {
-    # The C library takes memory for each value and gives it back, a page fault every 4 kB, unless it is told to keep
-    # some; and a worker has one thread.
-    "MALLOC_TRIM_THRESHOLD_": str(2**26),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 @dataclass(slots=True, eq=False)
@@ -74,19 +61,17 @@ class _Job:
 class _Worker:
     """One process and the connection to it."""
 
-    def __init__(self, judge: JudgeFunction, seconds: float, memory_bytes: int) -> None:
+    def __init__(self, forks: ForkServer, judge: JudgeFunction, seconds: float, memory_bytes: int) -> None:
         self.job: _Job | None = None
         self.ready = False
+        self._code: int | None = None  # once it was ended
         self._seconds = seconds
+        self._forks = forks
         self.connection, theirs = Pipe()
         with tempfile.TemporaryFile() as file, theirs:
             file.truncate(PLACE.size)
             self._place = mmap.mmap(file.fileno(), PLACE.size)
-            try:
-                self._process = _start(theirs.fileno(), file.fileno())
-            except BaseException:
-                self._release()
-                raise
+            self._child = forks.fork(theirs.fileno(), file.fileno())
         self._announce_nothing()
         self._send((judge, seconds, memory_bytes))
 
@@ -118,7 +103,13 @@ class _Worker:
             self._seen, self._since = self.place, time.monotonic()
         patience = _START_S + 10 * self._seconds if self._seen == NOWHERE else _SLACK_S + 2 * self._seconds
         if time.monotonic() - self._since > patience:
-            self._process.kill()
+            self._end()
+
+    def _end(self) -> int:
+        """Kill it if it still runs; returns its exit code, or minus the signal that ended it."""
+        if self._code is None:
+            self._code = self._forks.end(self._child)
+        return self._code
 
     def receive(self) -> Tally | None:
         """Take what it sends.
@@ -144,8 +135,7 @@ class _Worker:
             raise _Lost("it gave an answer that makes no sense") from error
 
     def _fate(self) -> _Lost:
-        self._process.kill()  # it has closed the connection; it may still be dying of something else
-        code = self._process.wait()
+        code = self._end()  # it has closed the connection; it may still be dying of something else
         if code == NO_MEMORY:
             return _Lost("it had not enough memory", undecided=True)
         if code == -signal.SIGALRM:
@@ -154,29 +144,9 @@ class _Worker:
 
     def close(self) -> None:
         """End it, whatever it is at."""
-        self._process.kill()
-        self._process.wait()
-        self._release()
-
-    def _release(self) -> None:
+        self._end()
         self.connection.close()
         self._place.close()
-
-
-def _start(*fds: int) -> subprocess.Popen[bytes]:
-    """Start a process that inherits these descriptors."""
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-c", _BOOT, *map(str, fds), *sys.path],
-            pass_fds=fds,
-            env=os.environ | _ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the process that started it
-        )
-    except OSError as error:
-        raise StoreError(f"a worker process could not be started: {printable(str(error), 400)}") from error
 
 
 class _Lost(Exception):
@@ -185,6 +155,11 @@ class _Lost(Exception):
     def __init__(self, fate: str, *, undecided: bool = False) -> None:
         super().__init__(fate)
         self.undecided = undecided
+
+
+def fork_server() -> ForkServer:
+    """Start what workers come from; raises as ``ForkServer``."""
+    return ForkServer("ben_secure.audit.run._worker")
 
 
 class Workers(contextlib.AbstractContextManager["Workers"]):
@@ -200,6 +175,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         value_timeout_s: float = VALUE_TIMEOUT_S,
         max_value_bytes: int = 0,
         judge: JudgeFunction = judge_range,
+        forks: ForkServer | None = None,
     ) -> None:
         """Prepare.
 
@@ -208,6 +184,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             value_timeout_s: How long a worker may be at one value, seconds.
             max_value_bytes: Longest value; gives how much memory a worker may take.
             judge: What a worker does with a range; a function that it can import.
+            forks: Where workers come from, started before and closed by the caller; None for a server of its own.
 
         Raises:
             ValueError: ``count`` or ``value_timeout_s`` is not positive.
@@ -218,6 +195,8 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             raise ValueError(f"value_timeout_s must be more than 0 and less than a million, not {value_timeout_s}")
         self._count = count
         self._setup = judge, value_timeout_s, _MEMORY_BYTES + 8 * max_value_bytes
+        self._forks = forks
+        self._own_forks: ForkServer | None = None
         self._workers: list[_Worker] = []
         self._lost = 0
 
@@ -274,9 +253,14 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
                 return
             worker.give(job)
         while len(self._workers) < self._count and (job := next(waiting, None)) is not None:
-            worker = _Worker(*self._setup)
+            worker = _Worker(self._server(), *self._setup)
             self._workers.append(worker)
             worker.give(job)
+
+    def _server(self) -> ForkServer:
+        if self._forks is None:
+            self._forks = self._own_forks = fork_server()
+        return self._forks
 
     def _wait(self, jobs: list[_Job], split: Split) -> None:
         """Wait until a worker has something to say, and hear it; nothing to hear for a while is no harm."""
@@ -334,6 +318,9 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         """End all workers, whatever they are at."""
         while self._workers:
             self._workers.pop().close()
+        if self._own_forks is not None:
+            self._own_forks.close()
+            self._forks = self._own_forks = None
 
 
 def _lost_value(task: RangeTask, fate: _Lost) -> Tally:

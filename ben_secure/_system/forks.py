@@ -1,0 +1,144 @@
+"""A process without threads that imports once and forks children: to start one, or to lose it, costs milliseconds.
+
+The caller itself never forks, for it may have threads, locks and memory of any library. The server knows nothing of its
+caller but a socket. Its children end with it, and it ends with its caller. It must never run what a database says: that
+is for the children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+
+from ben_secure.errors import StoreError, printable
+
+_NUMBER = struct.Struct("<q")  # a request is the number of a child, with descriptors if it is to be forked
+_MAX_FDS = 4
+_BOOT = (
+    "import sys; a = sys.argv; sys.path[:] = a[3:]; from ben_secure._system.forks import serve; serve(int(a[1]), a[2])"
+)
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process with threads must not fork
+
+
+class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
+    """Forks children that have a module imported; to be closed.
+
+    It is started at once, and nothing waits for it until a child is ended.
+    """
+
+    def __init__(self, module: str) -> None:
+        """Start the process.
+
+        Args:
+            module: Dotted name; its function ``main`` is what a child runs, with the descriptors that it is given.
+
+        Raises:
+            StoreError: No process can be started.
+        """
+        self._children = 0
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _BOOT, str(theirs.fileno()), module, *sys.path],
+                    pass_fds=[theirs.fileno()],
+                    env=os.environ | _ENVIRONMENT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for the caller
+                )
+            except OSError as error:
+                self._control.close()
+                raise StoreError(f"a worker process could not be started: {printable(str(error), 400)}") from error
+
+    def fork(self, *fds: int) -> int:
+        """Ask for a child.
+
+        Args:
+            fds: Descriptors that it gets copies of. If there can be no child, they are closed over there.
+
+        Returns:
+            Its number, for ``end``.
+        """
+        self._children += 1
+        with contextlib.suppress(OSError):  # the server is gone, which shows as if the child were
+            socket.send_fds(self._control, [_NUMBER.pack(self._children)], fds)
+        return self._children
+
+    def end(self, child: int) -> int:
+        """Kill a child, if it still runs, and wait for its end.
+
+        Args:
+            child: What ``fork`` returned; each is ended once.
+
+        Returns:
+            Its exit code, or minus the signal that ended it; that of the server if there is neither.
+        """
+        answer = b""
+        with contextlib.suppress(OSError):
+            self._control.sendall(_NUMBER.pack(child))
+            answer = self._control.recv(_NUMBER.size)
+        if len(answer) != _NUMBER.size:
+            self._control.close()
+            return self._process.wait()
+        code: int = _NUMBER.unpack(answer)[0]
+        return code
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the server and its children, whatever they are at."""
+        self._control.close()
+        if not self._children:  # it may still be importing
+            self._process.kill()
+        self._process.wait()
+
+
+def serve(control_fd: int, module: str) -> None:
+    """Fork and end children as the caller asks, until it closes its side.
+
+    Args:
+        control_fd: Inherited descriptor of the socket.
+        module: As for ``ForkServer``.
+    """
+    main = importlib.import_module(module).main
+    gc.freeze()  # what is imported stays shared between the children
+    control = socket.socket(fileno=control_fd)
+    children: dict[int, int] = {}
+    while True:
+        request, fds, _, _ = socket.recv_fds(control, _NUMBER.size, _MAX_FDS)
+        if len(request) != _NUMBER.size:
+            break
+        (number,) = _NUMBER.unpack(request)
+        if not fds:
+            control.sendall(_NUMBER.pack(_ended(children.pop(number, 0))))
+            continue
+        with contextlib.suppress(OSError):  # no process to be had: who waits for it finds the other end closed
+            children[number] = os.fork()
+        if children.get(number) == 0:
+            control.close()
+            try:
+                main(*fds)
+            finally:
+                os._exit(1)
+        for fd in fds:
+            os.close(fd)
+    for pid in children.values():
+        _ended(pid)
+
+
+def _ended(pid: int) -> int:
+    """Kill a child and return its exit code, or minus the signal that ended it; 1 if it was never there."""
+    if pid == 0:
+        return 1
+    os.kill(pid, signal.SIGKILL)  # it was not waited for, so the number is still its own
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
