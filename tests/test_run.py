@@ -551,7 +551,8 @@ def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
         )
     workers = []
     while running.poll() is None and not (workers and b"lmdb_key" in answer.read_bytes()):
-        workers = [int(child) for child in _children(running.pid) if b"_worker import main" in _command_line(child)]
+        servers = [child for child in _children(running.pid) if b"_system.forks" in _command_line(child)]
+        workers = [int(worker) for server in servers for worker in _children(server)]
         time.sleep(0.01)
     for worker in workers:  # so that it is not done before it is interrupted
         os.kill(worker, signal.SIGSTOP)
