@@ -16,12 +16,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
+from ben_secure._system.appear import Place, collect, is_mount_point, named
+from ben_secure._system.causes import unwritable
 from ben_secure.audit.judge.scan import scan_value
 from ben_secure.errors import PatchFormatError, StoreError, printable
 from ben_secure.signing.keys import SigningKey, read_verify_key, write_verify_key
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX
 from ben_secure.signing.statement import Statement
-from ben_secure.store._staging import Staging
 from ben_secure.store.change import convert as conversion
 from ben_secure.store.change.rewrite import Progress, Refusals, rewrite
 from ben_secure.store.change.sign import sign_database
@@ -87,27 +88,33 @@ def publish(
         UntrustedDataError: What was written does not verify; the disk or another program changed it.
         ValueError: Name, version, licence or time is not as it must be.
     """
-    target = os.path.abspath(target)
+    target = os.path.abspath(named(target))
     _refuse_existing(target)
-    staging = Staging(target)
+    place = Place(target)
     try:
         database = f"{re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-.') or 'dataset'}.lmdb"
-        place = os.path.join(staging.directory, database)
+        copy = os.path.join(place.directory, database)
         with stages("auditing and converting" if convert else "auditing and copying") as progress:
             if convert:
-                copied = conversion.convert(source, place, progress=progress)
+                copied = conversion.convert(source, copy, progress=progress)
             else:
-                copied = rewrite(source, place, _audited, progress=progress)
+                copied = rewrite(source, copy, _audited, progress=progress)
         if copied.refusals.count:
             return Published(checked=copied.checked, refusals=copied.refusals)
         with stages("signing") as progress:
             signed = sign_database(
-                place, [signing_key], name=name, version=version, license=license, created=created, progress=progress
+                copy, [signing_key], name=name, version=version, license=license, created=created, progress=progress
             )
-        sums = _finish(staging.directory, database, signing_key, signed.statement, stages)
-        staging.publish()
+        sums = _finish(place.directory, database, signing_key, signed.statement, stages)
+        _refuse_foreign(place.directory, database)
+        place.put_folder()
+    except OSError as error:
+        raise StoreError(unwritable(target, error)) from error
+    except StoreError as error:  # about the release, and not about a folder that nobody knows of
+        error.message = error.message.replace(printable(place.directory, 400), printable(target, 400))
+        raise
     finally:
-        staging.discard()
+        place.discard()
     return Published(
         checked=copied.checked, refusals=copied.refusals, statement=signed.statement, database=database, sums=sums
     )
@@ -127,8 +134,26 @@ def _finish(
 
 def _refuse_existing(target: str) -> None:
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
+        collect(target)
         raise StoreError(
             f"{printable(target, 400)} exists and is not an empty folder; nothing is overwritten, choose another place"
+        )
+    if is_mount_point(target):  # a rename cannot replace it, which would show when everything else has been done
+        raise StoreError(
+            f"{printable(target, 400)} is a mount point, which cannot be replaced as a whole; name a folder in it: "
+            f"{printable(os.path.join(target, 'release'), 400)}"
+        )
+
+
+def _refuse_foreign(directory: str, database: str) -> None:
+    """Nothing ships that is not part of the release: not what another program or a writer has left there."""
+    expected = {database, *(os.path.basename(path) for path in _files(database)[1:]), SUMS_NAME, PAGE_NAME}
+    foreign = sorted(set(os.listdir(directory)) - expected)
+    foreign += sorted(set(os.listdir(os.path.join(directory, database))) - {"data.mdb"})
+    if foreign:
+        raise StoreError(
+            f"{printable(foreign[0], 400)} appeared in the release while it was made; stop the program that makes it, "
+            "and publish again"
         )
 
 

@@ -77,7 +77,7 @@ def test_convert_keeps_the_patches(place, capsys):
     assert run("audit new", capsys)[0] == 0
     code, out, err = run("convert legacy new", capsys)
     assert (code, out) == (2, "")
-    assert err == "ben-secure: new exists, and nothing is overwritten; choose another name\n"
+    assert err == "ben-secure: new exists and is not overwritten; choose another name\n"
     assert run("convert new again", capsys)[0] == 0
     assert records("again") == new
 
@@ -368,7 +368,7 @@ def test_untag_gives_back_what_was_signed(place, capsys):
     [
         ("convert missing new", "does not exist"),
         ("convert empty new", "the database is empty"),
-        ("convert legacy no/where", "cannot write in"),
+        ("convert legacy no/where", "cannot write"),
         ("convert legacy new --mac-key missing", "cannot read missing"),
         ("convert legacy new --mac-key legacy/data.mdb", "chmod 600|lies in the database's folder"),
         ("convert legacy new --context c", "--context belongs to"),
@@ -383,7 +383,7 @@ def test_untag_gives_back_what_was_signed(place, capsys):
         ("untag tagged --mac-key key", "--out is missing"),
         ("untag tagged --out new", "--mac-key is missing"),
         ("untag empty --mac-key key --out new", "the database is empty"),
-        ("untag tagged --mac-key key --out legacy", "exists, and nothing is overwritten"),
+        ("untag tagged --mac-key key --out legacy", "exists and is not overwritten"),
         ("untag tagged --mac-key tagged --out new", "tagged"),
         ("convert legacy new --skip-refused --force", "there is no option --force"),
     ],

@@ -110,7 +110,7 @@ def test_failures_are_listed_up_to_a_bound(place, capsys, monkeypatch):
         ("--s2 empty out", "no patch folders in"),
         ("--s2 missing out", "No such file or directory"),
         ("--s2 t.csv out", "Not a directory"),
-        ("--s2 s2 empty", "exists, and nothing is overwritten"),
+        ("--s2 s2 empty", "exists and is not overwritten"),
         ("--s2 s1 --s1 s2 out", "has no Sentinel-1 twin|names its Sentinel-2 twin"),
         ("--s2 s1 out", "is a band of the other sensor; sort"),
         ("--s2 s2 --context c out", "--context belongs to --mac-key"),

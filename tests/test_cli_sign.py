@@ -130,7 +130,7 @@ def test_sign_into_a_copy(place, capsys):
     assert content("db/data.mdb") == before
     code, out, err = run("sign db --mac-key key --out new", capsys)
     assert (code, out) == (2, "")
-    assert err == "ben-secure: new exists, and nothing is overwritten; choose another name\n"
+    assert err == "ben-secure: new exists and is not overwritten; choose another name\n"
     assert run("sign new --mac-key key --out again", capsys)[0] == 0
     assert records("again") == records("new")
 
@@ -237,8 +237,8 @@ def test_signing_does_not_decode(place, capsys):
         ("sign empty --mac-key key", "the database is empty"),
         ("sign empty --mac-key key --out new", "the database is empty"),
         ("sign publisher --mac-key key", "not an LMDB file"),
-        ("sign db --mac-key key --out empty", "exists, and nothing is overwritten"),
-        ("sign db --mac-key key --out db", "exists, and nothing is overwritten"),
+        ("sign db --mac-key key --out empty", "exists and is not overwritten"),
+        ("sign db --mac-key key --out db", "exists and is not overwritten"),
         ("sign db --mac-key key --old-mac-key other", "--old-mac-key requires --retag"),
         ("sign db --mac-key key --force", "belong to --signing-key"),
         ("sign db --mac-key key --name n", "belong to --signing-key"),

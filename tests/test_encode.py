@@ -281,7 +281,7 @@ def test_nothing_to_encode_is_undecided(tmp_path):
         encode(tmp_path / "out", s2=tmp_path)
     with pytest.raises(EncodeError, match=r"cannot read the folder .*No such file"):
         encode(tmp_path / "out", s1=tmp_path / "none")
-    with pytest.raises(StoreError, match="exists, and nothing is overwritten"):
+    with pytest.raises(StoreError, match="exists and is not overwritten"):
         encode(tmp_path, s2=tmp_path)
     for wrong in ({}, {"s2": tmp_path, "workers": 0}, {"s2": tmp_path, "listed_only": True}):
         with pytest.raises(ValueError, match=r"nothing to encode|at least 1|means nothing"):

@@ -48,7 +48,7 @@ ORDER: dict[str, list[str]] = {
     "pickles": ["names", "records", "machine", "arrays", "legacy", "templates", "loader", "unpickler"],
     "tensors": ["header", "note", "reading", "writing"],
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
-    "store": ["_staging reader", "pairs writer", "change"],
+    "store": ["reader", "pairs writer", "change"],
     "store.change": ["digests rewrite tag", "convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
     "encode": ["directory unpack", "geotiff labels", "folders", "patch", "plan", "run"],

@@ -163,7 +163,7 @@ def test_what_is_changed_after_signing_is_not_released(place, capsys, monkeypatc
         (["legacy", "full", *COMMAND], "exists and is not an empty folder"),
         (["legacy", "link", *COMMAND], "exists and is not an empty folder"),
         (["legacy", "publisher", *COMMAND], "exists and is not an empty folder"),
-        (["legacy", "no/where", *COMMAND], "cannot write in"),
+        (["legacy", "no/where", *COMMAND], "cannot write"),
         (["missing", "release", *COMMAND], "does not exist"),
         (["empty", "release", *COMMAND], "the database is empty"),
         (["legacy", "release", *COMMAND[:2]], "needs --name and --version"),

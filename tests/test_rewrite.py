@@ -172,10 +172,10 @@ def test_rewrite_needs_a_source_and_no_target(bare, tmp_path):
     for source, target, message in (
         ("missing", "new", "does not exist"),
         ("empty", "new", "the database is empty"),
-        ("db", "empty", "exists, and nothing is overwritten"),
-        ("db", "there", "exists, and nothing is overwritten"),
-        ("db", "db", "exists, and nothing is overwritten"),
-        ("db", "no/where", "cannot write in"),
+        ("db", "empty", "exists and is not overwritten"),
+        ("db", "there", "exists and is not overwritten"),
+        ("db", "db", "exists and is not overwritten"),
+        ("db", "no/where", "cannot write"),
     ):
         with pytest.raises(StoreError, match=message):
             rewrite(tmp_path / source, tmp_path / target, refuse_some(()))

@@ -33,6 +33,8 @@ _RESUME = "resume"
 _ATTEMPTS = 100
 _MAX_NAME_BYTES = 200
 
+Path = str | os.PathLike[str]
+
 
 def left_beside(target: str) -> str | None:
     """Find the place where a writer that can be resumed has left what it wrote for a target.
@@ -80,7 +82,7 @@ class Place:
         Raises:
             UndecidedError: Another writer is at work on this target, or the place cannot be made.
         """
-        self._target = os.path.abspath(target)
+        self._target = os.path.abspath(named(target, error))
         self._parent = os.path.dirname(self._target)
         self._folder = _place_of(self._target)
         self._error = error
@@ -238,10 +240,54 @@ class Place:
         lock.give_up()
 
 
+def refuse_taken(target: str) -> None:
+    """Find before work begins that a folder cannot get a name.
+
+    Args:
+        target: Where it shall be.
+
+    Raises:
+        StoreError: There is something. What a killed writer has left beside it is removed.
+    """
+    if os.path.lexists(target):
+        collect(target)
+        raise exists(target, force=False)
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether something is mounted at a path, which therefore cannot be renamed or replaced."""
+    if os.path.ismount(path):
+        return True
+    # A folder of the same file system that is mounted there (mount --bind) is seen in the list of mounts only.
+    real = os.fsencode(os.path.realpath(path))
+    for character in b"\\ \t\n":
+        real = real.replace(bytes([character]), b"\\%03o" % character)
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            return any(line.split(b" ")[4] == real for line in mounts)
+    except OSError:
+        return False
+
+
 def exists(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
     """Write the error for a name that is taken; ``force`` if it could be overwritten."""
     remedy = ", or overwrite it knowingly (--force, overwrite=True)" if force else ""
     return error(f"{printable(target, 400)} exists and is not overwritten; choose another name{remedy}")
+
+
+def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
+    """Write a path as a str that the operating system can take.
+
+    Raises:
+        UndecidedError: It cannot be the name of a file.
+    """
+    try:
+        name = os.fsdecode(path)
+        if b"\0" not in os.fsencode(name) and name:
+            return name
+    except UnicodeEncodeError:
+        name = os.fspath(path)
+    raise error(f"{printable(name, 400)} cannot be the name of a file; check the path")
 
 
 def _place_of(target: str) -> str:

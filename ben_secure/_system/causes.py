@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -10,6 +11,7 @@ from ben_secure.errors import printable
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 _FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT}
+_TRIAL_BYTES = 2**20
 
 
 def unwritable(path: str, error: OSError) -> str:
@@ -38,18 +40,34 @@ def unwritable(path: str, error: OSError) -> str:
     return f"cannot write {shown}: {said}; {remedy}"
 
 
-def no_room(path: str, needed: int) -> OSError | None:
-    """Look whether a disk is full, for errors of libraries that call a full disk something else.
+def from_text(text: str, folder: str) -> OSError | None:
+    """Find the system error that a library has told in words; some call a full disk an input/output error.
 
     Args:
-        path: Something on the disk, or a new name in a folder on it.
-        needed: How many bytes were to be written.
+        text: What the library said, with the system's words for the error.
+        folder: Folder of what was to be written, in which this user may write.
 
     Returns:
-        The error that the operating system would give, or None if there was room for them.
+        The error, or None if the text names none.
     """
-    free = _free(path)
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if free is not None and free[0] <= needed else None
+    number = next((number for number in (*_NO_ROOM, errno.EFBIG, errno.EIO) if os.strerror(number) in text), None)
+    if number is None:
+        return None
+    error = OSError(number, os.strerror(number))
+    return error if number != errno.EIO else _trial(os.path.join(folder, "trial")) or error
+
+
+def _trial(path: str) -> OSError | None:
+    """Write a small file and remove it: the error if that cannot be done."""
+    try:
+        with open(path, "xb") as file:
+            file.write(bytes(_TRIAL_BYTES))
+    except OSError as error:
+        return error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    return None
 
 
 def _no_room(error: OSError, path: str) -> str:

@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import BinaryIO
 
-from ben_secure._system.appear import Place, collect, exists
+from ben_secure._system.appear import Path, Place, collect, exists, named
 from ben_secure._system.causes import unwritable
 from ben_secure._system.naming import make_like
 from ben_secure.errors import StoreError, UndecidedError, printable
-
-Path = str | os.PathLike[str]
 
 
 class Kind(Enum):
@@ -170,21 +168,6 @@ def is_stream(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
-
-
-def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
-    """Write a path as a str that the operating system can take.
-
-    Raises:
-        UndecidedError: It cannot be the name of a file.
-    """
-    try:
-        name = os.fsdecode(path)
-        if b"\0" not in os.fsencode(name) and name:
-            return name
-    except UnicodeEncodeError:
-        name = os.fspath(path)
-    raise error(f"{printable(name, 400)} cannot be the name of a file; check the path")
 
 
 def _opened(path: str, mode: int) -> BinaryIO:

@@ -15,11 +15,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ben_secure._system.appear import refuse_taken
 from ben_secure._system.interrupts import uninterrupted
 from ben_secure.encode.geotiff import Unknown
 from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
-from ben_secure.errors import BenSecureError, EncodeError, StoreError, printable
+from ben_secure.errors import BenSecureError, EncodeError, printable
 from ben_secure.labels.tables import Rows, read_table
 from ben_secure.store.change.rewrite import Progress
 from ben_secure.store.writer import PatchWriter
@@ -138,8 +139,7 @@ def encode(
     if listed_only and not tables:
         raise ValueError("listed_only means nothing without a metadata table")
     target = os.fspath(target)
-    if os.path.lexists(target):  # before hours of work; the writer looks again
-        raise StoreError(f"{printable(target, 400)} exists, and nothing is overwritten; choose another name")
+    refuse_taken(target)  # before hours of work; the writer looks again
     roots = [None if root is None else os.path.abspath(root) for root in (s2, s1)]
     failures = Failures(strict=not keep_going)
     plan = make_plan(roots[0], roots[1], _rows(tables), listed_only, failures)

@@ -1,7 +1,7 @@
 """``PatchWriter``: write patches as canonical values into an LMDB database that appears complete or not at all.
 
 It opens with liblmdb nothing but files that it has made itself, in this run or in one that was interrupted and is
-resumed (which only this user can have changed, see ``_staging``): to add to an existing database, its records are
+resumed (which only this user can have changed, see ``_system.appear``): to add to an existing database, its records are
 read with ``pages`` and written anew, so that liblmdb never parses pages from elsewhere (T5). It never changes a
 database in place.
 """
@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
+from ben_secure._system import causes
+from ben_secure._system.appear import Place, named
+from ben_secure._system.naming import make_like
 from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.data_file import DATA_FILE_NAME, data_file_path, lock_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
-from ben_secure.store._staging import Staging
 
 if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet
@@ -77,7 +79,7 @@ class PatchWriter:
         """
         if resume is not None and (append or not 1 <= len(resume) <= _MAX_RESUME_BYTES):
             raise ValueError(f"resume takes 1 to {_MAX_RESUME_BYTES} bytes, and not with append")
-        self.path = os.fspath(path)
+        self.path = named(path)
         self.limits = limits
         self._append = append
         self._resume = resume
@@ -93,23 +95,23 @@ class PatchWriter:
         """
         self._target = target = os.path.abspath(self.path)
         self._target_file = os.path.realpath(data_file_path(target))
-        self._refuse_existing(target)
         with contextlib.ExitStack() as cleanup:
-            self._staging = Staging(self._target_file if self._append else target, self._resume)
-            cleanup.callback(self._staging.discard)
-            self._refuse_existing(target)  # once more, now that no other writer can make it
+            self._place = Place(self._target_file if self._append else target, self._resume)
+            cleanup.callback(self._place.discard)
+            self._refuse_existing(target)
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
             self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())
-            # Written through in one go at the end (Staging.publish): until then nobody needs this file, unless it
+            # Written through in one go at the end (``Place``): until then nobody needs this file, unless it
             # shall outlive a power failure. No other process knows of it, so it needs no lock.mdb.
             try:
                 self._env = cleanup.enter_context(
                     lmdb.open(
-                        self._staging.directory,
+                        os.fsencode(self._place.directory),
                         map_size=self._map_bytes,
                         sync=self._resume is not None,
                         lock=False,
+                        mode=0o666,
                         lib_version=0,  # the file format of LMDB 0.9, whatever the environment variable says
                     )
                 )
@@ -200,10 +202,10 @@ class PatchWriter:
                 if self._resume is not None and (exc_type is None or self._env.stat()["entries"]):
                     # Whatever happens now, what is written stays. What is pending goes: it may be why the block was
                     # left.
-                    self._staging.keep()
+                    self._place.keep()
                 if exc_type is None:
                     self._publish()
-                    self._staging.keep(False)
+                    self._place.keep(False)
 
     def _refuse_existing(self, target: str) -> None:
         if not self._append and os.path.lexists(target):
@@ -224,7 +226,7 @@ class PatchWriter:
     def _staged_bytes(self) -> int:
         """Size of the file that is resumed, if there is one."""
         try:
-            return os.stat(os.path.join(self._staging.directory, DATA_FILE_NAME)).st_size
+            return os.stat(os.path.join(self._place.directory, DATA_FILE_NAME)).st_size
         except FileNotFoundError:
             return 0
 
@@ -268,6 +270,7 @@ class PatchWriter:
     def _copy_original(self) -> None:
         with PageReader(self.path, max_value_bytes=self.limits.max_value_bytes + FOOTER_BYTES) as original:
             self._original_facts = original.facts
+            make_like(os.path.join(self._place.directory, DATA_FILE_NAME), os.stat(self._target_file))
             for lmdb_key, value in original.items():
                 self._put(lmdb_key, value)
 
@@ -275,7 +278,7 @@ class PatchWriter:
         self._write_chunk()
         self._env.close()
         if not self._append:
-            self._staging.publish()
+            self._place.put_folder()
             return
         with PageReader(self._target) as now:
             if now.facts != self._original_facts:
@@ -284,14 +287,17 @@ class PatchWriter:
                     "stop the other program and begin again",
                     database=self.path,
                 )
-        self._staging.publish(DATA_FILE_NAME)
+        self._place.put_files({DATA_FILE_NAME: self._target_file}, overwrite=True)
         # liblmdb's lock file goes with the file that was replaced: programs that still have both open agree on it, but
         # its transaction id would send those that open the new file to an older state of that.
         with contextlib.suppress(OSError):
             os.unlink(lock_file_path(self._target))
 
     def _failed(self, error: lmdb.Error) -> StoreError:
-        return StoreError(f"cannot write the new database: {printable(str(error))}", database=self.path)
+        cause = causes.from_text(str(error), self._place.directory)
+        if cause is None:
+            return StoreError(f"cannot write the new database: {printable(str(error))}", database=self.path)
+        return StoreError(causes.unwritable(self.path, cause))
 
 
 def _lmdb_key(name: object) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import click
 
+from ben_secure._system.appear import left_beside
 from ben_secure._system.processors import processors
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
@@ -19,7 +20,6 @@ from ben_secure.cli._usage import PATH, Command, argument, whole
 from ben_secure.encode import Encoded, UnknownPixels, encode
 from ben_secure.errors import EncodeError, printable
 from ben_secure.signing.keys import read_mac_keys
-from ben_secure.store._staging import left_beside
 
 
 @click.command("encode", cls=Command)

@@ -6,8 +6,9 @@ found no fault, and only if nobody but this user could have changed it since. Fo
 ``rewrite``. Killed at any moment, what was committed is whole and what was not is as before (LMDB copies on write and
 syncs each commit); doing it again does the rest.
 
-Order of steps: take the place of the next writer (``_staging``: no other writer of this package), refuse if another
-program has the database open, ask every value (nothing is written if one is refused), ``lmdb.verify``, then change.
+Order of steps: take the place of the next writer (``_system.appear``: no other writer of this package), refuse if
+another program has the database open, ask every value (nothing is written if one is refused), ``lmdb.verify``, then
+change.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from dataclasses import dataclass
 import lmdb
 import lmdb.verify
 
+from ben_secure._system.appear import Place
 from ben_secure.errors import StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages.data_file import data_file_path, lock_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.manifest import manifest_path
-from ben_secure.store._staging import Staging
 from ben_secure.store.change.digests import map_values
 from ben_secure.store.change.rewrite import Progress, Refusals, Transform
 
@@ -80,7 +81,7 @@ def change_in_place(
     ):
         data_file = os.path.realpath(data_file_path(path))
         _refuse_if_shared(path, data_file)
-        cleanup.callback(Staging(data_file).discard)
+        cleanup.callback(Place(data_file).discard)
         _refuse_if_open(path)
         checked, to_change, refusals = _check(reader, transform, progress)
         if not to_change or refusals.count:

@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ben_secure.errors import LimitExceededError, StoreError, UntrustedDataError, printable
+from ben_secure._system.appear import refuse_taken
+from ben_secure.errors import LimitExceededError, StoreError, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
@@ -129,8 +130,7 @@ def rewrite(
             something at ``target``, or it cannot be written.
     """
     target = os.fspath(target)
-    if os.path.lexists(target):
-        raise StoreError(f"{printable(target, 400)} exists, and nothing is overwritten; choose another name")
+    refuse_taken(target)
     refusals = Refusals()
     checked = written = joined = 0
     try:
