@@ -227,4 +227,4 @@ class ResourceError(UndecidedError):
 
 
 class MissingExtraError(UndecidedError):
-    """An optional dependency is not installed; the message names the extra to install."""
+    """A library that only some functions need is not installed; the message names it."""

@@ -92,7 +92,11 @@ def run(found: list[tuple[str, str]], names: dict[str, object], capsys: pytest.C
 def test_the_two_commands_are_those_of_ci():
     """The README's install-and-run and install-and-test commands are there, and CI runs the second to the letter."""
     commands = [text.strip() for kind, text in BLOCKS if kind == "sh"]
-    assert commands == ["pip install . && ben-secure demo", "pip install '.[test]' && pytest"]
+    run_it, test_it, extras = commands
+    assert (run_it, test_it) == ("pip install . && ben-secure demo", "pip install '.[test]' && pytest")
+    project = (ROOT / "pyproject.toml").read_text()
+    for extra in re.fullmatch(r"pip install '\.\[([a-z,]+)\]'", extras)[1].split(","):
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
     assert f"\n{commands[1]}\n" in (ROOT / ".ci" / "run").read_text()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ben_secure._system.appear import refuse_taken
 from ben_secure._system.interrupts import uninterrupted
+from ben_secure._system.optional import require
 from ben_secure.encode.geotiff import Unknown
 from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
@@ -128,11 +129,12 @@ def encode(
         EncodeError: There is nothing to encode, a table cannot be used, two patches have one name, or (without
             ``keep_going``) a patch cannot be encoded.
         StoreError: There is something at ``target``, or it cannot be written.
-        MissingExtraError: A file needs a library that is not installed.
+        MissingExtraError: imagecodecs is not installed, or a table is Parquet and pyarrow is not.
         TypeError: ``mac_key`` is something else.
         ValueError: Neither ``s2`` nor ``s1`` is given, ``workers`` is less than 1, ``listed_only`` comes without
             ``metadata``, or ``context`` without a key.
     """
+    require("encoding GeoTIFFs", "imagecodecs")
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
     tables = [metadata] if isinstance(metadata, str | os.PathLike) else list(metadata)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ben_secure.errors import MissingExtraError, printable
+from ben_secure._system.optional import require
+from ben_secure.errors import printable
 
 if TYPE_CHECKING:
     from ben_secure.patches.layout import PixelArray
@@ -207,13 +208,9 @@ def _check_lerc(blob: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> No
 
 def _call(name: str, *args: object, **options: object) -> Any:
     """Call imagecodecs, whose errors have a class for each codec and no common base."""
-    try:
-        import imagecodecs
-    except ImportError as error:
-        raise MissingExtraError(
-            "a GeoTIFF is compressed, and imagecodecs, which unpacks it, is not installed: pip install "
-            "'ben-secure[encode]'"
-        ) from error
+    require("a compressed GeoTIFF", "imagecodecs")
+    import imagecodecs
+
     try:
         return getattr(imagecodecs, name)(*args, **options)
     except Exception as error:

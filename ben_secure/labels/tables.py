@@ -12,7 +12,8 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from ben_secure.errors import EncodeError, MissingExtraError, printable
+from ben_secure._system.optional import require
+from ben_secure.errors import EncodeError, printable
 
 ID_COLUMNS = ("patch_id", "name", "patch")
 """Columns that can name the patch; the first of them that a table has does, and the others are columns like any."""
@@ -208,14 +209,10 @@ def _share(shared: dict[str, str], text: str) -> str:
 
 
 def _parquet_rows(path: str, kept: Collection[str] | None) -> Iterator[tuple[int, object, dict[str, object]]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the table {printable(path, 400)} is Parquet, and pyarrow, which reads it, is not installed: "
-            "pip install 'ben-secure[encode]', or write the table as CSV"
-        ) from error
+    require(f"the Parquet table {printable(path, 400)}", "pyarrow", otherwise="a CSV table needs no library")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     _check_size(path)
     try:
         with pq.ParquetFile(path, memory_map=False) as file:

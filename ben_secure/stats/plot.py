@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ben_secure.errors import MissingExtraError, printable
+from ben_secure._system.optional import require
+from ben_secure.errors import printable
 from ben_secure.stats.results import BandStatistics, Statistics
 
 if TYPE_CHECKING:
@@ -29,18 +30,6 @@ _COLOUR = "#2a6f97"
 _DPI = 110
 
 
-def require_matplotlib() -> None:
-    """Check that plots can be made, before a database is read.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("a plot needs matplotlib; install it with: pip install 'ben-secure[plot]'") from error
-
-
 def plot_png(statistics: Statistics) -> bytes:
     """Draw statistics.
 
@@ -53,7 +42,7 @@ def plot_png(statistics: Statistics) -> bytes:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    require_matplotlib()
+    require("a plot", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from ben_secure.errors import MissingExtraError
+from ben_secure._system.optional import require
 
-try:
-    import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise MissingExtraError(
-        "ben_secure.torch needs PyTorch, which is not installed: pip install 'ben-secure[torch]'; "
-        "ben_secure.batches.PatchArrays gives the same as numpy arrays without it"
-    ) from error
+require("ben_secure.torch", "torch", otherwise="ben_secure.batches.PatchArrays gives the same as numpy arrays")
 
-from ben_secure.torch.dataset import PatchDataset, collate
-from ben_secure.torch.loader import batch_loader
-from ben_secure.torch.sampler import EpochSampler
+from ben_secure.torch.dataset import PatchDataset, collate  # noqa: E402
+from ben_secure.torch.loader import batch_loader  # noqa: E402
+from ben_secure.torch.sampler import EpochSampler  # noqa: E402
 
 __all__ = ["EpochSampler", "PatchDataset", "batch_loader", "collate"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ben_secure._system.files import write_file
+from ben_secure._system.optional import require
 from ben_secure.errors import printable
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def to_png(image: Picture, *, scale: int = 1) -> bytes:
     Returns:
         The file's bytes, the same for the same picture.
     """
+    require("a picture", "pillow")
     from PIL import Image
 
     file = io.BytesIO()
@@ -169,6 +171,7 @@ def contact_sheet(pictures: Sequence[tuple[str, Picture]]) -> Picture:
     Returns:
         The sheet, uint8 (rows, columns, 3).
     """
+    require("a picture", "pillow")
     from PIL import Image, ImageDraw
 
     across = min(len(pictures), max(3, int(np.ceil(np.sqrt(len(pictures))))))

@@ -24,12 +24,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ben_secure
+from ben_secure._system.optional import require
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
 from ben_secure.audit.run.ranges import RangeTask, open_pages, split
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Workers
-from ben_secure.errors import BenSecureError, MissingExtraError, StoreError, printable
+from ben_secure.errors import BenSecureError, StoreError, printable
 
 if TYPE_CHECKING:
     from ben_secure.audit.run.runner import Runner
@@ -65,7 +66,7 @@ def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TI
         What ``Run.runner`` is to be.
 
     Raises:
-        MissingExtraError: The extra is not installed.
+        MissingExtraError: distributed is not installed.
         StoreError: The address is none, or a MAC key would travel in the clear; nobody answers, or has workers; a
             worker has another version of ben_secure, or none.
     """
@@ -91,10 +92,9 @@ def cluster(address: str, options: Options, *, value_timeout_s: float = VALUE_TI
 
 
 def _connect(address: str) -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise MissingExtraError("an audit on a cluster needs Dask: pip install 'ben-secure[dask]'") from error
+    require("an audit on a Dask cluster", "distributed")
+    import distributed
+
     try:
         client: Any = distributed.Client(  # type: ignore[no-untyped-call]
             address, timeout=CONNECT_TIMEOUT_S, set_as_default=False, name="ben-secure-audit"

@@ -7,6 +7,7 @@ from itertools import islice
 import click
 
 from ben_secure._system.files import write_file
+from ben_secure._system.optional import require
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._usage import Command, argument, one_of
@@ -43,6 +44,7 @@ def command(
     Exit code 0: drawn. 1: a value is refused, and nothing is written. 2: there is no such database or patch, its bands
     do not make this kind of picture, or the PNG exists (without --force) or cannot be written.
     """
+    require("a picture", "pillow")
     if len(names) > _MOST:
         raise click.UsageError(f"{len(names)} patches do not fit on one sheet; give at most {_MOST}")
     with PatchReader(database, verification=verification) as reader:

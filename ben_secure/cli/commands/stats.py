@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ben_secure._system.files import write_file
+from ben_secure._system.optional import require
 from ben_secure._system.processors import processors
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import check_output, console, print_json, progress_bar
@@ -17,7 +18,6 @@ from ben_secure.cli._usage import Command, whole
 from ben_secure.errors import printable
 from ben_secure.signing.policy import Verification
 from ben_secure.stats import Statistics, plot_png, stats
-from ben_secure.stats.plot import require_matplotlib
 from ben_secure.stats.results import BandStatistics, to_json
 from ben_secure.store.reader import PatchReader
 
@@ -29,7 +29,7 @@ _PATCHES_A_WORKER = 500  # less is done before a second process has started
 @click.command("stats", cls=Command)
 @_options.database
 @_options.as_json
-@click.option("--plot", type=_options.PNG, help="PNG of the histograms to write (extra: plot).")
+@click.option("--plot", type=_options.PNG, help="PNG of the histograms to write (needs matplotlib).")
 @click.option("--workers", type=whole(least=1), help="Worker processes (default: chosen automatically).")
 @_options.verifying
 @click.option("--force", is_flag=True, help="Overwrite the PNG.")
@@ -45,7 +45,7 @@ def command(
     """
     check_output("--plot", plot, force)
     if plot is not None:
-        require_matplotlib()
+        require("a plot", "matplotlib")
     with PatchReader(database, verification=verification) as reader:
         found = min(processors(), 1 + len(reader) // _PATCHES_A_WORKER)
         with progress_bar("counting") as progress:

@@ -1,0 +1,42 @@
+"""Libraries that only some functions need: each is asked for by name when it is used, never before.
+
+A message names the library itself and no extra of this package: that holds for an installation from a checkout, too.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from ben_secure.errors import MissingExtraError, printable
+
+_MODULES = {"pillow": "PIL"}  # where a library's module has another name
+
+
+def require(use: str, *libraries: str, otherwise: str = "") -> None:
+    """Import optional libraries, before any work begins.
+
+    Args:
+        use: What needs them; the subject of the message.
+        libraries: Their names for pip.
+        otherwise: What works without them; the end of the message.
+
+    Raises:
+        MissingExtraError: One of them is not installed, or cannot be imported.
+    """
+    missing = [library for library in libraries if not _is_installed(use, library)]
+    if missing:
+        names, them = " and ".join(missing), "which is" if len(missing) == 1 else "which are"
+        text = f"{use} needs {names}, {them} not installed: pip install {' '.join(missing)}"
+        raise MissingExtraError(text + (f"; {otherwise}" if otherwise else ""))
+
+
+def _is_installed(use: str, library: str) -> bool:
+    module = _MODULES.get(library, library)
+    try:
+        import_module(module)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            return False
+        broken = f"{use} needs {library}, which is installed but cannot be imported: {printable(str(error), 400)}"
+        raise MissingExtraError(broken) from error
+    return True
