@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from ben_secure import StoreError
+from ben_secure import ManifestMismatchError, PatchReader, StoreError
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
 from ben_secure.audit.report import together
 from ben_secure.audit.rules import Level
@@ -281,8 +281,27 @@ def test_a_manifest_is_verified_if_a_key_is_given(tmp_path):
         (b"100", Rule.MANIFEST, 77),
     ]
     assert (report.checked, report.refused, report.exit_code) == (78, 2, 1)
-    sample = audit_database(database, options=options, run=Run(sample=10))
-    assert Rule.RECORD_MISSING not in sample.rules
+
+
+@pytest.mark.threat("T19")
+@pytest.mark.parametrize("since_manifest", [False, True])
+def test_what_is_checked_at_open_is_checked_of_a_sample_too(tmp_path, since_manifest):
+    """Readers refuse to open a database with another number of records, so a sample of it is not clean."""
+    records = {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(80)}
+    database = release(tmp_path, records)
+    options = demanding(verify_key=PUBLISHER.verify_key, since_manifest=since_manifest)
+    for run in (Run(sample=10), Run(sample=10, resume=tmp_path / "state")):
+        assert audit_database(database, options=options, run=run).verdict == "clean"
+    del records[STEM + b"040"]
+    shutil.rmtree(database)
+    make_database(database, records)
+    with pytest.raises(ManifestMismatchError):
+        PatchReader(database, verify_key=PUBLISHER.verify_key)
+    for run in (Run(sample=10), Run(sample=10, resume=tmp_path / "state"), Run(sample=10, workers=1)):
+        report = audit_database(database, options=options, run=run)
+        assert [(finding.rule, finding.lmdb_key) for finding in report.findings] == [(Rule.MANIFEST, None)]
+        assert (report.exit_code, report.checked) == (1, 0)
+        assert "79 records, expected the 80" in report.findings[0].message
 
 
 @pytest.mark.threat("T8")
@@ -297,6 +316,20 @@ def test_a_manifest_that_is_not_what_it_should_be_is_a_finding(tmp_path):
     report = audit_database(database, options=demanding(verify_key=PUBLISHER.verify_key))
     assert (report.exit_code, report.findings) == (2, ())
     assert "there is no such file" in report.undecided
+
+
+@pytest.mark.threat("T19")
+def test_since_a_manifest_records_may_be_added_and_not_removed(tmp_path):
+    """Removed ones make the number less than that of the manifest; the database that has grown is clean."""
+    records = {STEM + b"%d" % n: HONEST[n % 4] for n in range(6)}
+    database = release(tmp_path, records)
+    options = demanding(verify_key=PUBLISHER.verify_key, since_manifest=True)
+    shutil.rmtree(database)
+    make_database(database, records | {STEM + b"7": HONEST[1]})
+    assert audit_database(database, options=options).verdict == "clean"
+    shutil.rmtree(database)
+    make_database(database, dict(list(records.items())[:5]))
+    assert audit_database(database, options=options).rules == {Rule.MANIFEST: 1}
 
 
 def test_since_a_manifest_only_new_and_changed_values_are_judged(tmp_path):

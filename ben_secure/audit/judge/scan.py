@@ -152,6 +152,21 @@ class Judge:
         manifest = self.listed or self._audited
         return None if manifest is None else manifest.statement.manifest_sha256
 
+    def check_count(self, entries: int, *, partly: bool) -> None:
+        """Check the number of records as a reader does when it opens the database, unless all are compared anyway.
+
+        Args:
+            entries: Records that the database has.
+            partly: Whether only some of them are going to be judged.
+
+        Raises:
+            ManifestMismatchError: It is not that of the manifest; with ``since_manifest``, it is less.
+        """
+        if self.listed is not None and partly:
+            self.listed.check_count(entries)
+        elif self._audited is not None and entries < len(self._audited):
+            self._audited.check_count(entries)
+
     def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes | memoryview) -> None:
         """Judge one record and count it.
 

@@ -212,7 +212,9 @@ class _Audit:
         self._entries = identity.entries
         wanted = self._run.sample
         self._sampled = wanted is not None and wanted < identity.entries
-        described = describe(self._options, Judge(self._absolute, self._options), wanted if self._sampled else None)
+        judge = Judge(self._absolute, self._options)
+        judge.check_count(identity.entries, partly=self._sampled)
+        described = describe(self._options, judge, wanted if self._sampled else None)
         done = None if self._state is None else self._state.done(self._absolute, identity, described)
 
         def keep(now: bool) -> None:
