@@ -19,7 +19,7 @@ from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion.opinions import Fickling, Opinions
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.discover import databases_in
-from ben_secure.audit.run.ranges import CHANGED, RangeTask, cut, identity_of, open_pages, sample, split
+from ben_secure.audit.run.ranges import CHANGED, Identity, RangeTask, cut, identity_of, open_pages, sample, split
 from ben_secure.audit.run.state import Done, StateFile, describe
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.audit.structure.checks import StructureCheck
@@ -241,6 +241,10 @@ class _Audit:
                 self._look_at_the_whole(whole)
             finally:
                 keep(now=True)
+        self._conclude(pages, identity)
+
+    def _conclude(self, pages: PageReader, identity: Identity) -> None:
+        """Say why not all was judged, if so."""
         if self._undecided is None and identity_of(pages) != identity:
             self._undecided = CHANGED
         self.finished = self._undecided != CHANGED
