@@ -56,7 +56,7 @@ ORDER: dict[str, list[str]] = {
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
     "audit.judge": ["formats names programs remarks", "scan"],
     "audit.opinion": ["_fickling_worker opinions"],
-    "audit.structure": ["_verify_worker checks"],
+    "audit.structure": ["_verify_worker checks identity"],
     "audit.run": ["_wire discover ranges", "_worker state", "workers", "runner", "cluster"],
     "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
     "torch": ["memory sampler", "dataset", "ahead", "loader"],

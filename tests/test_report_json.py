@@ -52,13 +52,6 @@ def test_every_key_is_documented():
         assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == list(found)
 
 
-def test_a_report_says_what_it_has_from_an_earlier_audit():
-    """Of how many records the state file told."""
-    for resumed in (0, 3):
-        _, document = written(report_of([], resumed=resumed))
-        assert document["databases"][0]["resumed"] == resumed
-
-
 def test_a_finding_in_plain_data():
     """Key by key."""
     assert finding_to_json(CALL) == {

@@ -1,7 +1,10 @@
 """An audit as a whole: whatever divides, samples, resumes or interrupts it, the report is what one walk finds."""
 
 import contextlib
+import dataclasses
 import datetime
+import hashlib
+import io
 import json
 import os
 import pathlib
@@ -16,13 +19,14 @@ import time
 import numpy as np
 import pytest
 
-from ben_secure import ManifestMismatchError, PatchReader, StoreError
+from ben_secure import ManifestMismatchError, PatchReader, StoreError, __version__
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
-from ben_secure.audit.report import together
+from ben_secure.audit.report import Format, together, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.structure import checks as structure
 from ben_secure.cli import main
 from ben_secure.errors import Rule, printable
+from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import (
     MacKey,
     MacKeySet,
@@ -74,6 +78,76 @@ def test_the_report_does_not_depend_on_the_workers(database):
     reports = [audit_database(database, run=Run(workers=count)) for count in (1, 3)]
     assert reports[0] == reports[1]
     assert (reports[0].checked, reports[0].refused, reports[0].undecided) == (100, 3, None)
+
+
+def forms(*reports):
+    """The reports in every form."""
+    written = []
+    for form in Format:
+        out = io.StringIO()
+        write(reports, form, out)
+        written.append(out.getvalue())
+    return written
+
+
+@pytest.mark.threat("T19")
+def test_two_reports_of_one_file_are_equal_in_every_form(database, tmp_path):
+    """Whatever the number of workers, interrupted and resumed or not; a report of another file is another."""
+    expected = forms(audit_database(database, run=Run(digest=True, workers=1), options=QUIET))
+    assert forms(audit_database(database, run=Run(digest=True, workers=3), options=QUIET)) == expected
+    state = tmp_path / "state"
+    audit_database(database, options=QUIET, run=Run(workers=1, resume=state, progress=Interrupted(2)))
+    resumed = audit_database(database, options=QUIET, run=Run(workers=1, resume=state, digest=True))
+    assert (resumed.resumed, forms(resumed)) == (64, expected)
+    data_file = database / "data.mdb"
+    content = bytearray(data_file.read_bytes())
+    content[content.index(b"no pickle")] ^= 1
+    data_file.write_bytes(content)
+    other = forms(audit_database(database, run=Run(digest=True, workers=1), options=QUIET))
+    assert all(one != another for one, another in zip(expected, other, strict=True))
+
+
+@pytest.mark.threat("T19")
+def test_a_report_is_tied_to_the_file(database, tmp_path):
+    """Size, transaction, identity and digest are those of the file, equal for a copy, and stand in every form."""
+    report = audit_database(database, run=Run(digest=True), options=QUIET)
+    content = (database / "data.mdb").read_bytes()
+    assert report.file.file_bytes == len(content)
+    assert report.file.sha256 == hashlib.sha256(content).hexdigest()
+    with PageReader(database) as pages:
+        assert report.file.transaction == pages.facts.txnid
+    for text in forms(report):
+        assert __version__ in text
+        for fact in (report.file.identity, report.file.sha256):
+            assert fact in text.replace("\n", "")
+    copied = pathlib.Path(shutil.copytree(database, tmp_path / "copy"))
+    again = audit_database(copied, run=Run(sample=1), options=QUIET)
+    assert again.file == dataclasses.replace(report.file, sha256=None)
+    make_database(copied, {STEM + b"005": b"no pickle"})
+    assert audit_database(copied, run=Run(sample=1), options=QUIET).file.identity != report.file.identity
+
+
+def test_without_a_file_there_are_no_facts_of_it(tmp_path):
+    """And the report has all its forms."""
+    report = audit_database(tmp_path / "nowhere")
+    assert report.file is None
+    assert json.loads(forms(report)[1])["databases"][0]["identity"] is None
+
+
+@pytest.mark.threat("T19")
+def test_a_digest_is_of_one_state_of_the_file(database, monkeypatch):
+    """If the file changes while it is read there is none, and the audit is undecided; undisturbed there is one."""
+    assert audit_database(database, run=Run(digest=True), options=QUIET).file.sha256 is not None
+    read = PageReader.file_content
+
+    def disturbed(pages, offset, size):
+        os.utime(database / "data.mdb", ns=(1, time.monotonic_ns()))
+        return read(pages, offset, size)
+
+    monkeypatch.setattr(PageReader, "file_content", disturbed)
+    report = audit_database(database, run=Run(digest=True), options=QUIET)
+    assert (report.file.sha256, report.exit_code) == (None, 1)
+    assert "was changed while it was checked" in report.undecided
 
 
 def test_a_sample_is_a_first_look(database):

@@ -196,6 +196,25 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Which state of which data file was judged; equal for every copy of the file, on every machine.
+
+    Attributes:
+        file_bytes: Its size.
+        transaction: Id of the last committed transaction.
+        identity: 32 hexadecimal digits that tell it from other files at a glance: SHA-256 of its size (8 bytes,
+            little-endian) and of 64 samples of 16 kB spread evenly, cut to 16 bytes. A change between the samples does
+            not show; ``sha256`` has all.
+        sha256: SHA-256 of the whole file, hexadecimal; None if it was not asked for.
+    """
+
+    file_bytes: int
+    transaction: int
+    identity: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
     """What was found in one database.
 
@@ -203,6 +222,7 @@ class AuditReport:
         database: Path as the caller gave it.
         entries: Records that the database has, as its meta page says.
         tally: The counts, and the findings.
+        file: The data file that was judged; None if it could not be opened.
         sampled: Whether only a part of the records was to be judged.
         undecided: Why not every record could be judged, or None.
         interrupted: Whether that is because the user interrupted it.
@@ -213,6 +233,7 @@ class AuditReport:
     database: str
     entries: int
     tally: Tally
+    file: FileFacts | None = None
     sampled: bool = False
     undecided: str | None = None
     interrupted: bool = False

@@ -206,6 +206,18 @@ class PageReader(AbstractContextManager["PageReader"]):
         """What the newer meta page says now."""
         return self._consistent(_facts)
 
+    def file_content(self, offset: int, size: int) -> bytes:
+        """Read bytes of the data file as they are; no page is looked for, and no writer noticed.
+
+        Args:
+            offset: First byte.
+            size: How many; fewer are returned where the file ends.
+
+        Raises:
+            StoreError: The operating system reports an error.
+        """
+        return self._file.read_up_to(offset, size)
+
     @property
     def status(self) -> os.stat_result:
         """What the operating system says of the data file that was opened: inode, size, time of the last change."""

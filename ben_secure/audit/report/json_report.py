@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from typing import TextIO
 
-from ben_secure.audit.findings import EXIT_CODES, AuditReport, Finding, Verdict
+from ben_secure import __version__
+from ben_secure.audit.findings import EXIT_CODES, AuditReport, FileFacts, Finding, Verdict
 from ben_secure.audit.rules import Category, Level
 from ben_secure.errors import Rule, printable
 
@@ -84,12 +86,12 @@ def facts(report: AuditReport) -> dict[str, object]:
         "verdict": report.verdict,
         "exit_code": report.exit_code,
         "error": report.undecided,
+        **(_NO_FILE if report.file is None else asdict(report.file)),
         "entries": report.entries,
         "checked": report.checked,
         "clean": report.clean,
         "refused": report.refused,
         "skipped": tally.skipped,
-        "resumed": report.resumed,
         "sampled": report.sampled,
         "interrupted": report.interrupted,
         "value_bytes": report.value_bytes,
@@ -100,6 +102,9 @@ def facts(report: AuditReport) -> dict[str, object]:
         "sizes": {str(bits): tally.sizes[bits] for bits in sorted(tally.sizes)},
         "opinions": dict(sorted(tally.opinions.items())),
     }
+
+
+_NO_FILE = dict.fromkeys(field.name for field in fields(FileFacts))
 
 
 def frequent(item: tuple[object, int]) -> tuple[int, str]:
@@ -143,7 +148,9 @@ class JsonWriter:
 
     def _begin(self) -> None:
         if not self.begun:
-            self._out.write(f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"databases": [')
+            self._out.write(
+                f'{{\n"schema": {SCHEMA},\n"command": "audit",\n"tool_version": "{__version__}",\n"databases": ['
+            )
         self.begun = True
 
     def database(self, report: AuditReport) -> None:

@@ -111,7 +111,15 @@ def _descriptor(rule: Rule) -> dict[str, object]:
 
 def _artifact(report: AuditReport) -> dict[str, object]:
     found = {name: value for name, value in facts(report).items() if value is not None}
-    return {"location": {"uri": _uri(report.database)}, "roles": ["analysisTarget"], "properties": found}
+    artifact: dict[str, object] = {
+        "location": {"uri": _uri(report.database)},
+        "roles": ["analysisTarget"],
+        "properties": found,
+    }
+    if report.file is not None:
+        artifact["length"] = report.file.file_bytes
+        artifact |= {"hashes": {"sha-256": report.file.sha256}} if report.file.sha256 is not None else {}
+    return artifact
 
 
 def _results(reports: Sequence[AuditReport]) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ben_secure import __version__
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report.json_report import frequent, overall, printable_key
 from ben_secure.audit.rules import OF_THE_WHOLE, RULES, Category, Level
@@ -124,6 +125,17 @@ def opinions_of(report: AuditReport) -> str:
     return f"second opinion of fickling on {programs:,} distinct program{'s' if programs > 1 else ''}: {listed}"
 
 
+def file_of(report: AuditReport) -> str:
+    """Write which file was judged by which version, in one line; empty if it could not be opened."""
+    file = report.file
+    if file is None:
+        return ""
+    text = f"data file: {file.file_bytes:,} bytes, {report.entries:,} record{'s' * (report.entries != 1)}, "
+    text += f"transaction {file.transaction:,}, identity {file.identity}"
+    digest = "" if file.sha256 is None else f", SHA-256 {file.sha256}"
+    return f"{text}{digest}; ben-secure {__version__}"
+
+
 def _counts(report: AuditReport) -> list[str]:
     lines = [counts_of(report)] if report.checked or report.tally.skipped else []
     if report.sampled:
@@ -132,8 +144,7 @@ def _counts(report: AuditReport) -> list[str]:
         levels = ", ".join(plural(level, report.count(level)) for level in Level if report.count(level))
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(report.rules.items(), key=frequent))
         lines.append(f"findings: {levels} ({rules})")
-    opinions = opinions_of(report)
-    return [*lines, opinions] if opinions else lines
+    return [*lines, *filter(None, (opinions_of(report), file_of(report)))]
 
 
 def _table(findings: tuple[Finding, ...], width: int) -> Table:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ben_secure._system.processors import processors
-from ben_secure.audit.findings import AuditReport, Finding, Tally
+from ben_secure.audit.findings import AuditReport, FileFacts, Finding, Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.opinion.opinions import Fickling, Opinions
 from ben_secure.audit.rules import Level
@@ -23,6 +23,7 @@ from ben_secure.audit.run.ranges import CHANGED, Identity, RangeTask, cut, ident
 from ben_secure.audit.run.state import Done, StateFile, describe
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Split, Workers
 from ben_secure.audit.structure.checks import StructureCheck
+from ben_secure.audit.structure.identity import FileDigest, file_facts
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.pages.reader import PageReader
 
@@ -45,6 +46,7 @@ class Run:
             process: it could take that along.
         value_timeout_s: How long a worker may be at one value, seconds; then it counts as lost at it.
         sample: Judge only so many values, spread evenly over the keys; None for all.
+        digest: Say the SHA-256 of the data file, too.
         resume: File to go on from if it is there, and to keep the state in meanwhile; removed at the end.
         fail_on: Least level of a finding for which the exit code is 1.
         progress: Called as the audit goes on.
@@ -54,6 +56,7 @@ class Run:
     workers: int | None = None
     value_timeout_s: float = VALUE_TIMEOUT_S
     sample: int | None = None
+    digest: bool = False
     resume: str | os.PathLike[str] | None = None
     fail_on: Level = Level.ERROR
     progress: Progress | None = None
@@ -171,6 +174,7 @@ class _Audit:
         self._entries = 0
         self._resumed = 0
         self._sampled = False
+        self._file: FileFacts | None = None
         self._interrupted = False
         self._whole_known = False  # whether what is to be said of the database as a whole is in the tally
         self._undecided: str | None = None
@@ -179,9 +183,12 @@ class _Audit:
 
     def report(self) -> AuditReport:
         """Do it."""
+        digest: FileDigest | None = None
         try:
-            with open_pages(self._path, self._options) as pages:
+            with open_pages(self._path, self._options) as pages, ExitStack() as cleanup:
                 self._entries = len(pages)
+                self._file = file_facts(pages)
+                digest = cleanup.enter_context(FileDigest(pages)) if self._run.digest else None
                 self._audit(pages)
         except UntrustedDataError as error:  # of the manifest; those of values are findings already
             self._tally.add(Finding.from_error(None, error))
@@ -190,12 +197,16 @@ class _Audit:
             self._undecided = self._undecided or error.message
         except KeyboardInterrupt:
             self._interrupted = True
+        if digest is not None and self._file is not None:
+            self._file = replace(self._file, sha256=digest.sha256)
+            self._undecided = self._undecided or (CHANGED if digest.sha256 is None else None)
         if self._interrupted:
             self._undecided = f"interrupted after {self._tally.done:,} of {self._total():,} records"
         return AuditReport(
             database=self._path,
             entries=self._entries,
             tally=self._tally,
+            file=self._file,
             sampled=self._sampled,
             undecided=self._undecided or self._tally.undecided,
             interrupted=self._interrupted,

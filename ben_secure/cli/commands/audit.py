@@ -50,6 +50,7 @@ from ben_secure.signing.policy import Verification
 )
 @click.option("--workers", type=whole(least=1), help="Worker processes (default: one for each processor).")
 @click.option("--sample", type=whole(least=1), help="Judge N values only, spread evenly.")
+@click.option("--digest", is_flag=True, help="Report the SHA-256 of each data file, too.")
 @click.option("--resume", type=PATH, metavar="STATE", help="Keep the state in this file; go on from it if it is there.")
 @_options.verifying
 @click.option(
@@ -75,6 +76,7 @@ def command(
     fail_on: Level,
     workers: int | None,
     sample: int | None,
+    digest: bool,
     resume: str | None,
     verification: Verification | None,
     since_manifest: bool,
@@ -98,6 +100,7 @@ def command(
                 workers=workers,
                 value_timeout_s=value_timeout,
                 sample=sample,
+                digest=digest,
                 resume=resume,
                 fail_on=fail_on,
                 progress=progress,
