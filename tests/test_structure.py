@@ -309,7 +309,7 @@ OWN = [
     "ben.manifest",
     "ben.manifest.dsse.json",
     ".data.mdb.ben-secure-writing",
-    ".x.manifest.ben-secure-new",
+    ".x.manifest.ben-secure-writing",
 ]
 
 

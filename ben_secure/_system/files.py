@@ -157,8 +157,9 @@ def check_free(
         kind = _NODES.get(stat.S_IFMT(found.st_mode), "a special file")
         raise error(f"{shown} is {kind}, which is not replaced; name another file")
     if not overwrite:
-        collect(target)
-        raise exists(target, error)
+        collect(target)  # it may be half of what a killed writer has left
+        if os.path.lexists(target):
+            raise exists(target, error)
 
 
 def is_stream(path: str) -> bool:

@@ -1,26 +1,22 @@
-"""Key files on disk: read a secret only if it is kept as one; put a file in place whole or not at all.
+"""Key files on disk: read a secret only if it is kept as one; write it whole or not at all, for its owner only.
 
-Knows nothing of what the files hold, and never shows a byte of it. A file is made under a hidden name beside its place
-(``.NAME.ben-secure-new``, created exclusively, private) and linked or renamed to it when it is whole and on disk; the
-hidden name also keeps two programs from changing one file at a time. Called by ``keys`` and, for passphrases, ``cli``.
+Knows nothing of what the files hold, and never shows a byte of it. ``_system.files`` writes them, one program at a
+time. Called by ``keys`` and, for passphrases, ``cli``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable
 
+from ben_secure._system.appear import Path, named
+from ben_secure._system.files import Kind, new_files, write_file
 from ben_secure.errors import KeyFileError, printable, shell_command
-
-Path = str | os.PathLike[str]
 
 _MAX_BYTES = 64 * 2**10
 _DATA_FILE_NAME = "data.mdb"
-_SUFFIX = ".ben-secure-new"
 _DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})")
 
 
@@ -87,17 +83,38 @@ def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False)
     Args:
         path: Where; its directory must exist.
         content: What the file will hold.
-        secret: Make it 0600 and refuse the folder of a database; otherwise it is 0644.
-        overwrite: Replace what is there (of a symbolic link the link, not what it leads to).
+        secret: Make it 0600 and refuse the folder of a database; otherwise everybody may read it, and nobody else may
+            change it.
+        overwrite: Replace the regular file that is there.
 
     Raises:
         KeyFileError: There is something already, or it cannot be written. What was there is as it was.
     """
-    path = _named(path)
     if secret:
         refuse_beside_data(path, None)
-    with _staged(path, 0o600 if secret else 0o644, overwrite) as file:
-        file.write(content)
+    kind = Kind.SECRET if secret else Kind.TRUSTED
+    write_file(path, content, kind=kind, overwrite=overwrite, error=KeyFileError)
+
+
+def create_pair(private: Path, secret: bytes, public: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Create two files, both or neither; otherwise as ``create``.
+
+    Args:
+        private: Where the secret will be.
+        secret: What it is.
+        public: Where what everybody may read will be, in the same directory.
+        content: What it is.
+        overwrite: Replace the regular files that are there.
+
+    Raises:
+        KeyFileError: As ``create``.
+    """
+    refuse_beside_data(private, None)
+    # The secret last: without it, the public file that a killed process has left is good for nothing, and is removed.
+    pair, kinds = (public, private), (Kind.TRUSTED, Kind.SECRET)
+    with new_files(pair, kinds, overwrite=overwrite, error=KeyFileError) as (public_file, private_file):
+        public_file.write(content)
+        private_file.write(secret)
 
 
 def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -110,56 +127,9 @@ def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
     Raises:
         KeyFileError: As ``read_secret``, or it cannot be written. The file is as it was.
     """
-    path = _named(path)
-    with _staged(os.path.realpath(path), 0o600, overwrite=True) as file:
+    target = os.path.realpath(_named(path))
+    with new_files([target], [Kind.SECRET], overwrite=True, error=KeyFileError) as (file,):
         file.write(change(read_secret(path)))
-
-
-@contextlib.contextmanager
-def _staged(path: str, mode: int, overwrite: bool) -> Iterator[BinaryIO]:
-    """Hold the hidden file beside ``path`` while the block fills it, then put it in place, durably."""
-    parent, name = os.path.split(os.path.abspath(path))
-    staged = os.path.join(parent, f".{name}{_SUFFIX}")
-    try:
-        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise KeyFileError(
-            f"{_shown(staged)} exists: another program is writing this key file, or one was killed while it was; "
-            f"if none is at work: {_command('rm', '--', staged)}"
-        ) from None
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    renamed = False
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            yield file
-            file.flush()
-            os.fsync(fd)
-        if overwrite:
-            os.replace(staged, path)
-            renamed = True  # the hidden name may be another program's by now
-        else:
-            os.link(staged, path)  # unlike a rename it never replaces what is there
-        _sync_directory(parent)
-    except FileExistsError:
-        raise KeyFileError(
-            f"{_shown(path)} exists and is not overwritten; choose another name, or overwrite it knowingly "
-            "(--force, overwrite=True): what only the old key can sign or verify is lost then"
-        ) from None
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        if not renamed:
-            os.unlink(staged)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read(path: str) -> tuple[bytes, os.stat_result]:
@@ -226,19 +196,8 @@ def _is_environment(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, _DATA_FILE_NAME))
 
 
-def _unwritable(path: str, error: OSError) -> KeyFileError:
-    return KeyFileError(
-        f"cannot write {_shown(path)}: {printable(error.strerror)}; the directory must exist and be writable"
-    )
-
-
 def _named(path: Path) -> str:
-    """The path as a str that the operating system can take."""
-    path = os.fspath(path)
-    with contextlib.suppress(UnicodeEncodeError):
-        if b"\0" not in os.fsencode(path):
-            return path
-    raise KeyFileError(f"{_shown(path)} cannot be the name of a file; check the path")
+    return named(path, KeyFileError)
 
 
 def _shown(path: str) -> str:

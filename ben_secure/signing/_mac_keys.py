@@ -17,9 +17,9 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from ben_secure._system.appear import Path
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing import _keyfiles
-from ben_secure.signing._keyfiles import Path
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import Suite
 from ben_secure.signing.publisher.forms import MAC, recognise

@@ -6,7 +6,13 @@ signature cannot. Keys are told apart by their fingerprints; no secret is in a `
 
 from ben_secure.signing._mac_keys import MacKey, MacKeySet, add_mac_key, read_mac_keys, write_mac_keys
 from ben_secure.signing.footer import Suite
-from ben_secure.signing.publisher.files import read_signing_key, read_verify_key, write_signing_key, write_verify_key
+from ben_secure.signing.publisher.files import (
+    read_signing_key,
+    read_verify_key,
+    write_key_pair,
+    write_signing_key,
+    write_verify_key,
+)
 from ben_secure.signing.publisher.keys import Signer, SigningKey, VerifyKey
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "read_mac_keys",
     "read_signing_key",
     "read_verify_key",
+    "write_key_pair",
     "write_mac_keys",
     "write_signing_key",
     "write_verify_key",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
+from ben_secure._system.files import check_free
 from ben_secure.cli import _options, _passphrase, _signing, _speed
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.cli._usage import PATH, Group, argument, one_of
@@ -16,9 +15,8 @@ from ben_secure.signing.keys import (
     SigningKey,
     Suite,
     add_mac_key,
+    write_key_pair,
     write_mac_keys,
-    write_signing_key,
-    write_verify_key,
 )
 
 _SUITE = one_of({suite.name: suite for suite in Suite})
@@ -91,18 +89,15 @@ def publisher(
     Exit code 0: done. 2: a file exists (without --force) or cannot be written, or there is no passphrase.
     """
     public_file = f"{file}.pub"
-    if not force:
-        for path in (file, public_file):
-            if os.path.lexists(path):  # before anything is asked; writing does not overwrite either
-                raise KeyFileError(f"{printable(path, 400)} exists and is not overwritten; choose another name")
+    for path in (file, public_file):  # before anything is asked
+        check_free(path, overwrite=force, error=KeyFileError)
     passphrase = _passphrase.passphrase_from(passphrase_file, passphrase_env)
     if no_passphrase and passphrase is not None:
         raise click.UsageError("--no-passphrase goes with no other passphrase option")
     if passphrase is None and not no_passphrase:
         passphrase = _passphrase.prompt(f"the new private key {printable(file, 400)}", twice=True)
     signing_key = SigningKey.generate()
-    write_signing_key(file, signing_key, passphrase, overwrite=force)
-    write_verify_key(public_file, signing_key.verify_key, overwrite=force)
+    write_key_pair(file, public_file, signing_key, passphrase, overwrite=force)
     if as_json:
         files = {"file": file, "public_file": public_file, "encrypted": passphrase is not None}
         print_json(_document("publisher", signing_key.fingerprint) | files)

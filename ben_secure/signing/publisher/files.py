@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from ben_secure._system.appear import Path
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing import _keyfiles
-from ben_secure.signing._keyfiles import Path
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.publisher.forms import MAC, PRIVATE, PUBLIC, Encoded, recognise
 from ben_secure.signing.publisher.keys import SigningKey, VerifyKey
@@ -86,12 +86,33 @@ def write_signing_key(
         TypeError: ``signing_key`` is not a ``SigningKey``.
         ValueError: The passphrase is empty.
     """
-    expect(SigningKey, signing_key, "signing_key")
-    encryption: KeySerializationEncryption = NoEncryption()
-    if passphrase is not None:
-        encryption = BestAvailableEncryption(_passphrase(passphrase))
-    content = signing_key.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-    _keyfiles.create(path, content, secret=True, overwrite=overwrite)
+    _keyfiles.create(path, _private_pem(signing_key, passphrase), secret=True, overwrite=overwrite)
+
+
+def write_key_pair(
+    path: Path,
+    public_path: Path,
+    signing_key: SigningKey,
+    passphrase: str | bytes | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a private key, as ``write_signing_key`` does, and its public key, as ``write_verify_key``: both or neither.
+
+    Args:
+        path: File of the private key.
+        public_path: File of the public key, in the same directory.
+        signing_key: The key.
+        passphrase: Encrypts the private key; None to leave it as it is.
+        overwrite: Replace the files that are there.
+
+    Raises:
+        KeyFileError: There is a file already, or one cannot be written.
+        TypeError: ``signing_key`` is not a ``SigningKey``.
+        ValueError: The passphrase is empty.
+    """
+    private = _private_pem(signing_key, passphrase)
+    _keyfiles.create_pair(path, private, public_path, _public_pem(signing_key.verify_key), overwrite=overwrite)
 
 
 def read_verify_key(path: Path) -> VerifyKey:
@@ -115,15 +136,26 @@ def read_verify_key(path: Path) -> VerifyKey:
 
 
 def write_verify_key(path: Path, verify_key: VerifyKey, *, overwrite: bool = False) -> None:
-    """Write a public key as PEM (SPKI) into a new file of mode 0644, or over an old one if told so.
+    """Write a public key as PEM (SPKI) into a new file that nobody else may change, or over an old one if told so.
 
     Raises:
         KeyFileError: There is a file already, or it cannot be written.
         TypeError: ``verify_key`` is not a ``VerifyKey``.
     """
     expect(VerifyKey, verify_key, "verify_key")
-    content = verify_key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    _keyfiles.create(path, content, secret=False, overwrite=overwrite)
+    _keyfiles.create(path, _public_pem(verify_key), secret=False, overwrite=overwrite)
+
+
+def _private_pem(signing_key: SigningKey, passphrase: str | bytes | None) -> bytes:
+    expect(SigningKey, signing_key, "signing_key")
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        encryption = BestAvailableEncryption(_passphrase(passphrase))
+    return signing_key.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+def _public_pem(verify_key: VerifyKey) -> bytes:
+    return verify_key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _refuse_public(content: bytes, path: Path) -> None:
