@@ -1,20 +1,18 @@
 """Sign a database as its publisher: hash every value, write the manifest and its envelope beside the database.
 
-Never changes or decodes the database. Both files are written under hidden names beside their places and put there when
-they are whole and on disk, the envelope last: without it, or with that of another, no manifest passes as a release.
+Never changes or decodes the database. Both files appear when they are whole and on disk (``_system.files``), the
+envelope last: without it, or with that of another, no manifest passes as a release.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from ben_secure import __version__
+from ben_secure._system.files import Kind, new_files
 from ben_secure.errors import StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
@@ -25,9 +23,6 @@ from ben_secure.signing.keys import Signer
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.signing.statement import Statement
 from ben_secure.store.change.digests import record_digests
-
-if TYPE_CHECKING:
-    _TemporaryFile = tempfile._TemporaryFileWrapper[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +75,7 @@ def sign_database(
         ValueError: Name, version, licence, time or a signer is not as it must be.
     """
     path = os.path.abspath(manifest) if manifest is not None else manifest_path(database)
-    with PageReader(database, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as pages, ExitStack() as stack:
+    with PageReader(database, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as pages:
         total = len(pages)
         if not total:
             raise StoreError("the database is empty, so there is nothing to sign", database=pages.path)
@@ -93,16 +88,13 @@ def sign_database(
             created=created,
             tool_version=__version__,
         )
-        for target in (path, path + ENVELOPE_SUFFIX):
-            _refuse_place(target, pages.absolute_path, overwrite)
-        try:
-            files = [stack.enter_context(_hidden_beside(path)) for _ in range(2)]
-            written = write_record_list(_records(pages, total, progress), files[0])
+        targets = path, path + ENVELOPE_SUFFIX
+        for target in targets:
+            _refuse_inside(target, pages.absolute_path)
+        with new_files(targets, (Kind.OPEN, Kind.OPEN), overwrite=overwrite) as (manifest_file, envelope_file):
+            written = write_record_list(_records(pages, total, progress), manifest_file)
             statement = replace(draft, count=written.count, manifest_sha256=written.sha256.hex())
-            files[1].write(sign_statement(statement, signers))
-            _put_in_place(files, (path, path + ENVELOPE_SUFFIX), overwrite)
-        except OSError as error:
-            raise StoreError(f"cannot write {printable(path, 400)}: {printable(str(error))}") from error
+            envelope_file.write(sign_statement(statement, signers))
     return Signed(statement=statement, manifest=path)
 
 
@@ -120,49 +112,9 @@ def _records(pages: PageReader, total: int, progress: Callable[[int, int], None]
             progress(done, total)
 
 
-def _refuse_place(target: str, database: str, overwrite: bool) -> None:
+def _refuse_inside(target: str, database: str) -> None:
     real_target, real_database = os.path.realpath(target), os.path.realpath(database)
     if os.path.commonpath([real_target, real_database]) == real_database:
         raise StoreError(
             f"{printable(target, 400)} is inside the database; expected a place for the manifest outside of it"
         )
-    if not overwrite and os.path.lexists(target):
-        raise _exists(target)
-
-
-def _exists(target: str) -> StoreError:
-    return StoreError(
-        f"{printable(target, 400)} exists and is not overwritten; choose another place for the manifest, or overwrite "
-        "manifest and envelope knowingly (--force, overwrite=True)"
-    )
-
-
-@contextmanager
-def _hidden_beside(path: str) -> Iterator[_TemporaryFile]:
-    """A new file beside ``path``, under a hidden name that is removed at the end."""
-    parent, name = os.path.split(path)
-    with tempfile.NamedTemporaryFile(dir=parent, prefix=f".{name}.", delete=False) as file:
-        try:
-            yield file
-        finally:
-            with suppress(FileNotFoundError):  # it was renamed
-                os.unlink(file.name)
-
-
-def _put_in_place(files: Sequence[_TemporaryFile], targets: Sequence[str], overwrite: bool) -> None:
-    """Give finished files their names, durably and in this order."""
-    for file in files:
-        os.fchmod(file.fileno(), 0o644)  # for everybody to read
-        file.flush()
-        os.fsync(file.fileno())
-    for file, target in zip(files, targets, strict=True):
-        try:
-            # A hard link, as opposed to a rename, never replaces what is there.
-            (os.replace if overwrite else os.link)(file.name, target)
-        except FileExistsError:
-            raise _exists(target) from None
-    directory = os.open(os.path.dirname(targets[0]), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
