@@ -115,9 +115,14 @@ def test_failures_are_listed_up_to_a_bound(place, capsys, monkeypatch):
         ("--s2 s1 out", "is a band of the other sensor; sort"),
         ("--s2 s2 --context c out", "--context belongs to --mac-key"),
         ("--s2 s2 --listed-only out", "--listed-only belongs to --metadata"),
+        ("--s2 s2 --columns country out", "--columns belongs to --metadata"),
+        (
+            "--s2 s2 --metadata t.csv --columns country out",
+            "have no column country, which is asked for",
+        ),
         ("--s2 s2 --workers 0 out", "--workers"),
         ("--s2 s2 --metadata missing.csv out", "missing.csv: No such file"),
-        ("--s2 s2 --metadata key out", r"expected .csv or .parquet"),
+        ("--s2 s2 --metadata key out", r"expected .csv, .tsv or .parquet"),
         ("--s2 s2 --metadata t.csv out", "the metadata table has no row for it"),
         ("--s2 s2 --metadata none.csv --listed-only out", "has a row for none of the 3 patches"),
         ("--s2 s2 --mac-key t.csv out", "t.csv can be used by others"),
@@ -154,8 +159,25 @@ def test_json_says_all(place, capsys):
         "failed": 0,
         "failures": [],
         "failures_left_out": 0,
+        "columns_left_out": {},
         "unknown_pixels": {},
     }
+
+
+def test_columns_are_chosen_and_odd_ones_named(place, capsys):
+    """``--columns`` stores what it names; a column that no patch can hold is left out with a note and in JSON."""
+    (place / "odd.csv").write_text(
+        (place / "t.csv").read_text().replace("split", "bands,country").replace("n\n", "n,x\n")
+    )
+    code, out, _ = run("encode --s2 s2 --metadata odd.csv --listed-only out", capsys)
+    assert code == 0
+    assert "note: the column bands is left out: " in out
+    _, out, _ = run("encode --s2 s2 --metadata odd.csv --listed-only --json out2", capsys)
+    assert json.loads(out)["columns_left_out"].keys() == {"bands"}
+    code, out, _ = run("encode --s2 s2 --metadata odd.csv --listed-only --columns country, out3", capsys)
+    assert (code, "note" in out) == (0, False)
+    with PatchReader("out3") as reader:
+        assert [patch.country for patch in reader.values()] == ["x", "x"]
 
 
 def test_unknown_pixels_are_said(place, capsys):

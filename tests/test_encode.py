@@ -193,11 +193,15 @@ def test_tables_must_cover_the_patches(tmp_path):
 
 @pytest.mark.parametrize("column", ["bands", "band01", "__class__", "s1_patch"])
 def test_columns_may_not_shadow_a_patch(tmp_path, column):
-    """A column that would shadow something of the patch is refused, and the message says where to look."""
+    """A column that would shadow something of the patch is left out by name, and refused if it is asked for."""
     names = make_pairs(tmp_path, 1)
     (tmp_path / "t.csv").write_text(f"patch_id,{column}\n{names[0]},x\n")
-    with pytest.raises(EncodeError, match="correct the metadata table"):
-        encode(tmp_path / "out", s2=tmp_path / "s2", s1=tmp_path / "s1", metadata=tmp_path / "t.csv")
+    options = {"s2": tmp_path / "s2", "s1": tmp_path / "s1", "metadata": tmp_path / "t.csv"}
+    assert encode(tmp_path / "out", **options).columns_left_out.keys() == {column}
+    with PatchReader(tmp_path / "out") as reader:
+        assert reader[names[0]].__stored_args__ == STORED
+    with pytest.raises(EncodeError, match=r"cannot use a column of the metadata tables: .*would shadow"):
+        encode(tmp_path / "no", **options, columns=[column])
 
 
 def test_values_are_tagged(tmp_path):
@@ -482,3 +486,31 @@ def test_unknown_pixels_are_counted_by_band(tmp_path, workers):
     assert found["B02"].no_data == 2 * int((b02 == 0).sum())
     (tmp_path / "s2" / s2 / f"{s2}_B02.tif").write_bytes(tiff(pixels(BANDS["B02"])))
     assert encode(tmp_path / "out2", **options).unknown["B02"].patches == 1
+
+
+def test_columns_are_chosen(tmp_path):
+    """All plain columns become metadata, or those that are named; labels and pairs need no naming."""
+    s2_name, s1_name = make_pairs(tmp_path, 1)[0], S1_NAME.format(0, 7)
+    table = tmp_path / "t.csv"
+    table.write_text(f"patch_id;s1_name;split;country;bands;labels\n{s2_name};{s1_name};train;Austria;4;['Pastures']\n")
+    label_file(tmp_path / "s2" / s2_name).unlink()
+    label_file(tmp_path / "s1" / s1_name).unlink()
+    folders = {"s1": tmp_path / "s1", "s2": tmp_path / "s2", "metadata": table}
+    labels = {"labels": ["Pastures"], "new_labels": ["Pastures"]}
+
+    def stored(out, **options):
+        done = encode(tmp_path / out, **folders, **options)
+        with PatchReader(tmp_path / out) as reader:
+            return reader[s2_name].__stored_args__, done.columns_left_out
+
+    metadata, left_out = stored("all")
+    assert metadata == labels | {"s1_name": s1_name, "split": "train", "country": "Austria"}
+    assert left_out.keys() == {"bands"}
+    assert "would shadow" in left_out["bands"]
+    assert stored("one", columns=["country"]) == (labels | {"country": "Austria"}, {})
+    assert stored("none", columns=[], labels=False) == ({}, {})
+    with pytest.raises(EncodeError, match="have no column nowhere, which is asked for"):
+        encode(tmp_path / "no", **folders, columns=["nowhere"])
+    with pytest.raises(ValueError, match="columns means nothing without a metadata table"):
+        encode(tmp_path / "no", s2=tmp_path / "s2", columns=["country"])
+    assert not (tmp_path / "no").exists()

@@ -82,7 +82,7 @@ def test_labels_must_be_there_and_agree():
     for label_file, row, message in (
         (None, None, "it has no labels"),
         (None, {"split": "train"}, "it has no labels"),
-        (None, {"labels": "['Pastures']"}, "which only Parquet can hold"),
+        (None, {"labels": "['Pastures']"}, r"no list, expected one such as \["),
         (None, {"labels": ["Pasture"]}, "'Pasture' is none of the 43"),
         (None, {"labels": ["Pastures", "Pastures"]}, "is there twice"),
         (file, {"labels": ["Peatbogs"]}, "give it different labels"),

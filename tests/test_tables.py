@@ -1,12 +1,15 @@
 """Metadata tables and lists of names."""
 
 import datetime
+import subprocess
 import sys
+from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from ben_secure import EncodeError, MissingExtraError
-from ben_secure.labels import tables
+from ben_secure.labels import _columnar, _delimited, _sheet, tables
 from ben_secure.labels.tables import pairs_of, read_names, read_table
 
 CSV = "patch_id,split,s1_name\nA,train,SA\nB,test,SB\n"
@@ -22,7 +25,7 @@ def parquet(path, columns):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), path, version="2.6")
     return path
 
 
@@ -61,12 +64,17 @@ def test_patch_id_goes_before_name(tmp_path):
     ("content", "message"),
     [
         ("", "it is empty"),
-        ("patch_id,a,a\nA,1,2\n", "a column is named 'a'"),
-        ("patch_id,\nA,1\n", "a column is named ''"),
+        ("patch_id,a,a\nA,1,2\n", "the column a cannot be read: two columns have this name"),
+        ("patch_id,patch_id\nA,A\n", "two columns are named patch_id"),
+        ("patch_id,\nA,1\n", "the column column 2 cannot be read: it has no name"),
         ("patch_id,a\nA\n", r"line 2 has 1 cells, expected 2"),
         ("patch_id,a\nA,1\nA,2\n", r"row 3 names the patch A, which an earlier row"),
         ("patch_id,a\nA,1\n,2\n", r"row 3 has no patch name"),
         (b"patch_id,a\nA,1\nB,\xff\n", r"line 3 is not UTF-8"),
+        ("patch_id,a\nA,1\n".encode("utf-16"), r"it is UTF-16, expected UTF-8 \(in Excel: save as 'CSV UTF-8'\)"),
+        ("patch_id,labels\nA,[3]\n", r'row 2 has no list of texts in labels, expected one such as \["Pastures"\]'),
+        ("patch_id,labels\nA,['x' y]\n", r"row 2 has no list of texts in labels"),
+        ("patch_id,labels\nA," + "[" * 9000 + "\n", r"row 2 has no list of texts in labels"),
         ('patch_id,a\nA,"1"x\n', r"line 2 is not CSV"),
         ("patch_id,a\nA," + "x" * 200_000 + "\n", r"line 2 is not CSV: field larger"),
         ("patch_id,a\nA,\x1b[31m\n\x1b[31m\x1b[31m,1\n\x1b[31m\x1b[31m,1\n", r"the patch \\x1b\[31m\\x1b\[31m,"),
@@ -82,16 +90,16 @@ def test_bad_csv_is_refused_by_row(tmp_path, content, message):
 def test_a_table_has_bounds(tmp_path, monkeypatch):
     """Bytes, rows, columns and lines are bounded; a table at the bound is read."""
     path = write(tmp_path / "t.csv", CSV)
-    for name, enough in (
-        ("_MAX_FILE_BYTES", len(CSV)),
-        ("_MAX_ROWS", 2),
-        ("_MAX_COLUMNS", 3),
-        ("_MAX_LINE_BYTES", 23),
+    for module, name, enough in (
+        (_sheet, "MAX_FILE_BYTES", len(CSV)),
+        (tables, "_MAX_ROWS", 2),
+        (_sheet, "MAX_COLUMNS", 3),
+        (_delimited, "_MAX_LINE_BYTES", 23),
     ):
         with monkeypatch.context() as patched:
-            patched.setattr(tables, name, enough)
+            patched.setattr(module, name, enough)
             assert len(read_table(path)) == 2
-            patched.setattr(tables, name, enough - 1)
+            patched.setattr(module, name, enough - 1)
             with pytest.raises(EncodeError, match=r"expected at most|has more than"):
                 read_table(path)
 
@@ -103,7 +111,7 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(EncodeError, match=r"folder\.csv: Is a directory"):
         read_table(tmp_path / "folder.csv")
-    with pytest.raises(EncodeError, match=r"ends in '\.txt', expected \.csv or \.parquet"):
+    with pytest.raises(EncodeError, match=r"ends in '\.txt', expected \.csv, \.tsv or \.parquet"):
         read_table(write(tmp_path / "t.txt", CSV))
 
 
@@ -145,15 +153,16 @@ def test_parquet_types_survive(tmp_path):
 @pytest.mark.threat("T15")
 def test_bad_parquet_is_refused(tmp_path):
     """What is no Parquet, truncated, or has cells that are no plain data, is refused by file and column."""
-    pytest.importorskip("pyarrow")
+    pa = pytest.importorskip("pyarrow")
     good = parquet(tmp_path / "t.parquet", {"patch_id": ["A"] * 1, "x": [1]})
     assert read_table(good) == {"A": {"x": 1}}
     content = good.read_bytes()
     for broken in (b"", b"PAR1", content[:-9], content[:20] + bytes(40) + content[60:]):
         with pytest.raises(EncodeError, match=r"b\.parquet"):
             read_table(write(tmp_path / "b.parquet", broken))
-    with pytest.raises(EncodeError, match=r"the column x is of type struct"):
-        read_table(parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "x": [{"a": 1}]}))
+    mapping = pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))
+    with pytest.raises(EncodeError, match=r"the column x cannot be read: it is of type map<.*, which is no plain data"):
+        read_table(parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "x": mapping}))
     for ids, message in (([None], "row 1 has no patch name"), ([7], "row 1 has no"), (["A", "A"], "row 2 names the")):
         with pytest.raises(EncodeError, match=message):
             read_table(parquet(tmp_path / "t.parquet", {"patch_id": ids}))
@@ -164,11 +173,226 @@ def test_parquet_is_read_in_batches_with_bounds(tmp_path, monkeypatch):
     names = [f"P{i}" for i in range(10_000)]
     path = parquet(tmp_path / "t.parquet", {"patch_id": names, "x": list(range(10_000))})
     assert read_table(path) == {name: {"x": i} for i, name in enumerate(names)}
-    for bound in ("_MAX_ROWS", "_MAX_FILE_BYTES", "_MAX_BATCH_BYTES"):
+    for bound, enough in (("MAX_ROWS", 10_000), ("MAX_FILE_BYTES", 10**6), ("_MAX_BATCH_VALUES", 8_192)):
         with monkeypatch.context() as patched:
-            patched.setattr(tables, bound, 9_999)
+            patched.setattr(_columnar, bound, enough)
+            assert len(read_table(path)) == 10_000
+            patched.setattr(_columnar, bound, 4_999)
             with pytest.raises(EncodeError, match=r"t\.parquet"):
                 read_table(path)
+
+
+def test_csv_of_pandas_and_excel(tmp_path):
+    """Indices without a name, semicolons, tabs, a byte order mark, spaces and empty cells and rows at the end."""
+    expected = {"A": {"split": "train"}, "B": {"split": "test"}}
+    for content in (
+        ",patch_id,split\n0,A,train\n1,B,test\n",  # DataFrame.to_csv
+        "Unnamed: 0,patch_id,split\n0,A,train\n1,B,test\n",  # the same read and written again
+        ",split\nA,train\nB,test\n",  # of a frame whose index are the names
+        "patch_id;split\r\nA;train\r\nB;test\r\n",  # Excel where the comma is for decimals
+        "\ufeffpatch_id;split\r\nA;train\r\nB;test\r\n;\r\n",
+        "\ufeffpatch_id,split,,\r\nA,train,,\r\nB,test,,\r\n,,,\r\n",
+        "patch_id,split\nA,train,\nB,test,,\n",
+        "patch_id\tsplit\nA\ttrain\nB\ttest\n",
+        " patch_id , split \n A ,train  \nB\t, test\n",
+        '"patch_id";"split"\n"A";"train"\n"B";"test"\n',
+    ):
+        assert read_table(write(tmp_path / "t.csv", content)) == expected
+    assert read_table(write(tmp_path / "t.tsv", "patch_id\tsplit\nA\ttrain\nB\ttest\n")) == expected
+    quoted = 'patch_id;"a,b,c"\nA;"1;2,5"\n'
+    assert read_table(write(tmp_path / "t.csv", quoted)) == {"A": {"a,b,c": "1;2,5"}}
+
+
+def test_labels_in_csv_are_lists(tmp_path):
+    """A list of labels is read from JSON, and as Python and numpy print it; other text stays text."""
+    expected = ["Pastures", "Beaches, dunes, sands"]
+    for cell in (
+        '["Pastures", "Beaches, dunes, sands"]',
+        "['Pastures', 'Beaches, dunes, sands']",
+        "['Pastures' 'Beaches, dunes, sands']",
+        "['Pastures'\n 'Beaches, dunes, sands']",
+    ):
+        quoted = cell.replace('"', '""')
+        rows = read_table(write(tmp_path / "t.csv", f'patch_id,labels,x\nA,"{quoted}","{quoted}"\nB,[],\n'))
+        assert rows == {"A": {"labels": expected, "x": cell}, "B": {"labels": [], "x": ""}}
+    assert read_table(write(tmp_path / "t.csv", "patch_id,labels\nA,Pastures\n")) == {"A": {"labels": "Pastures"}}
+    path = parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "new_labels": ['["Pastures"]']})
+    assert read_table(path) == {"A": {"new_labels": ["Pastures"]}}
+
+
+def test_odd_columns_are_left_out_by_name(tmp_path):
+    """A column that is no plain data does not refuse the table; it is named, unless it is asked for."""
+    pa = pytest.importorskip("pyarrow")
+    mapping = pa.array([[("k", 1)]] * 5000, pa.map_(pa.string(), pa.int64()))
+    late = ["x"] * 4999 + ["x" * 200_000]
+    columns = {"patch_id": [f"P{n}" for n in range(5000)], "m": mapping, "late": late, "split": ["train"] * 5000}
+    columns["span"] = pa.array([1] * 5000, pa.duration("s"))
+    columns["far"] = pa.array([2**40] * 5000, pa.timestamp("s"))
+    tables_of = [
+        parquet(tmp_path / "t.parquet", columns),
+        write(tmp_path / "t.csv", "patch_id,a,split,a,\nP0,1,train,2,3\n"),
+    ]
+    reasons = [{"m": "type map", "late": "200000 bytes", "span": "type duration", "far": "beyond the years"},
+               {"a": "two columns have this name", "column 5": "it has no name"}]  # fmt: skip
+    for path, expected in zip(tables_of, reasons, strict=True):
+        left_out = {}
+        rows = read_table(path, left_out=left_out)
+        assert all(row == {"split": "train"} for row in rows.values())
+        assert left_out.keys() == expected.keys()
+        assert all(expected[name] in left_out[name] for name in expected)
+        with pytest.raises(EncodeError, match=r"the column .* cannot be read"):
+            read_table(path)
+        assert read_table(path, ["split"]) == rows
+        for name in expected.keys() - {"column 5"}:
+            with pytest.raises(EncodeError, match=rf"the column {name} cannot be read: .*{expected[name]}"):
+                read_table(path, [name])
+
+
+def test_parquet_of_the_world(tmp_path):
+    """Categories, large types, lists of them, structs, decimals and times of any unit are plain data."""
+    pa = pytest.importorskip("pyarrow")
+    decimal = [Decimal("1.25"), None]
+    fine = 1_497_355_801_123_456_789
+    columns = {
+        "patch_id": pa.array(["A", "B"], pa.large_string()),
+        "category": pa.array(["x", None]).dictionary_encode(),
+        "whole": pa.array([7, None]).dictionary_encode(),
+        "large": pa.array(["u", None], pa.large_string()),
+        "blob": pa.array([b"u", None], pa.large_binary()),
+        "lists": pa.array([["x", None, "x"], None], pa.large_list(pa.large_string())),
+        "inner": pa.array([[[1], []], None], pa.list_(pa.list_(pa.int8()))),
+        "choices": pa.array([["x"], []], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        "bbox": pa.array([{"xmin": 1.5, "names": ["x"]}, None]),
+        "boxes": pa.array([[{"a": 1}, None], []]),
+        "small": pa.array(decimal, pa.decimal128(15, 2)),
+        "long": pa.array(decimal, pa.decimal128(30, 20)),
+        "units": pa.array([Decimal(3), None], pa.decimal128(30, 0)),
+        "ns": pa.array([fine, None], pa.timestamp("ns")),
+        "us": pa.array([fine // 1000, None], pa.timestamp("us", tz="+02:00")),
+        "ms": pa.array([fine // 10**6, None], pa.timestamp("ms", tz="Europe/Berlin")),
+        "s": pa.array([-1, None], pa.timestamp("s")),
+        "day": pa.array([0, None], pa.date32()),
+        "date": pa.array([-86_400_000, None], pa.date64()),
+        "clock": pa.array([1, None], pa.time64("ns")),
+        "minute": pa.array([61, None], pa.time32("s")),
+        "half": pa.array([np.float16(0.5), None], pa.float16()),
+    }
+    if int(pa.__version__.split(".")[0]) < 15:  # which cannot store half precision
+        columns["half"] = [0.5, None]
+    first = {
+        "category": "x",
+        "whole": 7,
+        "large": "u",
+        "blob": b"u",
+        "lists": ["x", None, "x"],
+        "inner": [[1], []],
+        "choices": ["x"],
+        "bbox": {"xmin": 1.5, "names": ["x"]},
+        "boxes": [{"a": 1}, None],
+        "small": 1.25,
+        "long": "1.25000000000000000000",
+        "units": 3,
+        "ns": "2017-06-13T12:10:01.123456789",
+        "us": "2017-06-13T14:10:01.123456+02:00",
+        "ms": "2017-06-13T14:10:01.123000+02:00",
+        "s": "1969-12-31T23:59:59",
+        "day": "1970-01-01",
+        "date": "1969-12-31",
+        "clock": "00:00:00.000000001",
+        "minute": "00:01:01",
+        "half": 0.5,
+    }
+    second = dict.fromkeys(first) | {"choices": [], "boxes": []}
+    rows = read_table(parquet(tmp_path / "t.parquet", columns))
+    assert rows == {"A": first, "B": second}
+    assert [type(cell) for cell in rows["A"].values()] == [type(cell) for cell in first.values()]
+
+
+def test_parquet_views(tmp_path):
+    """Views of text and of lists, which newer releases of pyarrow store, are read like text and lists."""
+    pa = pytest.importorskip("pyarrow", minversion="18")
+    columns = {
+        "patch_id": pa.array(["A", "B"], pa.string_view()),
+        "blob": pa.array([b"x", None], pa.binary_view()),
+        "texts": pa.array([["x"], None], pa.list_(pa.string_view())),
+        "list": pa.array([["x", "y"], None], pa.list_view(pa.string())),
+    }
+    rows = read_table(parquet(tmp_path / "t.parquet", columns))
+    assert rows == {
+        "A": {"blob": b"x", "texts": ["x"], "list": ["x", "y"]},
+        "B": {"blob": None, "texts": None, "list": None},
+    }
+
+
+def test_parquet_whose_index_are_the_names(tmp_path):
+    """pandas' index without a name is the patch name if no column is, and passed over otherwise."""
+    columns = {"split": ["train", "test"], "__index_level_0__": ["A", "B"]}
+    rows = {"A": {"split": "train"}, "B": {"split": "test"}}
+    assert read_table(parquet(tmp_path / "t.parquet", columns)) == rows
+    assert read_table(parquet(tmp_path / "t.pq", {"patch_id": ["A", "B"], "split": ["train", "test"],
+                                                  "__index_level_0__": [5, 6]})) == rows  # fmt: skip
+
+
+def test_tables_are_what_pandas_reads(tmp_path):
+    """What pandas and geopandas write is read back as they read it themselves."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "patch_id": ["A", "B"],
+            "category": pandas.Categorical(["x", "y"], ordered=True),
+            "when": pandas.to_datetime(["2017-06-13T12:10:01.123456789", "2018-01-01"], format="ISO8601"),
+            "labels": [["Pastures"], ["Airports", "Peatbogs"]],
+            "cover": [0.5, 0.25],
+        }
+    )
+    frame.to_parquet(tmp_path / "t.parquet", version="2.6")
+    read = pandas.read_parquet(tmp_path / "t.parquet")
+    rows = read_table(tmp_path / "t.parquet")
+    for place, name in enumerate("AB"):
+        cells = read.iloc[place].to_dict()
+        assert cells.pop("patch_id") == name
+        cells |= {"when": cells["when"].isoformat(), "labels": list(cells["labels"])}
+        assert rows[name] == cells
+    read.to_csv(tmp_path / "t.csv")
+    rows = read_table(tmp_path / "t.csv")
+    assert [rows[name]["labels"] for name in "AB"] == [["Pastures"], ["Airports", "Peatbogs"]]
+    geopandas = pytest.importorskip("geopandas")
+    shapely = pytest.importorskip("shapely")
+    points = geopandas.GeoDataFrame(frame, geometry=[shapely.Point(1, 2), shapely.Point(3, 4)], crs=32633)
+    points.to_parquet(tmp_path / "g.parquet", write_covering_bbox=True)
+    rows = read_table(tmp_path / "g.parquet")
+    assert rows["B"]["bbox"] == {"xmin": 3.0, "ymin": 4.0, "xmax": 3.0, "ymax": 4.0}
+    assert shapely.from_wkb(rows["B"]["geometry"]) == shapely.Point(3, 4)
+
+
+@pytest.mark.threat("T25")
+@pytest.mark.parametrize("schema", [True, False])
+def test_a_dictionary_takes_no_more_memory_than_its_values(tmp_path, schema):
+    """A text of 100 kB that 4,000 rows share, and others of 1 MB, take a few MB to read."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = 4_000
+    places = pa.array([0] * rows, pa.int32())
+    columns = {"patch_id": [f"P{n}" for n in range(rows)]}
+    columns["country"] = pa.DictionaryArray.from_arrays(places, pa.array(["x" * 100_000]))
+    columns["bomb"] = pa.DictionaryArray.from_arrays(places, pa.array(["x" * 1_000_000]))
+    columns["list"] = pa.ListArray.from_arrays(
+        pa.array(range(rows + 1), pa.int32()), pa.array(["x" * 1_000_000]).dictionary_encode().take(places)
+    )
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(columns), path, compression="zstd", store_schema=schema)
+    assert path.stat().st_size < 100_000
+    script = (
+        "import sys, tracemalloc, pyarrow; from ben_secure.labels.tables import read_table; left_out = {}; "
+        "tracemalloc.start(); rows = read_table(sys.argv[1], left_out=left_out); "
+        "print(len(rows), *left_out, len(rows['P3999']['country']), "
+        "(tracemalloc.get_traced_memory()[1] + pyarrow.default_memory_pool().max_memory()) // 2**20)"
+    )
+    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    *found, megabytes = run.stdout.split()
+    assert found == ["4000", "bomb", "list", "100000"]
+    assert int(megabytes) < 48
 
 
 def test_parquet_needs_an_extra_and_csv_does_not(tmp_path, monkeypatch):
@@ -193,6 +417,8 @@ def test_pairs_of_a_table():
     "content",
     [
         "A\nB\n",
+        "A;SA\nB;SB\n",
+        "\ufeffpatch;x\r\nA;1\r\nB;2\r\n",
         "A\r\n\r\nB",
         "A,SA\nB,SB\n",
         "s1_name,patch_id\nSA,A\nSB,B\n",

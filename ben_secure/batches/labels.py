@@ -132,7 +132,8 @@ class LabelColumn:
             cell = rows.get(name, {}).get("labels")
             if type(cell) is not list or not _TEXT_ONLY.issuperset(map(type, cell)):
                 raise ValueError(
-                    f"the table has no list of labels for the patch {printable(name)}; Parquet can have one"
+                    f"the table has no list of labels for the patch {printable(name)}, expected one such as "
+                    '["Pastures"]'
                 )
             self._places.append(places.setdefault(tuple(cell), len(places)))
         self._labels = list(places)

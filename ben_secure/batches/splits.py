@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Collection, Iterable
 from typing import Any, TypeAlias
 
 from ben_secure.errors import printable
-from ben_secure.labels.tables import ID_COLUMNS, Rows, read_names, read_table
+from ben_secure.labels.tables import Rows, is_table, read_names, read_table
 
 Path: TypeAlias = str | os.PathLike[str]
 
@@ -114,7 +113,7 @@ def _listed(source: Path | Iterable[str], argument: str) -> list[str]:
         return names
     if isinstance(source, str) and not os.path.exists(source) and not os.path.splitext(source)[1]:
         raise ValueError(f"{argument}={printable(source)!r} is no file; for what a metadata table says, pass table=")
-    if not _is_table(source):
+    if not is_table(source, SPLIT):
         return read_names(source)
     rows = read_table(source, [SPLIT])
     if len({row.get(SPLIT) for row in rows.values()}) > 1:
@@ -123,19 +122,6 @@ def _listed(source: Path | Iterable[str], argument: str) -> list[str]:
             f"and one of them as split="
         )
     return list(rows)
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a file of names is Parquet, or has a header with a split."""
-    if os.path.splitext(path)[1].lower() == ".parquet":
-        return True
-    try:
-        with open(path, "rb") as file:
-            line = file.readline(2**16).decode("utf-8-sig", "replace")
-    except OSError:
-        return False  # who reads it says why not
-    header = next(csv.reader([line]), [])
-    return SPLIT in header and any(column in header for column in ID_COLUMNS)
 
 
 def _excluded(exclude: Path | Iterable[str] | None, items: list[Any], known: Collection[str], where: str) -> set[str]:

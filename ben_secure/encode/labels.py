@@ -14,12 +14,12 @@ from typing import Any
 
 from ben_secure.errors import printable
 from ben_secure.labels.nomenclature import BEN_19, TO_19, to_19
+from ben_secure.labels.tables import LABEL_COLUMNS
 
 LABEL_FILE_SUFFIX = "_labels_metadata.json"
 MAX_FILE_BYTES = 64 * 2**10
 """Bytes of one label file; the published ones have some 1,100."""
 
-_LABEL_COLUMNS = ("labels", "new_labels")
 _19 = frozenset(BEN_19)
 
 
@@ -97,7 +97,7 @@ def metadata_of(label_file: LabelFile | None, row: Mapping[str, object] | None, 
         ValueError: Labels are wanted and there are none, the table's are no list of known labels, or label file and
             table disagree.
     """
-    columns = {name: value for name, value in (row or {}).items() if name not in _LABEL_COLUMNS}
+    columns = {name: value for name, value in (row or {}).items() if name not in LABEL_COLUMNS}
     if not with_labels:
         return columns
     stored: dict[str, object] = {} if label_file is None else _both(label_file.labels)
@@ -115,7 +115,7 @@ def metadata_of(label_file: LabelFile | None, row: Mapping[str, object] | None, 
 def _from_table(given: object) -> dict[str, object]:
     """Labels of a table's row: of the 19 classes if all are, otherwise of the 43."""
     if type(given) is not list:
-        raise ValueError("the labels in the metadata table are no list, which only Parquet can hold")
+        raise ValueError('the labels in the metadata table are no list, expected one such as ["Pastures", "Airports"]')
     if all(type(label) is str and label in _19 for label in given):
         labels = _checked(given, _19)
         return {"labels": labels, "new_labels": list(labels)}

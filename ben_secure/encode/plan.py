@@ -6,13 +6,13 @@ v2), otherwise by the Sentinel-1 label files (v1). Either is only ever looked up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from ben_secure.encode.folders import find_patches
 from ben_secure.encode.patch import Source, read_label_file, refusal
 from ben_secure.errors import EncodeError, printable
-from ben_secure.labels.tables import S1_NAME, Rows, pairs_of
+from ben_secure.labels.tables import LABEL_COLUMNS, S1_NAME, Rows, pairs_of
 
 KEPT = 20
 """Failures kept in detail; the rest are counted."""
@@ -58,6 +58,15 @@ class Plan:
 
     sources: list[Source]
     left_out: int
+
+    def with_columns(self, columns: Collection[str]) -> Plan:
+        """Make the plan in which only these columns of the table, and labels, become metadata."""
+        kept = {*columns, *LABEL_COLUMNS}
+        sources = [
+            replace(source, row={name: cell for name, cell in (source.row or {}).items() if name in kept})
+            for source in self.sources
+        ]
+        return Plan(sources, self.left_out)
 
 
 def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bool, failures: Failures) -> Plan:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,8 +21,8 @@ from ben_secure._system.optional import require
 from ben_secure.encode.geotiff import Unknown
 from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
+from ben_secure.encode.rows import PathLike, read_rows
 from ben_secure.errors import BenSecureError, EncodeError, printable
-from ben_secure.labels.tables import Rows, read_table
 from ben_secure.store.change.rewrite import Progress
 from ben_secure.store.writer import PatchWriter
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 _BATCH = 8  # patches of one task: some 2 MB
 _FINGERPRINT_VERSION = 1
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(slots=True)
@@ -72,6 +70,7 @@ class Encoded:
         failures: Patches that could not be encoded; none unless ``keep_going``.
         unknown: Pixels about which nothing is known, by band, in the patches that were not resumed. They are stored
             as they are.
+        columns_left_out: Columns of the metadata tables that are no metadata of a patch, with the reason.
     """
 
     written: int
@@ -79,6 +78,7 @@ class Encoded:
     left_out: int
     failures: Failures
     unknown: dict[str, UnknownPixels] = field(default_factory=dict)
+    columns_left_out: dict[str, str] = field(default_factory=dict)
 
 
 class _Payload(NamedTuple):
@@ -95,6 +95,7 @@ def encode(
     s1: PathLike | None = None,
     labels: bool = True,
     metadata: PathLike | Sequence[PathLike] = (),
+    columns: Collection[str] | None = None,
     listed_only: bool = False,
     mac_key: MacKey | MacKeySet | None = None,
     context: str = "",
@@ -114,6 +115,8 @@ def encode(
         s1: Folder of Sentinel-1 patches, likewise; with both, pairs are merged under the Sentinel-2 name.
         labels: Whether to store ``labels`` and ``new_labels``; if so, each patch must have some.
         metadata: Metadata table or tables (see ``tables.read_table``), whose columns become metadata.
+        columns: Names of the columns that do; None for all that are plain data. ``labels`` and ``s1_name`` serve their
+            purpose without being named.
         listed_only: Pass over patches that the tables have no row for, instead of failing.
         mac_key: Key to tag the values with.
         context: Name of the dataset that the tags are good for.
@@ -126,13 +129,13 @@ def encode(
         What was done. There is a new database exactly if ``written`` is not 0.
 
     Raises:
-        EncodeError: There is nothing to encode, a table cannot be used, two patches have one name, or (without
-            ``keep_going``) a patch cannot be encoded.
+        EncodeError: There is nothing to encode, a table cannot be used or lacks a column that is named, two
+            patches have one name, or (without ``keep_going``) a patch cannot be encoded.
         StoreError: There is something at ``target``, or it cannot be written.
         MissingExtraError: imagecodecs is not installed, or a table is Parquet and pyarrow is not.
         TypeError: ``mac_key`` is something else.
-        ValueError: Neither ``s2`` nor ``s1`` is given, ``workers`` is less than 1, ``listed_only`` comes without
-            ``metadata``, or ``context`` without a key.
+        ValueError: Neither ``s2`` nor ``s1`` is given, ``workers`` is less than 1, ``listed_only`` or ``columns``
+            come without ``metadata``, or ``context`` without a key.
     """
     require("encoding GeoTIFFs", "imagecodecs")
     if workers < 1:
@@ -140,12 +143,19 @@ def encode(
     tables = [metadata] if isinstance(metadata, str | os.PathLike) else list(metadata)
     if listed_only and not tables:
         raise ValueError("listed_only means nothing without a metadata table")
+    if columns is not None and not tables:
+        raise ValueError("columns means nothing without a metadata table")
     target = os.fspath(target)
     refuse_taken(target)  # before hours of work; the writer looks again
     roots = [None if root is None else os.path.abspath(root) for root in (s2, s1)]
     failures = Failures(strict=not keep_going)
-    plan = make_plan(roots[0], roots[1], _rows(tables), listed_only, failures)
-    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context]
+    columns_left_out: dict[str, str] = {}
+    rows = read_rows(tables, columns, columns_left_out)
+    plan = make_plan(roots[0], roots[1], rows, listed_only, failures)
+    if columns is not None:
+        plan = plan.with_columns(columns)
+    chosen = None if columns is None else sorted(columns)
+    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen]
     resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
     unknown: dict[str, UnknownPixels] = {}
     written = resumed = 0
@@ -155,27 +165,18 @@ def encode(
         written = resumed + _write(writer, left, labels, workers, failures, unknown, _after(progress, resumed))
         if not written:
             raise _Nothing
-    return Encoded(written=written, resumed=resumed, left_out=plan.left_out, failures=failures, unknown=unknown)
+    return Encoded(
+        written=written,
+        resumed=resumed,
+        left_out=plan.left_out,
+        failures=failures,
+        unknown=unknown,
+        columns_left_out=columns_left_out,
+    )
 
 
 class _Nothing(Exception):
     """Leaves the block of a writer whose database shall not appear."""
-
-
-def _rows(tables: list[PathLike]) -> Rows | None:
-    """All rows of the tables; None if there are no tables."""
-    if not tables:
-        return None
-    rows: Rows = {}
-    for table in tables:
-        more = read_table(table)
-        if doubled := next((name for name in more if name in rows), None):
-            raise EncodeError(
-                f"the table {printable(os.fspath(table), 400)} has a row for patch {printable(doubled)}, and so has "
-                "one before it; keep one of them"
-            )
-        rows.update(more)
-    return rows
 
 
 def _facts(table: PathLike) -> list[object]:

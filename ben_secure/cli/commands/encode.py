@@ -34,6 +34,11 @@ from ben_secure.signing.keys import read_mac_keys
     metavar="TABLE",
     help="Parquet or CSV with a row for each patch; more than one may be given.",
 )
+@click.option(
+    "--columns",
+    metavar="A,B",
+    help="Columns of --metadata to store (default: all); labels and s1_name are used in any case.",
+)
 @click.option("--listed-only", is_flag=True, help="Pass over patches for which --metadata has no row.")
 @_options.mac_key
 @_options.context
@@ -46,6 +51,7 @@ def command(
     s1: str | None,
     labels: bool,
     metadata: tuple[str, ...],
+    columns: str | None,
     listed_only: bool,
     mac_key: str | None,
     context: str,
@@ -67,6 +73,8 @@ def command(
         raise click.UsageError("--context belongs to --mac-key")
     if listed_only and not metadata:
         raise click.UsageError("--listed-only belongs to --metadata")
+    if columns is not None and not metadata:
+        raise click.UsageError("--columns belongs to --metadata")
     with _told_what_is_left(out), progress_bar("encoding") as progress:
         done = encode(
             out,
@@ -74,6 +82,7 @@ def command(
             s1=s1,
             labels=labels,
             metadata=metadata or [],
+            columns=None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
             listed_only=listed_only,
             mac_key=None if mac_key is None else read_mac_keys(mac_key, out),
             context=context,
@@ -114,6 +123,9 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
                 "failed": failed,
                 "failures": [printable(error.message, 1000) for error in done.failures.first],
                 "failures_left_out": failed - len(done.failures.first),
+                "columns_left_out": {
+                    printable(name): printable(reason, 1000) for name, reason in done.columns_left_out.items()
+                },
                 "unknown_pixels": {band: asdict(pixels) for band, pixels in sorted(done.unknown.items())},
             }
         )
@@ -122,6 +134,8 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
     for error in done.failures.first:
         to.print(printable(error.message, 1000), soft_wrap=True)
     _signing.print_left_out(failed, len(done.failures.first), "could not be encoded", to)
+    for name, reason in done.columns_left_out.items():
+        to.print(f"note: the column {printable(name)} is left out: {printable(reason, 400)}", soft_wrap=True)
     for band, pixels in sorted(done.unknown.items()):
         to.print(f"note: {band}: {_unknown(pixels)}", soft_wrap=True)
     place = printable(out, 400)
