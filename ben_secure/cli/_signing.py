@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import Any
 
+import click
 from rich.console import Console
 
 from ben_secure.audit.findings import Finding
@@ -17,7 +18,8 @@ from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import printable
-from ben_secure.signing.keys import SigningKey, read_signing_key
+from ben_secure.signing.keys import SigningKey, read_signing_key, read_verify_key
+from ben_secure.signing.publisher.devices import DeviceKey
 from ben_secure.store.change.rewrite import Refusals, Rewritten
 
 
@@ -37,6 +39,33 @@ def signing_key_from(path: str, file: str | None, variable: str | None, database
     if passphrase is not None:
         return read_signing_key(path, passphrase, database)
     return read_signing_key(path, lambda: _passphrase.prompt(f"the private key {printable(path, 400)}"), database)
+
+
+def device_key_from(uri: str, public_key: str, file: str | None, variable: str | None) -> DeviceKey:
+    """Find a publisher's key in a device; ask for its PIN if one is needed and no option says where to find it.
+
+    Args:
+        uri: ``--signer``.
+        public_key: ``--public-key``.
+        file: ``--passphrase-file``.
+        variable: ``--passphrase-env``.
+
+    Raises:
+        KeyFileError: The device or the public key cannot be used, or there is no PIN.
+        MissingExtraError: securesystemslib is not installed.
+    """
+    given = _passphrase.passphrase_from(file, variable)
+
+    def secret(name: str) -> str:
+        return (_passphrase.prompt(f"the signer ({printable(name)})") if given is None else given).decode(
+            errors="surrogateescape"
+        )
+
+    verify_key = read_verify_key(public_key)
+    try:
+        return DeviceKey.from_uri(uri, verify_key, secret)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def now() -> datetime:

@@ -11,7 +11,7 @@ from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._usage import PATH, Command
 from ben_secure.errors import printable
-from ben_secure.signing.keys import SigningKey, read_mac_keys
+from ben_secure.signing.keys import Signer, read_mac_keys
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import Rewritten, rewrite
@@ -28,6 +28,8 @@ from ben_secure.tensors import SIGN
 @click.option("--retag", is_flag=True, help="Replace the tags of other keys in --mac-key FILE, after verifying them.")
 @click.option("--old-mac-key", type=_options.KEY_FILE, help="Replace tags of the keys in this file, too.")
 @click.option("--signing-key", type=_options.KEY_FILE, help=_options.SIGNING_KEY_HELP)
+@click.option("--signer", metavar="URI", help="Key of a device, as securesystemslib names it: hsm:2?label=TOKEN.")
+@click.option("--public-key", type=_options.KEY_FILE, help="Public key to the one of --signer.")
 @_options.name
 @_options.version
 @_options.license_
@@ -44,6 +46,8 @@ def command(
     retag: bool,
     old_mac_key: str | None,
     signing_key: str | None,
+    signer: str | None,
+    public_key: str | None,
     name: str | None,
     version: str | None,
     license_: str | None,
@@ -53,15 +57,17 @@ def command(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Sign a database: --mac-key tags its values, --signing-key writes a signed manifest and leaves it alone.
+    """Sign a database: --mac-key tags its values, --signing-key or --signer writes a signed manifest beside it.
 
     Values are signed as they are, undecoded; audit the database first. Without --out, tagging changes the database
     itself, in transactions: nobody else may use it meanwhile, and if it is interrupted, do it again.
 
     Exit code 0: done. 1: values were refused, and nothing was written. 2: it could not be done.
     """
-    if (mac_key is None) == (signing_key is None):
-        raise click.UsageError("say what to sign with: either --mac-key FILE or --signing-key FILE")
+    if [mac_key, signing_key, signer].count(None) != 2:
+        raise click.UsageError("say what to sign with: --mac-key FILE, --signing-key FILE or --signer URI")
+    if (signer is None) != (public_key is None):
+        raise click.UsageError("--signer and --public-key belong together")
     if mac_key is not None:
         if any([name, version, license_, out_manifest, passphrase_file, passphrase_env, force]):
             raise click.UsageError(
@@ -77,8 +83,12 @@ def command(
     if context or out or retag or old_mac_key:
         raise click.UsageError("--context, --out, --retag and --old-mac-key belong to --mac-key")
     if not name or not version:
-        raise click.UsageError("--signing-key needs --name and --version of the release")
-    key = _signing.signing_key_from(signing_key or "", passphrase_file, passphrase_env, database)
+        raise click.UsageError("a release needs --name and --version")
+    key: Signer
+    if signer is not None:
+        key = _signing.device_key_from(signer, public_key or "", passphrase_file, passphrase_env)
+    else:
+        key = _signing.signing_key_from(signing_key or "", passphrase_file, passphrase_env, database)
     release = {"name": name, "version": version, "license": license_}
     return _list(database, key, release, out_manifest, force, as_json)
 
@@ -115,17 +125,18 @@ def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: 
 
 def _list(
     database: str,
-    signing_key: SigningKey,
+    signer: Signer,
     release: dict[str, str | None],
     manifest: str | None,
     force: bool,
     as_json: bool,
 ) -> int:
     path = manifest_path(database) if manifest is None else manifest
+    fingerprint = signer.verify_key.fingerprint
     with progress_bar("hashing") as progress:
         signed = sign_database(
             database,
-            [signing_key],
+            [signer],
             name=release["name"] or "",
             version=release["version"] or "",
             license=release["license"],
@@ -144,14 +155,14 @@ def _list(
             "version": signed.version,
             "license": signed.license,
             "created": signed.created.isoformat(),
-            "fingerprint": signing_key.fingerprint,
+            "fingerprint": fingerprint,
         }
         print_json(_signing.document("sign", database, "signed", 0) | facts)
         return 0
     out = console()
     rows = [("manifest", printable(path, 400)), ("envelope", printable(path + ENVELOPE_SUFFIX, 400))]
-    _signing.print_facts([*rows, ("fingerprint", signing_key.fingerprint)], out)
+    _signing.print_facts([*rows, ("fingerprint", fingerprint)], out)
     out.print("Publish both files with the database, and the fingerprint where readers look for it.")
     place = printable(database, 400)
-    _signing.print_verdict(f"SIGNED: {signed.count:,} records of {place}, by {signing_key.fingerprint}", 0, out)
+    _signing.print_verdict(f"SIGNED: {signed.count:,} records of {place}, by {fingerprint}", 0, out)
     return 0

@@ -1,47 +1,111 @@
 """Private keys that a device or a service keeps, through the signers of securesystemslib (extra ``[signers]``).
 
 The only module that imports securesystemslib, and only to sign: its ``Envelope.verify`` skips a signature whose
-``keyid`` is not that of the key, so there an unsigned field decides. What a signer returns is verified here before it
-is written anywhere (``envelope.sign_statement``).
+``keyid`` is not that of the key, so there an unsigned field decides. The public key comes from the caller and never
+from the device, and each signature is verified with it before it is written (``envelope.sign_statement``).
+
+Tested with a PKCS#11 module (SoftHSM 2). URIs of other kinds, such as those of cloud services, are handed on as they
+are; nothing is promised about them.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from ben_secure.errors import printable
+from ben_secure.errors import KeyFileError, MissingExtraError, SignatureError, printable
+from ben_secure.signing._kinds import expect
 from ben_secure.signing.publisher.keys import VerifyKey
+from ben_secure.signing.publisher.schemes import one_spelling
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
+
+_IN_FILES = ("file", "file2")
 
 
 class DeviceKey:
     """A private key that signs somewhere else.
 
     Attributes:
-        verify_key: The public key that belongs to it, as the signer states it.
+        verify_key: The public key that belongs to it, as the caller states it.
     """
 
     __slots__ = ("_signer", "verify_key")
 
-    def __init__(self, signer: Signer) -> None:
+    def __init__(self, signer: Signer, verify_key: VerifyKey) -> None:
         """Take a signer of securesystemslib.
 
-        Raises:
-            ValueError: Its key is not of Ed25519.
+        Args:
+            signer: It; whatever key it says it has does not count.
+            verify_key: The public key to its private one.
         """
-        public_key = signer.public_key
-        if public_key.scheme != "ed25519":
-            raise ValueError(f"the signer's key is of {printable(public_key.scheme)}, expected ed25519")
+        expect(VerifyKey, verify_key, "the public key of a DeviceKey")
         self._signer = signer
-        self.verify_key = VerifyKey(Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key.keyval["public"])))
+        self.verify_key = verify_key
+
+    @classmethod
+    def from_uri(cls, uri: str, verify_key: VerifyKey, secret: Callable[[str], str]) -> DeviceKey:
+        """Find a key by its URI, and have it sign something once: better now than after hours of hashing.
+
+        Args:
+            uri: As securesystemslib has it: ``hsm:2?label=TOKEN`` is key 2 of a PKCS#11 token, whose module the
+                environment variable ``PYKCS11LIB`` names.
+            verify_key: The public key to it.
+            secret: Called at most once for each secret that is needed, with its name (``pin``).
+
+        Raises:
+            MissingExtraError: securesystemslib is not installed.
+            KeyFileError: There is no such signer, it fails, or it signs with another key.
+            ValueError: The URI is that of a file.
+        """
+        expect(VerifyKey, verify_key, "the public key of a DeviceKey")
+        try:
+            from securesystemslib.signer import Signer, SSlibKey
+        except ImportError as error:
+            raise MissingExtraError(
+                "a key in a device needs securesystemslib; install it with: pip install 'ben-secure[signers]'"
+            ) from error
+        if uri.partition(":")[0] in _IN_FILES:
+            raise ValueError("the signer is a file; a key in a file is checked for who can read it: --signing-key FILE")
+        public_key = SSlibKey.from_crypto(verify_key.public_key, keyid=verify_key.fingerprint)
+        try:
+            signer = Signer.from_priv_key_uri(uri, public_key, cache(secret))
+        except KeyFileError:
+            raise
+        except Exception as error:
+            raise _failed(error) from error
+        found = cls(signer, verify_key)
+        probe = b"ben-secure: is this the key? " + os.urandom(16)  # never what ``envelope.pae`` makes
+        try:
+            verify_key.verify(found.sign(probe), probe)
+        except SignatureError as error:
+            raise KeyFileError(
+                f"the signer does not have the private key to {verify_key.fingerprint}: what it signs does not verify "
+                "with it; check the URI and the file with the public key"
+            ) from error
+        return found
 
     def sign(self, message: bytes) -> bytes:
-        """Have the device sign a message."""
-        return bytes.fromhex(self._signer.sign(message).signature)
+        """Have the device sign a message.
+
+        Raises:
+            KeyFileError: It fails, or what it returns is not a signature of this kind of key.
+        """
+        try:
+            return one_spelling(self.verify_key.public_key, bytes.fromhex(self._signer.sign(message).signature))
+        except KeyFileError:
+            raise
+        except Exception as error:
+            raise _failed(error) from error
 
     def __repr__(self) -> str:
         return f"DeviceKey({self.verify_key.fingerprint})"
+
+
+def _failed(error: Exception) -> KeyFileError:
+    """Say that a signer failed, without its URI, which may hold a secret. Other libraries raise whatever they like."""
+    reason = ": ".join(filter(None, [type(error).__name__, printable(str(error))]))
+    return KeyFileError(f"the signer cannot be used ({reason}); check its URI, its PIN and that it is connected")
