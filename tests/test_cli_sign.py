@@ -229,8 +229,8 @@ def test_signing_does_not_decode(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("sign db", "either --mac-key FILE or --signing-key FILE"),
-        ("sign db --mac-key key --signing-key publisher", "either --mac-key FILE or --signing-key FILE"),
+        ("sign db", "--mac-key FILE, --signing-key FILE or --signer URI"),
+        ("sign db --mac-key key --signing-key publisher", "--mac-key FILE, --signing-key FILE or --signer URI"),
         ("sign db --mac-key missing", "cannot read missing"),
         ("sign db --mac-key publisher", "does not hold MAC keys"),
         ("sign missing --mac-key key", "does not exist"),

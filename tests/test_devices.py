@@ -247,3 +247,13 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     with pytest.raises(MissingExtraError, match=r"ben-secure\[signers\]"):
         DeviceKey.from_uri("hsm:2", PUBLIC, no_secret)
+
+
+def test_a_package_that_a_signer_lacks_is_named(monkeypatch):
+    """By what securesystemslib says of it."""
+    monkeypatch.setattr("securesystemslib.signer._hsm_signer.PKCS11_IMPORT_ERROR", "'python-pkcs11' required")
+    key = SigningKey(ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(
+        MissingExtraError, match=r"another package \('python-pkcs11' required\); .*ben-secure\[signers\]"
+    ):
+        DeviceKey.from_uri("hsm:2", key.verify_key, no_secret)

@@ -18,8 +18,7 @@ from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import printable
-from ben_secure.signing.keys import SigningKey, read_signing_key, read_verify_key
-from ben_secure.signing.publisher.devices import DeviceKey
+from ben_secure.signing.keys import DeviceKey, SigningKey, read_signing_key, read_verify_key
 from ben_secure.store.change.rewrite import Refusals, Rewritten
 
 

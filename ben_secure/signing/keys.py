@@ -1,4 +1,4 @@
-"""Keys and their files: ``MacKey`` for tags, ``SigningKey`` and ``VerifyKey`` for manifests.
+"""Keys and their files: ``MacKey`` for tags; ``SigningKey``, ``DeviceKey`` and ``VerifyKey`` for manifests.
 
 Three types, so that one cannot stand in for another: whoever can check a tag can also make one, whoever can verify a
 signature cannot. Keys are told apart by their fingerprints; no secret is in a ``repr``, a message or an error.
@@ -6,6 +6,7 @@ signature cannot. Keys are told apart by their fingerprints; no secret is in a `
 
 from ben_secure.signing._mac_keys import MacKey, MacKeySet, add_mac_key, read_mac_keys, write_mac_keys
 from ben_secure.signing.footer import Suite
+from ben_secure.signing.publisher.devices import DeviceKey
 from ben_secure.signing.publisher.files import (
     read_signing_key,
     read_verify_key,
@@ -16,6 +17,7 @@ from ben_secure.signing.publisher.files import (
 from ben_secure.signing.publisher.keys import Signer, SigningKey, VerifyKey
 
 __all__ = [
+    "DeviceKey",
     "MacKey",
     "MacKeySet",
     "Signer",

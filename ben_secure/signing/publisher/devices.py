@@ -23,6 +23,7 @@ from ben_secure.signing.publisher.schemes import one_spelling
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
+_INSTALL = "install it with: pip install 'ben-secure[signers]'"
 _IN_FILES = ("file", "file2")
 
 
@@ -63,18 +64,19 @@ class DeviceKey:
         """
         expect(VerifyKey, verify_key, "the public key of a DeviceKey")
         try:
+            from securesystemslib.exceptions import UnsupportedLibraryError
             from securesystemslib.signer import Signer, SSlibKey
         except ImportError as error:
-            raise MissingExtraError(
-                "a key in a device needs securesystemslib; install it with: pip install 'ben-secure[signers]'"
-            ) from error
+            raise MissingExtraError(f"a key in a device needs securesystemslib; {_INSTALL}") from error
         if uri.partition(":")[0] in _IN_FILES:
             raise ValueError("the signer is a file; a key in a file is checked for who can read it: --signing-key FILE")
         public_key = SSlibKey.from_crypto(verify_key.public_key, keyid=verify_key.fingerprint)
         try:
             signer = Signer.from_priv_key_uri(uri, public_key, cache(secret))
-        except KeyFileError:
-            raise
+        except UnsupportedLibraryError as error:
+            raise MissingExtraError(
+                f"this signer needs another package ({printable(str(error))}); {_INSTALL}"
+            ) from error
         except Exception as error:
             raise _failed(error) from error
         found = cls(signer, verify_key)
