@@ -194,7 +194,7 @@ def test_keys_of_ssh_keygen_are_read(options, tmp_path):
     try:
         import bcrypt  # noqa: F401
     except ImportError:
-        with pytest.raises(KeyFileError, match="without the package bcrypt; install that, or convert a copy"):
+        with pytest.raises(KeyFileError, match="without the library bcrypt; install that, or convert a copy"):
             read_signing_key(tmp_path / "locked", "geheim")
     else:
         assert read_signing_key(tmp_path / "locked", "geheim").verify_key == read_verify_key(tmp_path / "locked.pub")

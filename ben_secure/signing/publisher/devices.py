@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ben_secure._system.optional import require
 from ben_secure.errors import KeyFileError, MissingExtraError, SignatureError, printable
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.publisher.keys import VerifyKey
@@ -23,7 +24,6 @@ from ben_secure.signing.publisher.schemes import one_spelling
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
-_INSTALL = "install it with: pip install 'ben-secure[signers]'"
 _IN_FILES = ("file", "file2")
 
 
@@ -58,25 +58,22 @@ class DeviceKey:
             secret: Called at most once for each secret that is needed, with its name (``pin``).
 
         Raises:
-            MissingExtraError: securesystemslib is not installed.
+            MissingExtraError: securesystemslib is not installed, or a library that it needs for this signer.
             KeyFileError: There is no such signer, it fails, or it signs with another key.
             ValueError: The URI is that of a file.
         """
         expect(VerifyKey, verify_key, "the public key of a DeviceKey")
-        try:
-            from securesystemslib.exceptions import UnsupportedLibraryError
-            from securesystemslib.signer import Signer, SSlibKey
-        except ImportError as error:
-            raise MissingExtraError(f"a key in a device needs securesystemslib; {_INSTALL}") from error
+        require("a key in a device", "securesystemslib")
+        from securesystemslib.exceptions import UnsupportedLibraryError
+        from securesystemslib.signer import Signer, SSlibKey
+
         if uri.partition(":")[0] in _IN_FILES:
             raise ValueError("the signer is a file; a key in a file is checked for who can read it: --signing-key FILE")
         public_key = SSlibKey.from_crypto(verify_key.public_key, keyid=verify_key.fingerprint)
         try:
             signer = Signer.from_priv_key_uri(uri, public_key, cache(secret))
         except UnsupportedLibraryError as error:
-            raise MissingExtraError(
-                f"this signer needs another package ({printable(str(error))}); {_INSTALL}"
-            ) from error
+            raise MissingExtraError(f"this signer needs another library: {printable(str(error))}") from error
         except Exception as error:
             raise _failed(error) from error
         found = cls(signer, verify_key)

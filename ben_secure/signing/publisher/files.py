@@ -33,7 +33,7 @@ Passphrase = str | bytes | Callable[[], bytes] | None
 
 _SIGNS, _VERIFIES = "sign", "verify"
 _NO_BCRYPT = (
-    "it is an OpenSSH key with a passphrase, which cannot be read here without the package bcrypt; install that, or "
+    "it is an OpenSSH key with a passphrase, which cannot be read here without the library bcrypt; install that, or "
     "convert a copy: ssh-keygen -p -m PKCS8 -f COPY"
 )
 _MAKE = "ben-secure keygen publisher makes one"
