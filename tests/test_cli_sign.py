@@ -388,7 +388,7 @@ def test_a_release_is_not_changed_in_place(place, capsys):
     assert run("sign db --signing-key publisher --name n --version 1", capsys)[0] == 0
     code, out, err = run("sign db --mac-key key", capsys)
     assert (code, out) == (2, "")
-    assert "db.manifest lists the values as they are" in err
+    assert "db.manifest lists its values as they are" in err
     assert records("db") == BARE
     assert run("sign db --mac-key key --out new", capsys)[0] == 0
     assert run("sign new --signing-key publisher --name n --version 1", capsys)[0] == 0

@@ -48,7 +48,7 @@ ORDER: dict[str, list[str]] = {
     "pickles": ["names", "records", "machine", "arrays", "legacy", "templates", "loader", "unpickler"],
     "tensors": ["header", "note", "reading", "writing"],
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
-    "store": ["reader", "pairs writer", "change"],
+    "store": ["_released reader", "pairs writer", "change"],
     "store.change": ["digests rewrite tag", "convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
     "encode": ["directory unpack", "geotiff labels", "folders rows", "patch", "plan", "run"],
@@ -63,7 +63,7 @@ ORDER: dict[str, list[str]] = {
     "demo": ["hostile", "tour"],
     "cli": ["_usage", "_common _describe _options _passphrase _speed _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
-    "_system": ["causes forks interrupts locks naming optional processors", "appear", "files"],
+    "_system": ["causes exposure forks interrupts locks naming optional processors", "appear", "files"],
     "view": ["quicklook"],
 }
 

@@ -30,6 +30,7 @@ from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import KEPT, rewrite
 from ben_secure.store.change.tag import Tagger
 from support.databases import make_database
+from support.owners import owned
 from support.strategies import make_patch
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
@@ -322,12 +323,93 @@ def test_what_others_can_write_is_not_changed_in_place(bare, monkeypatch):
             with pytest.raises(StoreError, match=r"others can write to .* chmod go-w it, or write a new database"):
                 change_in_place(bare, Tagger(KEYS).tagged)
             place.chmod(before)
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "geteuid", lambda: 12345)
-        with pytest.raises(StoreError, match=r"others can write to .* only user 12345"):
-            change_in_place(bare, Tagger(KEYS).tagged)
+    for name in ("db", "data"):
+        with monkeypatch.context() as patched:
+            owned(patched, 12345, **{name: 1001})
+            with pytest.raises(StoreError, match=r"others can write to .*owner 1001.* only user 12345"):
+                change_in_place(bare, Tagger(KEYS).tagged)
     assert records(bare) == BARE
     assert change_in_place(bare, Tagger(KEYS).tagged).changed == 24
+
+
+@pytest.mark.threat("T19")
+def test_a_folder_above_that_others_can_write_to_is_enough(bare):
+    """They could exchange the whole database between the check and liblmdb; a sticky folder protects it."""
+    above = bare.parent
+    before = above.stat().st_mode
+    above.chmod(0o777)
+    with pytest.raises(StoreError, match=r"others can write to .*mode 0777"):
+        change_in_place(bare, Tagger(KEYS).tagged)
+    above.chmod(0o1777)
+    assert change_in_place(bare, Tagger(KEYS).tagged).changed == 24
+    above.chmod(before)
+
+
+@pytest.mark.threat("T19")
+@pytest.mark.parametrize("exchanged", [None, "folder", "file"])
+def test_liblmdb_opens_the_file_that_was_verified(bare, tmp_path, monkeypatch, exchanged):
+    """Whatever lies at its path by then: the folder is held open, and the file in it compared."""
+    other = make_database(tmp_path / "other", {b"planted": b"nobody has verified it"})
+    verify = in_place.lmdb.verify.verify
+
+    def verified(*arguments, **options):
+        found = verify(*arguments, **options)
+        if exchanged == "folder":
+            bare.rename(tmp_path / "honest")
+            other.rename(bare)
+        elif exchanged == "file":
+            (other / "data.mdb").rename(bare / "data.mdb")
+        return found
+
+    seen = set()
+
+    def transform(lmdb_key, value):
+        seen.add(lmdb_key)
+        return value + b"!"
+
+    monkeypatch.setattr(in_place.lmdb.verify, "verify", verified)
+    if exchanged == "file":
+        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+            change_in_place(bare, transform)
+    else:
+        assert change_in_place(bare, transform).changed == 24
+        changed = records(tmp_path / "honest" if exchanged else bare)
+        assert changed == {lmdb_key: value + b"!" for lmdb_key, value in BARE.items()}
+    assert b"planted" not in seen
+    if exchanged:
+        assert records(bare) == {b"planted": b"nobody has verified it"}
+
+
+def test_a_data_file_that_is_a_link_is_not_changed_in_place(bare, tmp_path):
+    """Others may use it, as in a snapshot of a cache of downloads; a copy can be written."""
+    (tmp_path / "snapshot").mkdir(mode=0o755)
+    (tmp_path / "snapshot" / "data.mdb").symlink_to(bare / "data.mdb")
+    with pytest.raises(StoreError, match=r"data\.mdb is a link to .*--out NEW"):
+        change_in_place(tmp_path / "snapshot", Tagger(KEYS).tagged)
+    assert records(bare) == BARE
+    assert rewrite(tmp_path / "snapshot", tmp_path / "new", Tagger(KEYS).tagged).written == 24
+
+
+@pytest.mark.threat("T19")
+@pytest.mark.parametrize("through", ["db", "link", "chain", "db/data.mdb", "link/data.mdb"])
+def test_a_release_is_not_changed_through_whatever_link(bare, tmp_path, through):
+    """The manifest lies beside the database or beside a link to it; without a manifest, links are followed."""
+    (tmp_path / "link").symlink_to("db")
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (tmp_path / "elsewhere" / "chain").symlink_to("../link")
+    (tmp_path / "chain").symlink_to("elsewhere/chain")
+    path = tmp_path / through
+    for manifest in ("db.manifest", *(["link.manifest"] if through == "chain" else [])):
+        (tmp_path / manifest).write_bytes(b"")
+        with pytest.raises(StoreError, match=r"the database is signed: the manifest .*--out NEW"):
+            change_in_place(path, Tagger(KEYS).tagged)
+        with pytest.raises(StoreError, match=r"the database is signed: .*add to a copy of it and sign that"):
+            PatchWriter(path, append=True).__enter__()
+        (tmp_path / manifest).unlink()
+    assert records(bare) == BARE
+    with PatchWriter(path, append=True):
+        pass
+    assert change_in_place(path, Tagger(KEYS).tagged).changed == 24
 
 
 def test_use_is_exclusive(bare):

@@ -25,6 +25,7 @@ from ben_secure.pages.data_file import DATA_FILE_NAME, data_file_path, lock_file
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
+from ben_secure.store._released import refuse_if_released
 
 if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet
@@ -90,8 +91,8 @@ class PatchWriter:
         """Begin to write.
 
         Raises:
-            StoreError: ``path`` exists (without ``append``), or is not a readable database (with it), another writer
-                is at work on it, or its directory cannot be written to.
+            StoreError: ``path`` exists (without ``append``), or is not a readable database or is signed (with it),
+                another writer is at work on it, or its directory cannot be written to.
         """
         self._target = target = os.path.abspath(self.path)
         self._target_file = os.path.realpath(data_file_path(target))
@@ -99,6 +100,10 @@ class PatchWriter:
             self._place = Place(self._target_file if self._append else target, self._resume)
             cleanup.callback(self._place.discard)
             self._refuse_existing(target)
+            if self._append:
+                refuse_if_released(
+                    self.path, "add to a copy of it and sign that, or move the manifest away and sign again"
+                )
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
             self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())

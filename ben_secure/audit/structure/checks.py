@@ -2,8 +2,7 @@
 
 Never opens the database with liblmdb, never judges a value, never changes anything. ``lmdb.verify`` runs in a process
 of its own with limits (``_verify_worker``), for a crafted file can make it work without end (T5). What it says, and
-the names of files, are hostile text. Permissions are what ``stat`` shows: a POSIX ACL shows in the group bits, which
-are its mask; NFSv4 ACLs, capabilities and what other hosts may do are not seen (T11).
+the names of files, are hostile text. Who can write is what one walk finds (``_system.exposure``, T11).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
+from ben_secure._system.exposure import places
 from ben_secure.audit.findings import Finding
 from ben_secure.errors import BenSecureError, Rule, StoreError, printable
 from ben_secure.pages.data_file import DATA_FILE_NAME, DataFile, data_file_path
@@ -37,7 +37,6 @@ _MEMORY_BYTES, _MEMORY_BYTES_A_PAGE, _MAX_MEMORY_BYTES = 2**28, 8, 2**33
 _OWN_FILE = re.compile(r"data\.mdb|lock\.mdb|.*\.manifest|.*\.manifest\.dsse\.json|\..*\.ben-secure-writing")
 _MAX_LISTED = 10_000
 _SHOWN = 5
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 Started: TypeAlias = Callable[["subprocess.Popen[bytes]"], None]
@@ -93,8 +92,8 @@ def structure_findings(path: str | os.PathLike[str], started: Started = lambda p
     name = os.fspath(path)
     if "\0" in name:  # no file has such a name
         return []
-    found = [_damaged(name, started), _foreign_files(name), _writable(name), _owner(name)]
-    return [finding for finding in found if finding is not None]
+    found = [_damaged(name, started), _foreign_files(name)]
+    return [*(finding for finding in found if finding is not None), *_exposed(name)]
 
 
 # Pages.
@@ -185,70 +184,53 @@ def _foreign_files(path: str) -> Finding | None:
     foreign = sorted(name for name in names if not _OWN_FILE.fullmatch(name))
     if not foreign:
         return None
-    shown = ", ".join(printable(name, 80) for name in foreign[:_SHOWN])
-    more = f" and {len(foreign) - _SHOWN} more" if len(foreign) > _SHOWN else ""
+    shown = _some([printable(name, 80) for name in foreign])
     return Finding(
         rule=Rule.FOREIGN_FILE,
-        message=f"beside {DATA_FILE_NAME} lie files that LMDB and ben-secure do not make: {shown}{more}; find out "
-        "what they are for",
+        message=f"beside {DATA_FILE_NAME} lie files that LMDB and ben-secure do not make: {shown}; find out what they "
+        "are for",
     )
 
 
 # Who can write.
 
 
-def _places(path: str) -> list[str]:
-    """The data file, its folder and the folders above, as they are named and as symbolic links resolve."""
-    places: dict[str, None] = {}
-    for file_path in (os.path.realpath(data_file_path(path)), os.path.abspath(data_file_path(path))):
-        places.update(dict.fromkeys([file_path, *map(str, pathlib.PurePath(file_path).parents)]))
-    return list(places)
-
-
-def _stats(places: list[str]) -> list[tuple[str, os.stat_result]]:
-    found: dict[tuple[int, int], tuple[str, os.stat_result]] = {}
-    for place in places:
-        try:
-            facts = os.stat(place)
-        except OSError:
-            continue
-        found.setdefault((facts.st_dev, facts.st_ino), (place, facts))
-    return list(found.values())
-
-
-def _writable(path: str) -> Finding | None:
-    """Whether somebody but the owner can change the file, or put another in its place."""
-    places = []
-    for place, facts in _stats(_places(path)):
-        mode = facts.st_mode
-        # In a sticky folder only its owner and a file's own owner can rename or remove the file (unlink(2), EPERM).
-        if not mode & _OTHERS_WRITE or (stat.S_ISDIR(mode) and mode & stat.S_ISVTX):
-            continue
-        who = "everybody" if mode & stat.S_IWOTH else f"group {facts.st_gid}"
-        places.append(f"{printable(place, 200)} by {who} (mode {stat.S_IMODE(mode):04o})")
-    if not places:
-        return None
-    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-    return Finding(
-        rule=Rule.WRITABLE,
-        message=f"can be written: {', '.join(places[:_SHOWN])}{more}; take write permission from group and others "
-        "(chmod go-w), or sign the database",
-    )
-
-
-def _owner(path: str) -> Finding | None:
-    """Whether the file or its folder belongs to somebody else than the caller and root."""
-    file_path = os.path.realpath(data_file_path(path))
-    found = _stats([file_path, os.path.dirname(file_path)])
+def _exposed(path: str) -> list[Finding]:
+    """Whether somebody else can change the file, or put another in its place; by permissions, and as an owner."""
+    try:
+        on_the_way = list(places(data_file_path(path)))
+    except OSError:  # what opens it says so
+        return []
+    found = []
+    writable = [
+        f"{printable(place.path, 200)} by {_writers(place.status)} (mode {stat.S_IMODE(place.status.st_mode):04o})"
+        for place in reversed(on_the_way)
+        if place.writable
+    ]
+    if writable:
+        message = (
+            f"can be written: {_some(writable)}; take write permission from group and others (chmod go-w), or sign"
+        )
+        found.append(Finding(rule=Rule.WRITABLE, message=f"{message} the database"))
     caller = os.geteuid()
-    if caller == 0:  # root reads what belongs to others all day; the two should belong to one
-        odd = found if len({facts.st_uid for _, facts in found}) > 1 else []
-    else:
-        odd = [(place, facts) for place, facts in found if facts.st_uid not in (0, caller)]
-    if not odd:
-        return None
-    places = ", ".join(f"{printable(place, 200)} to user {facts.st_uid}" for place, facts in odd)
-    return Finding(
-        rule=Rule.OWNER,
-        message=f"belongs to somebody else: {places}; make sure that you trust them, or verify tags or a manifest",
-    )
+    # Root reads what belongs to others all day; all should belong to one.
+    trusted = {0, on_the_way[-1].status.st_uid if caller == 0 else caller}
+    foreign = [
+        f"{printable(place.path, 200)} to user {place.status.st_uid}"
+        for place in reversed(on_the_way)
+        if place.foreign(trusted)
+    ]
+    if foreign:
+        message = (
+            f"belongs to somebody else: {_some(foreign)}; make sure that you trust them, or verify tags or a manifest"
+        )
+        found.append(Finding(rule=Rule.OWNER, message=message))
+    return found
+
+
+def _writers(status: os.stat_result) -> str:
+    return "everybody" if status.st_mode & stat.S_IWOTH else f"group {status.st_gid}"
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")

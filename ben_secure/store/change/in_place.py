@@ -23,12 +23,13 @@ import lmdb
 import lmdb.verify
 
 from ben_secure._system.appear import Place
+from ben_secure._system.exposure import places
 from ben_secure.errors import StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS
-from ben_secure.pages.data_file import data_file_path, lock_file_path
+from ben_secure.pages.data_file import DATA_FILE_NAME, data_file_path, lock_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
-from ben_secure.signing.manifest import manifest_path
+from ben_secure.store._released import refuse_if_released
 from ben_secure.store.change.digests import map_values
 from ben_secure.store.change.rewrite import Progress, Refusals, Transform
 
@@ -79,17 +80,92 @@ def change_in_place(
         PageReader(path, max_value_bytes=DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES) as reader,
         contextlib.ExitStack() as cleanup,
     ):
-        data_file = os.path.realpath(data_file_path(path))
-        _refuse_if_shared(path, data_file)
-        cleanup.callback(Place(data_file).discard)
-        _refuse_if_open(path)
+        place = _Opened(path, reader, cleanup)
+        cleanup.callback(Place(place.data_file).discard)
+        _refuse_if_open(place)
         checked, to_change, refusals = _check(reader, transform, progress)
         if not to_change or refusals.count:
             return Changed(checked=checked, changed=0, refusals=refusals)
-        _refuse_if_released(path)
-        _verify_structure(path, data_file)
-        changed = _Editor(path, data_file).run(transform, to_change, progress)
+        refuse_if_released(path, "write a new database (--out NEW), or move the manifest away")
+        _verify_structure(place)
+        changed = _Editor(place).run(transform, to_change, progress)
     return Changed(checked=checked, changed=changed, refusals=refusals)
+
+
+class _Opened:
+    """The data file that is verified and changed, and the folder that it is in, both held open.
+
+    Attributes:
+        path: The database as the caller named it.
+        data_file: The data file without links on the way.
+        descriptor: Of the data file, for ``lmdb.verify``.
+        environment: What liblmdb opens: a name in the very folder that was looked at, whatever its path leads to by
+            then.
+        directory: Whether the database is a directory.
+    """
+
+    def __init__(self, path: str, reader: PageReader, cleanup: contextlib.ExitStack) -> None:
+        self.path = path
+        self.directory = os.path.isdir(path)
+        self.data_file = os.path.realpath(data_file_path(path))
+        folder = os.path.realpath(path) if self.directory else os.path.dirname(self.data_file)
+        if self.directory and self.data_file != os.path.join(folder, DATA_FILE_NAME):
+            raise StoreError(
+                f"{DATA_FILE_NAME} is a link to {printable(self.data_file, 400)}, which others may use, too; write a "
+                "new database (--out NEW)",
+                database=path,
+            )
+        self._refuse_if_shared()
+        try:
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            cleanup.callback(os.close, held)
+            name = os.path.basename(self.data_file)
+            self.descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=held)
+            cleanup.callback(os.close, self.descriptor)
+        except OSError as error:
+            raise StoreError(f"cannot open the database: {printable(str(error))}", database=path) from error
+        pinned = f"/proc/self/fd/{held}"  # where there is no such file system, nobody untrusted can exchange the folder
+        folder = pinned if os.path.isdir(pinned) else folder
+        self.environment = folder if self.directory else os.path.join(folder, name)
+        if not os.path.samestat(os.fstat(self.descriptor), reader.status):
+            raise _exchanged(path)
+
+    def _refuse_if_shared(self) -> None:
+        """Whoever could write to the file could change it between ``lmdb.verify`` and liblmdb."""
+        trusted = {0, os.geteuid()}
+        try:
+            shared = [
+                place
+                for name in (data_file_path(self.path), self.data_file)
+                for place in places(name)
+                if place.writable or place.foreign(trusted)
+            ]
+        except OSError as error:
+            raise StoreError(f"cannot look at the database: {printable(str(error))}", database=self.path) from error
+        if shared:
+            raise StoreError(
+                f"others can write to {printable(str(shared[0]), 400)}, and could change or exchange the database "
+                f"under liblmdb; expected one that only user {os.geteuid()} can write to: chmod go-w it, or write a "
+                "new database (--out NEW)",
+                database=self.path,
+            )
+
+    def check_same(self, data_file: str) -> None:
+        """Check that a path leads to the file that was verified."""
+        try:
+            same = os.path.samestat(os.stat(data_file), os.fstat(self.descriptor))
+        except OSError:
+            same = False
+        if not same:
+            raise _exchanged(self.path)
+
+
+def _exchanged(path: str) -> StoreError:
+    return StoreError(
+        "another file was put in the place of the database while it was checked; nothing was written: find out who did "
+        "it, and begin again",
+        database=path,
+    )
 
 
 def _check(reader: PageReader, transform: Transform, progress: Progress | None) -> tuple[int, int, Refusals]:
@@ -120,22 +196,9 @@ def _check(reader: PageReader, transform: Transform, progress: Progress | None) 
     return checked, to_change, refusals
 
 
-def _refuse_if_shared(path: str, data_file: str) -> None:
-    """Whoever could write to the file could change it between ``lmdb.verify`` and liblmdb."""
-    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
-    for place in (folder, os.path.dirname(data_file), data_file):
-        found = os.stat(place)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise StoreError(
-                f"others can write to {printable(place, 400)} (owner {found.st_uid}, mode "
-                f"{stat.S_IMODE(found.st_mode):04o}), and could change it under liblmdb; expected a database that only "
-                f"user {os.geteuid()} can write to: chmod go-w it, or write a new database (--out NEW)"
-            )
-
-
-def _refuse_if_open(path: str) -> None:
+def _refuse_if_open(place: _Opened) -> None:
     """Refuse if another program has the database open: liblmdb holds a lock on byte 0 of the lock file for as long."""
-    lock_file = lock_file_path(path)
+    lock_file = lock_file_path(os.path.dirname(place.data_file) if place.directory else place.data_file)
     try:
         fd = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -151,26 +214,15 @@ def _refuse_if_open(path: str) -> None:
         raise StoreError(
             "another program has the database open; expected exclusive use: stop it, or write a new database "
             "(--out NEW)",
-            database=path,
+            database=place.path,
         ) from None
     except OSError as error:
         raise StoreError(f"cannot use the lock file {printable(lock_file, 400)}: {printable(str(error))}") from error
 
 
-def _refuse_if_released(path: str) -> None:
-    """A signed manifest lists the stored values as they are: none of those that change would pass any more."""
-    manifest = manifest_path(path)
-    if os.path.lexists(manifest):
-        raise StoreError(
-            f"the manifest {printable(manifest, 400)} lists the values as they are; changed in place they would not "
-            "be those that were signed: write a new database (--out NEW), or move the manifest away",
-            database=path,
-        )
-
-
-def _verify_structure(path: str, data_file: str) -> None:
+def _verify_structure(place: _Opened) -> None:
     try:
-        faults: list[str] = lmdb.verify.verify(data_file, subdir=False)  # type: ignore[no-untyped-call]
+        faults: list[str] = lmdb.verify.verify(f"/dev/fd/{place.descriptor}", subdir=False)  # type: ignore[no-untyped-call]
     except (lmdb.verify.VerifyError, OSError) as error:
         faults = [str(error)]
     if faults:
@@ -179,17 +231,16 @@ def _verify_structure(path: str, data_file: str) -> None:
             f"lmdb.verify finds {len(faults)} fault(s) in the data file, so liblmdb does not get it: {shown}"
             " (it is known to call a value damaged that was made smaller by the transaction that wrote it); "
             "write a new database instead (--out NEW)",
-            database=path,
+            database=place.path,
         )
 
 
 class _Editor:
     """Changes the values of one verified data file through liblmdb, a bounded number of bytes to a transaction."""
 
-    def __init__(self, path: str, data_file: str) -> None:
-        self._path = path
-        self._directory = os.path.isdir(path)
-        self._map_bytes = os.path.getsize(data_file) + _SPARE_MAP_BYTES
+    def __init__(self, place: _Opened) -> None:
+        self._place = place
+        self._map_bytes = os.fstat(place.descriptor).st_size + _SPARE_MAP_BYTES
 
     def run(self, transform: Transform, to_change: int, progress: Progress | None) -> int:
         """Change all values; returns how many were."""
@@ -197,12 +248,13 @@ class _Editor:
         start = b""
         try:
             with lmdb.open(
-                self._path,
-                subdir=self._directory,
+                self._place.environment,
+                subdir=self._place.directory,
                 map_size=self._map_bytes,
                 create=False,
                 lib_version=0,  # the file format of LMDB 0.9, as PageReader has found it
             ) as env:
+                self._place.check_same(data_file_path(self._place.environment))
                 while True:
                     try:
                         with env.begin(write=True) as transaction:
@@ -221,7 +273,7 @@ class _Editor:
             raise StoreError(
                 f"cannot write to the database: {printable(str(error))}; what was committed is whole, do it again to "
                 "go on",
-                database=self._path,
+                database=self._place.path,
             ) from error
 
 

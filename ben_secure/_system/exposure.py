@@ -1,0 +1,90 @@
+"""Find out who could change a file, or put another in its place, apart from those who are trusted.
+
+One walk for all who ask. It goes the way of the kernel, component by component and through every symbolic link, so it
+sees each folder in which the file, or a link on the way to it, could be exchanged. It shows what ``stat`` shows: a
+POSIX ACL shows in the group bits, which are its mask; NFSv4 ACLs, capabilities and other hosts do not (T11).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+_MAX_LINKS = 40  # as Linux (path_resolution(7))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The file itself, or a folder or link on the way to it.
+
+    Attributes:
+        path: Where it is.
+        status: What ``lstat`` says of it.
+        folder: What ``lstat`` says of the folder that it is in.
+    """
+
+    path: str
+    status: os.stat_result
+    folder: os.stat_result
+
+    @property
+    def writable(self) -> bool:
+        """Whether group or others may write to it; in a sticky folder they cannot exchange what others own."""
+        mode = self.status.st_mode
+        sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX  # unlink(2), EPERM
+        return not stat.S_ISLNK(mode) and bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not sticky
+
+    def foreign(self, trusted: Collection[int]) -> bool:
+        """Whether its owner is none of these users, and could change or exchange it."""
+        if stat.S_ISLNK(self.status.st_mode) and not self.folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return False  # the folder protects a link, whoever made it
+        return self.status.st_uid not in trusted
+
+    def __str__(self) -> str:
+        mode = stat.S_IMODE(self.status.st_mode)
+        return f"{self.path} (owner {self.status.st_uid}, group {self.status.st_gid}, mode {mode:04o})"
+
+
+def places(path: str) -> Iterator[Place]:
+    """Walk to a file as the kernel does.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Each folder, each link and at last the file; a folder that is passed twice, once.
+
+    Raises:
+        OSError: One of them is not there or cannot be looked at, or there are too many links.
+    """
+    current = "/"
+    status = os.lstat(current)
+    seen = {(status.st_dev, status.st_ino)}
+    yield Place(current, status, status)
+    todo = deque(os.path.join(os.getcwd(), path).split("/"))
+    links = 0
+    while todo:
+        name = todo.popleft()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            current = os.path.dirname(current)
+            continue
+        child = os.path.join(current, name)
+        folder, status = os.lstat(current), os.lstat(child)
+        if (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            yield Place(child, status, folder)
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = os.readlink(child)
+            todo.extendleft(reversed(target.split("/")))
+            current = "/" if target.startswith("/") else current
+        else:
+            current = child

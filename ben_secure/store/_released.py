@@ -1,0 +1,38 @@
+"""Find the manifest of a signed release, so that nobody changes a database that a publisher has signed.
+
+A signed manifest lists the stored values as they are: one that is added or changed makes readers refuse the release.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ben_secure._system.exposure import places
+from ben_secure.errors import StoreError, printable
+from ben_secure.pages.data_file import data_file_path
+
+
+def refuse_if_released(path: str, instead: str) -> None:
+    """Refuse to change a database beside which a manifest lies: under its own name, or under that of a link to it.
+
+    Args:
+        path: Directory with ``data.mdb`` inside, or the data file; perhaps reached through links.
+        instead: What to do, for the message.
+
+    Raises:
+        StoreError: There is a manifest.
+    """
+    from ben_secure.signing.manifest import manifest_path  # here, because it loads cryptography
+
+    try:
+        on_the_way = [place.path for place in places(data_file_path(path))]
+    except OSError:  # what opens it says so
+        return
+    for name in (path, *reversed(on_the_way)):
+        manifest = manifest_path(name)
+        if os.path.lexists(manifest):
+            raise StoreError(
+                f"the database is signed: the manifest {printable(manifest, 400)} lists its values as they are, and "
+                f"readers would refuse it once one is added or changed; {instead}",
+                database=path,
+            )

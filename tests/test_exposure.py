@@ -1,0 +1,80 @@
+"""One walk answers who could exchange a file: each folder and link on the kernel's way to it."""
+
+import os
+import stat
+
+import pytest
+
+from ben_secure._system.exposure import places
+from support.owners import owned
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """``start/link`` leads over ``middle/link`` to ``end/file``; nobody else can write to any of it."""
+    for name in ("start", "middle", "end"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "end" / "file").write_bytes(b"")
+    (tmp_path / "end" / "file").chmod(0o644)
+    (tmp_path / "middle" / "link").symlink_to("../end/file")
+    (tmp_path / "start" / "link").symlink_to(tmp_path / "middle" / "link")
+    return tmp_path
+
+
+def below(tree, path):
+    """What the walk passes in the tree, by its path there."""
+    return [place.path[len(str(tree)) + 1 :] for place in places(str(path)) if place.path.startswith(f"{tree}/")]
+
+
+def exposed(tree, path):
+    """What group or others can write to in the tree."""
+    return [
+        os.path.relpath(place.path, tree)
+        for place in places(str(path))
+        if place.writable and place.path.startswith(str(tree))
+    ]
+
+
+@pytest.mark.threat("T11")
+def test_each_folder_and_link_on_the_way_is_passed_once(tree, monkeypatch):
+    """In the order of the kernel, also those that a resolved path does not have; the file is the last."""
+    expected = ["start", "start/link", "middle", "middle/link", "end", "end/file"]
+    assert below(tree, tree / "start" / "link") == expected
+    assert next(places(str(tree / "start" / "link"))).path == "/"
+    monkeypatch.chdir(tree / "start")
+    assert below(tree, "link") == expected
+    assert below(tree, "../start/./link") == expected
+
+
+@pytest.mark.threat("T11")
+@pytest.mark.parametrize("name", ["start", "middle", "end", "end/file", "."])
+def test_whatever_others_can_write_to_is_seen(tree, name):
+    """A folder between two links, too; nothing is seen where nobody else can write."""
+    assert exposed(tree, tree / "start" / "link") == []
+    for bits in (0o020, 0o002):
+        mode = stat.S_IMODE((tree / name).stat().st_mode)
+        (tree / name).chmod(mode | bits)
+        assert exposed(tree, tree / "start" / "link") == [name]
+        (tree / name).chmod(mode)
+
+
+@pytest.mark.threat("T11")
+def test_a_link_in_a_sticky_folder_belongs_to_who_made_it(tree, monkeypatch):
+    """Its owner can exchange it there; where others cannot write, the folder protects it whoever made it."""
+    (tree / "start").chmod(0o1777)
+    owned(monkeypatch, 1000, link=1001)
+    foreign = [place.path for place in places(str(tree / "start" / "link")) if place.foreign({0, 1000})]
+    assert foreign == [str(tree / "start" / "link")]
+    assert [place.path for place in places(str(tree / "start" / "link")) if place.foreign({0, 1001})] == []
+    assert exposed(tree, tree / "start" / "link") == []
+
+
+@pytest.mark.threat("T11")
+def test_links_without_end_are_an_error(tree):
+    """As the kernel says, and so is what is not there."""
+    (tree / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        list(places(str(tree / "loop")))
+    with pytest.raises(FileNotFoundError):
+        list(places(str(tree / "nowhere")))
