@@ -325,7 +325,7 @@ def test_a_record_that_was_removed_is_missed(released, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(conversion, "rewrite", late)
-        with pytest.raises(StoreError, match="the database was changed while it was read"):
+        with pytest.raises(StoreError, match="another file was put in the place of the database"):
             convert("s2", "new", verification=RELEASE)
     with pytest.raises(ManifestMismatchError, match="has 1 records, expected the 2"):
         convert("s2", "new", verification=RELEASE)

@@ -142,6 +142,26 @@ def test_a_writer_meanwhile(tmp_path, change):
         assert len(list(record_digests(pages, 2))) == {"added": 101, "removed": 99, "exchanged": 100}[change]
 
 
+@pytest.mark.threat("T19")
+@pytest.mark.parametrize("change", ["replaced", "removed", None])
+def test_a_database_that_is_replaced_meanwhile(tmp_path, change):
+    """Results of a file that nobody finds at its path any more end in an error; of one that stays they do not."""
+    path = build(tmp_path / "data.mdb", numbered(100))
+    other = build(tmp_path / "other.mdb", numbered(100))
+    with PageReader(path) as pages:
+        results = record_digests(pages, 2)
+        next(results)
+        if change == "replaced":
+            other.rename(path)
+        elif change == "removed":
+            path.unlink()
+        if change is None:
+            assert len(list(results)) == 99
+            return
+        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+            list(results)
+
+
 def test_an_empty_database(tmp_path):
     """Has no results; to say what that means is for the caller."""
     with PageReader(build(tmp_path / "data.mdb", [])) as pages:

@@ -49,7 +49,7 @@ ORDER: dict[str, list[str]] = {
     "tensors": ["header", "note", "reading", "writing"],
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
     "store": ["_released reader", "pairs writer", "change"],
-    "store.change": ["digests rewrite tag", "convert in_place sign verify"],
+    "store.change": ["digests tag", "rewrite", "convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
     "encode": ["directory unpack", "geotiff labels", "folders rows", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],

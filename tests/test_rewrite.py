@@ -193,7 +193,7 @@ def test_rewrite_notices_a_writer(bare, tmp_path):
                 transaction.put(b"000", b"theirs")
         return value
 
-    with pytest.raises(StoreError, match="changed while it was read"):
+    with pytest.raises(StoreError, match="written to while it was read"):
         rewrite(bare, tmp_path / "new", transform)
     assert not (tmp_path / "new").exists()
 
@@ -280,6 +280,28 @@ def test_an_empty_database_is_not_signed(tmp_path):
     """Nothing to do is not success."""
     with pytest.raises(StoreError, match="the database is empty"):
         change_in_place(make_database(tmp_path / "db", {}), Tagger(KEYS).tagged)
+
+
+@pytest.mark.threat("T19")
+@pytest.mark.parametrize("which", ["source", "other", None])
+def test_a_source_that_is_replaced_meanwhile_is_not_copied(bare, tmp_path, which):
+    """The copy would be of a file that is not there any more; nothing is written. A source that stays is copied."""
+    other = make_database(tmp_path / "other", BARE)
+
+    def transform(lmdb_key, value):
+        if lmdb_key == b"010" and which is not None:
+            path = bare if which == "source" else other
+            path.rename(tmp_path / "before")
+            shutil.copytree(tmp_path / "before", path)
+        return value
+
+    with PageReader(other) as read:
+        if which is None:
+            assert rewrite(bare, tmp_path / "new", transform, others=[(read, read.facts)]).written == 24
+            return
+        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+            rewrite(bare, tmp_path / "new", transform, others=[(read, read.facts)])
+    assert sorted(os.listdir(tmp_path)) == ["before", "db", "other"]
 
 
 @pytest.mark.threat("T5")

@@ -150,6 +150,21 @@ def test_a_digest_is_of_one_state_of_the_file(database, monkeypatch):
     assert "was changed while it was checked" in report.undecided
 
 
+@pytest.mark.threat("T19")
+def test_a_database_that_is_replaced_meanwhile_is_not_clean(tmp_path):
+    """Another file lies there now, so nothing is said of the path; a database that stays is clean."""
+    for replaced in (False, True):
+        database = make_database(tmp_path / f"db{replaced}", {NAME: HONEST[0]})
+
+        def step(*_, database=database, replaced=replaced):
+            if replaced:
+                database.rename(tmp_path / "before")
+                shutil.copytree(tmp_path / "before", database)
+
+        report = audit_database(database, run=Run(workers=1, progress=step), options=QUIET)
+        assert report.verdict == ("undecided" if replaced else "clean")
+
+
 def test_a_sample_is_a_first_look(database):
     """Some are judged, the report says so; a sample of all or more is no sample."""
     report = audit_database(database, run=Run(sample=20), options=QUIET)

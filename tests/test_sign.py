@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import shutil
 import stat
 from datetime import datetime, timezone
 
@@ -143,7 +144,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(database):
 
 
 def test_what_fails_leaves_the_old_release(database):
-    """A signer that fails, a writer meanwhile, a value that is too long: the files are as they were, nothing beside."""
+    """A signer that fails, a writer or another file meanwhile, a value that is too long: all is as it was."""
     signed = sign_database(database, [PUBLISHER], **RELEASE)
     before = {path: path.read_bytes() for path in database.parent.glob("*.manifest*")}
     assert len(before) == 2
@@ -153,7 +154,12 @@ def test_what_fails_leaves_the_old_release(database):
             with open_env(database / "data.mdb") as env, env.begin(write=True) as transaction:
                 transaction.put(b"another", b"new")
 
+    def replace(done, _):
+        shutil.copy(database / "data.mdb", database.parent / "copy")
+        os.replace(database.parent / "copy", database / "data.mdb")
+
     for error, options in (
+        (StoreError, {"progress": replace}),
         (ValueError, {"signers": [PUBLISHER, PUBLISHER]}),
         (LimitExceededError, {"limits": Limits(max_value_bytes=5000)}),
         (StoreError, {"progress": write}),

@@ -59,6 +59,7 @@ class DataFile:
             StoreError: There is no such file, it is not a regular file, or it cannot be opened.
         """
         file_path = data_file_path(path)
+        self._path = os.path.abspath(file_path)
         # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
@@ -98,6 +99,13 @@ class DataFile:
             return os.fstat(self._fd)
         except OSError as error:
             raise self._failed(error) from error
+
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to the file that was opened, and not to another one or to none."""
+        try:
+            return os.path.samestat(os.stat(self._path), self.status())
+        except OSError:
+            return False
 
     def read_up_to(self, offset: int, size: int) -> bytes:
         """Read a private copy of a byte range; shorter than asked for where the file ends.

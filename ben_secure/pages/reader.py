@@ -206,6 +206,10 @@ class PageReader(AbstractContextManager["PageReader"]):
         """What the newer meta page says now."""
         return self._consistent(_facts)
 
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the file that was opened, and not to another one or to none."""
+        return self._file.is_in_place()
+
     def file_content(self, offset: int, size: int) -> bytes:
         """Read bytes of the data file as they are; no page is looked for, and no writer noticed.
 

@@ -256,7 +256,7 @@ class _Audit:
 
     def _conclude(self, pages: PageReader, identity: Identity) -> None:
         """Say why not all was judged, if so."""
-        if self._undecided is None and identity_of(pages) != identity:
+        if self._undecided is None and (identity_of(pages) != identity or not pages.is_in_place()):
             self._undecided = CHANGED
         self.finished = self._undecided != CHANGED
         if self._undecided is None and not self._entries:

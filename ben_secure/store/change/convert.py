@@ -178,16 +178,16 @@ def convert(
     """
     if s1 is not None and pairs is None:
         raise ValueError("s1 belongs to pairs")
-    verifier = s1_verifier = entries = None
-    with ExitStack() as opened:
-        pages = opened.enter_context(PageReader(source))
-        s1_pages = None if s1 is None else opened.enter_context(PageReader(s1))
+    verifier = s1_verifier = None
+    with ExitStack() as stack:
+        pages = stack.enter_context(PageReader(source))
+        s1_pages = None if s1 is None else stack.enter_context(PageReader(s1))
+        others = [(opened, opened.facts) for opened in (pages, s1_pages) if opened is not None]
         if verification is not None:
-            verifier = s1_verifier = Verifier(verification, pages.absolute_path, entries=len(pages))
-            entries = None if verifier.manifest is None else len(verifier.manifest)
+            verifier = s1_verifier = Verifier(verification, pages.absolute_path, entries=others[0][1].entries)
             if s1_pages is not None:
                 verification.check_databases(2)
                 s1_verifier = Verifier(verification, s1_pages.absolute_path)
         pairing = None if pairs is None else _Pairing(pairs, pages, s1_pages)
         make = _Converter(verifier=verifier, pairing=pairing, s1_verifier=s1_verifier, form=form, tagger=tagger)
-        return rewrite(source, target, make.new, skip_refused=skip_refused, entries=entries, progress=progress)
+        return rewrite(source, target, make.new, skip_refused=skip_refused, others=others, progress=progress)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ben_secure._system.processors import processors
 from ben_secure.errors import StoreError
-from ben_secure.pages.reader import PageReader
+from ben_secure.pages.reader import DatabaseFacts, PageReader
 
 _BATCH_RECORDS = 256  # so many that handing a batch over costs nothing
 _BATCHES_A_WORKER = 8  # so few records in a batch that all threads are busy to the end, also in a small database
@@ -81,16 +81,35 @@ def map_values(
             yield from results
     finally:
         pool.shutdown(cancel_futures=True)
-    if pages.facts != facts:
-        raise StoreError(
-            "the database was written to while it was read; try again when the writer is done", database=pages.path
-        )
+    check_unchanged(pages, facts)
     # The walk over all keys has counted the records. A crafted tree can lead a search past some that a walk finds.
     if given != facts.entries:
         raise StoreError(
             f"this LMDB file is damaged: {facts.entries} records are in its tree, and {given} are found by their keys; "
             "fetch this database again",
             database=pages.path,
+        )
+
+
+def check_unchanged(pages: PageReader, before: DatabaseFacts) -> None:
+    """Check that a database that was read is what it was, and where it was.
+
+    Args:
+        pages: The database.
+        before: Its facts when it was opened.
+
+    Raises:
+        StoreError: It was written to, or another file was put in its place.
+    """
+    if not pages.is_in_place():
+        raise StoreError(
+            "another file was put in the place of the database while it was read, or it was removed; nothing was "
+            "written: begin again with the database that is there now",
+            database=pages.path,
+        )
+    if pages.facts != before:
+        raise StoreError(
+            "the database was written to while it was read; try again when the writer is done", database=pages.path
         )
 
 

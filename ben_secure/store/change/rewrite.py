@@ -7,14 +7,15 @@ such a database is copied unless the caller says so, and all refusals are counte
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ben_secure._system.appear import refuse_taken
 from ben_secure.errors import LimitExceededError, StoreError, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
-from ben_secure.pages.reader import PageReader
+from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
+from ben_secure.store.change.digests import check_unchanged
 from ben_secure.store.writer import PatchWriter
 
 KEPT = 20
@@ -90,14 +91,7 @@ def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededEr
                 raise
             yield error.lmdb_key, error
             start = error.lmdb_key + b"\0"  # the least key behind it
-    if reader.facts.txnid != before.txnid:
-        raise _changed(reader)
-
-
-def _changed(reader: PageReader) -> StoreError:
-    return StoreError(
-        "the database was changed while it was read; begin again when nobody writes to it", database=reader.path
-    )
+    check_unchanged(reader, before)
 
 
 def rewrite(
@@ -106,7 +100,7 @@ def rewrite(
     transform: CopyTransform,
     *,
     skip_refused: bool = False,
-    entries: int | None = None,
+    others: Sequence[tuple[PageReader, DatabaseFacts]] = (),
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Rewritten:
@@ -118,7 +112,8 @@ def rewrite(
         transform: Makes each new value.
         skip_refused: Leave refused values out and write the rest; otherwise one refused value means that nothing is
             written, and the others are still looked at.
-        entries: How many records there must be, as a manifest said when it was opened; None for any number.
+        others: Databases that ``transform`` reads, too, or that were verified, with their facts by then: they must not
+            be changed or replaced meanwhile.
         limits: Limits for old and new values.
         progress: Called after each record.
 
@@ -154,8 +149,8 @@ def rewrite(
                     refusals.add(lmdb_key, error)
                 if progress is not None:
                     progress(checked, total)
-            if entries is not None and checked != entries:
-                raise _changed(reader)
+            for other, facts in others:
+                check_unchanged(other, facts)
             if not checked:
                 raise StoreError("the database is empty, so there is nothing to write", database=reader.path)
             if not written or (refusals.count and not skip_refused):
