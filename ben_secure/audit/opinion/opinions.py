@@ -17,10 +17,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from ben_secure.audit.findings import MAX_PROGRAMS, NO_OPINION, Finding
 from ben_secure.audit.judge.programs import shown, without_pixels
@@ -67,13 +68,25 @@ class _Failure(Exception):
     """The process died, hung or answered nonsense."""
 
 
+class _Answer(NamedTuple):
+    """What fickling has said of one program, and what that has cost."""
+
+    opinion: Opinion
+    failed: bool
+    seconds: float
+
+
 @dataclass(slots=True)
 class _Budget:
-    """What may still be spent on programs of one kind: those of values that load, or of refused ones."""
+    """What may still be spent on programs of one kind: those of values that load, or of refused ones.
+
+    ``begun`` has, by fingerprint, what fickling is being asked or was asked already.
+    """
 
     programs: int = MAX_PROGRAMS
     failures: int = _MAX_FAILURES
     seconds: float = _TOTAL_SECONDS
+    begun: dict[bytes, Future[_Answer]] = field(default_factory=dict)
 
     def spent(self) -> str | None:
         """Why no more is asked, or None."""
@@ -189,6 +202,10 @@ class Fickling(AbstractContextManager["Fickling"]):
             running.wait()
 
 
+Read: TypeAlias = Callable[[bytes], bytes | None]
+"""Gets a value by its LMDB key."""
+
+
 class Opinions(AbstractContextManager["Opinions"]):
     """Opinions on the programs of one database; a context manager, which ends its own process behind it.
 
@@ -209,14 +226,18 @@ class Opinions(AbstractContextManager["Opinions"]):
         self._own = self._fickling if fickling is None else None
         self._known: dict[bytes, Opinion] = {}
         self._accepted, self._refused = _Budget(), _Budget()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ben-secure-opinions")
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the process, if it is its own."""
-        if self._own is not None:
-            self._own.close()
+        """End what is being asked, and the process, if it is its own."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        begun = [*self._accepted.begun.values(), *self._refused.begun.values()]
+        if self._own is not None or not all(future.done() for future in begun):
+            self._fickling.close()  # what it is at is of no use any more
+        self._thread.shutdown()
 
     def of_refused(self, value: bytes) -> Opinion | None:
         """Ask about one value that was refused.
@@ -239,14 +260,31 @@ class Opinions(AbstractContextManager["Opinions"]):
         Returns:
             The opinion.
         """
-        return self._analyse(value, self._accepted)
+        return self._thread.submit(self._look, lambda: value).result().opinion
 
-    def settle(self, tally: Tally, read: Callable[[bytes], bytes | None]) -> None:
-        """Add what fickling says to the tally of a range of keys; ranges come in key order.
+    def begin(self, tally: Tally, read: Read) -> None:
+        """Begin to ask about the programs of a range of keys, while others are judged; nobody waits.
 
         Args:
-            tally: What was found in the range: refused findings get their ``opinion``, programs of values that load
-                and of which fickling finds more than of honest ones become findings, once for each program.
+            tally: What was found in the range; it is not changed.
+            read: Gets a value again by its LMDB key, in any thread.
+        """
+        for finding in tally.findings:
+            if finding.program is not None and finding.lmdb_key is not None:
+                self._begin(finding.program, partial(_reread, read, finding.lmdb_key, finding.program), self._refused)
+        for fingerprint, (lmdb_key, _) in tally.programs.items():
+            self._begin(fingerprint, partial(_reread, read, lmdb_key), self._accepted)
+
+    def _begin(self, fingerprint: bytes, value: Callable[[], bytes | None], budget: _Budget) -> None:
+        if fingerprint not in budget.begun and len(budget.begun) < MAX_PROGRAMS:
+            budget.begun[fingerprint] = self._thread.submit(self._look, value)
+
+    def settle(self, tally: Tally, read: Read) -> None:
+        """Add what fickling says to the tally of a database.
+
+        Args:
+            tally: What was found in it: refused findings get their ``opinion``, programs of values that load and of
+                which fickling finds more than of honest ones become findings, once for each program.
             read: Gets a value again by its LMDB key.
         """
         before = set(self._known)
@@ -269,33 +307,40 @@ class Opinions(AbstractContextManager["Opinions"]):
             opinion = self._known[fingerprint]
             tally.opinions["none" if not opinion.given else "more" if opinion.beyond else "as honest"] += 1
 
-    def _ask(self, fingerprint: bytes, read: Callable[[], bytes | None], budget: _Budget) -> Opinion:
+    def _ask(self, fingerprint: bytes, value: Callable[[], bytes | None], budget: _Budget) -> Opinion:
         opinion = self._known.get(fingerprint)
         if opinion is None:
             reason = budget.spent()
             if reason is not None:
+                for future in budget.begun.values():
+                    future.cancel()
                 return Opinion(f"{NO_OPINION}: {reason}", given=False)
+            self._begin(fingerprint, value, budget)
+            future = budget.begun.get(fingerprint) or self._thread.submit(self._look, value)
+            answer = future.result()
             budget.programs -= 1
-            opinion = self._known[fingerprint] = self._analyse(read(), budget)
+            budget.failures -= answer.failed
+            budget.seconds -= answer.seconds
+            opinion = self._known[fingerprint] = answer.opinion
         return opinion
 
-    def _analyse(self, value: bytes | None, budget: _Budget) -> Opinion:
-        if value is None:
-            return Opinion(f"{NO_OPINION}: the value was changed while it was checked", given=False)
-        program = without_pixels(value)
+    def _look(self, value: Callable[[], bytes | None]) -> _Answer:
+        """Ask about one value, in the thread that alone does so."""
+        found = value()
+        if found is None:
+            return _Answer(Opinion(f"{NO_OPINION}: the value was changed while it was checked", given=False), False, 0)
+        program = without_pixels(found)
         if program is None:
-            return Opinion(f"{NO_OPINION}: the program is too long for it", given=False)
+            return _Answer(Opinion(f"{NO_OPINION}: the program is too long for it", given=False), False, 0)
         start = time.monotonic()
         try:
-            return _read_answer(self._fickling.ask(program))
+            opinion, failed = _read_answer(self._fickling.ask(program)), False
         except _Failure as failure:
-            budget.failures -= 1
-            return Opinion(f"{NO_OPINION}: {failure}", given=False)
-        finally:
-            budget.seconds -= time.monotonic() - start
+            opinion, failed = Opinion(f"{NO_OPINION}: {failure}", given=False), True
+        return _Answer(opinion, failed, time.monotonic() - start)
 
 
-def _reread(read: Callable[[bytes], bytes | None], lmdb_key: bytes, expected: bytes | None = None) -> bytes | None:
+def _reread(read: Read, lmdb_key: bytes, expected: bytes | None = None) -> bytes | None:
     """Get a value again; None if it is gone, or was refused and is not the ``expected`` program any more.
 
     That a value which loads is another one now is found out in the end, when the whole file is another one.

@@ -59,18 +59,18 @@ def tally_from_json(document: object) -> Tally:
         value_bytes=value_bytes,
         rules=_counter(members["rules"], Rule),
         categories=_counter(members["categories"], Category),
-        findings=[_finding_from_json(finding) for finding in _list(members["findings"])],
+        findings=[_finding_from_json(finding) for finding in list_of(members["findings"])],
         formats=_counter(members["formats"], text_of),
         sizes=_counter(members["sizes"], int),
-        clean_keys=[bytes_of(lmdb_key) for lmdb_key in _list(members["clean_keys"])],
-        programs=dict(map(_program, _list(members["programs"]))),
+        clean_keys=[bytes_of(lmdb_key) for lmdb_key in list_of(members["clean_keys"])],
+        programs=dict(map(_program, list_of(members["programs"]))),
         opinions=_counter(members["opinions"], text_of),
         undecided=_optional(members["undecided"], text_of),
     )
 
 
 def _program(document: object) -> tuple[bytes, tuple[bytes, int]]:
-    program, lmdb_key, position = _list(document)
+    program, lmdb_key, position = list_of(document)
     return bytes_of(program), (bytes_of(lmdb_key), number_of(position))
 
 
@@ -145,7 +145,7 @@ def bytes_of(document: object) -> bytes:
     return bytes.fromhex(document)
 
 
-def _list(document: object) -> list[object]:
+def list_of(document: object) -> list[object]:
     if not isinstance(document, list):
         raise ValueError("expected a list")
     return document

@@ -20,20 +20,19 @@ import re
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ben_secure
 from ben_secure._system.optional import require
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Options
-from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
+from ben_secure.audit.run.parts import Part, read_parts, write_parts
 from ben_secure.audit.run.ranges import RangeTask, open_pages, split
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.errors import BenSecureError, StoreError, printable
 
 if TYPE_CHECKING:
-    from ben_secure.audit.run.runner import Runner
+    from ben_secure.audit.run.judging import Runner
     from ben_secure.audit.run.workers import Split
 
 CONNECT_TIMEOUT_S = 10.0
@@ -253,45 +252,13 @@ class _Patience:
 
 
 def _parts(batch: Sequence[RangeTask], answer: str) -> Iterator[tuple[RangeTask, Tally]]:
-    """Read an answer, which must be about just the ranges that were asked about.
-
-    Yields:
-        The ranges, or the parts into which they were cut, with their tallies; in key order.
-
-    Raises:
-        StoreError: It is something else, or says why it ends early.
-    """
-    todo = deque(batch)
+    """Read an answer, which must be about just the ranges that were asked about; as ``read_parts``."""
     try:
-        document = members_of(json.loads(answer), {"parts", "failed"})
-        parts, failed = document["parts"], document["failed"]
-        if not isinstance(parts, list):
-            raise ValueError("expected a list")
-        for member in parts:
-            part = members_of(member, {"stop", "records", "tally"})
-            tally = tally_from_json(part["tally"])
-            asked, records = todo.popleft(), number_of(part["records"])
-            stop = None if part["stop"] is None else bytes_of(part["stop"])
-            last = stop == asked.stop
-            fits = (
-                records == asked.records
-                if last
-                else stop is not None and stop > asked.start and records <= asked.records
-            )
-            if not fits or (tally.undecided is None and tally.done != records):
-                raise ValueError("a range that was not asked about, or a tally of other records")
-            yield replace(asked, stop=stop, records=records), tally
-            if stop is not None and not last:
-                position, left = asked.position + records, asked.records - records
-                todo.appendleft(replace(asked, start=stop, position=position, records=left))
-        if failed is None and todo:
-            raise ValueError("ranges are missing")
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        yield from read_parts(batch, json.loads(answer))
+    except (ValueError, TypeError, RecursionError) as error:
         raise StoreError(
             f"the cluster gave an answer that makes no sense: {printable(str(error))}; see who can connect to it"
         ) from error
-    if failed is not None:
-        raise StoreError(printable(str(failed), 1000))
 
 
 # What runs in the cluster.
@@ -311,8 +278,7 @@ def judge_batch(version: str, batch: Sequence[RangeTask], value_timeout_s: float
         value_timeout_s: How long the process may be at one value, seconds.
 
     Returns:
-        JSON: ``parts``, each with ``stop`` (hexadecimal, or None for the end), ``records`` and ``tally``, and
-        ``failed``: why they are not all, or None.
+        JSON of ``write_parts``.
 
     Raises:
         StoreError: This is another version, or the database is not to be seen here.
@@ -336,8 +302,7 @@ def judge_batch(version: str, batch: Sequence[RangeTask], value_timeout_s: float
     try:
         with pool as workers:
             for task, tally in workers.judged(batch, cut_around):
-                stop = None if task.stop is None else task.stop.hex()
-                parts.append({"stop": stop, "records": task.records, "tally": tally_to_json(tally)})
+                parts.append(Part(stop=task.stop, records=task.records, tally=tally))
     except StoreError as error:
         failed = error.message
-    return json.dumps({"parts": parts, "failed": failed})
+    return json.dumps(write_parts(parts, failed))

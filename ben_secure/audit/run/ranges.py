@@ -138,6 +138,29 @@ def cut(
     yield task(None)
 
 
+def of_shard(tasks: Iterator[RangeTask], number: int, count: int, entries: int) -> Iterator[RangeTask]:
+    """Leave to a shard what it is to judge; each range is that of one shard.
+
+    Args:
+        tasks: From ``cut``, with as many records a range for each shard.
+        number: Of the shard, from 1 on.
+        count: How many there are.
+        entries: Records of the database.
+
+    Yields:
+        Its ranges, which follow each other.
+
+    Raises:
+        StoreError: As ``cut``.
+    """
+    first, last = (number - 1) * entries // count, number * entries // count
+    for task in tasks:
+        if number < count and task.position >= last:
+            return
+        if task.position >= first:
+            yield task
+
+
 def sample(pages: PageReader, path: str, options: Options, count: int) -> Iterator[RangeTask]:
     """Pick records spread evenly over the keys, the same ones each time.
 

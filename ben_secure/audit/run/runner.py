@@ -9,32 +9,25 @@ only what is wrong with the call.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 from ben_secure._system.processors import processors
 from ben_secure.audit.findings import AuditReport, FileFacts, Finding, Tally
-from ben_secure.audit.judge.scan import Judge, Options
+from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.opinion.opinions import Fickling, Opinions
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.discover import databases_in
-from ben_secure.audit.run.ranges import CHANGED, Identity, RangeTask, cut, identity_of, open_pages, sample, split
-from ben_secure.audit.run.state import Done, StateFile, describe
-from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Split, Workers
+from ben_secure.audit.run.judging import Judging, Progress, Runner
+from ben_secure.audit.run.ranges import CHANGED, identity_of, open_pages
+from ben_secure.audit.run.shards import MergedFiles, judge_shard
+from ben_secure.audit.run.state import Known, StateFile, check_shard
+from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.audit.structure.checks import StructureCheck
 from ben_secure.audit.structure.identity import FileDigest, file_facts
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
 from ben_secure.pages.reader import PageReader
-
-Progress = Callable[[int, int], None]
-"""Called after each range with records done and records to do."""
-
-Runner = Callable[[Iterable[RangeTask], Split], Generator[tuple[RangeTask, Tally], None, None]]
-"""Has ranges judged by whoever; gives each, or the parts into which it was cut, with its tally, in key order."""
-
-_MOST_RECORDS, _FEWEST_RECORDS = 2048, 32  # of a range; a process takes as long to start as 1,000 values to judge
-_RANGES_A_WORKER = 8  # so that all are busy to the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +81,8 @@ def audit_database(
     """
     options, run = options or Options(), run or Run()
     state = None if run.resume is None else StateFile(run.resume)
-    with _pool(options, run) as workers, Fickling(options.classes) as fickling:
-        audit = _Audit(os.fspath(path), options, run, state, workers, fickling)
-        report = audit.report()
-    if state is not None and audit.finished:
+    (report,), finished = _reports([(os.fspath(path), None)], options, run, state)
+    if state is not None and finished:
         state.remove()
     return report
 
@@ -120,24 +111,99 @@ def audit_many(
     """
     options, run = options or Options(), run or Run()
     state = None if run.resume is None else StateFile(run.resume)
+    reports, finished = _reports(_all_databases(paths), options, run, state, on_report)
+    if state is not None and finished:
+        state.remove()
+    return reports
+
+
+def audit_shard(
+    paths: Sequence[str | os.PathLike[str]],
+    shard: tuple[int, int],
+    target: str | os.PathLike[str],
+    *,
+    options: Options | None = None,
+    run: Run | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Judge one shard of databases and write what was found, for ``audit_merged``; this is no verdict.
+
+    Args:
+        paths: As for ``audit_many``; in the same order for each shard.
+        shard: Its number, from 1 on, and how many there are.
+        target: File for the result.
+        options: How to judge; None for the defaults.
+        run: How to carry it out; None for the defaults. It takes no sample and is not resumed.
+        overwrite: Whether a file of this name is replaced.
+
+    Returns:
+        How many records were judged.
+
+    Raises:
+        UntrustedDataError: A manifest is not what it should be.
+        StoreError: A database cannot be opened, was changed meanwhile, or there is none; the file cannot be written.
+        ValueError: There is no such shard, or a sample or a file to resume from is asked for.
+    """
+    options, run = options or Options(), run or Run()
+    check_shard(*shard)
+    if run.sample is not None or run.resume is not None:
+        raise ValueError("a shard takes no sample and is not resumed; cut the audit into more shards")
+    with _pool(options, run) as workers:
+        runner = run.runner or workers.judged
+        file, records = judge_shard(paths, shard, target, options=options, runner=runner, progress=run.progress)
+    file.write(overwrite=overwrite)
+    return records
+
+
+def audit_merged(
+    files: Sequence[str | os.PathLike[str]],
+    *,
+    options: Options | None = None,
+    run: Run | None = None,
+    on_report: Callable[[AuditReport], None] | None = None,
+) -> list[AuditReport]:
+    """Make the reports of what shards have found: those that ``audit_many`` would have made.
+
+    Args:
+        files: What ``audit_shard`` has written, of each shard.
+        options: As for each shard; None for the defaults.
+        run: As for ``audit_many``; no value is judged.
+        on_report: As for ``audit_many``.
+
+    Returns:
+        The reports. That a database was changed since, or judged with other options, is their ``undecided``.
+
+    Raises:
+        StoreError: A file cannot be read, or others can have changed it; a shard is missing or there twice.
+    """
+    merged = MergedFiles(files)
+    return _reports(_all_databases(merged.asked), options or Options(), run or Run(), merged, on_report)[0]
+
+
+def _reports(
+    databases: Iterable[tuple[str, str | None]],
+    options: Options,
+    run: Run,
+    known: Known | None,
+    on_report: Callable[[AuditReport], None] | None = None,
+) -> tuple[list[AuditReport], bool]:
+    """The report on each database, or on why there is none; and whether all were judged that could be."""
     reports: list[AuditReport] = []
     finished = True
     with _pool(options, run) as workers, Fickling(options.classes) as fickling:
-        for database, problem in _all_databases(paths):
+        for database, problem in databases:
             if problem is not None:
                 report = _nothing(database, run, problem)
             elif any(report.interrupted for report in reports):
                 report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
             else:
-                audit = _Audit(database, options, run, state, workers, fickling)
+                audit = _Audit(database, options, run, known, workers, fickling)
                 report = audit.report()
                 finished = finished and audit.finished
             reports.append(report)
             if on_report is not None:
                 on_report(report)
-    if state is not None and finished:
-        state.remove()
-    return reports
+    return reports, finished
 
 
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
@@ -160,26 +226,21 @@ class _Audit:
     """
 
     def __init__(
-        self, path: str, options: Options, run: Run, state: StateFile | None, workers: Workers, fickling: Fickling
+        self, path: str, options: Options, run: Run, known: Known | None, workers: Workers, fickling: Fickling
     ) -> None:
         self.finished = False
         self._fickling = fickling
         self._path = path
-        self._absolute = os.path.abspath(path)
         self._options = options
         self._run = run
-        self._state = state
+        self._known = known
         self._runner = run.runner or workers.judged
+        self._judging: Judging | None = None
         self._tally = Tally()
         self._entries = 0
-        self._resumed = 0
-        self._sampled = False
         self._file: FileFacts | None = None
         self._interrupted = False
-        self._whole_known = False  # whether what is to be said of the database as a whole is in the tally
         self._undecided: str | None = None
-        self._start: bytes | None = b""  # where to go on; None at the end
-        self._position = 0  # records before it
 
     def report(self) -> AuditReport:
         """Do it."""
@@ -201,136 +262,57 @@ class _Audit:
             self._file = replace(self._file, sha256=digest.sha256)
             self._undecided = self._undecided or (CHANGED if digest.sha256 is None else None)
         if self._interrupted:
-            self._undecided = f"interrupted after {self._tally.done:,} of {self._total():,} records"
+            total = self._entries if self._judging is None else self._judging.total
+            self._undecided = f"interrupted after {self._tally.done:,} of {total:,} records"
         return AuditReport(
             database=self._path,
             entries=self._entries,
             tally=self._tally,
             file=self._file,
-            sampled=self._sampled,
+            sampled=self._judging is not None and self._judging.sampled,
             undecided=self._undecided or self._tally.undecided,
             interrupted=self._interrupted,
-            resumed=self._resumed,
+            resumed=0 if self._judging is None else self._judging.resumed,
             fail_on=self._run.fail_on,
         )
 
-    def _total(self) -> int:
-        wanted = self._run.sample
-        return self._entries if wanted is None else min(wanted, self._entries)
-
     def _audit(self, pages: PageReader) -> None:
-        identity = identity_of(pages)
-        self._entries = identity.entries
-        wanted = self._run.sample
-        self._sampled = wanted is not None and wanted < identity.entries
-        judge = Judge(self._absolute, self._options)
-        judge.check_count(identity.entries, partly=self._sampled)
-        described = describe(self._options, judge, wanted if self._sampled else None)
-        done = None if self._state is None else self._state.done(self._absolute, identity, described)
-
-        def keep(now: bool) -> None:
-            if self._state is not None and self._whole_known and self._tally.done:
-                done = Done(tally=self._tally, start=self._start, position=self._position)
-                self._state.keep(self._absolute, identity, described, done, now=now)
-
+        run = self._run
+        judging = self._judging = Judging(
+            pages, self._path, self._options, runner=self._runner, workers=_processors(run), sample=run.sample,
+            known=self._known, progress=run.progress,
+        )  # fmt: skip
+        self._entries, self._tally = judging.whole.records, judging.part.tally
         if self._options.opinions:
             self._fickling.begin()  # it is imported while the first values are judged
-        with Opinions(self._fickling) as opinions, ExitStack() as cleanup:
-            whole = None
-            if done is None:
-                whole = StructureCheck(self._path)
-                cleanup.callback(whole.close)
-            else:
-                self._take_up(done, opinions, pages)
+        failure: BenSecureError | None = None
+        with Opinions(self._fickling) as opinions, closing(StructureCheck(self._path)) as whole:
             try:
-                if self._start is not None:
-                    self._judge(pages, self._start, opinions, keep, whole)
-            except BenSecureError:
-                self._look_at_the_whole(whole)
-                raise
-            else:
-                self._look_at_the_whole(whole)
-            finally:
-                keep(now=True)
-        self._conclude(pages, identity)
-
-    def _conclude(self, pages: PageReader, identity: Identity) -> None:
-        """Say why not all was judged, if so."""
-        if self._undecided is None and (identity_of(pages) != identity or not pages.is_in_place()):
-            self._undecided = CHANGED
-        self.finished = self._undecided != CHANGED
-        if self._undecided is None and not self._entries:
-            self._undecided = "the database is empty, so nothing was checked"
-        elif self._undecided is None and not self._sampled and self._position != self._entries:
-            self._undecided = (
-                f"{self._position} records were found, {self._entries} were announced; fetch this database again"
+                with closing(judging.run()) as tallies:
+                    for tally in tallies:
+                        opinions.begin(tally, pages.get)
+            except BenSecureError as error:  # what was judged before is in the report
+                failure = error
+            opinions.settle(self._tally, pages.get)
+            self._add_what_is_said_of_the_whole(whole)
+        if failure is not None:
+            raise failure
+        if identity_of(pages) != judging.whole.identity or not pages.is_in_place():
+            raise StoreError(CHANGED)
+        self.finished = True
+        if not self._entries:
+            raise StoreError("the database is empty, so nothing was checked")
+        if not judging.sampled and judging.part.records != self._entries:
+            raise StoreError(
+                f"{judging.part.records} records were found, {self._entries} were announced; fetch this database again"
             )
 
-    def _look_at_the_whole(self, check: StructureCheck | None) -> None:
-        """Wait for what is to be said of the database as a whole, once."""
-        if check is None or self._whole_known:
-            return
+    def _add_what_is_said_of_the_whole(self, check: StructureCheck) -> None:
         try:
             for finding in check.findings():
                 self._tally.add(finding)
         except StoreError as error:
-            self._tally.undecided = error.message  # in the tally, so that a resumed audit knows it too
-        self._whole_known = True
-
-    def _take_up(self, done: Done, opinions: Opinions, pages: PageReader) -> None:
-        """Go on where an earlier audit was interrupted."""
-        self._whole_known = True
-        self._start, self._position = done.start, done.position
-        self._resumed = done.tally.done
-        # So that fickling's opinions are known again that were told already.
-        told = Tally(programs=dict(done.tally.programs), findings=list(done.tally.findings))
-        opinions.settle(told, pages.get)
-        self._tally.extend(done.tally)
-
-    def _judge(
-        self,
-        pages: PageReader,
-        start: bytes,
-        opinions: Opinions,
-        keep: Callable[[bool], None],
-        whole: StructureCheck | None,
-    ) -> None:
-        run, options = self._run, self._options
-        if self._sampled and run.sample is not None:
-            picked = sample(pages, self._absolute, options, run.sample)
-            tasks: Iterator[RangeTask] = (task for task in picked if task.start >= start)
-        else:
-            records = max(_FEWEST_RECORDS, 1 + self._entries // (_processors(run) * _RANGES_A_WORKER))
-            tasks = cut(pages, self._absolute, options, min(_MOST_RECORDS, records), start, self._position)
-        with closing(self._runner(tasks, lambda task, place: split(pages, task, place))) as judged:
-            for task, part in self._settled(self._watched(judged), opinions, pages):
-                if part.undecided == CHANGED:
-                    self._undecided = CHANGED
-                    return
-                self._tally.extend(part)
-                self._start, self._position = task.stop, task.position + task.records
-                if whole is not None and whole.done():
-                    self._look_at_the_whole(whole)
-                keep(False)
-        self._start = None
-
-    def _watched(self, judged: Iterable[tuple[RangeTask, Tally]]) -> Iterator[tuple[RangeTask, Tally]]:
-        """Tell of the progress, after each range is taken care of."""
-        done = self._tally.done
-        for task, part in judged:
-            yield task, part
-            done += part.done
-            if self._run.progress is not None:
-                self._run.progress(done, self._total())
-
-    def _settled(
-        self, judged: Iterable[tuple[RangeTask, Tally]], opinions: Opinions, pages: PageReader
-    ) -> Iterator[tuple[RangeTask, Tally]]:
-        """Add fickling's opinions to each range as soon as it is judged, while the workers are at others."""
-        for task, part in judged:
-            if part.undecided != CHANGED:
-                opinions.settle(part, pages.get)
-            yield task, part
+            self._undecided = error.message
 
 
 def _processors(run: Run) -> int:

@@ -1,8 +1,8 @@
-"""The state of an interrupted audit on disk: what was judged, of which state of which databases, and how.
+"""What was judged, in a file: by one shard of an audit, or by an audit that was interrupted.
 
 Holds no secret: keys are named by their fingerprints. It is written whole or not at all, for its owner only, and read
 only if nobody else can have changed it, for whoever writes it decides what counts as judged. It is refused if the
-database or the way of judging has changed since, never patched up (T12).
+database or the way of judging has changed since (T12, T20).
 """
 
 from __future__ import annotations
@@ -13,35 +13,39 @@ import json
 import os
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import ben_secure
 from ben_secure._system.appear import collect
 from ben_secure._system.files import Kind, check_free, write_file
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
-from ben_secure.audit.run._wire import bytes_of, members_of, number_of, tally_from_json, tally_to_json
-from ben_secure.audit.run.ranges import Identity
+from ben_secure.audit.run._wire import list_of, members_of, number_of
+from ben_secure.audit.run.parts import Part, read_parts, write_parts
+from ben_secure.audit.run.ranges import RangeTask
 from ben_secure.errors import StoreError, printable
 
-SCHEMA = 1
+SCHEMA = 2
+MAX_SHARDS = 100_000
 _MAX_BYTES = 2**27
 _EVERY_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """How far the audit of one database has come.
+class Known(Protocol):
+    """What was judged before, here or elsewhere."""
 
-    Attributes:
-        tally: What was found in all ranges up to ``start``.
-        start: Key at which to go on, None if nothing is left.
-        position: Records before it.
-    """
+    def known(self, whole: RangeTask, options: dict[str, object]) -> Iterator[tuple[RangeTask, Tally]]:
+        """Give it for one database: ranges from the first key on, each beginning where the one before ends.
 
-    tally: Tally
-    start: bytes | None
-    position: int
+        Args:
+            whole: All of the database, in the state in which it is now.
+            options: From ``describe``.
+
+        Raises:
+            StoreError: It is of another state of the database or was judged otherwise, or makes no sense; or the rest
+                cannot be judged.
+        """
 
 
 def describe(options: Options, judge: Judge, sample: int | None) -> dict[str, object]:
@@ -70,6 +74,95 @@ def describe(options: Options, judge: Judge, sample: int | None) -> dict[str, ob
     }
 
 
+class PartFile:
+    """What is in one file: parts of several databases.
+
+    Attributes:
+        path: The file.
+        shard: Number of the shard, from 1 on, and how many there are.
+        asked: What the caller wanted to be audited, as it was named.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], shard: tuple[int, int], asked: Sequence[str]) -> None:
+        self.path = os.path.abspath(path)
+        self.shard = shard
+        self.asked = list(asked)
+        self._databases: dict[str, dict[str, object]] = {}
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> PartFile | None:
+        """Read a file that only this user (or root) can have written.
+
+        Returns:
+            The file; None if there is none.
+
+        Raises:
+            StoreError: It is something else, of another version, or others can have changed it.
+        """
+        content = _read(os.path.abspath(path))
+        if content is None:
+            return None
+        try:
+            members = members_of(json.loads(content), {"schema", "tool", "shard", "asked", "databases"})
+            if (members["schema"], members["tool"]) != (SCHEMA, _tool()):
+                raise StoreError(
+                    f"the audit of {printable(os.fspath(path), 400)} was begun by {printable(members['tool'])}, this "
+                    f"is {_tool()}; finish it with that, or remove the file and begin again"
+                )
+            number, count = map(number_of, list_of(members["shard"]))
+            check_shard(number, count)
+            asked = [name for name in list_of(members["asked"]) if isinstance(name, str)]
+            found = cls(path, (number, count), asked)
+            databases = members["databases"]
+            if not isinstance(databases, dict):
+                raise ValueError("expected an object of databases")
+            for name, section in databases.items():
+                found._databases[name] = dict(members_of(section, {"identity", "options", "judged"}))
+        except (ValueError, RecursionError) as error:
+            raise malformed(path, error) from error
+        return found
+
+    def judged(self, whole: RangeTask, options: dict[str, object]) -> object | None:
+        """What was judged of a database.
+
+        Args:
+            whole: All of it, in its state now.
+            options: From ``describe``.
+
+        Returns:
+            The document, not yet believed; None if the database was not begun.
+
+        Raises:
+            StoreError: The database was changed since, or is to be judged otherwise.
+        """
+        section = self._databases.get(whole.path)
+        if section is None:
+            return None
+        for name, now in (("identity", dataclasses.asdict(whole.identity)), ("options", options)):
+            if section[name] != now:
+                changed = "the database was changed" if name == "identity" else "the options are others"
+                raise StoreError(
+                    f"{changed} since the audit of {printable(self.path, 400)} was begun; remove that file and "
+                    "begin again"
+                )
+        return section["judged"]
+
+    def put(self, whole: RangeTask, options: dict[str, object], judged: dict[str, object]) -> None:
+        """Keep what was judged of a database; arguments as for ``judged``."""
+        identity = dataclasses.asdict(whole.identity)
+        self._databases[whole.path] = {"identity": identity, "options": options, "judged": judged}
+
+    def write(self, *, overwrite: bool) -> None:
+        """Write the file, whole or not at all.
+
+        Raises:
+            StoreError: It cannot be written; what was there is as it was.
+        """
+        members = {"shard": self.shard, "asked": self.asked, "databases": self._databases}
+        document = {"schema": SCHEMA, "tool": _tool(), **members}
+        write_file(self.path, json.dumps(document).encode(), overwrite=overwrite, kind=Kind.PRIVATE)
+
+
 class StateFile:
     """What an audit writes down while it works; for one process."""
 
@@ -80,111 +173,71 @@ class StateFile:
             path: The file; its folder must exist.
 
         Raises:
-            StoreError: There is something that is no state of this version, or that others can have changed; or there
-                is nothing, and no file can be made.
+            StoreError: There is something that is not the state of such an audit, or that others can have changed; or
+                there is nothing, and no file can be made.
         """
-        self.path = os.path.abspath(path)
         self._written = time.monotonic()
-        self._databases: dict[str, dict[str, object]] = {}
-        check_free(self.path, overwrite=True)
-        collect(self.path)
-        content = _read(self.path)
-        if content is None:
-            folder = os.path.dirname(self.path)
-            if not os.access(folder, os.W_OK | os.X_OK):  # to be known now and not after hours
-                raise _unwritable(self.path, f"no file can be made in {printable(folder, 400)}")
-            return
-        try:
-            members = members_of(json.loads(content), {"schema", "tool", "databases"})
-            if (members["schema"], members["tool"]) != (SCHEMA, _tool()):
-                raise StoreError(
-                    f"the audit of {self._shown()} was begun by {printable(members['tool'])}, this is {_tool()}; "
-                    "finish it with that, or remove the file and begin anew"
-                )
-            databases = members["databases"]
-            if not isinstance(databases, dict):
-                raise ValueError("expected an object of databases")
-            for name, section in databases.items():
-                self._databases[name] = dict(members_of(section, {"identity", "options", "start", "position", "tally"}))
-        except (ValueError, RecursionError) as error:
-            raise self._malformed(error) from error
-
-    def done(self, database: str, identity: Identity, options: dict[str, object]) -> Done | None:
-        """What was done of a database before.
-
-        Args:
-            database: Its absolute path.
-            identity: Its state now.
-            options: From ``describe``.
-
-        Returns:
-            How far it has come, or None if it was not begun.
-
-        Raises:
-            StoreError: The database was changed since, or is to be judged otherwise, or the state makes no sense.
-        """
-        section = self._databases.get(database)
-        if section is None:
-            return None
-        for what, now in (("identity", dataclasses.asdict(identity)), ("options", options)):
-            if section[what] != now:
-                changed = "the database was changed" if what == "identity" else "the options are others"
-                raise StoreError(
-                    f"{changed} since the audit of {self._shown()} was begun; remove that file and begin anew"
-                )
-        try:
-            start = section["start"]
-            found = Done(
-                tally=tally_from_json(section["tally"]),
-                start=None if start is None else bytes_of(start),
-                position=number_of(section["position"]),
+        check_free(os.path.abspath(path), overwrite=True)
+        collect(os.path.abspath(path))
+        found = PartFile.read(path)
+        if found is not None and found.shard != (1, 1):
+            raise StoreError(f"{printable(found.path, 400)} is what a shard has found; merge it (--merge)")
+        self._file = found or PartFile(path, (1, 1), ())
+        folder = os.path.dirname(self._file.path)
+        if found is None and not os.access(folder, os.W_OK | os.X_OK):  # to be known now and not after hours
+            raise StoreError(
+                f"cannot write {printable(self._file.path, 400)}: no file can be made in {printable(folder, 400)}; the "
+                "folder must exist and be writable"
             )
-            if found.tally.done > found.position:
-                raise ValueError("its counts contradict each other")
-        except ValueError as error:
-            raise self._malformed(error) from error
-        return found
 
-    def keep(
-        self, database: str, identity: Identity, options: dict[str, object], done: Done, *, now: bool = False
-    ) -> None:
+    def known(self, whole: RangeTask, options: dict[str, object]) -> Iterator[tuple[RangeTask, Tally]]:
+        """As ``Known``."""
+        document = self._file.judged(whole, options)
+        if document is not None:
+            try:
+                yield from read_parts([whole], document, all_of_it=False)
+            except ValueError as error:
+                raise malformed(self._file.path, error) from error
+
+    def keep(self, whole: RangeTask, options: dict[str, object], part: Part, *, now: bool = False) -> None:
         """Write down how far a database has come, if the last time is some seconds ago.
 
         Args:
-            database: Its absolute path.
-            identity: Its state.
+            whole: All of it, in its state.
             options: From ``describe``.
-            done: How far.
+            part: All of it that was judged.
             now: Write in any case.
 
         Raises:
             StoreError: The file cannot be written; it is as it was.
         """
-        if not now and time.monotonic() - self._written < _EVERY_S:
-            return
-        self._databases[database] = {
-            "identity": dataclasses.asdict(identity),
-            "options": options,
-            "start": None if done.start is None else done.start.hex(),
-            "position": done.position,
-            "tally": tally_to_json(done.tally),
-        }
-        document = {"schema": SCHEMA, "tool": _tool(), "databases": self._databases}
-        write_file(self.path, json.dumps(document).encode(), overwrite=True, kind=Kind.PRIVATE)
-        self._written = time.monotonic()
+        if now or time.monotonic() - self._written >= _EVERY_S:
+            self._file.put(whole, options, write_parts([part]))
+            self._file.write(overwrite=True)
+            self._written = time.monotonic()
 
     def remove(self) -> None:
         """Remove the file: the audit is done."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            os.unlink(self._file.path)
 
-    def _shown(self) -> str:
-        return printable(self.path, 400)
 
-    def _malformed(self, error: Exception) -> StoreError:
-        return StoreError(
-            f"{self._shown()} is not the state of an audit ({printable(str(error))}); name another file, or remove it"
-        )
+def check_shard(number: int, count: int) -> None:
+    """Check that there can be such a shard.
+
+    Raises:
+        ValueError: There cannot.
+    """
+    if not 1 <= number <= count <= MAX_SHARDS:
+        raise ValueError(f"shard {number}/{count}: expected one of 1/{count} to {count}/{count}")
+
+
+def malformed(path: str | os.PathLike[str], error: Exception) -> StoreError:
+    """Make the error about a file that is not what it should be."""
+    return StoreError(
+        f"{printable(os.fspath(path), 400)} is not the state of an audit ({printable(str(error))}); name another "
+        "file, or remove it"
+    )
 
 
 def _tool() -> str:
@@ -206,7 +259,7 @@ def _read(path: str) -> bytes | None:
             if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
                 raise StoreError(
                     f"{shown} can be changed by others (user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}), "
-                    "who could make values count as judged; remove it and begin anew"
+                    "who could make values count as judged; remove it and begin again"
                 )
             with open(fd, "rb", closefd=False) as file:
                 content = file.read(_MAX_BYTES + 1)
@@ -221,7 +274,3 @@ def _read(path: str) -> bytes | None:
             f"{shown} has more than {_MAX_BYTES} bytes, so it is not the state of an audit; check the path"
         )
     return content
-
-
-def _unwritable(path: str, reason: str) -> StoreError:
-    return StoreError(f"cannot write {printable(path, 400)}: {reason}; the folder must exist and be writable")

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
 from ben_secure._system.files import write_file
+from ben_secure.audit.findings import AuditReport
 from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.report import Format, JsonWriter, together, write
 from ben_secure.audit.rules import Level
-from ben_secure.audit.run.runner import Run, Runner, audit_many
+from ben_secure.audit.run.judging import Runner
+from ben_secure.audit.run.runner import Run, audit_many, audit_merged, audit_shard
+from ben_secure.audit.run.state import check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _options
 from ben_secure.cli._common import check_output, explain, progress_bar
-from ben_secure.cli._usage import PATH, Command, argument, number, one_of, whole
+from ben_secure.cli._usage import PATH, Command, Kind, argument, number, one_of, whole
 from ben_secure.signing.policy import Verification
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, count = map(int, text.split("/"))
+    check_shard(number, count)
+    return number, count
+
+
+SHARD = Kind("K/N", _shard, "a shard and how many there are, from 1/1 on, such as 3/64")
 
 
 @click.command("audit", cls=Command)
@@ -28,7 +41,7 @@ from ben_secure.signing.policy import Verification
     type=PATH,
     nargs=-1,
     required=True,
-    note="LMDB directories, data files, or folders in which to look for them.",
+    note="LMDB directories, data files, or folders in which to look for them; with --merge, results of shards.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
@@ -52,6 +65,8 @@ from ben_secure.signing.policy import Verification
 @click.option("--sample", type=whole(least=1), help="Judge N values only, spread evenly.")
 @click.option("--digest", is_flag=True, help="Report the SHA-256 of each data file, too.")
 @click.option("--resume", type=PATH, metavar="STATE", help="Keep the state in this file; go on from it if it is there.")
+@click.option("--shard", type=SHARD, help="Judge shard K of N only, and write the result into --output; no verdict.")
+@click.option("--merge", is_flag=True, help="Make the report of what all shards have written (DB... are those files).")
 @_options.verifying
 @click.option(
     "--since-manifest",
@@ -78,6 +93,8 @@ def command(
     sample: int | None,
     digest: bool,
     resume: str | None,
+    shard: tuple[int, int] | None,
+    merge: bool,
     verification: Verification | None,
     since_manifest: bool,
     no_fickling: bool,
@@ -92,26 +109,41 @@ def command(
     with _options.usage_errors():
         options = Options(verification=verification, since_manifest=since_manifest, opinions=not no_fickling)
     check_output("--output", output, force)
+    if merge and (shard, workers, sample, resume, dask) != (None,) * 5:
+        raise click.UsageError(
+            "--merge judges nothing; it goes with neither of --shard, --workers, --resume and --dask"
+        )
+    if shard is not None and (output is None or as_json or form is not Format.TABLE or sample or resume):
+        raise click.UsageError(
+            "--shard needs --output for its result, and goes with neither of --format, --sample and --resume"
+        )
+    with _judges(dask, workers, options, value_timeout) as runner, progress_bar("checking") as progress:
+        run = Run(
+            workers=workers,
+            value_timeout_s=value_timeout,
+            sample=sample,
+            digest=digest,
+            resume=resume,
+            fail_on=fail_on,
+            progress=progress,
+            runner=runner,
+        )
+        if shard is not None and output is not None:
+            records = audit_shard(databases, shard, output, options=options, run=run, overwrite=force)
+            print(
+                f"shard {shard[0]}/{shard[1]}: {records:,} records judged; the verdict is that of all shards (--merge)"
+            )
+            return 0
+        audit = partial(audit_merged if merge else audit_many, databases, options=options, run=run)
+        return _report(audit, Format.JSON if as_json else form, output, force)
+
+
+def _report(audit: Callable[..., list[AuditReport]], form: Format, output: str | None, force: bool) -> int:
+    """Audit and write the report; returns the exit code."""
     out = sys.stdout if output is None else io.StringIO()
-    stream = JsonWriter(out) if as_json or form is Format.JSON else None
+    stream = JsonWriter(out) if form is Format.JSON else None
     try:
-        with _judges(dask, workers, options, value_timeout) as runner, progress_bar("checking") as progress:
-            run = Run(
-                workers=workers,
-                value_timeout_s=value_timeout,
-                sample=sample,
-                digest=digest,
-                resume=resume,
-                fail_on=fail_on,
-                progress=progress,
-                runner=runner,
-            )
-            reports = audit_many(
-                databases,
-                options=options,
-                run=run,
-                on_report=None if stream is None else stream.database,
-            )
+        reports = audit(on_report=None if stream is None else stream.database)
     except (Exception, KeyboardInterrupt) as error:
         if stream is None or not stream.begun or output is not None or isinstance(error, BrokenPipeError):
             raise
