@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+import _common
 import bigearthnet_patch_interface.merged_interface as merged
 import lmdb
 import numpy as np
@@ -213,6 +214,7 @@ def report(samples, functions, size):
 
 
 def main():
+    _common.check_origin(ben_secure)
     folder, seconds, count, data = sys.argv[1], float(sys.argv[2]), max(int(sys.argv[3]), 2 * FEW), sys.argv[4]
     cores = os.sched_getaffinity(0)
     sources = patches(data)

@@ -6,10 +6,15 @@ unit) and ``rows`` (what was measured, its value, and the budget: at least or at
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 import venv
+
+# What it names would be imported in the place of what is installed: two revisions would be one.
+os.environ.pop("PYTHONPATH", None)
 
 
 def options(description, seconds):
@@ -39,6 +44,12 @@ def run(rounds, needs, *arguments):
         subprocess.run([python, "-m", "pip", "install", "--quiet", str(here.parent), *needs], check=True)
         command = [python, "-W", "ignore", str(here / rounds), folder, *map(str, arguments)]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=folder).stdout)
+
+
+def check_origin(package):
+    """End the program if a package is not the one of the virtual environment that it runs in."""
+    if not pathlib.Path(package.__file__).is_relative_to(sys.prefix):
+        raise SystemExit(f"{package.__name__} is imported from {package.__file__}, expected one in {sys.prefix}")
 
 
 def finish(figures, chosen):

@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 
+import _common
 import lmdb
 import numpy as np
 import rasterio
@@ -122,6 +123,7 @@ def agree(folder, root, names):
 
 
 def main():
+    _common.check_origin(ben_secure)
     folder, seconds, patches = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     root = pathlib.Path(folder) / "input"
     names = build(root, patches)

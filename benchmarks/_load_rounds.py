@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import _common
 import bigearthnet_patch_interface.merged_interface as merged
 import bigearthnet_patch_interface.s2_interface as s2_only
 import lmdb
@@ -224,6 +225,7 @@ def ways(folder):
 
 
 def main():
+    _common.check_origin(ben_secure)
     command, folder = sys.argv[1:]
     if command == "build":
         build(folder)

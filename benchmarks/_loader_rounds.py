@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 
+import _common
 import bigearthnet_patch_interface.merged_interface as merged
 import bigearthnet_patch_interface.s2_interface as s2_only
 import lmdb
@@ -262,6 +263,7 @@ IN_LOOPS = ("safetensors", "ours, batches")
 
 
 def main():
+    _common.check_origin(ben_secure)
     folder, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # as in a worker

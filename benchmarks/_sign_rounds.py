@@ -15,6 +15,7 @@ import threading
 import time
 from datetime import datetime, timezone
 
+import _common
 import _load_rounds
 import lmdb
 import model_signing
@@ -296,6 +297,7 @@ def first_patch(folder, path):
 
 
 def main():
+    _common.check_origin(ben_secure)
     folder, seconds, megabytes = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
     one_patch(folder, seconds)
     if megabytes:  # not in the process of without_sha
