@@ -69,22 +69,27 @@ class TestLightning:
     """One process and two ranks, however they are started."""
 
     @pytest.mark.parametrize(
-        ("strategy", "form", "workers"),
+        ("strategy", "form", "workers", "start"),
         [
-            ("ddp", "shuffled", 0),
-            ("ddp", "by hand", 2),
-            ("ddp_fork", "seeded", 2),
-            ("ddp_fork", "in order", 0),
-            ("ddp_fork", "subset", 0),
-            ("ddp_spawn", "shuffled", 0),
+            ("ddp", "shuffled", 0, None),
+            ("ddp", "by hand", 2, "fork"),
+            ("ddp", "seeded", 2, "forkserver"),
+            ("ddp_fork", "seeded", 2, "fork"),
+            ("ddp_fork", "shuffled", 2, "spawn"),
+            ("ddp_fork", "in order", 0, None),
+            ("ddp_fork", "subset", 0, None),
+            ("ddp_spawn", "shuffled", 0, None),
+            ("ddp_spawn", "shuffled", 2, "fork"),
         ],
     )
-    def test_two_ranks(self, tmp_path, numbered, strategy, form, workers):
+    def test_two_ranks(self, tmp_path, numbered, strategy, form, workers, start):
         """Each patch is with one rank (but for one that makes the ranks even), in another order each epoch."""
-        kinds = ("loader",) if strategy == "ddp_spawn" else KINDS  # each spawned rank imports everything
-        found = lightning(tmp_path, numbered, kinds, strategy=strategy, form=form, workers=workers)
+        # Each process that is not forked imports everything.
+        kinds = ("loader",) if strategy == "ddp_spawn" or start in ("spawn", "forkserver") else KINDS
+        options = {"form": form, "workers": workers}
+        found = lightning(tmp_path, numbered, kinds, **options, strategy=strategy, start=start)
         if "list" not in found:
-            found |= lightning(tmp_path, numbered, ("list",), strategy="ddp_fork", form=form, workers=workers)
+            found |= lightning(tmp_path, numbered, ("list",), **options, strategy="ddp_fork", start="fork")
         expected = found["list"]
         assert len(expected) == 2
         assert all(found[kind] == expected for kind in kinds)
@@ -97,6 +102,16 @@ class TestLightning:
             assert all(len(rank["predict"]) == 3 for rank in expected)
         else:
             assert fitted(expected, 0)[0] != fitted(expected, 1)[0]
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_two_ranks_overfit(self, tmp_path, numbered, workers):
+        """They share a few batches, the same ones in each epoch."""
+        options = {"form": "shuffled", "workers": workers, "overfit": 2, "start": "fork"}
+        found = lightning(tmp_path, numbered, strategy="ddp_fork", **options)
+        assert all(found[kind] == found["list"] for kind in KINDS)
+        one, other = fitted(found["loader"], 0)
+        assert sorted(one + other) == [*range(16)]
+        assert fitted(found["loader"], 1) == [one, other]
 
     @pytest.mark.parametrize("options", [{"form": "seeded"}, {"form": "shuffled", "overfit": 3}, {"form": "in order"}])
     def test_one_process(self, tmp_path, numbered, options):
@@ -126,6 +141,10 @@ def test_accelerate(tmp_path, numbered):
         for dispatch in (False, True):
             stateful = {"use_stateful_dataloader": True, "dispatch_batches": dispatch}
             ways[f"stateful, {dispatch}"] = {"form": "shuffled", "workers": 0, **stateful}
+    for start in ("spawn", "forkserver"):
+        workers = {"form": "shuffled", "workers": 2, "start": start}
+        ways[f"{start}, None"] = {**workers, "dispatch_batches": None}
+        ways[f"{start}, True"] = {**workers, "dispatch_batches": True}
     for way in ways:
         (tmp_path / way).mkdir()
     launch("accelerate_runs", numbered, tmp_path, json.dumps(ways))
@@ -143,13 +162,15 @@ def test_accelerate(tmp_path, numbered):
 class TestStatefulDataLoader:
     """torchdata's loader goes on in the middle of an epoch, from the state that it saved."""
 
-    def loader(self, path, workers, sampled):
+    def loader(self, path, workers, sampled, start=None):
         from torchdata.stateful_dataloader import StatefulDataLoader
 
         dataset = PatchDataset(path, bands="S1")
         order = {"sampler": EpochSampler(dataset, seed=5)} if sampled else {"shuffle": True}
         torch.manual_seed(6)
-        return StatefulDataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=collate, **order)
+        return StatefulDataLoader(
+            dataset, batch_size=4, num_workers=workers, collate_fn=collate, multiprocessing_context=start, **order
+        )
 
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("sampled", [True, False])
@@ -171,6 +192,18 @@ class TestStatefulDataLoader:
             again.load_state_dict(state)
             assert [numbers(batch) for batch in again] == expected[epoch][batches:]
             assert [numbers(batch) for batch in again] == expected[epoch + 1]
+
+    @pytest.mark.parametrize("start", ["spawn", "forkserver"])
+    def test_however_its_workers_start(self, numbered, start):
+        """It gives the epochs that it gives without workers, and goes on."""
+        plain, loader = self.loader(numbered, 0, True), self.loader(numbered, 2, True, start)
+        expected = [[numbers(batch) for batch in plain] for _ in range(2)]
+        iterator = iter(loader)
+        assert [numbers(next(iterator)) for _ in range(2)] == expected[0][:2]
+        again = self.loader(numbered, 2, True, start)
+        again.load_state_dict(loader.state_dict())
+        assert [numbers(batch) for batch in again] == expected[0][2:]
+        assert [numbers(batch) for batch in again] == expected[1]
 
     def test_it_goes_on_after_an_epoch(self, numbered):
         """With the next one."""

@@ -1,6 +1,7 @@
 """``batch_loader`` is a ``DataLoader``: whatever is done to one gives the batches that a list of the items gives."""
 
 import inspect
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -163,8 +164,27 @@ def test_batches_are_those_of_a_list(dataset, listed, form, workers):
     expected = epochs(form, plain, listed)
     if form not in (in_order, remade_in_order):
         assert any(not equal([first], [second]) for first, second in zip(expected[::2], expected[1::2], strict=True))
-    for make in (ours, with_collate) if workers else (ours, with_collate, plain):
+    for make in (ours, with_collate, plain):
         assert equal(epochs(form, make, dataset, num_workers=workers), expected)
+
+
+# A worker has the dataset and no sampler, so the slowest way needs only the forms whose datasets differ.
+STARTED = [
+    (method, form)
+    for method, forms in (("forkserver", FORMS), ("spawn", [subset, joined]))
+    if method in multiprocessing.get_all_start_methods()
+    for form in forms
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "form"), STARTED)
+def test_batches_are_those_of_a_list_however_workers_start(dataset, listed, method, form):
+    """Of a list with as many workers, which draw from torch's global generator as well."""
+    multiprocessing.set_forkserver_preload(["ben_secure.torch"])
+    workers = {"num_workers": 2, "persistent_workers": True}
+    expected = epochs(form, plain, listed, **workers)
+    assert equal(epochs(form, ours, dataset, **workers, multiprocessing_context=method), expected)
 
 
 def test_ranks_share_the_patches(dataset, listed):

@@ -10,11 +10,11 @@ from accelerate.utils import set_seed
 from support.framework_cases import KINDS, make, numbers
 
 
-def run(kind, path, folder, form, workers, **options):
+def run(kind, path, folder, form, workers, start=None, **options):
     """Two epochs of a loader that Accelerate has prepared."""
     set_seed(3)
     accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(**options))
-    loader = accelerator.prepare(make(kind, path, form, workers))
+    loader = accelerator.prepare(make(kind, path, form, workers, start))
     seen = [[epoch, numbers(batch)] for epoch in range(2) for batch in loader]
     file = pathlib.Path(folder) / f"{kind}-{accelerator.process_index}.json"
     file.write_text(json.dumps({"fit": seen}))

@@ -21,13 +21,13 @@ class Listed(Dataset):
         return self.items[place]
 
 
-def make(kind, path, form, workers):
-    """One loader over the patches of a database."""
+def make(kind, path, form, workers, start=None):
+    """One loader over the patches of a database; its workers are started in one of multiprocessing's ways."""
     dataset = PatchDataset(path, bands="S1")
     dataset = Listed(dataset) if kind == "list" else dataset
     if form == "subset":
         dataset = Subset(dataset, range(1, len(dataset)))
-    options = {"batch_size": BATCH, "num_workers": workers}
+    options = {"batch_size": BATCH, "num_workers": workers, "multiprocessing_context": start if workers else None}
     if form == "by hand":
         options["sampler"] = DistributedSampler(dataset, shuffle=True)
     elif form == "seeded":

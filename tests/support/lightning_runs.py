@@ -52,7 +52,7 @@ class Model(pl.LightningModule):
     predict_dataloader = val_dataloader
 
 
-def run(kind, path, folder, form, workers, strategy, overfit=0.0):
+def run(kind, path, folder, form, workers, strategy, overfit=0.0, start=None):
     """Fit for two epochs with a validation each, and predict."""
     pl.seed_everything(3, verbose=False)
     trainer = pl.Trainer(
@@ -60,7 +60,7 @@ def run(kind, path, folder, form, workers, strategy, overfit=0.0):
         use_distributed_sampler=form != "by hand", overfit_batches=overfit, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
-    loader = {"kind": kind, "path": path, "form": form, "workers": workers}
+    loader = {"kind": kind, "path": path, "form": form, "workers": workers, "start": start}
     model = Model(loader, f"{folder}/{kind}")
     trainer.fit(model)
     if form == "in order":
