@@ -203,7 +203,7 @@ class TestPixels:
         assert np.array_equal(labels, arrays.batch([4, 2])[1])
         assert (out[2] == -1).all()
         for wrong in ([out], [out[:2].astype("f8")], [], [out[:2], out[:2]]):
-            with pytest.raises(ValueError, match="expected float32 arrays"):
+            with pytest.raises(ValueError, match="expected to fill float32"):
                 arrays.fill(wrong, [4, 2])
 
     @pytest.mark.parametrize("form", ["legacy", "safetensors"])

@@ -67,7 +67,7 @@ ORDER: dict[str, list[str]] = {
         "cluster",
     ],
     "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
-    "torch": ["memory sampler", "dataset", "ahead", "loader"],
+    "torch": ["memory sampler", "dataset", "ahead convert", "loader"],
     "demo": ["hostile", "tour"],
     "cli": ["_usage", "_common _describe _options _passphrase _speed _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],

@@ -367,15 +367,15 @@ class TestMemory:
     def test_a_pool_lends_what_is_free(self):
         """What a tensor or a view of it has is not; nothing small is kept, and no more than a few."""
         pool = Pool()
-        first = pool.lend(2**18)
+        first = pool.lend(2**20)
         view, address = first[5:], first.data_ptr()
         del first
-        others = [pool.lend(2**18) for _ in range(9)]
+        others = [pool.lend(2**20) for _ in range(9)]
         assert len({address, *(other.data_ptr() for other in others)}) == 10
         del view
-        assert pool.lend(2**18).data_ptr() == address
-        larger = pool.lend(2**19)
-        assert len(larger) == 2**19
+        assert pool.lend(2**20).data_ptr() == address
+        larger = pool.lend(2**21)
+        assert len(larger) == 2**21
         assert len(pool.lend(10)) == 10
 
     def test_a_forked_process_has_memory_of_its_own(self, dataset):

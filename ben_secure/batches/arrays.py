@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ben_secure.patches import BigEarthNetPatch
 
-    Float32: TypeAlias = npt.NDArray[np.float32]
+    Array: TypeAlias = npt.NDArray[Any]
 
 Path: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = PatchReader | PairedReader
@@ -68,6 +68,7 @@ class PatchArrays:
         labels_from: str = "patch",
         normalize: Normalisation | Path | None = None,
         fill: float | None = None,
+        dtype: str = "float32",
         sample: str = "tuple",
         transform: Callable[[Any], Any] | None = None,
         split: Path | Iterable[str] | None = None,
@@ -99,6 +100,9 @@ class PatchArrays:
                 or "reben" for those of the published reBEN models: each value becomes (value - mean) / deviation.
             fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
                 number, ``float("nan")`` to leave them to the caller, or None to refuse the patch.
+            dtype: "float32"; or "native" for the bands as they are stored, in a dict of arrays by resolution (uint16,
+                digital numbers) and "S1" (float32, decibel). Then ``size``, ``resampling``, ``normalize`` and numbers
+                in ``fill`` do nothing here: ``ben_secure.torch.Converter`` does it later, on a device.
             sample: "tuple" for an image with its labels (float32 vectors), or the image alone if there are to be none;
                 "dict" for ``{"image": ..., "label": ..., "name": ...}`` (int64 vectors, as torchgeo has them).
             transform: Called with each image (an array, or arrays by resolution), or with each sample if it is a dict;
@@ -121,7 +125,7 @@ class PatchArrays:
         """
         if isinstance(normalize, str | os.PathLike):
             normalize = read_statistics(normalize)
-        self._pixels = Pixels(band_names(bands, order), size, resampling, normalize, fill)
+        self._pixels = Pixels(band_names(bands, order), size, resampling, normalize, fill, dtype)
         alphabetical = order is not None and ORDERS[order].alphabetical
         self._labels = Labels(labels, alphabetical, np.int64 if sample == "dict" else np.float32)
         self.bands = self._pixels.names
@@ -204,11 +208,12 @@ class PatchArrays:
         names = [self.names[row] for row in rows] if self.sample == "dict" else []
         return Samples(self, self._bundle(natives), each, labels, names)
 
-    def fill(self, outputs: Sequence[Float32], indices: Iterable[int]) -> Any:
+    def fill(self, outputs: Sequence[Array], indices: Iterable[int]) -> Any:
         """Read several patches into arrays that are there already, without ``transform``.
 
         Args:
-            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one a resolution, ascending.
+            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one a resolution, ascending;
+                with ``dtype="native"`` those of uint16, and that of Sentinel-1 last.
             indices: n places of patches among ``names``.
 
         Returns:
@@ -219,18 +224,19 @@ class PatchArrays:
             BenSecureError: As ``batch``.
         """
         rows = places_of(indices, len(self))
-        wanted = [(len(rows), *shape) for shape in self._pixels.shapes]
-        if [array.shape for array in outputs] != wanted or any(array.dtype != np.float32 for array in outputs):
-            raise ValueError(f"expected float32 arrays of {wanted} to fill")
+        shapes = [(len(rows), *shape) for shape in self._pixels.shapes]
+        wanted = list(zip(shapes, self._pixels.dtypes, strict=True))
+        if [(array.shape, array.dtype) for array in outputs] != wanted:
+            raise ValueError("expected to fill " + ", ".join(f"{dtype} {shape}" for shape, dtype in wanted))
         return self._fill(outputs, rows)
 
-    def _fill(self, outputs: Sequence[Float32], rows: Sequence[int]) -> Any:
+    def _fill(self, outputs: Sequence[Array], rows: Sequence[int]) -> Any:
         parts = zip(*outputs, strict=True)
         with np.errstate(**_QUIET):
             found = [self._read(row, images) for row, images in zip(rows, parts, strict=True)]
         return self._labels.together(found)
 
-    def _read(self, row: int, outputs: Sequence[Float32]) -> Any:
+    def _read(self, row: int, outputs: Sequence[Array]) -> Any:
         """Read one patch into arrays; returns its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
         patch = None
@@ -246,19 +252,21 @@ class PatchArrays:
             error.located(path_of(reader), name.encode())
             raise
 
-    def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Float32]]:
+    def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Array]]:
         """New arrays for what is read: as they are given out, and the same memory for numpy."""
-        return self._allocate([(*leading, *shape) for shape in self._pixels.shapes])
+        return self._allocate([(*leading, *shape) for shape in self._pixels.shapes], self._pixels.dtypes)
 
     def _bundle(self, natives: Sequence[Any]) -> Any:
         """One array as it is, several as a dict by resolution."""
-        resolutions = self._pixels.resolutions
-        return dict(zip(resolutions, natives, strict=True)) if resolutions else natives[0]
+        keys = self._pixels.keys
+        return dict(zip(keys, natives, strict=True)) if keys else natives[0]
 
     # What torch does in another way.
 
-    def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[Float32]]:
-        arrays = [np.empty(shape, np.float32) for shape in shapes]
+    def _allocate(
+        self, shapes: list[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
+    ) -> tuple[list[Any], list[Array]]:
+        arrays = [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         return arrays, arrays
 
     def _native(self, array: npt.NDArray[Any]) -> Any:

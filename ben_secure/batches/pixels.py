@@ -1,4 +1,4 @@
-"""The wanted bands of a patch, converted, normalised and resampled straight into a float32 array.
+"""The wanted bands of a patch, converted, normalised and resampled straight into an array, or as they are stored.
 
 Does arithmetic only: what it is given was read, verified and checked. Where the wanted bands lie is worked out once
 for each layout, so that a patch costs a handful of copies.
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 Normalisation: TypeAlias = Mapping[str, Sequence[float]]
 """(mean, standard deviation) by band name, in the unit of the band."""
+
+DTYPES = ("float32", "native")
+"""The types that pixels come in: all the same, or as BigEarthNet publishes them."""
+
+_STORED: Mapping[str, np.dtype[Any]] = {"S2": np.dtype(np.uint16), "S1": np.dtype(np.float32)}
+"""Types of the published bands by sensor (Sumbul et al. 2019, 2021)."""
 
 _MAX_LAYOUTS = 8
 _MAX_STATISTICS_BYTES = 16 * 2**20  # histograms of 14 bands are a hundredth of it
@@ -113,8 +119,15 @@ class Pixels:
 
     Attributes:
         names: The bands, in order.
-        shapes: Shape of each array that a patch fills: one of (bands, size, size), or one for each resolution.
-        resolutions: Metres a pixel of each array, if the bands keep their resolution; otherwise empty.
+        groups: The bands of each array that a patch fills.
+        shapes: Shape of each array: one of (bands, size, size), or one for each resolution.
+        dtypes: Type of each array.
+        keys: Metres a pixel of each array, or "S1", if the bands keep their resolution; otherwise empty.
+        native: Whether nothing is converted; then ``size``, ``mode``, ``scales`` and ``filling`` say how it can be.
+        size: Rows and columns to convert to, or None.
+        mode: One of ``resampling.MODES``.
+        scales: For each array the means and reciprocal deviations of its bands, float32 (n, 1, 1) each; or None.
+        filling: What pixels become that are not finite, or None.
     """
 
     def __init__(
@@ -124,6 +137,7 @@ class Pixels:
         resampling: str,
         normalize: Normalisation | None,
         filling: float | None,
+        dtype: str = "float32",
     ) -> None:
         """Choose what to fill arrays with.
 
@@ -133,6 +147,7 @@ class Pixels:
             resampling: One of ``resampling.MODES``.
             normalize: Means and standard deviations; None to leave the values as they are.
             filling: What pixels become that are not finite, after normalisation; None to refuse them.
+            dtype: One of ``DTYPES``.
 
         Raises:
             ValueError: An argument is not one of the admitted, or a band has no mean and deviation.
@@ -142,22 +157,19 @@ class Pixels:
             raise ValueError(f"resampling must be one of {', '.join(MODES)}, not {printable(resampling)!r}")
         if size is not None and (type(size) is not int or not 1 <= size <= 4096):
             raise ValueError(f"size must be None or 1 to 4096 pixels a side, not {printable(size)}")
-        self._mode = resampling
-        self.resolutions: tuple[int, ...] = ()
-        self._groups: tuple[tuple[str, ...], ...] = (self.names,)
-        sides: Sequence[int | None] = [size]
-        if size is None:
-            self.resolutions = tuple(sorted({BANDS[name].resolution_m for name in self.names}))
-            self._groups = tuple(
-                tuple(name for name in self.names if BANDS[name].resolution_m == metres) for metres in self.resolutions
-            )
-            sides = [BANDS[group[0]].side for group in self._groups]
         if filling is not None and type(filling) not in (int, float):
             raise ValueError(f"fill must be a number or None, not {printable(filling)}")
-        self._filling = filling
-        self._keep = size is None
-        self.shapes = tuple((len(group), side or 0, side or 0) for group, side in zip(self._groups, sides, strict=True))
-        self._scale = None if normalize is None else [_scale(group, normalize) for group in self._groups]
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {printable(dtype)!r}")
+        self.native, self.size, self.mode, self.filling = dtype == "native", size, resampling, filling
+        self._keep = self.native or size is None
+        self.keys, self.groups = _grouped(self.names, self.native) if self._keep else ((), (self.names,))
+        sides = [BANDS[group[0]].side if size is None or self.native else size for group in self.groups]
+        self.shapes = tuple((len(group), side, side) for group, side in zip(self.groups, sides, strict=True))
+        self.dtypes: tuple[np.dtype[Any], ...] = tuple(
+            _STORED[BANDS[group[0]].sensor] if self.native else np.dtype(np.float32) for group in self.groups
+        )
+        self.scales = None if normalize is None else [_scale(group, normalize) for group in self.groups]
         self._steps: dict[Layout, tuple[_Step, ...]] = {}
         self._latest: tuple[Layout | None, tuple[_Step, ...]] = (None, ())
 
@@ -186,30 +198,31 @@ class Pixels:
             target = images = outputs[output][start:stop]
             if shape[1:] == target.shape[1:]:
                 np.copyto(target, view, casting="unsafe")
-            elif self._scale is None and dtype.kind != "f":
-                resample(view, target, self._mode)
+            elif self.scales is None and dtype.kind != "f":
+                resample(view, target, self.mode)
                 continue
             else:  # while they are small: the weights of each output pixel sum to 1
                 images = view.astype(np.float32)
-            if self._scale is not None:
-                _normalise(images, self._scale[output], start, stop)
+            if self.scales is not None and not self.native:
+                _normalise(images, self.scales[output], start, stop)
             if dtype.kind == "f":
-                self._settle(images, self._groups[output][start:stop])
+                self._settle(images, self.groups[output][start:stop])
             if images is not target:
-                resample(images, target, self._mode)
+                resample(images, target, self.mode)
 
     def _settle(self, images: Float32, names: Sequence[str]) -> None:
         """Fill pixels that are not finite, or refuse them."""
         finite = np.isfinite(images)
         if finite.all():
             return
-        if self._filling is None:
+        if self.filling is None:
             bad = ", ".join(name for name, band in zip(names, finite, strict=True) if not band.all())
             raise _refused(
                 f"{np.count_nonzero(~finite)} pixels of {bad} are NaN or infinite, and so would be all that a model "
                 "makes of them; choose with fill= what they become (float('nan') for what they are)"
             )
-        np.copyto(images, self._filling, where=~finite)
+        if not self.native:
+            np.copyto(images, self.filling, where=~finite)
 
     def _steps_for(self, layout: Layout) -> tuple[_Step, ...]:
         steps = self._steps.get(layout)
@@ -219,7 +232,7 @@ class Pixels:
             if len(self._steps) >= _MAX_LAYOUTS:
                 self._steps.clear()
             steps = self._steps[layout] = tuple(
-                step for output, group in enumerate(self._groups) for step in _plan(layout, group, output)
+                step for output, group in enumerate(self.groups) for step in _plan(layout, group, output)
             )
         return steps
 
@@ -235,8 +248,21 @@ class Pixels:
         if self._keep and slot.shape != BANDS[name].shape:
             raise _refused(
                 f"band {name} has {slot.shape[0]} x {slot.shape[1]} pixels, expected {BANDS[name].side} a side; "
-                "pass a size to resample it"
+                f"pass a size{' and dtype=' + repr('float32') if self.native else ''} to resample it"
             )
+        stored = _STORED[BANDS[name].sensor]
+        if self.native and not np.can_cast(slot.dtype, stored, "safe" if stored.kind == "u" else "same_kind"):
+            raise _refused(f"band {name} is {slot.dtype}, which {stored} cannot hold; pass dtype='float32'")
+
+
+def _grouped(names: Sequence[str], native: bool) -> tuple[tuple[int | str, ...], tuple[tuple[str, ...], ...]]:
+    """Group bands that can share an array without being resampled: by resolution, and natively by sensor too."""
+    groups: dict[int | str, list[str]] = {}
+    for name in names:
+        key: int | str = "S1" if native and BANDS[name].sensor == "S1" else BANDS[name].resolution_m
+        groups.setdefault(key, []).append(name)
+    keys = tuple(sorted(groups, key=str))
+    return keys, tuple(tuple(groups[key]) for key in keys)
 
 
 def _plan(layout: Layout, group: Sequence[str], output: int) -> list[_Step]:

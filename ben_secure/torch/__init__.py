@@ -1,4 +1,4 @@
-"""``PatchDataset``, ``batch_loader`` and ``EpochSampler``: patches as tensors; the only package that imports torch."""
+"""``PatchDataset``, ``batch_loader``, ``Converter``: patches as tensors; the only package that imports torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from ben_secure._system.optional import require
 
 require("ben_secure.torch", "torch", otherwise="ben_secure.batches.PatchArrays gives the same as numpy arrays")
 
+from ben_secure.torch.convert import Converter  # noqa: E402
 from ben_secure.torch.dataset import PatchDataset, collate  # noqa: E402
 from ben_secure.torch.loader import batch_loader  # noqa: E402
 from ben_secure.torch.sampler import EpochSampler  # noqa: E402
 
-__all__ = ["EpochSampler", "PatchDataset", "batch_loader", "collate"]
+__all__ = ["Converter", "EpochSampler", "PatchDataset", "batch_loader", "collate"]

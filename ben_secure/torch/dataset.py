@@ -6,7 +6,6 @@ which they are read.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from ben_secure.batches import PatchArrays
 from ben_secure.batches.samples import Samples, stack
+from ben_secure.errors import MissingExtraError
 from ben_secure.torch.memory import Pool, shared, split
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PatchDataset(PatchArrays, Dataset[Any]):
-    """Patches of one or several databases as float32 tensors with their labels.
+    """Patches of one or several databases as tensors with their labels.
 
     Arguments, attributes and errors as of ``PatchArrays``; where that has arrays, this has tensors. ``dataset[i]`` is
     ``(tensor, labels)``, conventional and not fast: use ``batch_loader``, or a ``DataLoader`` with
@@ -39,20 +39,23 @@ class PatchDataset(PatchArrays, Dataset[Any]):
             return [self[index] for index in indices]
         return self.samples(indices)
 
-    def _allocate(self, shapes: list[tuple[int, ...]]) -> tuple[list[Any], list[npt.NDArray[np.float32]]]:
+    def _allocate(
+        self, shapes: list[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
+    ) -> tuple[list[Any], list[npt.NDArray[Any]]]:
+        types = [_torch_type(dtype.name) for dtype in dtypes]
         if len(shapes[0]) == 3:  # one patch
-            tensors = [torch.empty(shape, dtype=torch.float32) for shape in shapes]
+            tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, types, strict=True)]
         else:
-            tensors = split(self._memory_for(sum(map(math.prod, shapes))), shapes)
+            tensors = split(self._lend, shapes, types)
         return tensors, [tensor.numpy() for tensor in tensors]
 
-    def _memory_for(self, floats: int) -> torch.Tensor:
+    def _lend(self, nbytes: int) -> torch.Tensor:
         """Memory for a batch: what torch sends without a copy, or what is used again in this process."""
         if get_worker_info() is not None:
-            return shared(floats)
+            return shared(nbytes)
         if self._pool is None or self._pool.process != os.getpid():
             self._pool = Pool()
-        return self._pool.lend(floats)
+        return self._pool.lend(nbytes)
 
     def _native(self, array: npt.NDArray[Any]) -> Any:
         return torch.from_numpy(array)
@@ -65,6 +68,14 @@ class PatchDataset(PatchArrays, Dataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_pool"}
+
+
+def _torch_type(name: str) -> torch.dtype:
+    if not hasattr(torch, name):
+        raise MissingExtraError(
+            f"this version of PyTorch has no {name}: update it to 2.3 or later, or leave out dtype="
+        )
+    return getattr(torch, name)
 
 
 def collate(items: Any) -> Any:

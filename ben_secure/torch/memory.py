@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 _MOST = 4
 """Arrays kept: a batch that is read, one that is ready, and two that the training loop may hold."""
 
-_MIN_FLOATS = 2**18  # less than 1 MiB is not worth keeping
+_MIN_BYTES = 2**20  # less is not worth keeping
 
 
 class Pool:
-    """Some arrays of float32 that are lent to one batch at a time, to any thread of this process.
+    """Some arrays of bytes that are lent to one batch at a time, to any thread of this process.
 
     Attributes:
         process: Id of the process; another one makes a pool of its own.
@@ -37,30 +37,40 @@ class Pool:
     def __init__(self) -> None:
         self.process = os.getpid()
         self._lock = threading.Lock()
-        self._kept: list[tuple[npt.NDArray[np.float32], Callable[[], object]]] = []
+        self._kept: list[tuple[npt.NDArray[np.uint8], Callable[[], object]]] = []
 
-    def lend(self, floats: int) -> torch.Tensor:
-        """Lend memory for some floats, uninitialised, until the tensor and every view of it are gone."""
+    def lend(self, nbytes: int) -> torch.Tensor:
+        """Lend some bytes of memory, uninitialised, until the tensor and every view of it are gone."""
         with self._lock:
             free = (place for place, (_, lent) in enumerate(self._kept) if lent() is None)
             place = next(free, len(self._kept))
-            if place < len(self._kept) and len(self._kept[place][0]) >= floats:
+            if place < len(self._kept) and len(self._kept[place][0]) >= nbytes:
                 array = self._kept[place][0]
             else:  # all are lent, or batches have become larger
-                array = np.empty(floats, np.float32)
-            lent = array[:floats]
-            if place < _MOST and floats >= _MIN_FLOATS:
+                array = np.empty(nbytes, np.uint8)
+            lent = array[:nbytes]
+            if place < _MOST and nbytes >= _MIN_BYTES:
                 self._kept[place : place + 1] = [(array, weakref.ref(lent))]
         return torch.from_numpy(lent)
 
 
-def shared(floats: int) -> torch.Tensor:
-    """A float32 tensor in new shared memory, as torch's own collate makes it in a worker: sending it copies nothing."""
-    storage = torch.UntypedStorage._new_shared(4 * floats, device="cpu")
-    return torch.empty(0, dtype=torch.float32).set_(storage, 0, (floats,))
+def shared(nbytes: int) -> torch.Tensor:
+    """Bytes of new shared memory, as torch's own collate makes them in a worker: sending them copies nothing."""
+    storage = torch.UntypedStorage._new_shared(nbytes, device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (nbytes,))
 
 
-def split(whole: torch.Tensor, shapes: list[tuple[int, ...]]) -> list[torch.Tensor]:
-    """Cut a flat tensor into views of these shapes."""
-    parts = torch.split(whole, [math.prod(shape) for shape in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+def split(lend: Callable[[int], torch.Tensor], shapes: list[tuple[int, ...]], dtypes: list[Any]) -> list[torch.Tensor]:
+    """Cut one piece of memory into tensors.
+
+    Args:
+        lend: Makes a flat tensor of some bytes.
+        shapes: Of the tensors.
+        dtypes: Theirs; an element of each divides the bytes before it.
+
+    Returns:
+        The tensors.
+    """
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
+    parts = zip(torch.split(lend(sum(sizes)), sizes), shapes, dtypes, strict=True)
+    return [part.view(dtype).view(shape) for part, shape, dtype in parts]
