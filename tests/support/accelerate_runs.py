@@ -1,8 +1,7 @@
-"""Runs of Accelerate: ``python -m support.accelerate_runs PATH FOLDER RUNS``; two ranks write what they got."""
+"""Runs of Accelerate, for ``run_framework``; two ranks write what they got."""
 
 import json
 import pathlib
-import sys
 
 from accelerate import Accelerator, DataLoaderConfiguration, debug_launcher
 from accelerate.utils import set_seed
@@ -27,5 +26,6 @@ def run_all(path, folder, runs):
             run(kind, path, f"{folder}/{name}", **options)
 
 
-if __name__ == "__main__":
-    debug_launcher(run_all, (sys.argv[1], sys.argv[2], json.loads(sys.argv[3])), num_processes=2)
+def main(path, folder, runs):
+    """The runs by their folders, in JSON."""
+    debug_launcher(run_all, (path, folder, json.loads(runs)), num_processes=2)

@@ -1,5 +1,7 @@
 """Loaders for the runs of frameworks: of a plain list of the items, and of ours. A patch's pixels are its number."""
 
+import multiprocessing
+
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
 from ben_secure.torch import EpochSampler, PatchDataset, batch_loader, collate
@@ -22,12 +24,17 @@ class Listed(Dataset):
 
 
 def make(kind, path, form, workers, start=None):
-    """One loader over the patches of a database; its workers are started in one of multiprocessing's ways."""
+    """One loader over the patches of a database.
+
+    Its workers are started in one of multiprocessing's ways, and then once, because most ways take long.
+    """
+    multiprocessing.set_forkserver_preload(["ben_secure.torch"])
     dataset = PatchDataset(path, bands="S1")
     dataset = Listed(dataset) if kind == "list" else dataset
     if form == "subset":
         dataset = Subset(dataset, range(1, len(dataset)))
-    options = {"batch_size": BATCH, "num_workers": workers, "multiprocessing_context": start if workers else None}
+    options = {"batch_size": BATCH, "num_workers": workers, "multiprocessing_context": start}
+    options["persistent_workers"] = start is not None
     if form == "by hand":
         options["sampler"] = DistributedSampler(dataset, shuffle=True)
     elif form == "seeded":

@@ -1,8 +1,7 @@
-"""Runs of Lightning: ``python -m support.lightning_runs PATH FOLDER OPTIONS``; each rank writes what it got."""
+"""Runs of Lightning, for ``run_framework``; each rank writes what it got."""
 
 import json
 import pathlib
-import sys
 
 import lightning.pytorch as pl
 import torch
@@ -67,7 +66,8 @@ def run(kind, path, folder, form, workers, strategy, overfit=0.0, start=None):
         trainer.predict(model, return_predictions=False)
 
 
-if __name__ == "__main__":
-    options = json.loads(sys.argv[3])
+def main(path, folder, options):
+    """The options are those of ``run``, in JSON, for several kinds."""
+    options = json.loads(options)
     for chosen in options.pop("kinds"):
-        run(chosen, sys.argv[1], sys.argv[2], **options)
+        run(chosen, path, folder, **options)
