@@ -7,6 +7,7 @@ and leaves every judgement to ``pickles`` and ``tensors``. To lack memory is no 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -100,12 +101,28 @@ _other = lru_cache(maxsize=1)(Decoder)
 
 
 def load(
-    file: BinaryIO, *, classes: Iterable[type[BigEarthNetPatch]] = (), limits: Limits = DEFAULT_LIMITS
+    file: BinaryIO | str | os.PathLike[str],
+    *,
+    classes: Iterable[type[BigEarthNetPatch]] = (),
+    limits: Limits = DEFAULT_LIMITS,
 ) -> BigEarthNetPatch:
-    """Read one patch from a binary file, to its end.
+    """Read one patch from a file, to its end.
 
-    Args, Returns and Raises as for ``loads``.
+    Args:
+        file: Its path, or the file open for binary reading.
+        classes: As for ``loads``.
+        limits: As for ``loads``.
+
+    Returns:
+        As ``loads``.
+
+    Raises:
+        OSError: There is no file that can be read at the path.
+        BenSecureError: As ``loads``.
     """
+    if isinstance(file, str | os.PathLike):
+        with open(file, "rb") as opened:
+            return load(opened, classes=classes, limits=limits)
     return loads(file.read(limits.max_value_bytes + FOOTER_BYTES + 1), classes=classes, limits=limits)
 
 

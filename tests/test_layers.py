@@ -72,7 +72,7 @@ ORDER: dict[str, list[str]] = {
     "cli": ["_usage", "_common _describe _options _passphrase _speed _tensors", "_signing", "commands", "_app"],
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
     "_system": ["causes exposure forks interrupts locks naming optional processors", "appear", "files"],
-    "view": ["quicklook"],
+    "view": ["quicklook", "cards"],
 }
 
 HOMES = {

@@ -116,6 +116,7 @@ def test_what_is_not_there(reader):
         paired[S2_NAME]
     with pytest.raises(TypeError, match="names are str"):
         paired[1]
+    assert all(other not in paired for other in (1, None, b"S2B", ["S2B"]))
     assert paired["S2B"]
 
 

@@ -40,6 +40,11 @@ def test_documented_paths_stay(module, name):
     assert hasattr(importlib.import_module(f"ben_secure.{module}"), name)
 
 
+def test_only_public_names_are_listed():
+    """What a user completes is what a user may rely on."""
+    assert sorted(dir(ben_secure)) == sorted(["__version__", *ben_secure.__all__])
+
+
 def test_unknown_name_is_an_attribute_error():
     """A misspelt name fails as in any module, and ``hasattr`` is false."""
     with pytest.raises(AttributeError, match="no attribute 'PatchRaeder'"):

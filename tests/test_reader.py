@@ -89,10 +89,12 @@ def test_missing_names_are_key_errors(path):
 
 
 def test_names_are_str(path):
-    """A caller who passes the LMDB key is told, not answered that it is missing."""
+    """A caller who passes the LMDB key is told so; a question whether it is there is answered, as by any mapping."""
     with PatchReader(path) as reader:
         assert "S2A_0" in reader
-        for read in (reader.__getitem__, reader.raw, reader.get, reader.__contains__):
+        for other in (b"S2A_0", 0, None, ["S2A_0"]):
+            assert other not in reader
+        for read in (reader.__getitem__, reader.raw, reader.get):
             with pytest.raises(TypeError, match="patch names are str, not bytes"):
                 read(b"S2A_0")
 

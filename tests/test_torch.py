@@ -1,6 +1,7 @@
 """``PatchDataset`` and ``batch_loader``: tensors as ``PatchArrays`` has arrays, the same from any number of workers."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -15,12 +16,13 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader, Subset  # noqa: E402
 
-from ben_secure import PatchFormatError, TagMismatchError, UnsafePickleError  # noqa: E402
+from ben_secure import BigEarthNet_S2_Patch, PatchFormatError, TagMismatchError, UnsafePickleError  # noqa: E402
 from ben_secure.batches import PatchArrays  # noqa: E402
 from ben_secure.signing.keys import MacKey  # noqa: E402
 from ben_secure.torch import PatchDataset, batch_loader, collate  # noqa: E402
 from ben_secure.torch.memory import Pool  # noqa: E402
 from support.patch_databases import KEY, database, patches  # noqa: E402
+from support.strategies import make_patch  # noqa: E402
 
 # From Python 3.12 on, forking is warned of where there are threads, and torch and forks go on as before.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -105,6 +107,18 @@ def test_items_can_be_collated_by_torch(dataset):
     assert len(items) == len(items[:]) == 2
     assert torch.equal(items[-1][0], dataset[0][0])
     assert items[0][0].data_ptr() == collate(items)[0].data_ptr()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sample", ["tuple", "dict"])
+def test_names_of_labels_stay_with_their_patch(tmp_path, sample, workers):
+    """Torch's own collate function would turn plain tuples round, and fail where their lengths differ."""
+    labels = [("Pastures", "Airports"), ("Airports", "Pastures"), ("Pastures",), ()]
+    found = {f"{at}": make_patch(BigEarthNet_S2_Patch, labels=list(names)) for at, names in enumerate(labels)}
+    dataset = PatchDataset(database(tmp_path / "db", found), bands="RGB", labels="names", sample=sample)
+    for data, make in itertools.product((dataset, Subset(dataset, range(4))), (DataLoader, batch_loader)):
+        batches = list(make(data, 2, num_workers=workers))
+        assert [batch["label"] if sample == "dict" else batch[1] for batch in batches] == [labels[:2], labels[2:]]
 
 
 @pytest.mark.threat("T9")

@@ -26,11 +26,16 @@ PICKLES = [canonical(), *(write(small_tree(generation)) for generation in GENERA
 
 
 @pytest.mark.parametrize("value", PICKLES)
-def test_pickles_are_read_as_before(value):
+def test_pickles_are_read_as_before(tmp_path, value):
     """The same patch as from the reader of pickles, which reads nothing else."""
     alone = unpickled(value)
     assert values.loads(value) == ben_secure.loads(value) == alone
     assert values.load(io.BytesIO(value)) == ben_secure.load(io.BytesIO(value)) == alone
+    (tmp_path / "value").write_bytes(value)
+    for path in (tmp_path / "value", str(tmp_path / "value")):
+        assert ben_secure.load(path) == type(alone).load(path) == alone
+    with pytest.raises(FileNotFoundError):
+        ben_secure.load(tmp_path / "nothing")
 
 
 def test_safetensors_values_are_read():

@@ -24,6 +24,7 @@ from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing.policy import Keywords, Verification
 from ben_secure.store.pairs import PairedReader
 from ben_secure.store.reader import PatchReader, scratch
+from ben_secure.view.cards import gallery
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -277,6 +278,13 @@ class PatchArrays:
 
     def _join(self, arrays: list[Any]) -> Any:
         return np.stack(arrays)
+
+    def _repr_html_(self) -> str:
+        def load(name: str) -> BigEarthNetPatch:
+            return self.readers[self.names.databases[self.names.index(name)]][name]
+
+        verified = {reader.verified or "nothing" for reader in self.readers}
+        return gallery(repr(self), self.names, load, ", ".join(sorted(verified)))
 
     def __repr__(self) -> str:
         paths = ", ".join(repr(path_of(reader)) for reader in self.readers)

@@ -31,6 +31,15 @@ _CLASSES: Mapping[str, Mapping[str, str | None]] = {
 _TEXT_ONLY = frozenset({str})
 
 
+class LabelNames(tuple[str, ...]):
+    """The labels of one patch as names.
+
+    A type of its own, since torch turns plain tuples of a batch round: the first labels of all patches, the second...
+    """
+
+    __slots__ = ()
+
+
 class Labels:
     """Makes of a patch's metadata what the caller asked for.
 
@@ -68,7 +77,7 @@ class Labels:
             metadata: Attributes of the patch.
 
         Returns:
-            Vector (19,) or (43,), 1 for each of the patch's classes; or a tuple of names; or None.
+            Vector (19,) or (43,), 1 for each of the patch's classes; or names; or None.
 
         Raises:
             PatchFormatError: There are none, they are not a list of texts, or one is not of the nomenclature.
@@ -86,7 +95,7 @@ class Labels:
             found = ()
         if type(found) not in (list, tuple) or not _TEXT_ONLY.issuperset(map(type, found)):
             raise _refused(f"{name} of the patch is a {printable(type(found).__name__)}, expected a list of texts")
-        names: tuple[str, ...] = tuple(found)
+        names = LabelNames(found)
         return names if self.kind == "names" else self._vector(names)
 
     def _vector(self, names: tuple[str, ...]) -> Vector:

@@ -99,7 +99,7 @@ def stack(samples: list[Any], join: Callable[[list[Any]], Any]) -> Any:
     first = samples[0]
     if isinstance(first, dict):
         return {name: stack([sample[name] for sample in samples], join) for name in first}
-    if isinstance(first, str) or (type(first) is tuple and all(isinstance(part, str) for part in first)):
+    if isinstance(first, str) or (isinstance(first, tuple) and all(isinstance(part, str) for part in first)):
         return samples
     if type(first) is tuple:
         return tuple(stack(list(parts), join) for parts in zip(*samples, strict=True))

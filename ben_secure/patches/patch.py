@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NoReturn, Protocol, TypeVar
@@ -30,6 +31,7 @@ from ben_secure.patches.parts import (
     names_used_by,
     rebuild_patch,
 )
+from ben_secure.view.cards import card, thumbnail
 from ben_secure.view.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
@@ -41,7 +43,9 @@ PatchT = TypeVar("PatchT", bound="BigEarthNetPatch")
 class Decoder(Protocol):
     """What reads stored values: the module ``ben_secure.values``, which is above this one and knows it."""
 
-    def load(self, file: BinaryIO, *, classes: tuple[type[BigEarthNetPatch], ...]) -> BigEarthNetPatch:
+    def load(
+        self, file: BinaryIO | str | os.PathLike[str], *, classes: tuple[type[BigEarthNetPatch], ...]
+    ) -> BigEarthNetPatch:
         """Read one patch from a file."""
 
     def loads(self, data: bytes, *, classes: tuple[type[BigEarthNetPatch], ...]) -> BigEarthNetPatch:
@@ -204,6 +208,12 @@ class BigEarthNetPatch(BandBuffer):
         """
         return look({slot.name: slot.view(self._pixels) for slot in self._layout.natural}, kind)
 
+    def _repr_html_(self) -> str:
+        """Show bands, metadata and a picture in a notebook."""
+        rows = [(f"{metres} m", [slot.name for slot in slots]) for metres, slots in self._layout.by_resolution.items()]
+        plain = self.to_dict()
+        return card(type(self).__name__, [*rows, *plain["metadata"].items()], [thumbnail(plain["bands"])])
+
     def __setstate__(self, state: object) -> NoReturn:
         refuse_state(self)
 
@@ -258,11 +268,11 @@ class BigEarthNetPatch(BandBuffer):
         return value
 
     @classmethod
-    def load(cls, file: BinaryIO) -> BigEarthNetPatch:
+    def load(cls, file: BinaryIO | str | os.PathLike[str]) -> BigEarthNetPatch:
         """Read a patch from a file, restricted: nothing in it is run (see ``ben_secure.load``).
 
         Args:
-            file: Open for binary reading.
+            file: Its path, or open for binary reading.
 
         Returns:
             The patch. Called on a class of your own, patches of that class are admitted too.

@@ -23,6 +23,7 @@ from ben_secure.patches import (
 )
 from ben_secure.patches.layout import Layout
 from ben_secure.store.reader import PatchReader
+from ben_secure.view.cards import completions, gallery
 
 _S1_PREFIX = "s1_"
 
@@ -175,6 +176,12 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
 
     def __hash__(self) -> int:
         return id(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return completions(self)
+
+    def _repr_html_(self) -> str:
+        return gallery(repr(self), self, self.__getitem__, self.verified)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.s2_reader!r}, <{len(self.pairs)} pairs>, {self.s1_reader!r})"

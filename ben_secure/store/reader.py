@@ -24,6 +24,7 @@ from ben_secure.pickles.arrays import ALIGNMENT
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.signing.policy import Keywords, Verification, Verifier
 from ben_secure.values import Decoder
+from ben_secure.view.cards import completions, gallery
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -162,8 +163,12 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         return [self[name] for name in names]
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a patch of this name; does not read the value. Raises as ``raw`` does, but for KeyError."""
-        lmdb_key = _lmdb_key(name)
+        """Whether there is a patch of this name; does not read the value.
+
+        Raises:
+            StoreError: The database is damaged or truncated.
+        """
+        lmdb_key = _lmdb_key(name) if isinstance(name, str) else None
         return lmdb_key is not None and lmdb_key in self._pages
 
     def __len__(self) -> int:
@@ -194,6 +199,12 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
     def __hash__(self) -> int:
         return id(self)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return completions(self)
+
+    def _repr_html_(self) -> str:
+        return gallery(repr(self), self, self.__getitem__, self.verified)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from ben_secure.batches import PatchArrays
+from ben_secure.batches.labels import LabelNames
 from ben_secure.batches.samples import Samples, stack
 from ben_secure.errors import MissingExtraError
 from ben_secure.torch.memory import Pool, shared, split
+
+# What torch documents for types of one's own (``default_collate``): its collate function leaves these as they are.
+default_collate_fn_map[LabelNames] = lambda batch, *, collate_fn_map=None: list(batch)
 
 if TYPE_CHECKING:
     import numpy as np
