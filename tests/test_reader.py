@@ -10,6 +10,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from ben_secure import tensors
 from ben_secure.errors import (
     LimitExceededError,
     PatchFormatError,
@@ -281,3 +282,18 @@ def test_too_little_memory_to_read_is_no_verdict(path, patches, monkeypatch):
                 with pytest.raises(ResourceError, match="says nothing about them"):
                     reader["S2A_0"]
             assert reader["S2A_0"] == patches["S2A_0"]
+
+
+def test_patches_of_either_format_have_memory_of_their_own(tmp_path):
+    """In any order: where values are copied anyway, they are read into memory that is used again."""
+    forms = ["tensors", "tensors", "pickle", "pickle", "tensors", "pickle", "tensors"]
+    made = [make_patch(BigEarthNet_S2_Patch, seed=seed) for seed in range(len(forms))]
+    values = {f"{place}".encode(): tensors.dumps(patch) if form == "tensors" else patch.dumps()
+              for place, (form, patch) in enumerate(zip(forms, made, strict=True))}  # fmt: skip
+    with PatchReader(build(tmp_path / "db", values)) as reader:
+        for order in (range(len(forms)), reversed(range(len(forms)))):
+            found = {place: reader[str(place)] for place in order}
+            assert all(patch == made[place] for place, patch in found.items())
+            for patch in found.values():  # writable, and nobody else's
+                patch.band02.data[...] += 1
+            assert all(reader[str(place)] == made[place] for place in found)

@@ -80,6 +80,8 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         self.classes = tuple(classes)
         self.verification = Verification.of(verification, keywords)
         self._decoder = Decoder(self.classes, limits)
+        # Whether the last value's pixels were copied: a database is of one form, and new memory costs more than a copy.
+        self._copied = False
         self._pages = PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES)
         self.path = self._pages.path
         self._verifier = self._open_verification()
@@ -110,7 +112,11 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
-        return self._load(name, _fresh)
+        copied = self._copied
+        patch = self._load(name, scratch if copied else _fresh)
+        # A bytearray is a copy of what was read, which may be overwritten; anything else is that memory itself.
+        self._copied = type(patch._pixels) is bytearray
+        return self._load(name, _fresh) if copied and not self._copied else patch
 
     def _load(self, name: str, place: Callable[[int, int], memoryview]) -> BigEarthNetPatch:
         """Read one patch into ``place(length, aligned)``, which is its own from then on (see ``Loader.load``)."""
