@@ -358,6 +358,15 @@ class TestEpochs:
         assert all(map(torch.equal, first, again))
         assert not any(map(torch.equal, first, later))
 
+    def test_an_order_counts_when_it_begins(self):
+        """Torchdata's loader, with workers, asks for two and uses one: no epoch is left out."""
+        sampler = EpochSampler(range(20), 1)
+        unused, order = iter(sampler), iter(sampler)
+        first = list(order)
+        assert first == list(EpochSampler(range(20), 1))
+        assert list(unused) == list(EpochSampler(range(20), 1, epoch=1))
+        assert list(sampler) == list(EpochSampler(range(20), 1, epoch=2))
+
     def test_the_order_has_every_patch_once(self):
         """Of anything that has a length."""
         for epoch in (0, 10**6):

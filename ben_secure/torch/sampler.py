@@ -22,7 +22,8 @@ class EpochSampler(RandomSampler):
 
     Attributes:
         seed: The seed.
-        epoch: Number of the epoch that comes next; each iteration adds 1.
+        epoch: Number of the epoch that comes next; an iteration adds 1 when it takes its first patch, and not before:
+            torchdata's loader begins two, and goes on with one of them.
     """
 
     def __init__(self, dataset: Any, seed: int, epoch: int = 0) -> None:
@@ -47,32 +48,34 @@ class EpochSampler(RandomSampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        self.epoch += 1
-        return _Order(self, self.epoch - 1)
+        return _Order(self)
 
 
 class _Order(Iterator[int]):
     """The order of one epoch, whose place torchdata's ``StatefulDataLoader`` keeps and restores."""
 
-    def __init__(self, sampler: EpochSampler, epoch: int) -> None:
+    def __init__(self, sampler: EpochSampler) -> None:
         self._sampler = sampler
-        self._go_to(epoch, 0)
+        self._yielded = 0
+        self._rest: Iterator[int] | None = None
 
-    def _go_to(self, epoch: int, yielded: int) -> None:
+    def _go_to(self, epoch: int, yielded: int) -> Iterator[int]:
         self._epoch, self._yielded = epoch, yielded
         order = torch.randperm(len(self._sampler), generator=epoch_generator(self._sampler.seed, epoch)).tolist()
         self._rest = itertools.islice(order, yielded, None)
+        self._sampler.set_epoch(epoch + 1)
+        return self._rest
 
     def __next__(self) -> int:
-        place: int = next(self._rest)
+        place = next(self._rest or self._go_to(self._sampler.epoch, 0))
         self._yielded += 1
         return place
 
     def state_dict(self) -> dict[str, int]:
         """Where the epoch is."""
-        return {"epoch": self._epoch, "yielded": self._yielded}
+        epoch = self._sampler.epoch if self._rest is None else self._epoch
+        return {"epoch": epoch, "yielded": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to where it was."""
         self._go_to(state["epoch"], state["yielded"])
-        self._sampler.set_epoch(self._epoch + 1)
