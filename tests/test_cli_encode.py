@@ -159,6 +159,7 @@ def test_json_says_all(place, capsys):
         "failed": 0,
         "failures": [],
         "failures_left_out": 0,
+        "passed_over": 0,
         "columns_left_out": {},
         "unknown_pixels": {},
     }
@@ -178,6 +179,17 @@ def test_columns_are_chosen_and_odd_ones_named(place, capsys):
     assert (code, "note" in out) == (0, False)
     with PatchReader("out3") as reader:
         assert [patch.country for patch in reader.values()] == ["x", "x"]
+
+
+def test_what_is_passed_over_is_said(place, capsys):
+    """Files and folders of other programs are counted in the verdict."""
+    (place / "s2" / "@eaDir").mkdir()
+    code, out, _ = run("encode --s2 s2 out", capsys)
+    assert code == 0
+    assert "; files and folders of other programs, passed over: 1\n" in out
+    (place / "s2" / "._x").touch()
+    _, out, _ = run("encode --s2 s2 out2", capsys)
+    assert "; files and folders of other programs, passed over: 2\n" in out
 
 
 def test_unknown_pixels_are_said(place, capsys):

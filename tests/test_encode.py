@@ -514,3 +514,30 @@ def test_columns_are_chosen(tmp_path):
     with pytest.raises(ValueError, match="columns means nothing without a metadata table"):
         encode(tmp_path / "no", s2=tmp_path / "s2", columns=["country"])
     assert not (tmp_path / "no").exists()
+
+
+def test_a_folder_too_low_or_too_high_is_said(tmp_path):
+    """For one patch, its parent is named; for a parent one too high, the folders that hold patches."""
+    name = make_pairs(tmp_path / "BigEarthNet", 1)[0]
+    (tmp_path / "BigEarthNet" / "__MACOSX").mkdir()
+    (tmp_path / "notes").mkdir()
+    s2 = tmp_path / "BigEarthNet" / "s2"
+    scene = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
+    v2 = make_patch(tmp_path / "v2" / "BigEarthNet-S2" / scene, f"{scene}_1_1")[0].parent.parent
+    for root, message in (
+        (v2.parent, f"the patches are one folder deeper; name {v2}$"),
+        (s2 / name, f"it is itself a patch; name {s2}$"),
+        (tmp_path / "BigEarthNet", f"the patches are one folder deeper; name {s2.with_name('s1')} or {s2}$"),
+    ):
+        for keep_going in (False, True):
+            with pytest.raises(EncodeError, match=message):
+                encode(tmp_path / "out", s2=root, keep_going=keep_going)
+    assert encode(tmp_path / "v2.lmdb", s2=v2).written == 1
+    with pytest.raises(EncodeError, match=r"no patch folders in .*notes"):
+        encode(tmp_path / "out", s2=tmp_path / "notes")
+    (s2 / "notes").mkdir()
+    assert encode(tmp_path / "out", s2=s2, keep_going=True).failures.count == 1
+    (s2 / "notes").rmdir()
+    (s2 / "._x").touch()
+    (s2 / name / "._x").touch()
+    assert encode(tmp_path / "out2", s2=s2, s1=s2.with_name("s1")).passed_over == 2

@@ -13,8 +13,11 @@ V2_SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
 
 
 def found(root):
-    """Patches and problems by name."""
-    return {patch.name: patch.problem or os.path.relpath(patch.folder, root) for patch in find_patches(str(root))}
+    """Patches and problems by name; None for what is another program's."""
+    return {
+        patch.name: None if patch.litter else patch.problem or os.path.relpath(patch.folder, root)
+        for patch in find_patches(str(root))
+    }
 
 
 def test_both_layouts_are_found(tmp_path):
@@ -51,6 +54,48 @@ def test_links_and_strangers_are_reported(tmp_path):
         f"{V2_SCENE}_1_1": link,
         "notes": "it is no patch or scene folder; remove it from the input",
     }
+
+
+LITTER = (
+    "._x",
+    "__MACOSX",
+    "@eaDir",
+    "lost+found",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "#recycle",
+    "@Recycle",
+)
+
+
+@pytest.mark.parametrize("name", LITTER)
+def test_what_other_programs_leave_is_passed_over(tmp_path, name):
+    """Folders, files and links of macOS, Windows, a NAS or a file system are counted and nothing of them is read."""
+    root = tmp_path / "root"
+    for place in (root, root / V2_SCENE):
+        (place / name).mkdir(parents=True)
+        (place / name / "x_B02.tif").touch()
+    (root / V2_SCENE / f"{V2_SCENE}_1_1").mkdir()
+    (root / "._link").symlink_to(tmp_path)
+    (root / f"._{NAME}").touch()
+    expected = {f"{V2_SCENE}_1_1": f"{V2_SCENE}/{V2_SCENE}_1_1", "._link": None, f"._{NAME}": None, name: None}
+    assert found(root) == expected
+    assert len(list(find_patches(str(root)))) == 5
+    (root / "other").mkdir()
+    assert found(root)["other"] == "it is no patch or scene folder; remove it from the input"
+
+
+def test_files_of_other_programs_are_passed_over(tmp_path):
+    """Files that macOS puts beside a band, and reference maps, are counted; a band's own file is not one of them."""
+    folder, _ = make_patch(tmp_path, NAME)
+    plain = read_files(str(folder))
+    (folder / f"._{NAME}_B02.tif").write_bytes(b"\0\5\x16\7")
+    (folder / f"._{label_file(folder).name}").touch()
+    (folder / f"{NAME}_reference_map.tif").touch()
+    (folder / "@eaDir").mkdir()
+    files = read_files(str(folder))
+    assert (plain.passed_over, files.passed_over) == (0, 4)
+    assert (files.bands, files.label_file) == (plain.bands, plain.label_file)
 
 
 def test_a_patch_folder_gives_its_files_whole(tmp_path):

@@ -51,7 +51,7 @@ ORDER: dict[str, list[str]] = {
     "store": ["_released reader", "pairs writer", "change"],
     "store.change": ["digests tag", "rewrite", "convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
-    "encode": ["directory unpack", "geotiff labels", "folders rows", "patch", "plan", "run"],
+    "encode": ["directory unpack", "geotiff labels", "folders rows tally", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
     "audit.judge": ["formats names programs remarks", "scan"],

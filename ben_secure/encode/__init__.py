@@ -5,6 +5,7 @@ The folders are untrusted like an archive: nothing outside of them is read, and 
 
 from ben_secure.encode.patch import read_patch
 from ben_secure.encode.plan import Failures
-from ben_secure.encode.run import Encoded, UnknownPixels, encode
+from ben_secure.encode.run import Encoded, encode
+from ben_secure.encode.tally import UnknownPixels
 
 __all__ = ["Encoded", "Failures", "UnknownPixels", "encode", "read_patch"]

@@ -24,7 +24,12 @@ _S1_SCENE = r"S1[ABC]_IW_GRDH_1SDV_\d{8}T\d{5,6}"
 _PATCH = re.compile(rf"({_S2_SCENE}|{_S1_SCENE}_\w{{5}})_\d{{1,2}}_\d{{1,2}}", re.ASCII)
 _SCENE = re.compile(rf"{_S2_SCENE}|{_S1_SCENE}", re.ASCII)
 _TIFF = re.compile(r"(?:.*_)?(?P<band>[^_]*)\.tiff?", re.ASCII | re.IGNORECASE | re.DOTALL)
+_REFERENCE_MAP = re.compile(r".*_reference_map\.tiff?", re.ASCII | re.IGNORECASE | re.DOTALL)
 _MAX_ENTRIES = 1_000
+# What macOS, Windows, Synology, QNAP and file systems put into folders; macOS's ``._NAME`` accompanies any file.
+_LITTER = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,17 @@ class Found:
         name: Name of the patch, or of what is none.
         folder: Where it is.
         problem: Why it is no patch folder; None if it is one, as far as its name tells.
+        litter: Whether it is another program's and to be passed over.
     """
 
     name: str
     folder: str
     problem: str | None = None
+    litter: bool = False
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith("._") or name in _LITTER
 
 
 def find_patches(root: str) -> Iterator[Found]:
@@ -49,8 +60,8 @@ def find_patches(root: str) -> Iterator[Found]:
         root: A folder of patch folders, or of scene folders, or of both.
 
     Yields:
-        The patch folders, and folders and links that are none, with the reason. Other files are passed over, and so
-        are hidden folders.
+        The patch folders; folders and links that are none, with the reason; and what other programs put there. Other
+        files are passed over, and so are hidden folders.
 
     Raises:
         OSError: ``root`` cannot be listed.
@@ -58,7 +69,9 @@ def find_patches(root: str) -> Iterator[Found]:
     with os.scandir(root) as entries:
         for entry in entries:
             problem = _problem(entry)
-            if problem is not None:
+            if _is_litter(entry.name):
+                yield Found(entry.name, entry.path, litter=True)
+            elif problem is not None:
                 yield Found(entry.name, entry.path, problem)
             elif not entry.is_dir() or entry.name.startswith("."):
                 continue
@@ -81,6 +94,9 @@ def _inside(scene: os.DirEntry[str]) -> Iterator[Found]:
         with os.scandir(scene.path) as entries:
             for entry in entries:
                 problem = _problem(entry)
+                if _is_litter(entry.name):
+                    yield Found(entry.name, entry.path, litter=True)
+                    continue
                 if entry.is_dir(follow_symlinks=False) and _PATCH.fullmatch(entry.name):
                     yield Found(entry.name, entry.path)
                 elif problem is not None and _PATCH.fullmatch(entry.name):
@@ -98,6 +114,35 @@ def _inside(scene: os.DirEntry[str]) -> Iterator[Found]:
         yield Found(scene.name, scene.path, "it is no patch or scene folder; remove it from the input")
 
 
+def better_roots(root: str) -> tuple[str, list[str]]:
+    """Find out whether somebody has named a folder that is one level too low or too high.
+
+    Args:
+        root: A folder in which no patches were found.
+
+    Returns:
+        What is wrong with the folder, and which folders to name instead; none if that is not it.
+    """
+    deeper = []
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if _PATCH.fullmatch(entry.name) or _SCENE.fullmatch(entry.name):
+                return "", []
+            if (match := _TIFF.fullmatch(entry.name)) and match["band"] in BANDS:
+                return "it is itself a patch", [os.path.dirname(os.path.abspath(root))]
+            if entry.is_dir(follow_symlinks=False) and not _is_litter(entry.name) and _holds_patches(entry.path):
+                deeper.append(entry.path)
+    return "the patches are one folder deeper", sorted(deeper)
+
+
+def _holds_patches(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(_PATCH.fullmatch(entry.name) or _SCENE.fullmatch(entry.name) for entry in entries)
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class PatchFiles:
     """The files of one patch folder, whole.
@@ -105,10 +150,12 @@ class PatchFiles:
     Attributes:
         bands: Content of the GeoTIFF of each band, and its file name.
         label_file: Content of the label file, and its file name; None if there is none or it is not wanted.
+        passed_over: Files of other programs, and reference maps.
     """
 
     bands: dict[str, tuple[str, bytes]]
     label_file: tuple[str, bytes] | None
+    passed_over: int
 
 
 class FileProblem(ValueError):
@@ -145,8 +192,11 @@ def read_files(folder: str, *, pixels: bool = True, label_file: bool = True) -> 
         file_names = os.listdir(fd)
         if len(file_names) > _MAX_ENTRIES:
             raise FileProblem(".", f"it holds {len(file_names)} files, expected at most {_MAX_ENTRIES}")
+        passed_over = 0
         for file_name in sorted(file_names):
-            if file_name.endswith(labels.LABEL_FILE_SUFFIX) and label_file:
+            if _is_litter(file_name) or _REFERENCE_MAP.fullmatch(file_name):
+                passed_over += 1
+            elif file_name.endswith(labels.LABEL_FILE_SUFFIX) and label_file:
                 if found_labels is not None:
                     raise FileProblem(file_name, f"it is a second label file beside {printable(found_labels[0])}")
                 found_labels = file_name, _read(fd, file_name, labels.MAX_FILE_BYTES)
@@ -157,7 +207,7 @@ def read_files(folder: str, *, pixels: bool = True, label_file: bool = True) -> 
                 if band in bands:
                     raise FileProblem(file_name, f"it is a second file of {band} beside {printable(bands[band][0])}")
                 bands[band] = file_name, _read(fd, file_name, geotiff.MAX_FILE_BYTES)
-        return PatchFiles(bands, found_labels)
+        return PatchFiles(bands, found_labels, passed_over)
     finally:
         os.close(fd)
 

@@ -49,10 +49,12 @@ class Reading:
     Attributes:
         patch: The patch.
         unknown: Pixels about which nothing is known, by band, of bands that have some.
+        passed_over: Files of other programs in its folders, and reference maps.
     """
 
     patch: BigEarthNet_S1_Patch | BigEarthNet_S2_Patch | BigEarthNet_S1_S2_Patch
     unknown: dict[str, Unknown]
+    passed_over: int
 
 
 def read_patch(
@@ -109,13 +111,14 @@ def read_source(source: Source, labels: bool = True) -> Reading:
     arrays = _arrays(name, main, files, specs)
     unknown = _unknown(files, specs, arrays)
     if source.s2 is None:
-        return Reading(_made(name, main, BigEarthNet_S1_Patch, arrays, found), unknown)
+        return Reading(_made(name, main, BigEarthNet_S1_Patch, arrays, found), unknown, files.passed_over)
     if source.s1 is None:
-        return Reading(_made(name, main, BigEarthNet_S2_Patch, arrays, found), unknown)
+        return Reading(_made(name, main, BigEarthNet_S2_Patch, arrays, found), unknown, files.passed_over)
     s1_files = _files(name, source.s1, False)
     s1_arrays = _arrays(name, source.s1, s1_files, S1_BANDS)
     unknown |= _unknown(s1_files, S1_BANDS, s1_arrays)
-    return Reading(_made(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, found), unknown)
+    patch = _made(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, found)
+    return Reading(patch, unknown, files.passed_over + s1_files.passed_over)
 
 
 def _unknown(files: PatchFiles, specs: Sequence[BandSpec], arrays: list[PixelArray]) -> dict[str, Unknown]:

@@ -6,10 +6,11 @@ v2), otherwise by the Sentinel-1 label files (v1). Either is only ever looked up
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from ben_secure.encode.folders import find_patches
+from ben_secure.encode.folders import better_roots, find_patches
 from ben_secure.encode.patch import Source, read_label_file, refusal
 from ben_secure.errors import EncodeError, printable
 from ben_secure.labels.tables import LABEL_COLUMNS, S1_NAME, Rows, pairs_of
@@ -54,10 +55,12 @@ class Plan:
     Attributes:
         sources: The patches in order of their LMDB keys.
         left_out: Patches passed over because the table has no row for them, where that was asked for.
+        passed_over: Files and folders of other programs.
     """
 
     sources: list[Source]
     left_out: int
+    passed_over: int
 
     def with_columns(self, columns: Collection[str]) -> Plan:
         """Make the plan in which only these columns of the table, and labels, become metadata."""
@@ -66,7 +69,7 @@ class Plan:
             replace(source, row={name: cell for name, cell in (source.row or {}).items() if name in kept})
             for source in self.sources
         ]
-        return Plan(sources, self.left_out)
+        return replace(self, sources=sources)
 
 
 def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bool, failures: Failures) -> Plan:
@@ -89,7 +92,7 @@ def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bo
     main = s2 if s2 is not None else s1
     if main is None:
         raise ValueError("there is nothing to encode: name a folder for s2, s1 or both")
-    folders = _folders(main, failures)
+    folders, passed_over = _folders(main, failures)
     listed = None if rows is None else rows if s2 is not None else _by_s1_name(rows)
     left_out = 0
     if listed is not None:
@@ -99,7 +102,11 @@ def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bo
                 left_out += 1
             else:
                 failures.add(refusal(name, folder, "the metadata table has no row for it", "add one"))
-    twins = {} if s2 is None or s1 is None else _twins(folders, _folders(s1, failures), rows, failures)
+    twins: dict[str, str] = {}
+    if s2 is not None and s1 is not None:
+        s1_folders, more = _folders(s1, failures)
+        twins = _twins(folders, s1_folders, rows, failures)
+        passed_over += more
     sources = []
     for name in sorted(folders):
         row = None if listed is None else listed[name]
@@ -111,15 +118,20 @@ def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bo
         raise EncodeError(
             f"no patch folders in {printable(main, 400)}: expected folders of patches, or of scenes with patches inside"
         )
-    return Plan(sources, left_out)
+    return Plan(sources, left_out, passed_over)
 
 
-def _folders(root: str, failures: Failures) -> dict[str, str]:
-    """Patch folders by name."""
+def _folders(root: str, failures: Failures) -> tuple[dict[str, str], int]:
+    """Patch folders by name, and how many files and folders of other programs lie beside them."""
     folders: dict[str, str] = {}
+    passed_over = 0
     try:
         for found in find_patches(root):
-            if found.problem is not None:
+            if found.litter:
+                passed_over += 1
+            elif found.problem is not None:
+                if not folders:
+                    _refuse_misplaced(root)
                 failures.add(refusal(found.name, found.folder, found.problem, "correct the input"))
             elif not _is_name(found.name):
                 what = f"its name is no UTF-8 of 1 to {_MAX_NAME_BYTES} bytes, which an LMDB key must be"
@@ -129,11 +141,21 @@ def _folders(root: str, failures: Failures) -> dict[str, str]:
                 raise refusal(found.name, found.folder, what, "keep one of them")
             else:
                 folders[found.name] = found.folder
+        if all(os.path.dirname(folder) != root for folder in folders.values()):
+            _refuse_misplaced(root, at_least=2 if folders else 1)
     except OSError as error:
         raise EncodeError(
             f"cannot read the folder {printable(root, 400)}: {printable(error.strerror or str(error))}; name another"
         ) from error
-    return folders
+    return folders, passed_over
+
+
+def _refuse_misplaced(root: str, at_least: int = 1) -> None:
+    """Refuse a folder that is one level too low or too high, and say which to name, if there are that many."""
+    what, roots = better_roots(root)
+    if len(roots) >= at_least:
+        names = " or ".join(printable(other, 400) for other in roots[:4])
+        raise EncodeError(f"cannot encode the folder {printable(root, 400)}: {what}; name {names}")
 
 
 def _is_name(name: str) -> bool:

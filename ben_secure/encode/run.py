@@ -22,6 +22,7 @@ from ben_secure.encode.geotiff import Unknown
 from ben_secure.encode.patch import Source, read_source
 from ben_secure.encode.plan import Failures, Plan, make_plan
 from ben_secure.encode.rows import PathLike, read_rows
+from ben_secure.encode.tally import Tally, UnknownPixels
 from ben_secure.errors import BenSecureError, EncodeError, printable
 from ben_secure.store.change.rewrite import Progress
 from ben_secure.store.writer import PatchWriter
@@ -35,30 +36,6 @@ _BATCH = 8  # patches of one task: some 2 MB
 _FINGERPRINT_VERSION = 1
 
 
-@dataclass(slots=True)
-class UnknownPixels:
-    """Pixels of one band about which nothing is known, in all patches that a run has read.
-
-    Attributes:
-        patches: Patches that have some, or whose file has a mask.
-        no_data: Pixels that have the no-data value of their file.
-        not_finite: Other pixels that are NaN or infinite.
-        masks: Files with a mask of their own, which is not stored.
-    """
-
-    patches: int = 0
-    no_data: int = 0
-    not_finite: int = 0
-    masks: int = 0
-
-    def add(self, unknown: Unknown) -> None:
-        """Count one patch."""
-        self.patches += 1
-        self.no_data += unknown.no_data
-        self.not_finite += unknown.not_finite
-        self.masks += unknown.masked
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """What ``encode`` did.
@@ -70,6 +47,7 @@ class Encoded:
         failures: Patches that could not be encoded; none unless ``keep_going``.
         unknown: Pixels about which nothing is known, by band, in the patches that were not resumed. They are stored
             as they are.
+        passed_over: Files and folders of other programs, and reference maps, that lay among the patches.
         columns_left_out: Columns of the metadata tables that are no metadata of a patch, with the reason.
     """
 
@@ -78,14 +56,16 @@ class Encoded:
     left_out: int
     failures: Failures
     unknown: dict[str, UnknownPixels] = field(default_factory=dict)
+    passed_over: int = 0
     columns_left_out: dict[str, str] = field(default_factory=dict)
 
 
 class _Payload(NamedTuple):
-    """A serialised patch, and the pixels in it about which nothing is known."""
+    """A serialised patch, and what there is to say about it."""
 
     value: bytes
     unknown: dict[str, Unknown]
+    passed_over: int
 
 
 def encode(
@@ -157,20 +137,21 @@ def encode(
     chosen = None if columns is None else sorted(columns)
     options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen]
     resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
-    unknown: dict[str, UnknownPixels] = {}
-    written = resumed = 0
+    tally = Tally(passed_over=plan.passed_over)
+    resumed = 0
     with suppress(_Nothing), PatchWriter(target, mac_key=mac_key, context=context, resume=resume) as writer:
         left = [source for source in plan.sources if source.name not in writer]
         resumed = len(plan.sources) - len(left)
-        written = resumed + _write(writer, left, labels, workers, failures, unknown, _after(progress, resumed))
-        if not written:
+        _write(writer, left, labels, workers, failures, tally, _after(progress, resumed))
+        if not tally.written + resumed:
             raise _Nothing
     return Encoded(
-        written=written,
+        written=tally.written + resumed,
         resumed=resumed,
         left_out=plan.left_out,
         failures=failures,
-        unknown=unknown,
+        unknown=tally.unknown,
+        passed_over=tally.passed_over,
         columns_left_out=columns_left_out,
     )
 
@@ -202,22 +183,18 @@ def _write(
     labels: bool,
     workers: int,
     failures: Failures,
-    unknown: dict[str, UnknownPixels],
+    tally: Tally,
     progress: Progress,
-) -> int:
-    """Write what the workers make of the sources; returns how many patches."""
-    written = 0
+) -> None:
+    """Write what the workers make of the sources."""
     with closing(_payloads(sources, labels, workers)) as payloads:
         for done, (source, payload) in enumerate(zip(sources, payloads, strict=True), 1):
             if isinstance(payload, EncodeError):
                 failures.add(payload)
             else:
                 writer.put_payload(source.name, payload.value)
-                for band, pixels in payload.unknown.items():
-                    unknown.setdefault(band, UnknownPixels()).add(pixels)
-                written += 1
+                tally.add(payload.unknown, payload.passed_over)
             progress(done, len(sources))
-    return written
 
 
 def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[_Payload | EncodeError, None, None]:
@@ -231,7 +208,7 @@ def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[_P
 def _payload(source: Source, labels: bool) -> _Payload | EncodeError:
     try:
         reading = read_source(source, labels)
-        return _Payload(reading.patch.dumps(), reading.unknown)
+        return _Payload(reading.patch.dumps(), reading.unknown, reading.passed_over)
     except EncodeError as error:
         return error
 

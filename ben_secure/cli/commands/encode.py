@@ -112,23 +112,7 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
     failed = done.failures.count
     exit_code = 1 if failed else 0
     if as_json:
-        verdict = "failed" if failed else "encoded"
-        print_json(
-            _signing.document("encode", out, verdict, exit_code)
-            | {
-                "out": out if done.written else None,
-                "written": done.written,
-                "resumed": done.resumed,
-                "left_out": done.left_out,
-                "failed": failed,
-                "failures": [printable(error.message, 1000) for error in done.failures.first],
-                "failures_left_out": failed - len(done.failures.first),
-                "columns_left_out": {
-                    printable(name): printable(reason, 1000) for name, reason in done.columns_left_out.items()
-                },
-                "unknown_pixels": {band: asdict(pixels) for band, pixels in sorted(done.unknown.items())},
-            }
-        )
+        print_json(_document(out, done, exit_code))
         return exit_code
     to = console()
     for error in done.failures.first:
@@ -141,11 +125,29 @@ def _tell(out: str, done: Encoded, as_json: bool) -> int:
     place = printable(out, 400)
     where = f"{done.written:,} patches are in {place}" if done.written else "nothing was written"
     notes = [f"{done.resumed:,} of them from an interrupted run"] if done.resumed else []
+    notes += [f"files and folders of other programs, passed over: {done.passed_over:,}"] if done.passed_over else []
     notes += [f"{done.left_out:,} without a row were passed over"] if done.left_out else []
     headline = f"FAILED: {failed:,} patches could not be encoded; " if failed else "ENCODED: "
     headline += "the other " if failed and done.written else ""
     _signing.print_verdict(headline + where + "".join(f"; {note}" for note in notes), exit_code, to)
     return exit_code
+
+
+def _document(out: str, done: Encoded, exit_code: int) -> dict[str, object]:
+    """What ``--json`` prints."""
+    failed = done.failures.count
+    return _signing.document("encode", out, "failed" if failed else "encoded", exit_code) | {
+        "out": out if done.written else None,
+        "written": done.written,
+        "resumed": done.resumed,
+        "left_out": done.left_out,
+        "failed": failed,
+        "failures": [printable(error.message, 1000) for error in done.failures.first],
+        "failures_left_out": failed - len(done.failures.first),
+        "passed_over": done.passed_over,
+        "columns_left_out": {printable(name): printable(why, 1000) for name, why in done.columns_left_out.items()},
+        "unknown_pixels": {band: asdict(pixels) for band, pixels in sorted(done.unknown.items())},
+    }
 
 
 def _unknown(pixels: UnknownPixels) -> str:
