@@ -48,7 +48,7 @@ ORDER: dict[str, list[str]] = {
     "pickles": ["names", "records", "machine", "arrays", "legacy", "templates", "loader", "unpickler"],
     "tensors": ["header", "note", "reading", "writing"],
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
-    "store": ["_released reader", "pairs writer", "change"],
+    "store": ["_environment _released reader", "pairs writer", "change"],
     "store.change": ["digests tag", "rewrite", "convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
     "encode": ["directory unpack", "geotiff labels", "folders rows tally", "patch", "plan", "run"],
@@ -76,7 +76,7 @@ ORDER: dict[str, list[str]] = {
 }
 
 HOMES = {
-    "lmdb": {"store.writer", "store.change.in_place", "audit.structure._verify_worker"},
+    "lmdb": {"store._environment", "store.writer", "store.change.in_place", "audit.structure._verify_worker"},
     "pickle": {"pickles.unpickler", "patches.patch"},
     "pickletools": {"pickles.machine", "audit"},
     "click": {"cli"},

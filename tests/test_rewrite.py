@@ -11,13 +11,19 @@ import sys
 import time
 
 import lmdb
-import lmdb.verify
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ben_secure import PatchWriter
-from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, StoreError, TagMismatchError
+from ben_secure.errors import (
+    LimitExceededError,
+    MissingExtraError,
+    PatchFormatError,
+    Rule,
+    StoreError,
+    TagMismatchError,
+)
 from ben_secure.limits import Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch
@@ -29,7 +35,7 @@ from ben_secure.store.change import in_place
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import KEPT, rewrite
 from ben_secure.store.change.tag import Tagger
-from support.databases import make_database
+from support.databases import HAS_LMDB_VERIFY, faults_of, make_database, needs_lmdb_3
 from support.owners import owned
 from support.strategies import make_patch
 
@@ -59,7 +65,7 @@ def bare(tmp_path):
 def sound(path):
     """Whether liblmdb and its verifier are content with a database."""
     with lmdb.open(str(path), readonly=True, lock=False) as env, env.begin() as transaction:
-        return dict(transaction.cursor()) == records(path) and lmdb.verify.verify(str(path)) == []
+        return dict(transaction.cursor()) == records(path) and faults_of(path) == []
 
 
 # Tags
@@ -201,6 +207,7 @@ def test_rewrite_notices_a_writer(bare, tmp_path):
 # Where it is
 
 
+@needs_lmdb_3
 def test_change_in_place(bare):
     """Every value gets its tag; again, nothing is written; liblmdb and its verifier are content."""
     tagger = Tagger(KEYS)
@@ -216,6 +223,7 @@ def test_change_in_place(bare):
     assert sorted(os.listdir(bare)) == ["data.mdb", "lock.mdb"]
 
 
+@needs_lmdb_3
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.sampled_from([0, 1, 1900, 2000, 2040, 4000, 4080, 9000, 40_000]), min_size=1, max_size=60),
@@ -241,6 +249,7 @@ def test_any_database_stays_sound(tmp_path_factory, monkeypatch, sizes, had, chu
     assert sound(path)
 
 
+@needs_lmdb_3
 def test_a_single_file_can_be_changed(tmp_path):
     """An environment without directory; also through a link, and a data file named as such."""
     path = make_database(tmp_path / "one.mdb", BARE, subdir=False)
@@ -252,6 +261,7 @@ def test_a_single_file_can_be_changed(tmp_path):
     assert records(tmp_path / "db") == tagged(BARE)
 
 
+@needs_lmdb_3
 def test_nothing_is_written_if_one_is_refused(bare):
     """And all are counted."""
     before = (bare / "data.mdb").read_bytes()
@@ -261,6 +271,7 @@ def test_nothing_is_written_if_one_is_refused(bare):
     assert (bare / "data.mdb").read_bytes() == before
 
 
+@needs_lmdb_3
 def test_a_value_that_changes_between_check_and_write_ends_it(bare):
     """The transaction in which it happens is undone."""
     calls = itertools.count()
@@ -276,6 +287,7 @@ def test_a_value_that_changes_between_check_and_write_ends_it(bare):
     assert sound(bare)
 
 
+@needs_lmdb_3
 def test_an_empty_database_is_not_signed(tmp_path):
     """Nothing to do is not success."""
     with pytest.raises(StoreError, match="the database is empty"):
@@ -304,6 +316,7 @@ def test_a_source_that_is_replaced_meanwhile_is_not_copied(bare, tmp_path, which
     assert sorted(os.listdir(tmp_path)) == ["before", "db", "other"]
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_liblmdb_gets_only_what_its_verifier_passes(bare, monkeypatch):
     """A fault that a reader does not even see: the file is left as it is, and --out is what to do."""
@@ -323,6 +336,19 @@ def test_liblmdb_gets_only_what_its_verifier_passes(bare, monkeypatch):
     assert sorted(os.listdir(bare)) == ["data.mdb", "lock.mdb"]
 
 
+def test_without_lmdb_verify_nothing_is_changed_in_place(bare, monkeypatch):
+    """liblmdb trusts every byte; without a check of the file it does not get it, and a new database is made instead."""
+    before = (bare / "data.mdb").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("ben_secure.store.change.in_place.has_lmdb_verify", lambda: False)
+        with pytest.raises(MissingExtraError, match=r"lmdb 3 has, .* write a new one \(--out NEW\), or: pip install"):
+            change_in_place(bare, Tagger(KEYS).tagged)
+        assert rewrite(bare, bare.parent / "new", Tagger(KEYS).tagged).written == 24
+    assert (bare / "data.mdb").read_bytes() == before
+    assert not HAS_LMDB_VERIFY or change_in_place(bare, Tagger(KEYS).tagged).changed == 24
+
+
+@needs_lmdb_3
 def test_a_fault_that_is_none_is_told_as_such(tmp_path):
     """lmdb.verify takes a value that was made smaller by the transaction that wrote it for damage; --out works."""
     path = make_database(tmp_path / "db", {})
@@ -335,6 +361,7 @@ def test_a_fault_that_is_none_is_told_as_such(tmp_path):
     assert change_in_place(tmp_path / "new", Tagger(KEYS).tagged).checked == 1
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_what_others_can_write_is_not_changed_in_place(bare, monkeypatch):
     """They could change the file after it was verified."""
@@ -354,6 +381,7 @@ def test_what_others_can_write_is_not_changed_in_place(bare, monkeypatch):
     assert change_in_place(bare, Tagger(KEYS).tagged).changed == 24
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T19")
 def test_a_folder_above_that_others_can_write_to_is_enough(bare):
     """They could exchange the whole database between the check and liblmdb; a sticky folder protects it."""
@@ -367,6 +395,7 @@ def test_a_folder_above_that_others_can_write_to_is_enough(bare):
     above.chmod(before)
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T19")
 @pytest.mark.parametrize("exchanged", [None, "folder", "file"])
 def test_liblmdb_opens_the_file_that_was_verified(bare, tmp_path, monkeypatch, exchanged):
@@ -402,6 +431,7 @@ def test_liblmdb_opens_the_file_that_was_verified(bare, tmp_path, monkeypatch, e
         assert records(bare) == {b"planted": b"nobody has verified it"}
 
 
+@needs_lmdb_3
 def test_a_data_file_that_is_a_link_is_not_changed_in_place(bare, tmp_path):
     """Others may use it, as in a snapshot of a cache of downloads; a copy can be written."""
     (tmp_path / "snapshot").mkdir(mode=0o755)
@@ -412,6 +442,7 @@ def test_a_data_file_that_is_a_link_is_not_changed_in_place(bare, tmp_path):
     assert rewrite(tmp_path / "snapshot", tmp_path / "new", Tagger(KEYS).tagged).written == 24
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T19")
 @pytest.mark.parametrize("through", ["db", "link", "chain", "db/data.mdb", "link/data.mdb"])
 def test_a_release_is_not_changed_through_whatever_link(bare, tmp_path, through):
@@ -434,6 +465,7 @@ def test_a_release_is_not_changed_through_whatever_link(bare, tmp_path, through)
     assert change_in_place(path, Tagger(KEYS).tagged).changed == 24
 
 
+@needs_lmdb_3
 def test_use_is_exclusive(bare):
     """Not while another program has the database open, nor while another writer of ours is at work."""
     code = "import lmdb, sys; env = lmdb.open(sys.argv[1], readonly=True); print(flush=True); sys.stdin.read()"
@@ -449,6 +481,7 @@ def test_use_is_exclusive(bare):
     assert change_in_place(bare, Tagger(KEYS).tagged).changed == 24
 
 
+@needs_lmdb_3
 def test_a_lock_file_that_is_something_else_is_not_written_to(bare, tmp_path):
     """liblmdb would make a lock file of whatever a link leads to."""
     precious = tmp_path / "precious"
@@ -463,6 +496,7 @@ def test_a_lock_file_that_is_something_else_is_not_written_to(bare, tmp_path):
     assert change_in_place(bare, Tagger(KEYS).tagged).changed == 24
 
 
+@needs_lmdb_3
 def test_the_map_grows(tmp_path, monkeypatch):
     """Also in the middle of the work, with a transaction larger than what is left."""
     monkeypatch.setattr(in_place, "_SPARE_MAP_BYTES", 0)
@@ -488,6 +522,7 @@ def in_a_child(work):
     return child
 
 
+@needs_lmdb_3
 def test_a_full_disk_ends_it_between_transactions(tmp_path, monkeypatch):
     """What was committed stays, what was not is as before; with room again, the rest is done."""
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", 200_000)
@@ -519,6 +554,7 @@ def check_and_finish(path, bare):
     return len(done)
 
 
+@needs_lmdb_3
 def test_killed_at_every_value(tmp_path, monkeypatch):
     """Some values to a transaction: what was committed stays, what was not is as before."""
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", 100_000)
@@ -540,6 +576,7 @@ def test_killed_at_every_value(tmp_path, monkeypatch):
     assert finished == [0] * 16 + [4] * 4 + [8] * 4
 
 
+@needs_lmdb_3
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["in place", "new"])
 def test_killed_at_random_moments(tmp_path, monkeypatch, where):

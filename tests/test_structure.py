@@ -19,7 +19,7 @@ from ben_secure.audit.structure import checks as structure
 from ben_secure.audit.structure._verify_worker import unexplained
 from ben_secure.audit.structure.checks import StructureCheck, structure_findings
 from ben_secure.errors import Rule, printable
-from support.databases import make_database
+from support.databases import make_database, needs_lmdb_3
 from support.owners import owned
 
 BIG = 20_000  # bytes of a value that has pages of its own
@@ -126,6 +126,7 @@ def test_shrunk_values_are_explained_only_if_the_sums_agree():
     assert unexplained(smaller) == smaller
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_pages_that_contradict_each_other_are_a_finding(database):
     """An overflow page with another number; the rest of the file is as it was."""
@@ -136,6 +137,7 @@ def test_pages_that_contradict_each_other_are_a_finding(database):
     assert finding.message == f"lmdb.verify finds 1 fault: main DB: overflow page {page} stores mp_pgno {page + 1}"
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     """The free list names a page that holds a value: liblmdb would overwrite it."""
@@ -155,6 +157,7 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     assert "reachable and in the freeDB" in finding.message
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_a_file_made_to_keep_the_check_busy_is_a_finding(tmp_path, monkeypatch):
     """Forty nodes that all name one run of a million pages, in a sparse file: stopped, and said so."""
@@ -178,6 +181,7 @@ def test_a_file_made_to_keep_the_check_busy_is_a_finding(tmp_path, monkeypatch):
     assert "did not end within 1 s of processor time" in finding.message
 
 
+@needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_a_check_that_takes_too_much_memory_is_a_finding(database, monkeypatch):
     """A sparse file of 256 GB on a process that may have 128 MB."""
@@ -192,6 +196,24 @@ def test_a_check_that_takes_too_much_memory_is_a_finding(database, monkeypatch):
     monkeypatch.setattr(structure, "_less_allowed", lambda *_: True)  # an honest file may need more than that
     with pytest.raises(StoreError, match=r"cannot check the pages: .* ended with 1: .*MemoryError"):
         structure_findings(database)
+
+
+@pytest.mark.threat("T5")
+def test_without_lmdb_verify_the_pages_are_checked_all_the_same(database, monkeypatch):
+    """Releases of lmdb before 3 do not have it; a page of two records is a finding then, too."""
+    monkeypatch.setattr(structure, "has_lmdb_verify", lambda: False)
+    monkeypatch.setattr(structure.sys, "executable", "no process is started")
+    assert structure_findings(database) == []
+    page, honest = overflow_page(database), (database / "data.mdb").read_bytes()
+    for place, number, message in (
+        (honest.rindex(b"39") + 2, page, f"page {page} belongs to two records"),
+        (page * 4096, page + 1, f"page {page} "),
+    ):
+        patch_file(database, place, "<Q", number)
+        [finding] = structure_findings(database)
+        assert (finding.rule, finding.lmdb_key) == (Rule.DAMAGED, None)
+        assert message in finding.message
+        (database / "data.mdb").write_bytes(honest)
 
 
 @pytest.mark.threat("T5")
@@ -217,6 +239,7 @@ def test_what_cannot_be_read_has_no_findings_of_pages(tmp_path):
         assert structure_findings(path) == []
 
 
+@needs_lmdb_3
 def test_a_database_that_changes_all_the_time_is_undecided(database, monkeypatch):
     """What was checked was no state of the database, so nothing is said of it; if it stops, all is well."""
     verify, times = structure._verify, []
@@ -235,6 +258,7 @@ def test_a_database_that_changes_all_the_time_is_undecided(database, monkeypatch
         structure_findings(database)
 
 
+@needs_lmdb_3
 def test_a_process_that_cannot_start_is_undecided(database, monkeypatch, tmp_path):
     """It is not taken for a sound database."""
     monkeypatch.setattr(structure.sys, "executable", str(tmp_path / "missing"))
@@ -251,6 +275,7 @@ def test_limits_of_the_user_stay(database):
     assert done.stdout == "[]\n"
 
 
+@needs_lmdb_3
 @pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "os._exit(1)"])
 def test_a_check_that_ends_for_another_reason_is_undecided(database, monkeypatch, ending):
     """Somebody has killed it, or it cannot run; that says nothing about the database."""
@@ -261,6 +286,7 @@ def test_a_check_that_ends_for_another_reason_is_undecided(database, monkeypatch
         structure_findings(database)
 
 
+@needs_lmdb_3
 def test_a_check_in_the_background_says_the_same(database):
     """Of a sound database and of a damaged one; it is over when it says so."""
     for expected in ([], [Rule.DAMAGED]):
@@ -271,6 +297,7 @@ def test_a_check_in_the_background_says_the_same(database):
         patch_file(database, overflow_page(database) * 4096 + 12, "<I", 7)
 
 
+@needs_lmdb_3
 def test_a_check_in_the_background_can_be_ended(database, monkeypatch):
     """Its process does not outlive it, whatever that is at."""
     popen, running = subprocess.Popen, []

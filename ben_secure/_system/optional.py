@@ -6,6 +6,8 @@ A message names the library itself and no extra of this package: that holds for 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 
 from ben_secure.errors import MissingExtraError, printable
 
@@ -40,3 +42,12 @@ def _is_installed(use: str, library: str) -> bool:
         broken = f"{use} needs {library}, which is installed but cannot be imported: {printable(str(error), 400)}"
         raise MissingExtraError(broken) from error
     return True
+
+
+def has_lmdb_verify() -> bool:
+    """Whether the package lmdb is of release 3 or newer; does not import it.
+
+    Only since then it has ``lmdb.verify``, which checks a data file without liblmdb, and knows two file formats.
+    """
+    spec = find_spec("lmdb")
+    return spec is not None and PathFinder.find_spec("lmdb.verify", spec.submodule_search_locations) is not None

@@ -113,6 +113,19 @@ class Snapshot:
             for node in nodes:
                 yield node.lmdb_key, self._value(leaf, node, place)
 
+    def check(self) -> None:
+        """Meet every page of the tree and the first page of every value outside of it.
+
+        Raises:
+            StoreError: As ``key_batches``, a page has two owners, or a value does not begin where it should.
+        """
+        for _, nodes in self._walk(None, None):
+            for node in nodes:
+                if node.overflow_page is not None:
+                    pages = self._overflow_pages(node)
+                    header = self._file.read(self._offset(node.overflow_page, pages), PAGE_HEADER)
+                    check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
+
     def _walk(self, start: bytes | None, stop: bytes | None) -> Iterator[tuple[Leaf, list[Node]]]:
         meta = self.meta
         census = _Census(self, whole=start is None and stop is None)

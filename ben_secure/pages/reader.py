@@ -147,6 +147,14 @@ class PageReader(AbstractContextManager["PageReader"]):
         """Number of records, as the meta page has it; a full walk checks it."""
         return self._consistent(lambda snapshot, _: snapshot.meta.entries)
 
+    def check_pages(self) -> None:
+        """Meet every page of the tree, and of every value the first.
+
+        Raises:
+            StoreError: The data file is damaged, or was changed again and again meanwhile.
+        """
+        self._consistent(lambda snapshot, _: snapshot.check())
+
     def keys(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[bytes]:
         """Walk the keys in order without reading values that stand outside the tree.
 

@@ -25,6 +25,7 @@ from ben_secure.pages.data_file import DATA_FILE_NAME, data_file_path, lock_file
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
+from ben_secure.store._environment import open_environment
 from ben_secure.store._released import refuse_if_released
 
 if TYPE_CHECKING:
@@ -111,13 +112,12 @@ class PatchWriter:
             # shall outlive a power failure. No other process knows of it, so it needs no lock.mdb.
             try:
                 self._env = cleanup.enter_context(
-                    lmdb.open(
+                    open_environment(
                         os.fsencode(self._place.directory),
                         map_size=self._map_bytes,
                         sync=self._resume is not None,
                         lock=False,
                         mode=0o666,
-                        lib_version=0,  # the file format of LMDB 0.9, whatever the environment variable says
                     )
                 )
             except lmdb.Error as error:

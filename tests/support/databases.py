@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import lmdb
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from support import assembler
 from support.legacy_values import GENERATIONS, small_tree, write
 from support.strategies import TwoBandPatch
+
+try:
+    import lmdb.verify
+except ImportError:
+    HAS_LMDB_VERIFY = False
+else:
+    HAS_LMDB_VERIFY = True
+needs_lmdb_3 = pytest.mark.skipif(not HAS_LMDB_VERIFY, reason="lmdb before release 3 has no lmdb.verify")
 
 NAME = b"S2A_MSIL2A_20170613T101031_87_48"
 
@@ -31,6 +40,16 @@ def make_database(path, records, **options):
         for lmdb_key, value in records.items():
             transaction.put(lmdb_key, value)
     return path
+
+
+def faults_of(path):
+    """What ``lmdb.verify`` finds in a database; nothing where there is none."""
+    if not HAS_LMDB_VERIFY:
+        return []
+    try:
+        return lmdb.verify.verify(str(path))
+    except lmdb.verify.VerifyError as error:
+        return [str(error)]
 
 
 def damage_key(path, lmdb_key):

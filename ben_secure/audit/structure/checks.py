@@ -1,8 +1,9 @@
 """Look at a database as a whole: its pages, the files beside it, and who can write them.
 
-Never opens the database with liblmdb, never judges a value, never changes anything. ``lmdb.verify`` runs in a process
-of its own with limits (``_verify_worker``), for a crafted file can make it work without end (T5). What it says, and
-the names of files, are hostile text. Who can write is what one walk finds (``_system.exposure``, T11).
+Never opens the database with liblmdb, never judges a value, never changes anything. ``lmdb.verify``, where lmdb 3 is
+installed, runs in a process of its own with limits (``_verify_worker``), for a crafted file can make it work without
+end (T5). What it says, and the names of files, are hostile text. Who can write is what one walk finds
+(``_system.exposure``, T11).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from ben_secure._system.exposure import places
+from ben_secure._system.optional import has_lmdb_verify
 from ben_secure.audit.findings import Finding
 from ben_secure.errors import BenSecureError, Rule, StoreError, printable
 from ben_secure.pages.data_file import DATA_FILE_NAME, DataFile, data_file_path
@@ -104,7 +106,7 @@ def _damaged(path: str, started: Started) -> Finding | None:
         before = _facts(path)
         if before is None:
             return None
-        message = _verify(path, before, started)
+        message = _verify(path, before, started) if has_lmdb_verify() else _walk(path)
         if _facts(path) == before:
             return None if message is None else Finding(rule=Rule.DAMAGED, message=message)
     raise StoreError("the database was changed while its pages were checked; check it again when nobody writes")
@@ -117,6 +119,16 @@ def _facts(path: str) -> DatabaseFacts | None:
             return reader.facts
     except BenSecureError:
         return None
+
+
+def _walk(path: str) -> str | None:
+    """Check the pages as a reader does: what is wrong in one line, or None."""
+    try:
+        with PageReader(path) as reader:
+            reader.check_pages()
+    except StoreError as error:
+        return error.message
+    return None
 
 
 def _verify(path: str, facts: DatabaseFacts, started: Started) -> str | None:

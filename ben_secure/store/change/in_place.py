@@ -20,15 +20,16 @@ import stat
 from dataclasses import dataclass
 
 import lmdb
-import lmdb.verify
 
 from ben_secure._system.appear import Place
 from ben_secure._system.exposure import places
-from ben_secure.errors import StoreError, UntrustedDataError, printable
+from ben_secure._system.optional import has_lmdb_verify
+from ben_secure.errors import MissingExtraError, StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages.data_file import DATA_FILE_NAME, data_file_path, lock_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
+from ben_secure.store._environment import open_environment
 from ben_secure.store._released import refuse_if_released
 from ben_secure.store.change.digests import map_values
 from ben_secure.store.change.rewrite import Progress, Refusals, Transform
@@ -71,6 +72,7 @@ def change_in_place(
         What was done.
 
     Raises:
+        MissingExtraError: The package lmdb is older than release 3.
         StoreError: The database cannot be read or written, is empty, damaged, open in another program, others can
             write to it, or ``transform`` says so of a value. What was committed until then stays, and doing it again
             goes on from there.
@@ -83,6 +85,7 @@ def change_in_place(
         place = _Opened(path, reader, cleanup)
         cleanup.callback(Place(place.data_file).discard)
         _refuse_if_open(place)
+        _refuse_if_unverifiable()
         checked, to_change, refusals = _check(reader, transform, progress)
         if not to_change or refusals.count:
             return Changed(checked=checked, changed=0, refusals=refusals)
@@ -220,7 +223,17 @@ def _refuse_if_open(place: _Opened) -> None:
         raise StoreError(f"cannot use the lock file {printable(lock_file, 400)}: {printable(str(error))}") from error
 
 
+def _refuse_if_unverifiable() -> None:
+    if not has_lmdb_verify():
+        raise MissingExtraError(
+            "a database is changed in place only after lmdb.verify, which lmdb 3 has, found no fault in it; write a "
+            "new one (--out NEW), or: pip install 'lmdb>=3'"
+        )
+
+
 def _verify_structure(place: _Opened) -> None:
+    import lmdb.verify  # of lmdb 3
+
     try:
         faults: list[str] = lmdb.verify.verify(f"/dev/fd/{place.descriptor}", subdir=False)  # type: ignore[no-untyped-call]
     except (lmdb.verify.VerifyError, OSError) as error:
@@ -247,12 +260,11 @@ class _Editor:
         changed = 0
         start = b""
         try:
-            with lmdb.open(
+            with open_environment(
                 self._place.environment,
                 subdir=self._place.directory,
                 map_size=self._map_bytes,
                 create=False,
-                lib_version=0,  # the file format of LMDB 0.9, as PageReader has found it
             ) as env:
                 self._place.check_same(data_file_path(self._place.environment))
                 while True:
