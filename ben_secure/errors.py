@@ -54,6 +54,11 @@ def _sequence(sequence: Any, limit: int) -> str:
     return left + ", ".join([*parts, "..."] if len(sequence) > 8 else parts) + right
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things, as in ``1 value`` and ``2,000 values``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def shell_command(*words: str) -> str:
     """Write a command that a person types: printable ASCII that bash, zsh and ksh read as these words.
 

@@ -453,7 +453,7 @@ def test_inspect_shows_a_refusal(place, capsys):
     out = capsys.readouterr().out
     assert re.search(r"^refused by +forbidden-global \(global outside the allow-list\) *$", out, re.MULTILINE)
     assert re.search(r"^global +posix\.system *$", out, re.MULTILINE)
-    assert out.splitlines()[-1] == "REFUSED: do not load this value with pickle"
+    assert out.splitlines()[-1] == ("REFUSED: it could run code; do not load it with pickle, and find out who wrote it")
 
 
 @pytest.mark.threat("T1")

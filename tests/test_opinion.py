@@ -231,7 +231,11 @@ def test_memory_is_bounded(asked):
 def test_a_refusal_is_no_opinion(asked):
     """An opcode that it does not know is not taken for harmless."""
     said = ask(asked, assembler.program(b"\x97"))
-    assert (said.given, said.beyond, said.text) == (False, False, f"{NO_OPINION}: it raised NotImplementedError")
+    assert (said.given, said.beyond, said.text) == (
+        False,
+        False,
+        f"{NO_OPINION}: it cannot read the value (NotImplementedError)",
+    )
 
 
 @pytest.mark.threat("T13")
@@ -338,7 +342,7 @@ def test_the_process_answers_until_the_pipe_is_closed():
     assert found[0] == {}
     assert found[1]["severity"] == "LIKELY_OVERTLY_MALICIOUS"
     assert found[1]["code"] == ["from posix import system", "_var0 = system('touch canary')"]
-    assert found[2] == {"error": "it raised NotImplementedError"}
+    assert found[2] == {"error": "it cannot read the value (NotImplementedError)"}
     assert found[3] == {"severity": None, "beyond": [], "code": []}
     serve(io.BytesIO(), answers)
 

@@ -72,9 +72,9 @@ def test_attacks_are_told_from_damage_in_the_last_line():
         f"database structure damaged; {PICKLE}"
     )
     harmless = printed(report_of(found[:2]), 300).splitlines()[-1]
-    assert ": 2 are no patches; ask its publisher, or write a copy without them: ben-secure convert" in harmless
+    assert ": 2 are no patches; ask its publisher, or leave out what is refused: ben-secure convert" in harmless
     swapped = printed(report_of(found[-1:]), 300).splitlines()[-1]
-    assert swapped.endswith(": 1 is not authentic; it is not what was signed: fetch it again from its publisher")
+    assert swapped.endswith(": 1 is not authentic; it is not what was tagged or signed: fetch it again from its source")
 
 
 def test_a_value_that_names_a_foreign_global_could_run_code_whatever_it_was_refused_for():

@@ -45,6 +45,11 @@ class Category(str, Enum):
         """0 for the gravest."""
         return _RANKS[self]
 
+    @property
+    def one(self) -> str:
+        """Write what a value of this category does, as in ``could run code``."""
+        return _CATEGORIES[self][0]
+
     def counted(self, count: int) -> str:
         """Write a number of findings, as in ``3 could run code``."""
         one, many, _ = _CATEGORIES[self]
@@ -67,13 +72,13 @@ _CATEGORIES: Mapping[Category, tuple[str, str, str]] = MappingProxyType(
         Category.AUTHENTICITY: (
             "is not authentic",
             "are not authentic",
-            "it is not what was signed: fetch it again from its publisher",
+            "it is not what was tagged or signed: fetch it again from its source",
         ),
         Category.DAMAGE: ("is damaged", "are damaged", "fetch it again"),
         Category.NO_PATCH: (
             "is no patch",
             "are no patches",
-            "ask its publisher, or write a copy without them: ben-secure convert DB NEW --skip-refused",
+            "ask its publisher, or leave out what is refused: ben-secure convert DB NEW --skip-refused",
         ),
         Category.EXPOSED: ("is open to change by others", "are open to change by others", "see to its permissions"),
         Category.ODD: ("is odd", "are odd", "look at the findings"),

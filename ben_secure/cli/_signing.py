@@ -17,7 +17,7 @@ from ben_secure.audit.findings import Finding
 from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
-from ben_secure.errors import printable
+from ben_secure.errors import counted, printable
 from ben_secure.signing.keys import DeviceKey, SigningKey, read_signing_key, read_verify_key
 from ben_secure.store.change.rewrite import Refusals, Rewritten
 
@@ -112,6 +112,11 @@ def print_left_out(count: int, shown: int, what: str, out: Console) -> None:
         out.print(f"and {count - shown:,} more {what}", soft_wrap=True)
 
 
+def all_values(count: int, place: str) -> str:
+    """Begin a sentence on all values of a database, as in ``all 30 values in some.lmdb are``."""
+    return f"1 value in {place} is" if count == 1 else f"all {counted(count, 'value')} in {place} are"
+
+
 def print_verdict(text: str, exit_code: int, out: Console) -> None:
     """Print the last line of a command."""
     out.print(text, style=("bold green", "bold red", "bold yellow")[exit_code], soft_wrap=True)
@@ -155,11 +160,11 @@ def tell_rewritten(
     place = printable(target or source, 400)
     if exit_code:
         written = f"the other {done.written:,} are in {place}" if done.written else "nothing was written"
-        refused = f"{done.refusals.count:,} of {done.checked:,} values in {printable(source, 400)}"
+        refused = f"{done.refusals.count:,} of {counted(done.checked, 'value')} in {printable(source, 400)}"
         print_verdict(f"REFUSED: {refused}; {written}", exit_code, out)
         return exit_code
     if text is None:
-        text = f"{done.written:,} of {done.checked:,} values are in {place}"
+        text = f"{done.written:,} of {counted(done.checked, 'value')} {'is' if done.written == 1 else 'are'} in {place}"
         text += f"; {done.joined:,} are joined to others" if done.joined else ""
     print_verdict(f"{headline}: {text}", exit_code, out)
     return exit_code

@@ -26,6 +26,9 @@ _ALL = (BigEarthNetPatch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNe
 _PATCH_CLASSES = {cls.__name__: cls for cls in _ALL}
 
 
+_WORDS = {"_reconstruct": "numpy array", "_frombuffer": "numpy array", "scalar": "numpy scalar", "dtype": "numpy dtype"}
+
+
 class Loader:
     """Reads pickled patches; threads may share it.
 
@@ -115,7 +118,8 @@ class Loader:
                 return legacy.patch(root, cls), legacy.parts
         except (TypeError, ValueError) as error:
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
-        raise PatchFormatError(f"the pickle holds a {printable(kind_of(root))}, not a patch", rule=Rule.PATCH)
+        kind = printable(kind_of(root))
+        raise PatchFormatError(f"the pickle holds a {_WORDS.get(kind, kind)}, not a patch", rule=Rule.PATCH)
 
     def _canonical(
         self, record: Record, source: Source, aligned: int | None

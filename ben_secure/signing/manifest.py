@@ -59,7 +59,7 @@ class Mismatch:
         origin = printable(self.belongs_to)
         copied = "" if self.belongs_to is None else f", with the value of the LMDB key {origin}"
         what = {
-            MismatchKind.MISSING: "the record is missing: the signed manifest lists it, and the database has it not",
+            MismatchKind.MISSING: "the record is missing: the signed manifest lists it, the database does not have it",
             MismatchKind.ADDED: f"the record was added: it is not in the signed manifest{copied}",
             MismatchKind.CHANGED: "the value was changed: it is not the one in the signed manifest",
             MismatchKind.MOVED: f"the value was moved: in the signed manifest it belongs to the LMDB key {origin}",

@@ -193,7 +193,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             except UnicodeDecodeError as error:
                 raise PatchFormatError(
                     f"the LMDB key {printable(lmdb_key)} is not UTF-8, so it is not the name of a patch; "
-                    "inspect where this database comes from",
+                    "write a copy without it: ben-secure convert DB NEW --skip-refused",
                     database=self.path,
                     lmdb_key=lmdb_key,
                     rule=Rule.LMDB_KEY,

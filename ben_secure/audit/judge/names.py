@@ -47,6 +47,6 @@ def key_remark(lmdb_key: bytes) -> Finding | None:
     return Finding(
         lmdb_key=lmdb_key,
         rule=Rule.KEY_NAME,
-        message="the LMDB key has not the form of a patch name of BigEarthNet v1 or v2, such as "
+        message="the LMDB key does not have the form of a patch name of BigEarthNet v1 or v2, such as "
         "S2A_MSIL2A_20170613T101031_87_48",
     )

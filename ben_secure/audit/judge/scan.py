@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge import programs
 from ben_secure.audit.judge.formats import REFUSED, written_by
+from ben_secure.audit.judge.globals import with_global
 from ben_secure.audit.judge.names import key_remark
 from ben_secure.audit.judge.remarks import metadata_remark
 from ben_secure.errors import Rule, UntrustedDataError
@@ -87,8 +88,12 @@ def scan_value(
     try:
         loads(value, classes=classes, limits=limits)
     except UntrustedDataError as error:
-        return Finding.from_error(lmdb_key, error)
+        return with_global(Finding.from_error(lmdb_key, error), value, _pairs(classes))
     return _unnamed(lmdb_key)
+
+
+def _pairs(classes: Iterable[type[BigEarthNetPatch]]) -> frozenset[tuple[str, str]]:
+    return frozenset((cls.__module__, cls.__qualname__) for cls in classes)
 
 
 def _unnamed(lmdb_key: bytes) -> Finding | None:
@@ -99,7 +104,7 @@ def _unnamed(lmdb_key: bytes) -> Finding | None:
             lmdb_key=lmdb_key,
             rule=Rule.LMDB_KEY,
             message=f"the LMDB key is not UTF-8 (byte {error.start} of {len(lmdb_key)}), so no reader can name this "
-            "patch; store it under its name",
+            "patch, and none can list the others; write a copy without it: ben-secure convert DB NEW --skip-refused",
         )
     return None
 
@@ -219,5 +224,7 @@ class Judge:
     def _refuse(self, tally: Tally, position: int, value: bytes | memoryview, finding: Finding) -> None:
         tally.count(value_bytes=len(value), written_by=REFUSED)
         tally.refused += 1
-        program = programs.shown(bytes(value)) if self._options.opinions and value else None
+        stored = bytes(value)
+        finding = with_global(finding, stored, _pairs(self._options.classes))
+        program = programs.shown(stored) if self._options.opinions and value else None
         tally.add(dataclasses.replace(finding, position=position, program=program))

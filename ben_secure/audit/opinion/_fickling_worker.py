@@ -158,7 +158,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         try:
             answer = json.dumps(analyse(program, honest))
         except Exception as error:  # whatever fickling raises about hostile bytes; its text can hold addresses
-            answer = json.dumps({"error": f"it raised {type(error).__name__}"})
+            answer = json.dumps({"error": f"it cannot read the value ({type(error).__name__})"})
         _send(answers, answer)
 
 

@@ -21,9 +21,10 @@ from ben_secure._system.optional import has_lmdb_verify
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report.json_report import frequent, overall, printable_key
 from ben_secure.audit.rules import OF_THE_WHOLE, RULES, Category, Level
-from ben_secure.errors import Rule, printable
+from ben_secure.errors import Rule, counted, printable
 
 _ROWS = 100
+_LEAST_WIDTH = 80  # of a table; a narrower terminal gets a list
 _PIPE_WIDTH = 120
 _HEADINGS = ("level", "LMDB key", "rule", "byte", "asks for / found")
 _STYLES = {"clean": "bold green", "refused": "bold red", "undecided": "bold yellow"}
@@ -51,7 +52,10 @@ def to_table(report: AuditReport, console: Console) -> None:
         report: The report.
         console: Where to; must not interpret markup (``plain_console``).
     """
-    if report.findings:
+    if report.findings and console.width < _LEAST_WIDTH:
+        for finding in report.findings[:_ROWS]:
+            _print_lines(finding, console)
+    elif report.findings:
         console.print(_table(report.findings[:_ROWS], console.width))
         console.print()
     more = sum(report.rules.values()) - len(report.findings[:_ROWS])
@@ -83,7 +87,7 @@ def write_table(reports: Sequence[AuditReport], console: Console) -> None:
         counts = [(name, sum(report.verdict == name for report in reports)) for name in _STYLES]
         listed = ", ".join(f"{count:,} {name}" for name, count in counts if count)
         console.print()
-        console.print(f"{_headline(reports)}: {len(reports):,} databases, {listed}", style=_STYLES[verdict])
+        console.print(f"{_headline(reports)}: {counted(len(reports), 'database')}, {listed}", style=_STYLES[verdict])
 
 
 def _headline(reports: Sequence[AuditReport]) -> str:
@@ -103,14 +107,9 @@ def plural(level: Level, count: int) -> str:
     return f"{count:,} {level if count == 1 else _PLURALS[level]}"
 
 
-def values_of(count: int) -> str:
-    """Write a number of values, as in ``1 value``."""
-    return f"{count:,} value{'' if count == 1 else 's'}"
-
-
 def counts_of(report: AuditReport) -> str:
     """Write how many values were judged and with what result, in one line."""
-    counts = f"{values_of(report.checked)} checked ({report.value_bytes / 1e6:,.1f} MB)"
+    counts = f"{counted(report.checked, 'value')} checked ({report.value_bytes / 1e6:,.1f} MB)"
     skipped = f", {report.tally.skipped:,} skipped (a verified manifest lists them)" if report.tally.skipped else ""
     return f"{counts}: {report.clean:,} clean, {report.refused:,} refused{skipped}"
 
@@ -131,7 +130,7 @@ def file_of(report: AuditReport) -> str:
     file = report.file
     if file is None:
         return ""
-    text = f"data file: {file.file_bytes:,} bytes, {report.entries:,} record{'s' * (report.entries != 1)}, "
+    text = f"data file: {file.file_bytes:,} bytes, {counted(report.entries, 'record')}, "
     text += f"transaction {file.transaction:,}, identity {file.identity}"
     digest = "" if file.sha256 is None else f", SHA-256 {file.sha256}"
     return f"{text}{digest}; ben-secure {__version__}"
@@ -153,6 +152,16 @@ def _counts(report: AuditReport) -> list[str]:
     return [*lines, *filter(None, (opinions_of(report), structure_of(), file_of(report)))]
 
 
+def _print_lines(finding: Finding, console: Console) -> None:
+    """Print one finding as a few lines of text, for a terminal that is too narrow for a table."""
+    byte = "" if finding.offset is None else f" at byte {finding.offset:,}"
+    console.print(Text(f"{finding.level} {finding.rule}{byte}", LEVEL_STYLES[finding.level]))
+    console.print(Text(_DATABASE if finding.lmdb_key is None else printable_key(finding.lmdb_key)), overflow="fold")
+    for text in filter(None, (finding.global_name or _brief(finding), finding.opinion)):
+        console.print(Text(text), overflow="fold")
+    console.print()
+
+
 def _table(findings: tuple[Finding, ...], width: int) -> Table:
     """One row a finding: level, LMDB key, rule, byte, and the global it asks for or else the message."""
     rows = [
@@ -170,8 +179,7 @@ def _table(findings: tuple[Finding, ...], width: int) -> Table:
     # A name that is whole can be copied into the next command.
     key = min(key, width * 2 // 5)
     rest = width - level - key - rule - byte - 9  # two between columns, and one that older rich puts at the end
-    # If there is no room at all, rich may decide.
-    widths = (level, key, rule, byte, rest) if rest >= 14 else (None,) * 5
+    widths = (level, key, rule, byte, max(rest, 14))
     for heading, column_width in zip(_HEADINGS, widths, strict=True):
         right = heading == "byte"
         table.add_column(heading, overflow="fold", width=column_width, justify="right" if right else "left")
@@ -195,7 +203,7 @@ def refusal_of(report: AuditReport) -> str:
     database = printable(report.database, 400)
     if report.refused:
         listed = ", ".join(category.counted(values[category]) for category in Category if values[category] > 0)
-        told = "; ".join([f"{report.refused:,} of {values_of(report.checked)} in {database}: {listed}", *titles])
+        told = "; ".join([f"{report.refused:,} of {counted(report.checked, 'value')} in {database}: {listed}", *titles])
     else:
         told = f"{database} itself{f' ({listed})' if (listed := ', '.join(titles)) else ''}, {_none_refused(report)}"
     return f"{told}; {next(iter(report.errors)).advice}"
@@ -204,8 +212,8 @@ def refusal_of(report: AuditReport) -> str:
 def _none_refused(report: AuditReport) -> str:
     """Write that no value was refused, and whether all were judged."""
     if report.undecided is None:
-        return f"none of its {values_of(report.checked)}"
-    return f"none of the {values_of(report.checked)} judged" if report.checked else "its values were not judged"
+        return f"none of its {counted(report.checked, 'value')}"
+    return f"none of the {counted(report.checked, 'value')} judged" if report.checked else "its values were not judged"
 
 
 def _verdict(report: AuditReport) -> str:
@@ -215,7 +223,7 @@ def _verdict(report: AuditReport) -> str:
     if report.verdict == "clean":
         skipped = report.tally.skipped
         count = report.checked + skipped
-        values = f"{'a sample of ' if report.sampled else 'all ' if count > 1 else ''}{values_of(count)}"
+        values = f"{'a sample of ' if report.sampled else 'all ' if count > 1 else ''}{counted(count, 'value')}"
         trusted = f" ({skipped:,} because a verified manifest lists them)" if skipped else ""
         kind = "are patches" if count > 1 else "is a patch"
         return f"{_headline([report])}: {values} in {database} {kind} and nothing else{trusted}"

@@ -332,7 +332,7 @@ class _Missing:
                 Finding(
                     lmdb_key=self._next,
                     rule=Rule.RECORD_MISSING,
-                    message="the record is missing: the signed manifest lists it, and the database has it not; fetch "
+                    message="the record is missing: the signed manifest lists it, the database does not have it; fetch "
                     "this database again from its publisher",
                     position=self._position + tally.done,
                 )

@@ -26,7 +26,7 @@ from ben_secure.audit.run.state import Known, StateFile, check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.audit.structure.checks import StructureCheck
 from ben_secure.audit.structure.identity import FileDigest, file_facts
-from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError
+from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError, printable
 from ben_secure.pages.reader import PageReader
 
 
@@ -255,7 +255,9 @@ class _Audit:
             self._tally.add(Finding.from_error(None, error))
             self._undecided = "the values were not judged, because the manifest is not what it should be"
         except UndecidedError as error:
-            self._undecided = self._undecided or error.message
+            about = error.database not in (None, self._path, os.path.abspath(self._path))  # the manifest
+            where = f"{printable(error.database, 400)}: " if about else ""
+            self._undecided = self._undecided or where + error.message
         except KeyboardInterrupt:
             self._interrupted = True
         if digest is not None and self._file is not None:

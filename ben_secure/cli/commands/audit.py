@@ -104,7 +104,7 @@ def command(
     """Check every value of databases, and the databases as a whole; nothing in them is run.
 
     Exit code 0: every value is a patch and nothing else. 1: something was refused, or is of the level --fail-on. 2: not
-    everything could be checked, or there was nothing to check. 130: interrupted; what was found is told.
+    everything could be checked, or there was nothing to check. 130: interrupted; findings so far are reported.
     """
     with _options.usage_errors():
         options = Options(verification=verification, since_manifest=since_manifest, opinions=not no_fickling)

@@ -20,12 +20,13 @@ from ben_secure.audit.opinion.opinions import Opinions
 from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.audit.report.disassembly import disassemble
 from ben_secure.audit.report.explain import explain
+from ben_secure.audit.rules import Category
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json
 from ben_secure.cli._describe import band_facts, metadata_facts
 from ben_secure.cli._tensors import header_lines, tensor_facts
 from ben_secure.cli._usage import Command, argument
-from ben_secure.errors import LimitExceededError, Rule, printable
+from ben_secure.errors import LimitExceededError, printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import payload_end
 from ben_secure.tensors import SIGN
@@ -170,10 +171,9 @@ def _print_value(document: dict[str, Any], out: Console) -> None:
     out.print()
     if finding is None:
         out.print("CLEAN: a patch and nothing else", style="bold green")
-    elif finding["rule"] == Rule.TENSORS:
-        out.print("REFUSED: not a safetensors file that everybody reads alike; do not use it", style="bold red")
     else:
-        out.print("REFUSED: do not load this value with pickle", style="bold red")
+        category = Category(finding["category"])
+        out.print(f"REFUSED: it {category.one}; {category.advice}", style="bold red", soft_wrap=True)
 
 
 def _print_refusal(

@@ -9,7 +9,7 @@ import click
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._usage import PATH, Command, argument
-from ben_secure.errors import printable
+from ben_secure.errors import counted, printable
 from ben_secure.publish import PAGE_NAME, SUMS_NAME, Published, publish
 
 
@@ -61,7 +61,8 @@ def command(
     elif exit_code:
         out = console()
         _signing.print_refusals(done.refusals, out)
-        text = f"REFUSED: {done.refusals.count:,} of {done.checked:,} values in {printable(source, 400)}; no release"
+        of = f"{done.refusals.count:,} of {counted(done.checked, 'value')}"
+        text = f"REFUSED: {of} in {printable(source, 400)}; no release"
         _signing.print_verdict(text, exit_code, out)
     else:
         _print(target, done, key.fingerprint)
@@ -98,5 +99,5 @@ def _print(target: str, done: Published, fingerprint: str) -> None:
         ("fingerprint", fingerprint),
     ]
     _signing.print_facts([(what, printable(value, 400)) for what, value in rows], out)
-    text = f"PUBLISHED: {done.checked:,} values audited, signed and verified in {printable(target, 400)}"
+    text = f"PUBLISHED: {counted(done.checked, 'value')} audited, signed and verified in {printable(target, 400)}"
     _signing.print_verdict(text, 0, out)

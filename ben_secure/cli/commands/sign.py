@@ -10,7 +10,7 @@ import click
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._usage import PATH, Command
-from ben_secure.errors import printable
+from ben_secure.errors import counted, printable
 from ben_secure.signing.keys import Signer, read_mac_keys
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.store.change.in_place import change_in_place
@@ -119,7 +119,7 @@ def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: 
         console().print(note, soft_wrap=True)
     had = f" ({done.checked - done.written:,} were before)" if out is None and done.checked > done.written else ""
     place = printable(database if out is None else out, 400)
-    text = f"all {done.checked:,} values in {place} are tagged with the key {mac_keys.fingerprint}{had}"
+    text = f"{_signing.all_values(done.checked, place)} tagged with the key {mac_keys.fingerprint}{had}"
     return _signing.tell_rewritten("sign", database, out, done, "SIGNED", as_json, text=text, facts=facts)
 
 
@@ -164,5 +164,5 @@ def _list(
     _signing.print_facts([*rows, ("fingerprint", fingerprint)], out)
     out.print("Publish both files with the database, and the fingerprint where readers look for it.")
     place = printable(database, 400)
-    _signing.print_verdict(f"SIGNED: {signed.count:,} records of {place}, by {fingerprint}", 0, out)
+    _signing.print_verdict(f"SIGNED: {counted(signed.count, 'record')} of {place}, by {fingerprint}", 0, out)
     return 0

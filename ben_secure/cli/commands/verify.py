@@ -16,7 +16,7 @@ from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.manifest import Manifest
 from ben_secure.signing.policy import Verification
-from ben_secure.store.change.verify import Listed, Outcome, verify
+from ben_secure.store.change.verify import TAG_KINDS, Listed, Outcome, verify
 
 _EMPTY = "the database is empty, so nothing was verified"
 
@@ -54,6 +54,7 @@ def _document(database: str, verification: Verification, outcome: Outcome) -> di
     if verification.mac_keys is not None:
         keys = [key.fingerprint for key in verification.mac_keys]
         document["tags"] = {"keys": keys, "context": verification.context} | _faults(outcome.tag_faults)
+        document["tags"]["unknown_keys"] = sorted(outcome.unknown_keys)
     if outcome.manifest is not None:
         document["manifest"] = _release(outcome.manifest) | _faults(outcome.manifest_faults)
     if outcome.stopped is not None:
@@ -103,20 +104,38 @@ def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
     for part in ("tags", "manifest"):
         for kind, listed in (document[part] or {}).items():
             if isinstance(listed, dict) and listed["count"]:
-                _print_kind(kind.replace("_", " "), listed, out)
-    if document["tags"] is not None and document["tags"]["changed"]["count"] == document["checked"] > 0:
-        out.print(f"every tag fails: is {printable(document['tags']['context'])!r} the --context they were made for?")
+                words = (
+                    f"tagged with key {', '.join(document['tags']['unknown_keys'])}" if kind == "unknown_key" else kind
+                )
+                _print_kind(words, listed, out)
     if document["error"] is not None:
         out.print(printable(document["error"], 1000), soft_wrap=True)
     if advice is not None:
         out.print(advice, soft_wrap=True)
     database = printable(document["database"], 400)
+    as_signed = "as it was signed" if document["checked"] == 1 else "as they were signed"
     text = {
-        0: f"VERIFIED: all {document['checked']:,} values in {database} are as they were signed",
-        1: f"REFUSED: {database} is not as it was signed; fetch it again from its source",
+        0: f"VERIFIED: {_signing.all_values(document['checked'], database)} {as_signed}",
+        1: f"REFUSED: {database} {_fault(document, database)}",
         2: f"UNDECIDED: {database}: nothing was verified",
     }[document["exit_code"]]
     _signing.print_verdict(text, document["exit_code"], out)
+
+
+def _fault(document: dict[str, Any], database: str) -> str:
+    """Write what is wrong with a database and what to do; not much of the data if nothing passes for one reason."""
+    tags = document["tags"] or {}
+    whole = [kind for kind in TAG_KINDS if kind in tags and tags[kind]["count"] == document["checked"] > 0]
+    if whole == ["untagged"]:
+        return f"was never tagged: ben-secure sign {database} --mac-key FILE tags it, if you trust it as it is"
+    if whole == ["unknown_key"]:
+        known, given = ", ".join(tags["unknown_keys"]), ", ".join(tags["keys"])
+        return f"is tagged with the key {known}, and you gave {given}: ask its owners for the key"
+    if whole == ["changed"] and tags["context"]:
+        return f"has no valid tag: were they made for the --context {printable(tags['context'])!r}?"
+    if whole == ["changed"]:
+        return "has no valid tag, and no --context was given: were they made for one?"
+    return "is not as it was signed; fetch it again from its source"
 
 
 def _print_kind(kind: str, listed: dict[str, Any], out: Console) -> None:

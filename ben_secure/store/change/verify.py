@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ben_secure.errors import LimitExceededError, Rule, TagMismatchError
 from ben_secure.pages.reader import PageReader
+from ben_secure.signing.footer import footer_of
 from ben_secure.signing.keys import MacKeySet
 from ben_secure.signing.manifest import Manifest, MismatchKind
 from ben_secure.signing.policy import Verification, Verifier
@@ -55,6 +56,7 @@ class Outcome:
         checked: Values that were checked.
         manifest: What they were compared with, or None.
         tag_faults: By kind (``TAG_KINDS``), the records that have it; nothing if tags were not verified.
+        unknown_keys: Ids of keys that were not given, in hexadecimal, with which values are tagged; some of them.
         manifest_faults: By kind (``MANIFEST_KINDS``), likewise.
         stopped: Why not every value could be checked, if so: one is longer than a reader takes. It is refused then.
     """
@@ -63,6 +65,7 @@ class Outcome:
     manifest: Manifest | None
     tag_faults: dict[str, Listed]
     manifest_faults: dict[str, Listed]
+    unknown_keys: set[str] = field(default_factory=set)
     stopped: LimitExceededError | None = None
 
     @property
@@ -100,6 +103,9 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
 
     def examined(lmdb_key: bytes, value: bytes) -> tuple[str | None, bytes]:
         fault = None if mac_keys is None else _tag_fault(mac_keys, context, lmdb_key, value)
+        footer = footer_of(value) if fault == "unknown_key" and len(outcome.unknown_keys) < KEPT else None
+        if footer is not None:
+            outcome.unknown_keys.add(footer.key_id.hex())
         return fault, b"" if manifest is None else hashlib.sha256(value).digest()
 
     def digests() -> Iterator[tuple[bytes, bytes]]:
