@@ -79,7 +79,7 @@ class TestLightning:
             ("ddp_fork", "in order", 0, None),
             ("ddp_fork", "subset", 0, None),
             ("ddp_spawn", "shuffled", 0, None),
-            ("ddp_spawn", "shuffled", 2, None),
+            ("ddp_spawn", "shuffled", 2, "forkserver"),
         ],
     )
     def test_two_ranks(self, tmp_path, numbered, strategy, form, workers, start):
