@@ -20,7 +20,7 @@ ORDER: dict[str, list[str]] = {
     "": [
         "errors",
         "_system bands equality limits",
-        "labels metadata view",
+        "labels metadata remote view",
         "patches.*",
         "signing",
         "pages pickles tensors",
@@ -64,7 +64,7 @@ ORDER: dict[str, list[str]] = {
         "judging",
         "shards",
         "runner",
-        "cluster",
+        "cluster remote",
     ],
     "audit.report": ["_elements disassembly json_report", "explain sarif_report table_report", "html_report"],
     "torch": ["memory sampler", "dataset", "ahead convert", "loader"],
@@ -73,6 +73,7 @@ ORDER: dict[str, list[str]] = {
     "cli.commands": ["audit convert demo encode inspect_value keygen publish show sign stats untag verify"],
     "_system": ["causes exposure forks interrupts locks naming optional processors", "appear", "files"],
     "view": ["quicklook", "cards"],
+    "remote": ["addresses answers", "_bucket _web", "range_file"],
 }
 
 HOMES = {
@@ -92,6 +93,9 @@ HOMES = {
     "distributed": {"audit.run.cluster"},
     "dask": {"audit.run.cluster"},
     "torch": {"torch"},
+    "fsspec": {"remote"},
+    "aiohttp": {"remote._web"},
+    "s3fs": {"remote._bucket"},
     "safetensors": set(),
 }
 

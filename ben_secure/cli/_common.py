@@ -22,6 +22,7 @@ from ben_secure.audit.report.json_report import ascii_json
 from ben_secure.audit.report.table_report import plain_console
 from ben_secure.cli._usage import wrong_call
 from ben_secure.errors import BenSecureError, StoreError, UntrustedDataError, printable
+from ben_secure.remote.addresses import without_credentials
 from ben_secure.store.change.rewrite import Progress as Callback
 
 SCHEMA = 1
@@ -76,12 +77,13 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, BenSecureError):
-        return 1 if isinstance(error, UntrustedDataError) else 2, printable(str(error), 1000)
+        return 1 if isinstance(error, UntrustedDataError) else 2, without_credentials(printable(str(error), 1000))
     if isinstance(error, click.UsageError):
-        return 2, wrong_call(error)
+        return 2, without_credentials(wrong_call(error))
     if isinstance(error, OSError):
-        return 2, printable(str(error), 1000)
-    return 2, f"internal error, please report it: {type(error).__name__}: {printable(str(error), 1000)}"
+        return 2, without_credentials(printable(str(error), 1000))
+    message = without_credentials(printable(str(error), 1000))
+    return 2, f"internal error, please report it: {type(error).__name__}: {message}"
 
 
 def check_output(option: str, path: str | None, force: bool) -> None:

@@ -43,6 +43,9 @@ KEY_FILE = Kind("FILE", lambda text: "/dev/stdin" if text == "-" else text, choi
 PNG = Kind("FILE", _png, "a name that ends in .png", choices=None)
 
 database = argument("database", metavar="DB", type=PATH, note="LMDB directory, or its data file.")
+readable = argument(
+    "database", metavar="DB", type=PATH, note="LMDB directory, its data file, or a URL (https, s3) of one of them."
+)
 mac_key = click.option(
     "--mac-key", type=KEY_FILE, help="Secret key file, from ben-secure keygen mac; - for standard input."
 )
@@ -69,7 +72,7 @@ _VERIFYING = {
     "threshold": click.option(
         "--threshold", type=whole(), default=1, show_default=True, help="How many of the --verify-key must have signed."
     ),
-    "manifest": click.option("--manifest", type=PATH, help="Signed manifest; DB.manifest if not given."),
+    "manifest": click.option("--manifest", type=PATH, help="Signed manifest, or its URL; DB.manifest if not given."),
     "name": name,
     "version": version,
 }

@@ -18,6 +18,7 @@ from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import counted, printable
+from ben_secure.remote.addresses import shown as shown_path
 from ben_secure.signing.keys import DeviceKey, SigningKey, read_signing_key, read_verify_key
 from ben_secure.store.change.rewrite import Refusals, Rewritten
 
@@ -77,7 +78,7 @@ def document(command: str, database: str, verdict: str | None, exit_code: int) -
     return {
         "schema": SCHEMA,
         "command": command,
-        "database": database,
+        "database": shown_path(database),
         "verdict": verdict,
         "exit_code": exit_code,
         "error": None,
@@ -160,7 +161,7 @@ def tell_rewritten(
     place = printable(target or source, 400)
     if exit_code:
         written = f"the other {done.written:,} are in {place}" if done.written else "nothing was written"
-        refused = f"{done.refusals.count:,} of {counted(done.checked, 'value')} in {printable(source, 400)}"
+        refused = f"{done.refusals.count:,} of {counted(done.checked, 'value')} in {printable(shown_path(source), 400)}"
         print_verdict(f"REFUSED: {refused}; {written}", exit_code, out)
         return exit_code
     if text is None:

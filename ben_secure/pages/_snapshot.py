@@ -7,13 +7,16 @@ that was not checked against the database and the file, and never reads more tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
 from ben_secure.pages._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
 from ben_secure.pages._nodes import PAGE_HEADER, Branch, Leaf, Node, check_overflow_header
 from ben_secure.pages.data_file import DataFile
+
+if TYPE_CHECKING:
+    from ben_secure.remote.range_file import RangeFile
 
 # Bytes of pages kept of each kind. The branch pages of 600,000 patches are 2 MB; leaf pages are kept for readers
 # that go in key order. A parsed branch page takes some three times its bytes.
@@ -34,7 +37,7 @@ class Snapshot:
 
     __slots__ = ("_branches", "_file", "_leaves", "_max_pages", "_max_value_bytes", "_meta_pages", "file_bytes", "meta")
 
-    def __init__(self, file: DataFile, max_value_bytes: int) -> None:
+    def __init__(self, file: DataFile | RangeFile, max_value_bytes: int) -> None:
         """Read both meta pages and pick the newer intact one.
 
         Args:
@@ -110,6 +113,9 @@ class Snapshot:
     def items_in(self, start: bytes | None, stop: bytes | None, place: Place | None) -> Iterator[tuple[bytes, Any]]:
         """Walk the records as ``item_batches``, each value read as ``get`` reads it."""
         for leaf, nodes in self._walk(start, stop):
+            self._file.expect(
+                (self._offset(node.overflow_page), PAGE_HEADER + node.length) for node in nodes if node.overflow_page
+            )
             for node in nodes:
                 yield node.lmdb_key, self._value(leaf, node, place)
 
@@ -140,7 +146,10 @@ class Snapshot:
             if len(paths) < meta.depth:
                 branch = self._page(Branch, self._branches, number)
                 census.count(number, ())
-                paths.append(iter(branch.children[branch.child_index(descent) :]))
+                children = branch.children[branch.child_index(descent) :]
+                if previous:  # a walk that goes on; one for the first keys does not need them
+                    self._expect_pages(children)
+                paths.append(iter(children))
                 continue
             descent = b""  # the first leaf is reached; from here on every child is walked
             leaf = self._page(Leaf, self._leaves, number)
@@ -155,6 +164,33 @@ class Snapshot:
             yield leaf, nodes
         if not start and census.entries != meta.entries:
             raise _miscounted(f"{census.entries} entries, not the {meta.entries}")
+
+    def spread(self, count: int) -> list[bytes]:
+        """Pick so many keys, or a few less, spread evenly over the tree; reads no leaf without one of them.
+
+        Raises:
+            StoreError: As ``find``.
+        """
+        level = [(self.meta.root, count)] if self.meta.depth else []
+        for _ in range(self.meta.depth - 1):
+            self._expect_pages(number for number, _ in level)
+            branches = [(self._page(Branch, self._branches, number), wanted) for number, wanted in level]
+            level = [
+                (child, share)
+                for branch, wanted in branches
+                for child, share in zip(branch.children, _shares(wanted, branch.count), strict=True)
+                if share
+            ]
+        self._expect_pages(number for number, _ in level)
+        picked = []
+        for number, wanted in level:
+            nodes = self._page(Leaf, self._leaves, number).nodes(b"")
+            picked += [node.lmdb_key for node, share in zip(nodes, _shares(wanted, len(nodes)), strict=True) if share]
+        return picked
+
+    def _expect_pages(self, numbers: Iterable[int]) -> None:
+        size = self.meta.page_bytes
+        self._file.expect((number * size, size) for number in numbers if number not in self._branches)
 
     def overflow_run(self, node: Node) -> tuple[int, int]:
         """First page and number of pages of a value outside the tree; for no other.
@@ -190,10 +226,8 @@ class Snapshot:
             self._file.read_into(offset, header, view)
             check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
             return view
-        # The value first: then the header is in the page cache, and a cold read costs one access to the disk. Both are
-        # of one commit, or the caller notices.
-        value = self._file.read(offset + PAGE_HEADER, node.length)
-        header_page = self._file.read(offset, PAGE_HEADER)
+        # Both are of one commit, or the caller notices.
+        header_page, value = self._file.read_behind(offset, PAGE_HEADER, node.length)
         check_overflow_header(header_page, node.overflow_page, pages, self.meta.last_page)
         return value
 
@@ -269,11 +303,16 @@ class _Census:
         owned[first : first + pages] = b"\1" * pages
 
 
+def _shares(count: int, places: int) -> list[int]:
+    """Spread a count evenly over places."""
+    return [count * (place + 1) // places - count * place // places for place in range(places)]
+
+
 def _miscounted(counted: str) -> StoreError:
     return StoreError(f"this LMDB file is damaged: its tree has {counted} of its meta page; fetch this database again")
 
 
-def _read_metas(file: DataFile) -> tuple[bytes, list[Meta]]:
+def _read_metas(file: DataFile | RangeFile) -> tuple[bytes, list[Meta]]:
     """Read both meta pages at once: their bytes, and those of them (one or two) that are intact."""
     head = file.read_up_to(0, META_BYTES)
     first = parse_meta(head, 0)

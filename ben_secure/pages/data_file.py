@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from ben_secure.errors import ResourceError, StoreError, printable
 
@@ -134,6 +135,12 @@ class DataFile:
             raise self._truncated(offset, size, len(data))
         return data
 
+    def read_behind(self, offset: int, header_bytes: int, size: int) -> tuple[bytes, bytes]:
+        """Read a header and, in a copy of its own, what follows it; otherwise as ``read``."""
+        # What follows first: then the header is in the page cache, and a cold read costs one access to the disk.
+        data = self.read(offset + header_bytes, size)
+        return self.read(offset, header_bytes), data
+
     def read_into(self, offset: int, header: bytearray, view: memoryview) -> None:
         """Fill a header, then a writable view, with the bytes from ``offset`` on; otherwise as ``read``."""
         try:
@@ -142,6 +149,9 @@ class DataFile:
             raise self._failed(error) from error
         if size != len(header) + len(view):
             raise self._truncated(offset, len(header) + len(view), size)
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Take note that ranges (offset, bytes) will be read; the operating system reads ahead by itself."""
 
     @staticmethod
     def _truncated(offset: int, expected: int, size: int) -> StoreError:

@@ -29,13 +29,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages._snapshot import Place, Snapshot
 from ben_secure.pages.data_file import DataFile
+from ben_secure.remote.addresses import absolute, is_remote, shown
 from ben_secure.signing.footer import FOOTER_BYTES
+
+if TYPE_CHECKING:
+    from ben_secure.remote.range_file import RangeFile
 
 _ATTEMPTS = 1000
 _Result = TypeVar("_Result")
@@ -82,8 +86,9 @@ class PageReader(AbstractContextManager["PageReader"]):
     (as ``PatchWriter`` does), open a new reader to see it.
 
     Attributes:
-        path: The database as the caller named it.
-        absolute_path: The same from the root, for another process.
+        path: The database as the caller named it; a URL without its credentials.
+        absolute_path: The same from the root, for another process; a URL as it is, with the version
+            that was opened.
         max_value_bytes: Longer values are refused before they are read.
     """
 
@@ -91,24 +96,39 @@ class PageReader(AbstractContextManager["PageReader"]):
         """Open a database: a directory with ``data.mdb`` inside, or the data file itself (``subdir=False``).
 
         Args:
-            path: The directory or the file.
+            path: The directory or the file; or an ``https``, ``http`` or ``s3`` URL of one of them.
             max_value_bytes: Longest value to read, with its footer if it is tagged.
 
         Raises:
             StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database, 64-bit and
                 little-endian, or it is damaged on the way to its first record.
+            MissingExtraError: It is a URL, and the packages of the extra ``[remote]`` are not installed.
         """
-        self.path = os.fspath(path)
+        self.absolute_path = absolute(path)
+        self.path = shown(os.fspath(path))
         self.max_value_bytes = max_value_bytes
-        self.absolute_path = os.path.abspath(self.path)
         try:
-            self._file = DataFile(self.path)
+            self._file = self._opened(os.fspath(path))
             self._snapshot = self._take_snapshot()
             next(self.keys(b""), None)  # named databases and damaged roots show here, not in the middle of the work
         except BenSecureError as error:
             self.close()
             error.located(self.path)
             raise
+
+    def _opened(self, path: str) -> DataFile | RangeFile:
+        if not is_remote(path):
+            return DataFile(path)
+        from ben_secure.remote.range_file import open_data_file  # here, because who reads files does not wait for it
+
+        file = open_data_file(path)
+        self.absolute_path = file.url
+        return file
+
+    @property
+    def remote(self) -> bool:
+        """Whether each read waits for a server: then many at a time are faster."""
+        return not isinstance(self._file, DataFile)
 
     def get(self, lmdb_key: bytes) -> bytes | None:
         """Read the value of a key.
@@ -209,6 +229,23 @@ class PageReader(AbstractContextManager["PageReader"]):
             error.located(self.path)
             raise
 
+    def spread(self, count: int) -> list[bytes]:
+        """Pick keys spread evenly over the tree, the same ones each time, without a walk over all of them.
+
+        Args:
+            count: How many; at least one.
+
+        Returns:
+            So many keys, or a few less, ascending; all of them if there are no more.
+
+        Raises:
+            StoreError: As ``get``.
+        """
+        if 2 * count >= len(self):
+            every = list(self.keys())
+            return [every[place * len(every) // count] for place in range(count)] if count < len(every) else every
+        return self._consistent(lambda snapshot, _: snapshot.spread(count))
+
     @property
     def facts(self) -> DatabaseFacts:
         """What the newer meta page says now."""
@@ -232,7 +269,13 @@ class PageReader(AbstractContextManager["PageReader"]):
 
     @property
     def status(self) -> os.stat_result:
-        """What the operating system says of the data file that was opened: inode, size, time of the last change."""
+        """What the operating system says of the data file that was opened: inode, size, time of the last change.
+
+        Raises:
+            StoreError: It does not say, or it is not a file of this machine.
+        """
+        if not isinstance(self._file, DataFile):
+            raise StoreError("this needs a database in a file; download it first", database=self.path)
         return self._file.status()
 
     def _take_snapshot(self) -> Snapshot:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, StoreError, printable
+from ben_secure.remote.addresses import absolute, extended, folder_of_data_file, is_remote, shown
 from ben_secure.signing._record_list import Record, RecordList, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, VerifiedStatement, verify_envelope
 from ben_secure.signing.keys import VerifyKey
@@ -137,6 +138,34 @@ class Manifest:
         if found != listed:
             raise self._mismatch(lmdb_key, found, listed).error()
 
+    def compare(self, lmdb_key: bytes, digest: bytes | None) -> Mismatch | None:
+        """Compare one record of a database with the list.
+
+        Args:
+            lmdb_key: Raw key.
+            digest: SHA-256 of the whole value; None if the database does not have the record.
+
+        Returns:
+            How it differs, or None.
+        """
+        listed = self.digest_of(lmdb_key)
+        if digest == listed:
+            return None
+        return (
+            Mismatch(kind=MismatchKind.MISSING, lmdb_key=lmdb_key)
+            if digest is None
+            else self._mismatch(lmdb_key, digest, listed)
+        )
+
+    def spread(self, count: int) -> list[bytes]:
+        """Pick so many keys, or all if there are no more, spread evenly over the list."""
+        total = len(self)
+        return [
+            lmdb_key
+            for place, (lmdb_key, _) in enumerate(self)
+            if (place + 1) * count // total > place * count // total
+        ]
+
     def check_absent(self, lmdb_key: bytes) -> None:
         """Check that a record that the database does not have is not in the list.
 
@@ -207,7 +236,7 @@ def open_manifest(
     """Open a manifest, whose envelope lies beside it (``PATH.dsse.json``).
 
     Args:
-        path: The manifest file.
+        path: The manifest file, or its URL.
         verify_keys: Keys of publishers, each of which the caller trusts.
         threshold: How many of them must have signed.
         name: Name of the dataset that is wanted; None if any that they have signed will do.
@@ -221,7 +250,7 @@ def open_manifest(
         ValueError: ``threshold`` is not between 1 and the number of distinct keys.
     """
     path = os.fspath(path)
-    reading = path + ENVELOPE_SUFFIX
+    reading = extended(path, ENVELOPE_SUFFIX)
     try:
         verified = verify_envelope(_read(reading, MAX_ENVELOPE_BYTES), verify_keys, threshold)
         verified.statement.require(name, version)
@@ -229,7 +258,7 @@ def open_manifest(
         # The statement says how many records there are, so nobody can make us read more than their list can have.
         return Manifest(_read(path, max_file_bytes(verified.statement.count)), verified)
     except BenSecureError as error:
-        error.located(reading)
+        error.located(shown(reading))
         raise
 
 
@@ -237,12 +266,14 @@ def manifest_path(database: str | os.PathLike[str]) -> str:
     """Where the manifest of a database is looked for: beside it, under its name, never inside.
 
     Args:
-        database: Directory with ``data.mdb`` inside, or a data file.
+        database: Directory with ``data.mdb`` inside, or a data file; or the URL of one of them.
 
     Returns:
         ``DATABASE.manifest``; for a file ``data.mdb`` that of its directory.
     """
-    path = os.path.abspath(database)
+    path = absolute(database)
+    if is_remote(path):
+        return extended(folder_of_data_file(path), MANIFEST_SUFFIX)
     if os.path.basename(path) == _DATA_FILE_NAME:
         path = os.path.dirname(path)
     return path + MANIFEST_SUFFIX
@@ -250,6 +281,10 @@ def manifest_path(database: str | os.PathLike[str]) -> str:
 
 def _read(path: str, max_bytes: int) -> bytes:
     """Read a whole file; of one that is longer than it may be, a byte more than that, which no check then passes."""
+    if is_remote(path):
+        from ben_secure.remote.range_file import read_small  # here, because who reads files does not wait for it
+
+        return read_small(path, max_bytes)
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:

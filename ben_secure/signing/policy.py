@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 from ben_secure.errors import printable
+from ben_secure.remote.addresses import absolute
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import payload_end
 
@@ -48,7 +49,7 @@ class Verification:
             a tuple.
         threshold: How many of the publishers' keys must have signed.
         manifest: The manifest, with its envelope beside it; None for the one beside the database, ``PATH.manifest``.
-            Kept as an absolute path.
+            Kept as an absolute path or a URL.
         name: Name of the dataset that the manifest must have; None for any.
         version: Version that the manifest must have, so that an old signed release cannot pass for the new one; None
             for any.
@@ -104,7 +105,7 @@ class Verification:
             raise ValueError(f"threshold is {self.threshold!r}, expected 1 to {different}: there are no more keys")
         object.__setattr__(self, "verify_key", keys)
         if self.manifest is not None:
-            object.__setattr__(self, "manifest", os.path.abspath(self.manifest))
+            object.__setattr__(self, "manifest", absolute(self.manifest))
 
     @classmethod
     def of(cls, verification: Verification | None, keywords: Keywords) -> Verification | None:

@@ -40,7 +40,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
     Two readers are equal only if they are the same object: a comparison must not read two archives.
 
     Attributes:
-        path: The database as the caller named it.
+        path: The database as the caller named it; a URL without its credentials.
         verification: What must hold for every value, or None.
         limits: What one value may cost.
         classes: Patch classes of the caller that may occur besides the interface's own.
@@ -55,12 +55,12 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         classes: Iterable[type[BigEarthNetPatch]] = (),
         **keywords: Unpack[Keywords],
     ) -> None:
-        """Open a database: a directory with ``data.mdb`` inside, or the data file itself (``subdir=False``).
+        """Open a database: a directory with ``data.mdb`` inside, the data file itself (``subdir=False``), or its URL.
 
         What is asked for here holds for every value, and nothing in the database can lower it.
 
         Args:
-            path: The directory or the file.
+            path: The directory or the file; or an ``https``, ``http`` or ``s3`` URL (docs/remote.md).
             verification: What must hold for every value; None if any patch will do.
             limits: What one value may cost.
             classes: Subclasses of ``BigEarthNetPatch`` that may occur; declared by the caller, never by the data.
@@ -165,8 +165,26 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         return value  # type: ignore[return-value] # not None: it has an end
 
     def get_many(self, names: Iterable[str]) -> list[BigEarthNetPatch]:
-        """Read several patches; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
-        return [self[name] for name in names]
+        """Read several patches, from a server many at a time.
+
+        Args:
+            names: Their names.
+
+        Returns:
+            The patches, in the order of ``names``.
+
+        Raises:
+            KeyError: As ``reader[name]``, and so the others.
+        """
+        if not self._pages.remote:
+            return [self[name] for name in names]
+        from concurrent.futures import ThreadPoolExecutor  # here, because who reads files does not need it
+
+        pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="ben-secure-remote")
+        try:
+            return list(pool.map(self.__getitem__, names))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a patch of this name; does not read the value.
@@ -242,6 +260,7 @@ def _fresh(size: int, aligned: int) -> memoryview:
     return memoryview(memory)[shift:]
 
 
+_REQUESTS = 32  # in flight
 _SCRATCH_BYTES = 2**20
 _scratch = threading.local()
 

@@ -39,6 +39,7 @@ class Options:
         verification: What must hold for every value; None if any patch will do.
         since_manifest: Do not demand that the records are those of the manifest, but pass over each value that it lists
             under this LMDB key: whoever signed it has audited it.
+        partial: The database is a part of the one that the manifest lists: what it lacks is not missing.
         classes: Patch subclasses that the caller declares, as for ``loads``.
         limits: What each value may cost.
         opinions: Ask fickling what it thinks of odd values.
@@ -46,6 +47,7 @@ class Options:
 
     verification: Verification | None = None
     since_manifest: bool = False
+    partial: bool = False
     classes: tuple[type[BigEarthNetPatch], ...] = ()
     limits: Limits = DEFAULT_LIMITS
     opinions: bool = True
@@ -149,7 +151,7 @@ class Judge:
         if options.verification is not None:
             self._verifier = Verifier(options.verification, path, listed=not options.since_manifest)
             self._audited = self._verifier.manifest if options.since_manifest else None
-            self.listed = None if options.since_manifest else self._verifier.manifest
+            self.listed = None if options.since_manifest or options.partial else self._verifier.manifest
 
     @property
     def manifest_sha256(self) -> str | None:
@@ -169,7 +171,7 @@ class Judge:
         """
         if self.listed is not None and partly:
             self.listed.check_count(entries)
-        elif self._audited is not None and entries < len(self._audited):
+        elif self._audited is not None and not self._options.partial and entries < len(self._audited):
             self._audited.check_count(entries)
 
     def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes | memoryview) -> None:

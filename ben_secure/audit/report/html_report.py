@@ -21,6 +21,7 @@ from ben_secure.audit.report.table_report import file_of, opinions_of, plural, s
 from ben_secure.audit.rules import RULES, Level
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pages.reader import PageReader
+from ben_secure.remote.addresses import is_remote
 
 ROWS = 50
 """Findings of one rule that are listed for a database; the rest are counted."""
@@ -141,7 +142,7 @@ def _database(report: AuditReport, look: bool) -> Markup:
     ]
     parts.append(strip(places, report.entries) if places else None)
     parts.append(_charts(report) if report.checked else None)
-    if not look:
+    if not look or is_remote(report.database):
         return tag("section", *parts, _findings(report, lambda _: None))
     try:
         with PageReader(report.database) as reader:

@@ -16,7 +16,8 @@ from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.report import Format, JsonWriter, together, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.judging import Runner
-from ben_secure.audit.run.runner import Run, audit_many, audit_merged, audit_shard
+from ben_secure.audit.run.remote import audit_places
+from ben_secure.audit.run.runner import Run, audit_merged, audit_shard
 from ben_secure.audit.run.state import check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _options
@@ -41,7 +42,8 @@ SHARD = Kind("K/N", _shard, "a shard and how many there are, from 1/1 on, such a
     type=PATH,
     nargs=-1,
     required=True,
-    note="LMDB directories, data files, or folders in which to look for them; with --merge, results of shards.",
+    note="LMDB directories, data files, folders in which to look for them, or URLs (with --sample); with --merge, "
+    "results of shards.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option(
@@ -134,7 +136,7 @@ def command(
                 f"shard {shard[0]}/{shard[1]}: {records:,} records judged; the verdict is that of all shards (--merge)"
             )
             return 0
-        audit = partial(audit_merged if merge else audit_many, databases, options=options, run=run)
+        audit = partial(audit_merged if merge else audit_places, databases, options=options, run=run)
         return _report(audit, Format.JSON if as_json else form, output, force)
 
 

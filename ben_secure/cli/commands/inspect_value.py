@@ -37,7 +37,7 @@ _STATISTICS = ("min", "mean", "max")
 
 
 @click.command("inspect", cls=Command)
-@_options.database
+@_options.readable
 @argument("lmdb_key", metavar="[KEY]", required=False, note="LMDB key (patch name) of one value.")
 @click.option("--hex", "as_hex", is_flag=True, help="KEY is hexadecimal, as in audit --json.")
 @click.option(

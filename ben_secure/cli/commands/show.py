@@ -21,7 +21,7 @@ _MOST = 100
 
 
 @click.command("show", cls=Command)
-@_options.database
+@_options.readable
 @click.option("--output", "-o", type=_options.PNG, required=True, help="PNG to write.")
 @argument("names", metavar="[KEY]...", nargs=-1, note=f"Patch names; the first {_FIRST} if none is given.")
 @click.option("--kind", type=one_of({kind: kind for kind in KINDS}), help="What to draw (default: chosen by bands).")

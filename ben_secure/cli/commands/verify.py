@@ -11,32 +11,37 @@ from rich.console import Console
 from ben_secure.audit.report import printable_key
 from ben_secure.cli import _options, _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
-from ben_secure.cli._usage import Command
+from ben_secure.cli._usage import Command, whole
 from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.manifest import Manifest
 from ben_secure.signing.policy import Verification
-from ben_secure.store.change.verify import TAG_KINDS, Listed, Outcome, verify
+from ben_secure.store.change.verify import TAG_KINDS, Listed, Outcome, verify, verify_sample
 
 _EMPTY = "the database is empty, so nothing was verified"
 
 
 @click.command("verify", cls=Command)
-@_options.database
+@_options.readable
 @_options.verifying
+@click.option("--sample", type=whole(least=1), help="Check N values only, spread evenly.")
 @_options.as_json
-def command(database: str, verification: Verification | None, as_json: bool) -> int:
+def command(database: str, verification: Verification | None, sample: int | None, as_json: bool) -> int:
     """Check every value of a database against its tag (--mac-key), or against the publisher's manifest (--verify-key).
 
-    Exit code 0: every value is as it was signed. 1: something is not. 2: it could not be decided, or there was nothing
-    to check.
+    Exit code 0: every value, or the sample, is as it was signed. 1: something is not. 2: it could not be decided, or
+    there was nothing to check.
     """
     if verification is None:
         raise click.UsageError("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
     start = time.monotonic()
     with PageReader(database) as pages, progress_bar("verifying") as progress:
-        outcome = verify(pages, verification, progress)
-    document = _document(database, verification, outcome)
+        if sample is None:
+            outcome = verify(pages, verification, progress)
+        else:
+            outcome = verify_sample(pages, verification, sample, progress)
+        entries = len(pages)
+    document = _document(database, verification, outcome, entries)
     advice = None
     if verification.mac_keys is not None and time.monotonic() - start >= _speed.WORTH_TELLING_S:
         advice = _speed.advice(verification.mac_keys.signing.suite)
@@ -48,9 +53,9 @@ def command(database: str, verification: Verification | None, as_json: bool) -> 
     return exit_code
 
 
-def _document(database: str, verification: Verification, outcome: Outcome) -> dict[str, Any]:
-    document = _signing.document("verify", database, "verified", 0)
-    document |= {"checked": outcome.checked, "tags": None, "manifest": None}
+def _document(database: str, verification: Verification, outcome: Outcome, entries: int) -> dict[str, Any]:
+    document = _signing.document("verify", database, "sampled" if outcome.sample else "verified", 0)
+    document |= {"checked": outcome.checked, "entries": entries, "tags": None, "manifest": None}
     if verification.mac_keys is not None:
         keys = [key.fingerprint for key in verification.mac_keys]
         document["tags"] = {"keys": keys, "context": verification.context} | _faults(outcome.tag_faults)
@@ -119,6 +124,9 @@ def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
         1: f"REFUSED: {database} {_fault(document, database)}",
         2: f"UNDECIDED: {database}: nothing was verified",
     }[document["exit_code"]]
+    if document["verdict"] == "sampled":
+        counts = f"{document['checked']:,} of {document['entries']:,} values"
+        text = f"SAMPLED: {counts} in {database} are as they were signed; the others were not looked at"
     _signing.print_verdict(text, document["exit_code"], out)
 
 

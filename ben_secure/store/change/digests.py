@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 from ben_secure._system.processors import processors
-from ben_secure.errors import StoreError
+from ben_secure.errors import LimitExceededError, StoreError
 from ben_secure.pages.reader import DatabaseFacts, PageReader
 
 _BATCH_RECORDS = 256  # so many that handing a batch over costs nothing
 _BATCHES_A_WORKER = 8  # so few records in a batch that all threads are busy to the end, also in a small database
+_REQUESTS = 32  # in flight, to a server
 _BATCHES_AHEAD = 3  # for each thread; bounds what waits for a slow caller
 
 _Result = TypeVar("_Result")
@@ -111,6 +112,44 @@ def check_unchanged(pages: PageReader, before: DatabaseFacts) -> None:
         raise StoreError(
             "the database was written to while it was read; try again when the writer is done", database=pages.path
         )
+
+
+def map_some(
+    pages: PageReader, function: Callable[[bytes, bytes | None], _Result], lmdb_keys: Iterable[bytes]
+) -> Iterator[tuple[bytes, _Result | LimitExceededError]]:
+    """Apply a function to some records, in threads: many at a time if each read waits for a server.
+
+    Args:
+        pages: The database.
+        function: Gets LMDB key and value, or None if there is no such record. What it raises ends the walk.
+        lmdb_keys: Which records.
+
+    Yields:
+        LMDB key and what the function returned, or the error for a value that is too long to be read; in the order of
+        ``lmdb_keys``.
+
+    Raises:
+        StoreError: The database is damaged or cannot be read.
+    """
+    workers = _REQUESTS if pages.remote else processors()
+
+    def work(lmdb_key: bytes) -> tuple[bytes, _Result | LimitExceededError]:
+        try:
+            return lmdb_key, function(lmdb_key, pages.get(lmdb_key))
+        except LimitExceededError as error:
+            return lmdb_key, error
+
+    pending: deque[Future[tuple[bytes, _Result | LimitExceededError]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="ben-secure-values")
+    try:
+        for lmdb_key in lmdb_keys:
+            pending.append(pool.submit(work, lmdb_key))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _ranges(pages: PageReader, records: int) -> Iterator[tuple[bytes, bytes | None]]:

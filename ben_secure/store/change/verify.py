@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, TagMismatchError
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import footer_of
 from ben_secure.signing.keys import MacKeySet
-from ben_secure.signing.manifest import Manifest, MismatchKind
+from ben_secure.signing.manifest import Manifest, Mismatch, MismatchKind
 from ben_secure.signing.policy import Verification, Verifier
 from ben_secure.signing.tags import context_bytes, verified_payload
-from ben_secure.store.change.digests import map_values
+from ben_secure.store.change.digests import map_some, map_values
 from ben_secure.store.change.rewrite import KEPT, Progress
 
 TAG_KINDS = ("untagged", "changed", "unknown_key")
 _KIND_OF_RULE: dict[Rule | None, str] = dict(
     zip((Rule.TAG_MISSING, Rule.TAG_INVALID, Rule.TAG_FOREIGN), TAG_KINDS, strict=True)
 )
+_Digest = TypeVar("_Digest", bytes, bytes | None)
 MANIFEST_KINDS = tuple(str(kind) for kind in MismatchKind)
 
 
@@ -58,6 +60,7 @@ class Outcome:
         tag_faults: By kind (``TAG_KINDS``), the records that have it; nothing if tags were not verified.
         unknown_keys: Ids of keys that were not given, in hexadecimal, with which values are tagged; some of them.
         manifest_faults: By kind (``MANIFEST_KINDS``), likewise.
+        sample: Whether only a sample of the records was to be checked.
         stopped: Why not every value could be checked, if so: one is longer than a reader takes. It is refused then.
     """
 
@@ -66,6 +69,7 @@ class Outcome:
     tag_faults: dict[str, Listed]
     manifest_faults: dict[str, Listed]
     unknown_keys: set[str] = field(default_factory=set)
+    sample: bool = False
     stopped: LimitExceededError | None = None
 
     @property
@@ -73,6 +77,10 @@ class Outcome:
         """Whether anything is not as it was signed."""
         faults = [*self.tag_faults.values(), *self.manifest_faults.values()]
         return self.stopped is not None or any(listed.count for listed in faults)
+
+    def add(self, mismatch: Mismatch) -> None:
+        """Count one record that is not as in the manifest."""
+        self.manifest_faults[str(mismatch.kind)].add(mismatch.lmdb_key, mismatch.belongs_to)
 
 
 def verify(pages: PageReader, verification: Verification, progress: Progress | None = None) -> Outcome:
@@ -92,6 +100,64 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
         StoreError: It is missing; or the database is damaged, or was written to meanwhile.
         TypeError: ``verification`` is something else.
     """
+    outcome, examined = _begin(pages, verification)
+    records = _counted(outcome, map_values(pages, examined), len(pages), progress)
+    try:
+        if outcome.manifest is None:
+            deque(records, maxlen=0)
+        else:
+            for mismatch in outcome.manifest.diff(records):
+                outcome.add(mismatch)
+    except LimitExceededError as error:
+        outcome.stopped = error
+    return outcome
+
+
+def verify_sample(
+    pages: PageReader, verification: Verification, count: int, progress: Progress | None = None
+) -> Outcome:
+    """Check some records as ``verify`` checks all, and that there are as many as the signed list has.
+
+    Args:
+        pages: The database.
+        verification: What must hold.
+        count: How many records, spread evenly over the signed list, or over the database if there is none. If there are
+            no more, this is ``verify``.
+        progress: Called after each record.
+
+    Returns:
+        What was found; the same records are checked each time.
+
+    Raises:
+        ManifestMismatchError: As ``verify``, or the number of records is not the one that was signed.
+        SignatureError: As ``verify``, and so the others.
+    """
+    if count >= len(pages):
+        return verify(pages, verification, progress)
+    outcome, examined = _begin(pages, verification)
+    outcome.sample = True
+    manifest = outcome.manifest
+    if manifest is not None:
+        manifest.check_count(len(pages))
+    lmdb_keys = pages.spread(count) if manifest is None else manifest.spread(count)
+
+    def read(lmdb_key: bytes, value: bytes | None) -> tuple[str | None, bytes | None]:
+        return (None, None) if value is None else examined(lmdb_key, value)
+
+    try:
+        for lmdb_key, digest in _counted(outcome, map_some(pages, read, lmdb_keys), len(lmdb_keys), progress):
+            mismatch = None if manifest is None else manifest.compare(lmdb_key, digest)
+            if mismatch is not None:
+                outcome.add(mismatch)
+    except LimitExceededError as error:
+        outcome.stopped = error
+    return outcome
+
+
+def _begin(
+    pages: PageReader, verification: Verification
+) -> tuple[Outcome, Callable[[bytes, bytes], tuple[str | None, bytes]]]:
+    """An outcome without faults, and the function that examines one value."""
     manifest = Verifier(verification, pages.absolute_path).manifest
     mac_keys, context = verification.mac_keys, context_bytes(verification.context)
     outcome = Outcome(
@@ -99,7 +165,6 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
         tag_faults={} if mac_keys is None else {kind: Listed() for kind in TAG_KINDS},
         manifest_faults={} if manifest is None else {kind: Listed() for kind in MANIFEST_KINDS},
     )
-    total = len(pages)
 
     def examined(lmdb_key: bytes, value: bytes) -> tuple[str | None, bytes]:
         fault = None if mac_keys is None else _tag_fault(mac_keys, context, lmdb_key, value)
@@ -108,24 +173,25 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
             outcome.unknown_keys.add(footer.key_id.hex())
         return fault, b"" if manifest is None else hashlib.sha256(value).digest()
 
-    def digests() -> Iterator[tuple[bytes, bytes]]:
-        for lmdb_key, (fault, digest) in map_values(pages, examined):
-            outcome.checked += 1
-            if fault is not None:
-                outcome.tag_faults[fault].add(lmdb_key)
-            yield lmdb_key, digest
-            if progress is not None:
-                progress(outcome.checked, total)
+    return outcome, examined
 
-    try:
-        if manifest is None:
-            deque(digests(), maxlen=0)
-        else:
-            for mismatch in manifest.diff(digests()):
-                outcome.manifest_faults[str(mismatch.kind)].add(mismatch.lmdb_key, mismatch.belongs_to)
-    except LimitExceededError as error:
-        outcome.stopped = error
-    return outcome
+
+def _counted(
+    outcome: Outcome,
+    records: Iterable[tuple[bytes, tuple[str | None, _Digest] | LimitExceededError]],
+    total: int,
+    progress: Progress | None,
+) -> Iterator[tuple[bytes, _Digest]]:
+    for lmdb_key, found in records:
+        if isinstance(found, LimitExceededError):
+            raise found
+        fault, digest = found
+        outcome.checked += 1
+        if fault is not None:
+            outcome.tag_faults[fault].add(lmdb_key)
+        yield lmdb_key, digest
+        if progress is not None:
+            progress(outcome.checked, total)
 
 
 def _tag_fault(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: bytes) -> str | None:

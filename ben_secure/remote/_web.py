@@ -1,0 +1,110 @@
+"""An object on a web server: byte ranges by HTTP, in the session of fsspec's file system for http.
+
+fsspec gives the event loop, the session and the user's settings (``~/.config/fsspec``). Its own ``cat_file`` is not
+used: it does not look at the status, and reads all that a server without ranges sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlunsplit
+
+from ben_secure._system.optional import require
+from ben_secure.errors import StoreError
+from ben_secure.remote.addresses import split
+from ben_secure.remote.answers import Answer, Pin, TryAgainError, check_pin, check_range, failure
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+_CONNECT_S, _SILENCE_S, _BYTES_A_SECOND = 10, 20, 100_000
+_GONE = (401, 403, 404, 410)
+
+
+class WebObject:
+    """One URL. To be made once for each process.
+
+    Attributes:
+        loop: The event loop in which ``get`` runs.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open a session; sends nothing.
+
+        Raises:
+            MissingExtraError: fsspec or aiohttp is not installed.
+            StoreError: The URL is malformed.
+        """
+        require("a database on a web server", "fsspec", "aiohttp")
+        import fsspec
+        import yarl  # which aiohttp requires
+
+        parts = split(url)
+        self._authorization = {}  # for the server that the caller has named, and no other
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._authorization = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
+        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        # A signature is over the URL as it is spelled.
+        self._url: Any = yarl.URL(bare, encoded="%" in bare)
+        self._latest = self._url  # where the server has redirected to
+        scheme = parts.scheme.lower()
+        settings = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
+        self._files = fsspec.filesystem(scheme, client_kwargs={"trust_env": True, **settings})
+        self.loop: AbstractEventLoop = self._files.loop
+
+    async def get(self, start: int, stop: int, pin: Pin | None) -> Answer:
+        """Read one range.
+
+        Args:
+            start: First byte.
+            stop: Byte behind the last; more than the object has is not an error.
+            pin: The version that is wanted; None for any.
+
+        Returns:
+            The bytes.
+
+        Raises:
+            MissingObjectError: There is no such object, or access to it is refused.
+            StoreError: The server does not answer ranges, the object was changed, or it has no version to pin.
+            TryAgainError: The connection failed, or the server is busy.
+        """
+        import aiohttp
+
+        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        headers |= {} if pin is None else {"If-Match": pin[0]}
+        if self._latest.origin() == self._url.origin():
+            headers |= self._authorization
+        timeout = aiohttp.ClientTimeout(
+            total=3 * _SILENCE_S + (stop - start) / _BYTES_A_SECOND, sock_connect=_CONNECT_S, sock_read=_SILENCE_S
+        )
+        session = await self._files.set_session()
+        try:
+            async with session.get(self._latest, headers=headers, timeout=timeout) as response:
+                return await self._answer(response, start, stop, pin)
+        except asyncio.TimeoutError:
+            raise TryAgainError("the server does not answer in time") from None
+        except aiohttp.ClientSSLError:
+            raise StoreError("the server's certificate is not valid for this URL; nothing was read") from None
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
+            # Never its text: it may show a URL to which the server has redirected.
+            raise TryAgainError(f"the connection failed ({type(error).__name__})") from None
+
+    async def _answer(self, response: Any, start: int, stop: int, pin: Pin | None) -> Answer:
+        if self._url.scheme == "https" and response.url.scheme != "https":
+            raise StoreError("the server redirects from https to http; expected https; nothing was read")
+        if response.status != 206:
+            if self._latest != self._url and response.status in _GONE:
+                self._latest = self._url  # a redirection to a URL that is good for some minutes only
+                raise TryAgainError(f"the server answers with status {response.status}")
+            raise failure(response.status)
+        total = check_range(response.headers.get("Content-Range"), start, stop)
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise StoreError(
+                "the server compresses what it sends, so ranges mean nothing; expected the bytes as they are"
+            )
+        found = check_pin((response.headers.get("ETag", ""), ""), pin)
+        self._latest = response.url
+        return Answer(await response.content.readexactly(min(stop, total) - start), total, found)
