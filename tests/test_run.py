@@ -23,6 +23,7 @@ from ben_secure import ManifestMismatchError, PatchReader, StoreError, __version
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
 from ben_secure.audit.report import Format, together, write
 from ben_secure.audit.rules import Level
+from ben_secure.audit.run import runner
 from ben_secure.audit.structure import checks as structure
 from ben_secure.cli import main
 from ben_secure.errors import Rule, printable
@@ -462,6 +463,18 @@ def test_an_interrupted_audit_tells_what_it_knows(database):
         "interrupted before it was begun",
     ]
     assert together(report.exit_code for report in reports) == 130
+
+
+def test_an_audit_that_is_interrupted_while_it_looks_for_databases_says_so(database, monkeypatch):
+    """The folder is named, and those that come behind it are; nothing is clean."""
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "databases_in", interrupted)
+    reports = audit_many(["folder", database], options=QUIET)
+    assert [(report.database, report.exit_code) for report in reports] == [("folder", 130), (str(database), 130)]
+    assert "interrupted while databases were looked for" in reports[0].undecided
 
 
 @pytest.mark.parametrize(("after", "opinions"), [(1, False), (2, True), (3, False), (4, False)])

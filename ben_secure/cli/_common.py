@@ -69,6 +69,8 @@ def fail(arguments: list[str], error: BaseException) -> int:
         print_json(document)
     else:
         print(f"ben-secure: {message}", file=sys.stderr)
+        if arguments[:1] == ["audit"] and exit_code == 130:  # its last line is always a verdict
+            print("UNDECIDED: interrupted before the audit was finished")
     return exit_code
 
 

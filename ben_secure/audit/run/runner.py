@@ -29,6 +29,8 @@ from ben_secure.audit.structure.identity import FileDigest, file_facts
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError, printable
 from ben_secure.pages.reader import PageReader
 
+_INTERRUPTED = "interrupted while databases were looked for in it"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -193,7 +195,7 @@ def _reports(
     with _pool(options, run) as workers, Fickling(options.classes) as fickling:
         for database, problem in databases:
             if problem is not None:
-                report = _nothing(database, run, problem)
+                report = _nothing(database, run, problem, interrupted=problem == _INTERRUPTED)
             elif any(report.interrupted for report in reports):
                 report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
             else:
@@ -209,7 +211,12 @@ def _reports(
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
     """Each database, or what is named as one, and why there is nothing to judge."""
     for path in paths:
-        yield from databases_in(os.fspath(path))
+        try:
+            found = databases_in(os.fspath(path))
+        except KeyboardInterrupt:
+            yield os.fspath(path), _INTERRUPTED
+        else:
+            yield from found
 
 
 def _nothing(database: str, run: Run, undecided: str, *, interrupted: bool = False) -> AuditReport:
