@@ -48,7 +48,7 @@ ORDER: dict[str, list[str]] = {
     "pickles": ["names", "records", "machine", "arrays", "legacy", "templates", "loader", "unpickler"],
     "tensors": ["header", "note", "reading", "writing"],
     "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
-    "store": ["_environment _released reader", "pairs writer", "change"],
+    "store": ["_environment _names _released", "reader", "pairs writer", "change"],
     "store.change": ["digests tag", "rewrite", "convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],
     "encode": ["directory unpack", "geotiff labels", "folders rows tally", "patch", "plan", "run"],

@@ -136,7 +136,9 @@ def test_keys_that_are_not_utf8_are_reported(tmp_path, patches):
     with PatchReader(path) as reader:
         walk = iter(reader)
         assert next(walk) == "a"
-        with pytest.raises(PatchFormatError, match=r"the LMDB key b'b\\xff\\x1b\[2J' is not UTF-8") as caught:
+        with pytest.raises(
+            PatchFormatError, match=r"the LMDB key is not UTF-8 .*LMDB key b'b\\xff\\x1b\[2J'"
+        ) as caught:
             next(walk)
         assert caught.value.lmdb_key == b"b\xff\x1b[2J"
         assert "\x1b" not in str(caught.value)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ben_secure.errors import BenSecureError, PatchFormatError, ResourceError, Rule, printable
+from ben_secure.errors import BenSecureError, PatchFormatError, ResourceError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.arrays import ALIGNMENT
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.signing.policy import Keywords, Verification, Verifier
+from ben_secure.store._names import lmdb_key_of, name_of
 from ben_secure.values import Decoder
 from ben_secure.view.cards import completions, gallery
 
@@ -120,7 +121,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
     def _load(self, name: str, place: Callable[[int, int], memoryview]) -> BigEarthNetPatch:
         """Read one patch into ``place(length, aligned)``, which is its own from then on (see ``Loader.load``)."""
-        lmdb_key = _lmdb_key(name)
+        lmdb_key = lmdb_key_of(name)
         aligned = self._decoder.pickles.pixels_at % ALIGNMENT
         value = None if lmdb_key is None else self._pages.get_into(lmdb_key, lambda size: place(size, aligned))
         end = self._verified_end(name, lmdb_key, value)
@@ -159,7 +160,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
-        lmdb_key = _lmdb_key(name)
+        lmdb_key = lmdb_key_of(name)
         value = None if lmdb_key is None else self._pages.get(lmdb_key)
         self._verified_end(name, lmdb_key, value)
         return value  # type: ignore[return-value] # not None: it has an end
@@ -192,7 +193,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         Raises:
             StoreError: The database is damaged or truncated.
         """
-        lmdb_key = _lmdb_key(name) if isinstance(name, str) else None
+        lmdb_key = lmdb_key_of(name) if isinstance(name, str) else None
         return lmdb_key is not None and lmdb_key in self._pages
 
     def __len__(self) -> int:
@@ -202,20 +203,15 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         """Walk the names in key order, without reading values.
 
         Raises:
-            PatchFormatError: A key is not UTF-8. What its name would be is not guessed.
+            PatchFormatError: A key is not UTF-8 or too long. What its name would be is not guessed.
             StoreError: The database is damaged or truncated.
         """
         for lmdb_key in self._pages.keys():  # noqa: SIM118
             try:
-                name = lmdb_key.decode()
-            except UnicodeDecodeError as error:
-                raise PatchFormatError(
-                    f"the LMDB key {printable(lmdb_key)} is not UTF-8, so it is not the name of a patch; "
-                    "write a copy without it: ben-secure convert DB NEW --skip-refused",
-                    database=self.path,
-                    lmdb_key=lmdb_key,
-                    rule=Rule.LMDB_KEY,
-                ) from error
+                name = name_of(lmdb_key)
+            except PatchFormatError as error:
+                error.located(self.path)
+                raise
             yield name
 
     def __eq__(self, other: object) -> bool:
@@ -277,13 +273,3 @@ def scratch(size: int, aligned: int) -> memoryview:
     if kept is None or len(kept) < size + shift:
         kept = _scratch.memory = _fresh(size + shift, 0)
     return kept[shift : shift + size]
-
-
-def _lmdb_key(name: object) -> bytes | None:
-    """The LMDB key of a name; None for a str that cannot be one. Empty and overlong keys just are not found."""
-    if not isinstance(name, str):
-        raise TypeError(f"patch names are str, not {type(name).__name__}")
-    try:
-        return name.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return None

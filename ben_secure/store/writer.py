@@ -26,6 +26,7 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.store._environment import open_environment
+from ben_secure.store._names import MAX_KEY_BYTES
 from ben_secure.store._released import refuse_if_released
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 64 * 2**20
 _FIRST_MAP_BYTES = 2**30
 _MAX_RESUME_BYTES = 64
-_MAX_KEY_BYTES = 511  # MDB_MAXKEYSIZE of liblmdb
 
 
 class PatchWriter:
@@ -315,9 +315,9 @@ def _lmdb_key(name: object) -> bytes:
 
 
 def _check_length(lmdb_key: bytes, name: str | bytes) -> None:
-    if not 1 <= len(lmdb_key) <= _MAX_KEY_BYTES:
+    if not 1 <= len(lmdb_key) <= MAX_KEY_BYTES:
         raise ValueError(
-            f"the name {printable(name)} has {len(lmdb_key)} bytes, expected 1 to {_MAX_KEY_BYTES}; choose another"
+            f"the name {printable(name)} has {len(lmdb_key)} bytes, expected 1 to {MAX_KEY_BYTES}; choose another"
         )
 
 

@@ -17,7 +17,7 @@ from ben_secure.pickles.names import TABLE
 from ben_secure.signing.footer import payload_end
 from ben_secure.tensors.reading import SIGN
 
-MAX_OPCODES = 20_000
+MAX_OPCODES = 5_000
 """Opcodes of a value that are looked at; an honest one has about 1,000."""
 _SHOWN_CHARACTERS = 200
 _STRINGS = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"})

@@ -19,11 +19,12 @@ from ben_secure.audit.judge.formats import REFUSED, written_by
 from ben_secure.audit.judge.globals import with_global
 from ben_secure.audit.judge.names import key_remark
 from ben_secure.audit.judge.remarks import metadata_remark
-from ben_secure.errors import Rule, UntrustedDataError
+from ben_secure.errors import PatchFormatError, Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import payload_end
 from ben_secure.signing.policy import Verification, Verifier
+from ben_secure.store._names import name_of
 from ben_secure.values import Decoder, loads
 
 if TYPE_CHECKING:
@@ -100,14 +101,9 @@ def _pairs(classes: Iterable[type[BigEarthNetPatch]]) -> frozenset[tuple[str, st
 
 def _unnamed(lmdb_key: bytes) -> Finding | None:
     try:
-        lmdb_key.decode()
-    except UnicodeDecodeError as error:
-        return Finding(
-            lmdb_key=lmdb_key,
-            rule=Rule.LMDB_KEY,
-            message=f"the LMDB key is not UTF-8 (byte {error.start} of {len(lmdb_key)}), so no reader can name this "
-            "patch, and none can list the others; write a copy without it: ben-secure convert DB NEW --skip-refused",
-        )
+        name_of(lmdb_key)
+    except PatchFormatError as error:
+        return Finding.from_error(lmdb_key, error)
     return None
 
 

@@ -18,6 +18,7 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import footer_of
 from ben_secure.signing.policy import Verification, Verifier
+from ben_secure.store._names import name_of
 from ben_secure.store.change.rewrite import Progress, Rewritten, rewrite
 from ben_secure.store.change.tag import Tagger
 from ben_secure.store.pairs import join
@@ -98,15 +99,7 @@ class _Converter:
         if twin is not None:
             patch = self._joined(lmdb_key, patch, *twin)
         new = self._written(lmdb_key, patch)
-        try:
-            lmdb_key.decode()
-        except UnicodeDecodeError as error:
-            raise PatchFormatError(
-                f"the LMDB key is not UTF-8 (byte {error.start} of {len(lmdb_key)}), so no reader can name this "
-                "patch; store it under its name",
-                rule=Rule.LMDB_KEY,
-                lmdb_key=lmdb_key,
-            ) from error
+        name_of(lmdb_key)
         return new if self.tagger is None else self.tagger.tagged(lmdb_key, new)
 
     def _joined(self, lmdb_key: bytes, patch: BigEarthNetPatch, s1_key: bytes, s1_value: bytes) -> BigEarthNetPatch:

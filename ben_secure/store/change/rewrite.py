@@ -15,6 +15,7 @@ from ben_secure.errors import LimitExceededError, StoreError, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.signing.footer import FOOTER_BYTES
+from ben_secure.store._names import check_length
 from ben_secure.store.change.digests import check_unchanged
 from ben_secure.store.writer import PatchWriter
 
@@ -139,6 +140,7 @@ def rewrite(
                 try:
                     if not isinstance(value, bytes):
                         raise value
+                    check_length(lmdb_key)
                     new_value = transform(lmdb_key, value)
                     if new_value is None:
                         joined += 1
