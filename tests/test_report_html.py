@@ -10,7 +10,7 @@ from ben_secure.audit import audit_database
 from ben_secure.audit.findings import Finding
 from ben_secure.audit.report._elements import Markup, bars, strip, tag
 from ben_secure.audit.report.html_report import ROWS, write_html
-from ben_secure.audit.rules import RULES, Level
+from ben_secure.audit.rules import RULES
 from ben_secure.errors import Rule
 from support.databases import HONEST, SHELL, make_database
 from support.html_pages import Page
@@ -19,11 +19,11 @@ from support.strategies import make_patch
 
 ELEMENTS = (
     "html head meta title style body main h1 h2 h3 div p strong b span section figure figcaption small svg rect table "
-    "thead tbody tr th td details summary code pre mark img footer"
+    "thead tbody tr th td details summary code pre mark img footer a"
 )
 ATTRIBUTES = (
     "lang charset http-equiv content name class scope width height rx x y viewbox preserveaspectratio role aria-hidden "
-    "open data-rule data-count src alt"
+    "open data-rule data-count src alt href id"
 )
 
 
@@ -53,7 +53,7 @@ def test_it_says_verdict_counts_and_findings():
     page = html(report_of())
     for text in (
         "REFUSED",
-        "1 of 5 values in some.lmdb refused.",
+        "1 of 5 values in some.lmdb refused: 1 could exhaust memory or time.",
         "S2A_1",
         "Call with other arguments than patches make",
     ):
@@ -73,13 +73,20 @@ def test_the_banner_is_the_verdict(report, verdict):
     assert ("class", f"banner {verdict.lower()}") in page.attributes
 
 
-def test_errors_come_before_warnings_before_notes():
-    """And among errors, what may run code before what is broken."""
+def test_findings_are_listed_by_category():
+    """Whatever may run code before what is broken, errors before warnings before notes."""
     rules = re.findall(r'data-rule="([\w-]+)"', written(every_rule()))
-    levels = [RULES[Rule(rule)].level for rule in rules]
-    assert levels == sorted(levels, key=list(Level).index)
+    assert [RULES[Rule(rule)].category.rank for rule in rules] == sorted(text.category.rank for text in RULES.values())
     assert rules[0] == "forbidden-global"
     assert rules.index("unsafe-structure") < rules.index("invalid-patch")
+
+
+def test_a_rule_of_damage_comes_first_if_it_hides_an_attack():
+    """A value that is no pickle of today, and names a function all the same, is not listed behind what is odd."""
+    named = Finding(lmdb_key=b"b", rule=Rule.NOT_A_PICKLE, message="odd", global_name="posix.system")
+    plain = Finding(lmdb_key=b"b", rule=Rule.NOT_A_PICKLE, message="odd")
+    for finding, first in ((named, "not-a-pickle"), (plain, "call-shape")):
+        assert re.findall(r'data-rule="([\w-]+)"', written(report_of([finding, CALL])))[0] == first
 
 
 def written(*reports):
@@ -116,10 +123,15 @@ def test_a_database_that_is_gone_has_a_report_without_pictures():
 
 
 def test_several_databases_have_an_overview():
-    """Each has a row and a section."""
+    """Each has a row with a link to its section; refused ones come first."""
     page = html(report_of([], database="one.lmdb"), report_of(database="two.lmdb"))
     assert page.elements["section"] == 2
     assert page.texts.count("one.lmdb") == 2
+    text = written(report_of([], database="one.lmdb"), report_of(database="two.lmdb"))
+    assert re.findall(r'href="([^"]*)"[^>]*><code>([^<]*)', text) == [
+        ("#database-1", "two.lmdb"), ("#database-2", "one.lmdb"),
+    ]  # fmt: skip
+    assert re.findall(r'<h2 id="([^"]*)">([^<]*)', text) == [("database-1", "two.lmdb"), ("database-2", "one.lmdb")]
 
 
 def test_the_strip_shows_where_errors_and_warnings_stand():

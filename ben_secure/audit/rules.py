@@ -115,6 +115,7 @@ def _warning(category: Category, title: str, help_text: str) -> RuleText:
 
 
 _FETCH = "Fetch the database again; if it stays so, ask its publisher."
+_EXHAUSTING = "Loading it with pickle could take all memory or crash the process. Find out who wrote this file."
 _HOSTILE = "Somebody may have put it there to run code. Do not load it with pickle; find out who wrote this file."
 
 RULES: Mapping[Rule, RuleText] = MappingProxyType(
@@ -146,12 +147,12 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.CALL_SHAPE: _error(
             Category.EXHAUST,
             "call with other arguments than patches make",
-            f"An admitted function would be called in a way that takes memory or crashes the process. {_HOSTILE}",
+            f"An admitted function would be called as no patch calls it. {_EXHAUSTING}",
         ),
         Rule.LIMIT: _error(
             Category.EXHAUST,
             "resource limit exceeded",
-            "The value is larger, deeper or longer than any honest patch. Loading it could take all memory or time.",
+            f"The value is larger, deeper or longer than any honest patch. {_EXHAUSTING}",
         ),
         Rule.STRUCTURE: _error(
             Category.CODE,
@@ -160,7 +161,7 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
             f"after they were checked. {_HOSTILE}",
         ),
         Rule.ARRAY: _error(
-            Category.EXHAUST, "invalid array", f"An array's dtype, shape and bytes do not agree. {_HOSTILE}"
+            Category.EXHAUST, "invalid array", f"An array's dtype, shape and bytes do not agree. {_EXHAUSTING}"
         ),
         Rule.PATCH: _error(
             Category.NO_PATCH,
@@ -173,7 +174,10 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
             f"The header of the record breaks the rules of the safetensors format, or names no bands. {_FETCH}",
         ),
         Rule.LMDB_KEY: _error(
-            Category.NO_PATCH, "LMDB key without a name", "The LMDB key is not UTF-8, so no reader can name the patch."
+            Category.NO_PATCH,
+            "LMDB key without a name",
+            "The LMDB key is not UTF-8 or too long, so no reader can name the patch, and listing the names stops "
+            "there. Write a copy without it: ben-secure convert DB NEW --skip-refused.",
         ),
         Rule.TAG_MISSING: _error(
             Category.AUTHENTICITY,

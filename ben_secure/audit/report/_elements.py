@@ -1,7 +1,7 @@
 """Elements, style and charts of the HTML report; every text is escaped where an element is made.
 
 A ``Markup`` is HTML that was made here; any other string that becomes a child or an attribute is escaped. Nothing on
-the page runs or is fetched: no script, no link, and a content security policy that forbids both.
+the page runs or is fetched: no script, no link but to places on the page, and a content security policy.
 """
 
 from __future__ import annotations
@@ -158,6 +158,7 @@ _STYLE = """
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,
 sans-serif}
 main{max-width:1120px;margin:0 auto;padding:28px 24px 40px}
+a{color:inherit}
 h1{font-size:15px;font-weight:600;margin:0 0 10px;color:var(--soft)}
 h2{font-size:20px;margin:40px 0 4px;overflow-wrap:anywhere}
 h3{font-size:15px;margin:26px 0 10px}

@@ -8,6 +8,7 @@ be, the report has less and says the same.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TextIO
@@ -17,9 +18,9 @@ from ben_secure.audit.findings import AuditReport, Finding, Verdict
 from ben_secure.audit.report._elements import Child, Markup, bars, join, page, strip, table, tag
 from ben_secure.audit.report.explain import Explanation, explain
 from ben_secure.audit.report.json_report import overall, printable_key
-from ben_secure.audit.report.table_report import file_of, opinions_of, plural, structure_of
-from ben_secure.audit.rules import RULES, Level
-from ben_secure.errors import BenSecureError, Rule, printable
+from ben_secure.audit.report.table_report import file_of, headline, opinions_of, plural, structure_of
+from ben_secure.audit.rules import RULES, Category, Level
+from ben_secure.errors import BenSecureError, Rule, counted, printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.remote.addresses import is_remote
 
@@ -30,9 +31,10 @@ _PICTURES = 8
 _PICTURE_SIDE = 240
 _MAX_LOOKED_AT = 20
 _ORDER = list(Level)
+_WORST_FIRST: list[Verdict] = ["refused", "undecided", "clean"]
 _SENTENCES: dict[Verdict, str] = {
+    "refused": "See the findings.",
     "clean": "Every value that was judged is a patch and nothing else.",
-    "refused": "Do not load what was refused with pickle, and find out who wrote it.",
     "undecided": "Not everything could be judged, so nothing is vouched for.",
 }
 _FOOTER = (
@@ -50,11 +52,12 @@ def write_html(reports: Sequence[AuditReport], out: TextIO) -> None:
         out: Where to; ASCII only.
     """
     verdict = overall(report.verdict for report in reports)
+    reports = sorted(reports, key=lambda report: _WORST_FIRST.index(report.verdict))
     body: list[Child] = [tag("h1", "ben-secure audit"), _banner(reports, verdict), _tiles(reports)]
     if len(reports) > 1:
         body.append(_overview(reports))
     for place, report in enumerate(reports):
-        body.append(_database(report, place < _MAX_LOOKED_AT))
+        body.append(_database(report, _anchor(place), place < _MAX_LOOKED_AT))
     body.append(tag("footer", tag("p", _FOOTER)))
     out.write(page(f"ben-secure audit: {verdict}", *body))
 
@@ -63,12 +66,18 @@ def _banner(reports: Sequence[AuditReport], verdict: Verdict) -> Markup:
     refused = sum(report.refused for report in reports)
     judged = sum(report.checked for report in reports)
     where = f"in {len(reports):,} databases" if len(reports) != 1 else f"in {printable(reports[0].database, 400)}"
+    sums = sum((Counter(report.errors) for report in reports), Counter[Category]())
     if verdict == "refused":
-        told = f"{refused:,} of {judged:,} values {where} refused."
+        listed = ", ".join(category.counted(sums[category]) for category in Category if sums[category])
+        told = f"{refused:,} of {counted(judged, 'value')} {where} refused: {listed}."
     else:
-        told = f"{judged:,} values judged {where}."
+        told = f"{counted(judged, 'value')} judged {where}."
     sampled = " Only a sample of the records was looked at." if any(report.sampled for report in reports) else ""
-    texts = tag("strong", verdict.upper()), tag("p", f"{told}{sampled} {_SENTENCES[verdict]}")
+    advice = _SENTENCES[verdict]
+    if sums:
+        text = min(sums, key=lambda category: category.rank).advice
+        advice = f"{text[0].upper()}{text[1:]}."
+    texts = tag("strong", headline(reports)), tag("p", f"{told}{sampled} {advice}")
     return tag("div", *texts, class_=f"banner {verdict}")
 
 
@@ -111,19 +120,26 @@ def _overview(reports: Sequence[AuditReport]) -> Markup:
     rows = [
         [
             _badge(report.verdict),
-            tag("code", printable(report.database, 400)),
+            tag("a", tag("code", printable(report.database, 400)), href=f"#{_anchor(place)}"),
             f"{report.checked:,}",
             f"{report.refused:,}",
             f"{report.count(Level.WARNING):,}",
+            ", ".join(category.counted(count) for category, count in report.errors.items())
+            or printable(report.undecided or "", 200),
         ]
-        for report in reports
+        for place, report in enumerate(reports)
     ]
-    return tag("div", table(["verdict", "database", "judged", "refused", "warnings"], rows, "list"), class_="card")
+    headings = ["verdict", "database", "judged", "refused", "warnings", "findings"]
+    return tag("div", table(headings, rows, "list overview"), class_="card")
 
 
-def _database(report: AuditReport, look: bool) -> Markup:
+def _anchor(place: int) -> str:
+    return f"database-{place + 1}"
+
+
+def _database(report: AuditReport, anchor: str, look: bool) -> Markup:
     """Everything on one database."""
-    heading = tag("h2", printable(report.database, 400))
+    heading = tag("h2", printable(report.database, 400), id=anchor)
     facts = [
         _badge(report.verdict),
         f" {report.entries:,} records, {report.checked:,} judged, {_size(report.value_bytes)}",
@@ -192,7 +208,8 @@ def _findings(report: AuditReport, read: _Read) -> Markup | None:
     counts = report.rules
 
     def gravity(rule: Rule) -> tuple[int, int, int, str]:
-        return RULES[rule].category.rank, _ORDER.index(RULES[rule].level), -counts.get(rule, 0), str(rule)
+        category = min((finding.category.rank for finding in kept[rule]), default=RULES[rule].category.rank)
+        return category, _ORDER.index(RULES[rule].level), -counts.get(rule, 0), str(rule)
 
     groups = [_group(rule, counts.get(rule, 0), kept[rule], read) for rule in sorted(kept, key=gravity)]
     return join([tag("h3", "Findings"), *groups])

@@ -87,10 +87,10 @@ def write_table(reports: Sequence[AuditReport], console: Console) -> None:
         counts = [(name, sum(report.verdict == name for report in reports)) for name in _STYLES]
         listed = ", ".join(f"{count:,} {name}" for name, count in counts if count)
         console.print()
-        console.print(f"{_headline(reports)}: {counted(len(reports), 'database')}, {listed}", style=_STYLES[verdict])
+        console.print(f"{headline(reports)}: {counted(len(reports), 'database')}, {listed}", style=_STYLES[verdict])
 
 
-def _headline(reports: Sequence[AuditReport]) -> str:
+def headline(reports: Sequence[AuditReport]) -> str:
     """The verdict in one word, and what else has to be known at once."""
     verdict = overall(report.verdict for report in reports)
     warnings: Counter[Rule] = Counter()
@@ -226,5 +226,5 @@ def _verdict(report: AuditReport) -> str:
         values = f"{'a sample of ' if report.sampled else 'all ' if count > 1 else ''}{counted(count, 'value')}"
         trusted = f" ({skipped:,} because a verified manifest lists them)" if skipped else ""
         kind = "are patches" if count > 1 else "is a patch"
-        return f"{_headline([report])}: {values} in {database} {kind} and nothing else{trusted}"
+        return f"{headline([report])}: {values} in {database} {kind} and nothing else{trusted}"
     return f"UNDECIDED: {database}: {printable(report.undecided or 'nothing was checked', 1000)}"
