@@ -110,6 +110,7 @@ def test_a_broken_library_is_not_called_missing(tmp_path, monkeypatch):
         require("this", "broken_library")
 
 
+@pytest.mark.threat("T26")
 def test_no_message_names_an_extra_of_the_package():
     """A name that the package index does not have could be taken there by somebody else."""
     package = os.path.dirname(ben_secure.__file__)
