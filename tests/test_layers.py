@@ -36,7 +36,8 @@ ORDER: dict[str, list[str]] = {
     "labels": ["_sheet nomenclature", "_columnar _delimited", "tables"],
     "patches": ["layout", "band", "buffer", "parts", "patch scaling", "standard"],
     "signing": [
-        "_keyfiles _kinds _record_list footer statement",
+        "_keyfiles _kinds footer hashing",
+        "_record_list statement",
         "publisher",
         "_mac_keys",
         "keys tags",
@@ -97,6 +98,7 @@ HOMES = {
     "aiohttp": {"remote._web"},
     "s3fs": {"remote._bucket"},
     "safetensors": set(),
+    "blake3": {"signing.hashing"},
 }
 
 

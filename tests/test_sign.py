@@ -211,7 +211,7 @@ def test_a_key_that_is_too_long(database, monkeypatch):
     """A liblmdb that was built for longer keys writes databases that have no manifest of this version."""
     for length in (511, 512):
         records = [(b"k" * length, bytes(32))]
-        monkeypatch.setattr(sign, "record_digests", lambda _, records=records: records)
+        monkeypatch.setattr(sign, "record_digests", lambda _, algorithm, records=records: records)
         if length == 511:
             signed = sign_database(database, [PUBLISHER], **RELEASE)
             assert list(opened(signed)) == records

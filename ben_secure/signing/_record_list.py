@@ -1,22 +1,22 @@
-"""The file ``NAME.manifest``: every record of a database as its LMDB key and the SHA-256 of its stored value.
+"""The file ``NAME.manifest``: every record of a database as its LMDB key and the digest of its stored value.
 
 Turns records into bytes and bytes into records; never opens a file by name and never says whom the bytes come from:
 that is ``manifest.Manifest``, which hands in only bytes whose digest was signed. Parsing is strict nevertheless, so
-that one list has one spelling. Version 1, all integers little-endian, nothing between the parts and nothing after:
+that one list has one spelling. All integers are little-endian, nothing stands between the parts and nothing after:
 
 | offset | bytes | field |
 |---|---|---|
 | 0 | 8 | magic: 89 42 65 6e 4d 61 6e 0a (hexadecimal) |
-| 8 | 4 | version, u32: 1 |
-| 12 | 4 | bytes of a digest, u32: 32 (SHA-256) |
+| 8 | 4 | version, u32: 1 or 2 |
+| 12 | 4 | u32; in version 1 the bytes of a digest, 32; in version 2 the hash, 2 for BLAKE3 |
 | 16 | 8 | n, u64: number of records |
 | 24 | 8 | k, u64: bytes of all LMDB keys together |
 | 32 | 8 (n + 1) | offsets, u64 each: LMDB key i is bytes offset[i] to offset[i + 1] of the next field; offset[n] = k |
 | 40 + 8 n | k | the LMDB keys, 1 to 511 bytes each, strictly ascending in LMDB's order (by byte; a prefix first) |
-| 40 + 8 n + k | 32 n | digests: SHA-256 (FIPS 180-4) of the whole stored value of record i |
+| 40 + 8 n + k | 32 n | digests of the whole stored value of record i: in version 1 SHA-256 (FIPS 180-4) |
 
-The version is raised for every change that a reader of the old version would misread or refuse; a reader refuses each
-version that it does not know.
+SHA-256 is written as version 1 only, so that old readers read it. The version is raised for every change that a reader
+of the old version would misread or refuse; a reader refuses each version that it does not know.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ben_secure.errors import ManifestMismatchError, Rule, printable
+from ben_secure.signing.hashing import Algorithm
 
-DIGEST_BYTES = hashlib.sha256().digest_size
+DIGEST_BYTES = 32
 MAX_KEY_BYTES = 511
 """Longest LMDB key (``MDB_MAXKEYSIZE`` of liblmdb)."""
 
 _HEADER = struct.Struct("<8sIIQQ")
 _MAGIC = b"\x89BenMan\n"
-_VERSION = 1
+_SPELLED = {Algorithm.SHA256: (1, DIGEST_BYTES), Algorithm.BLAKE3: (2, 2)}  # the closed list: version, and u32 at 12
+_ALGORITHMS = {spelled: algorithm for algorithm, spelled in _SPELLED.items()}
 _OFFSET = struct.Struct("<Q")
 _SPAN = struct.Struct("<QQ")
 _CHUNK_RECORDS = 16_384
@@ -52,7 +54,7 @@ _SPOOL_BYTES = 16 * 2**20
 _COPY_BYTES = 2**20
 
 Record = tuple[bytes, bytes]
-"""LMDB key, and SHA-256 of the value."""
+"""LMDB key, and digest of the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,13 @@ class Written:
     sha256: bytes
 
 
-def write_record_list(records: Iterable[Record], file: IO[bytes]) -> Written:
+def write_record_list(records: Iterable[Record], file: IO[bytes], algorithm: Algorithm = Algorithm.SHA256) -> Written:
     """Write the list of some records, with bounded memory however many there are.
 
     Args:
         records: Key and digest of each record, keys strictly ascending.
         file: Where to write; need not be seekable.
+        algorithm: The hash that made the digests.
 
     Returns:
         Their number, and the digest of what was written.
@@ -101,7 +104,7 @@ def write_record_list(records: Iterable[Record], file: IO[bytes]) -> Written:
             offsets.write(_OFFSET.pack(end))
             lmdb_keys.write(lmdb_key)
             digests.write(digest)
-        header = _HEADER.pack(_MAGIC, _VERSION, DIGEST_BYTES, count, end)
+        header = _HEADER.pack(_MAGIC, *_SPELLED[algorithm], count, end)
         file.write(header)
         whole = hashlib.sha256(header)
         for part in (offsets, lmdb_keys, digests):
@@ -118,7 +121,11 @@ def max_file_bytes(count: int) -> int:
 
 
 class RecordList:
-    """A parsed list: views of one bytes object, so 600,000 records cost little more than their bytes."""
+    """A parsed list: views of one bytes object, so 600,000 records cost little more than their bytes.
+
+    Attributes:
+        algorithm: The hash that made the digests.
+    """
 
     def __init__(self, data: bytes) -> None:
         """Parse and check a whole list.
@@ -130,7 +137,7 @@ class RecordList:
             ManifestMismatchError: These bytes are not what ``write_record_list`` writes for any records.
         """
         self._data = data
-        self._count, key_bytes = _read_header(data)
+        self.algorithm, self._count, key_bytes = _read_header(data)
         self._offsets_at = _HEADER.size
         self._keys_at = self._offsets_at + _OFFSET.size * (self._count + 1)
         self._digests_at = self._keys_at + key_bytes
@@ -179,7 +186,7 @@ class RecordList:
         """Find the key under which a digest is listed. The first call builds an index of 16 bytes a record.
 
         Args:
-            digest: SHA-256 of a value, 32 bytes.
+            digest: That of a value, by the hash of the list.
 
         Returns:
             A key that has this digest, or None. Of several keys it is the first.
@@ -225,20 +232,21 @@ class RecordList:
         return self._data[start : start + DIGEST_BYTES]
 
 
-def _read_header(data: bytes) -> tuple[int, int]:
-    """Check the header against the length of the file; returns the number of records and of key bytes."""
+def _read_header(data: bytes) -> tuple[Algorithm, int, int]:
+    """Check the header against the length of the file; returns the hash, the number of records and of key bytes."""
     if len(data) < _HEADER.size or data[: len(_MAGIC)] != _MAGIC:
         raise _malformed(f"it begins with {printable(data[: len(_MAGIC)])}, expected {printable(_MAGIC)}")
-    _, version, digest_bytes, count, key_bytes = _HEADER.unpack_from(data)
-    if version != _VERSION or digest_bytes != DIGEST_BYTES:
+    _, version, detail, count, key_bytes = _HEADER.unpack_from(data)
+    algorithm = _ALGORITHMS.get((version, detail))
+    if algorithm is None:
         raise _malformed(
-            f"it is of version {version} with digests of {digest_bytes} bytes, expected version {_VERSION} and "
-            f"{DIGEST_BYTES}; a newer ben-secure may read it"
+            f"it is of version {version} with digests of kind {detail}, expected one of "
+            f"{', '.join(f'{known} with {kind}' for known, kind in _ALGORITHMS)}; a newer ben-secure may read it"
         )
     expected = _HEADER.size + _OFFSET.size * (count + 1) + key_bytes + DIGEST_BYTES * count
     if len(data) != expected:
         raise _malformed(f"it has {len(data)} bytes, expected {expected}")
-    return count, key_bytes
+    return algorithm, count, key_bytes
 
 
 def _malformed(what: str) -> ManifestMismatchError:

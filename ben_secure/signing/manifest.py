@@ -2,8 +2,9 @@
 
 Parses only bytes whose digest stands in a statement that trusted keys have signed, and takes no key, name or version
 from beside the data (T8). Order of steps in ``open_manifest``: envelope, name and version, digest of the manifest
-file, then its content, then the number of records; the reader compares that with the database's. Signing and checking
-do not touch the data file. What is read is read once, so what was hashed is what is used.
+file, then its content, that it uses the hash of the statement, and the number of records; the reader compares that
+with the database's. Signing and checking do not touch the data file. What is read is read once, so what was hashed is
+what is used.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, Store
 from ben_secure.remote.addresses import absolute, extended, folder_of_data_file, is_remote, shown
 from ben_secure.signing._record_list import Record, RecordList, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, VerifiedStatement, verify_envelope
+from ben_secure.signing.hashing import Hash, hash_of
 from ben_secure.signing.keys import VerifyKey
 from ben_secure.signing.statement import Statement
 
@@ -78,6 +80,7 @@ class Manifest:
     Attributes:
         statement: What the publisher says of the release.
         signed_by: Those of the caller's keys that have signed it.
+        hash: Makes the digest of a stored value that the list is compared with.
     """
 
     def __init__(self, unverified: bytes, verified: VerifiedStatement) -> None:
@@ -89,6 +92,7 @@ class Manifest:
 
         Raises:
             ManifestMismatchError: They are not: the file was changed, or is that of another release.
+            MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         """
         self.statement: Statement = verified.statement
         self.signed_by: tuple[VerifyKey, ...] = verified.signed_by
@@ -101,13 +105,21 @@ class Manifest:
                 rule=Rule.MANIFEST,
             )
         self._records = RecordList(unverified)
+        algorithm = self.statement.algorithm
+        if self._records.algorithm is not algorithm:
+            raise ManifestMismatchError(
+                f"the manifest lists digests of {self._records.algorithm.value}, and the signed statement says "
+                f"{algorithm.value}; ask the publisher for another one",
+                rule=Rule.MANIFEST,
+            )
+        self.hash: Hash = hash_of(algorithm)
         self._check_count(len(self._records), "manifest")
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __iter__(self) -> Iterator[Record]:
-        """Walk the records in key order: LMDB key, and SHA-256 of the stored value."""
+        """Walk the records in key order: LMDB key, and digest of the stored value."""
         return iter(self._records)
 
     def __repr__(self) -> str:
@@ -115,7 +127,7 @@ class Manifest:
         return f"<{type(self).__name__} of {release}, {len(self)} records>"
 
     def digest_of(self, lmdb_key: bytes) -> bytes | None:
-        """Find the SHA-256 that is listed for a key: 32 bytes, or None if the key is not in the list."""
+        """Find the digest that is listed for a key: 32 bytes, or None if the key is not in the list."""
         return self._records.digest_of(lmdb_key)
 
     def keys_between(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
@@ -133,7 +145,7 @@ class Manifest:
             ManifestMismatchError: The key is not in the list, or the value was changed or moved.
         """
         # Everything compared here is public, so the comparison need not take constant time.
-        found = hashlib.sha256(unverified_value).digest()
+        found = self.hash(unverified_value)
         listed = self._records.digest_of(lmdb_key)
         if found != listed:
             raise self._mismatch(lmdb_key, found, listed).error()
@@ -187,7 +199,7 @@ class Manifest:
         """Compare all records of a database with the list, in bounded memory.
 
         Args:
-            records: Key and SHA-256 of the whole value of every record, keys ascending.
+            records: Key and digest (``hash``) of the whole value of every record, keys ascending.
 
         Yields:
             Each record that is not as signed, in key order; nothing if the database is the one that was signed.
@@ -245,6 +257,7 @@ def open_manifest(
     Raises:
         SignatureError: The envelope is not signed by ``threshold`` of these keys, or is none of a manifest.
         ManifestMismatchError: It is for another name or version, or the manifest is not the one that was signed.
+        MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         StoreError: One of the two files is missing or cannot be read.
         TypeError: A key is not a ``VerifyKey``.
         ValueError: ``threshold`` is not between 1 and the number of distinct keys.

@@ -4,7 +4,8 @@ Decides from bytes alone. Nobody but ``envelope`` may parse a statement, and onl
 statement has one spelling (JSON without spaces, keys sorted, ASCII only): what does not encode to the very bytes that
 were read is refused, which leaves no room for keys given twice, unknown fields or numbers in disguise. Specification:
 https://github.com/in-toto/attestation, ``spec/v1/statement.md``. The predicate is this project's own; a change that an
-old reader would misread or refuse gets a new ``PREDICATE_TYPE``.
+old reader would misread or refuse gets a new predicate type: version 2 names the hash of the manifest's digests, and
+version 1, which is written wherever it can say everything, means SHA-256.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from ben_secure.errors import ManifestMismatchError, Rule, SignatureError, printable
+from ben_secure.signing._kinds import expect
+from ben_secure.signing.hashing import Algorithm
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://ben-secure.readthedocs.io/manifest/v1"
+PREDICATE_TYPES = tuple(f"https://ben-secure.readthedocs.io/manifest/v{version}" for version in (1, 2))
 """Never that of OpenSSF model signing, whose reference tool reserves its predicate to ECDSA keys."""
 
 MAX_TEXT_CHARACTERS = 256
@@ -37,6 +40,7 @@ class Statement:
         version: Version of the release.
         license: Licence of the dataset, or None if the publisher says nothing.
         count: Records in the manifest.
+        algorithm: The hash that made the digests in the manifest.
         manifest_sha256: SHA-256 of the manifest file, 64 lowercase hexadecimal digits, as ``sha256sum`` prints it.
         created: When it was signed, UTC, in whole seconds.
         tool_name: Program that made the manifest.
@@ -47,6 +51,7 @@ class Statement:
     version: str
     license: str | None = None
     count: int
+    algorithm: Algorithm = Algorithm.SHA256
     manifest_sha256: str
     created: datetime
     tool_name: str = "ben-secure"
@@ -61,6 +66,7 @@ class Statement:
                 raise ValueError(
                     f"{what} is {printable(text)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters"
                 )
+        expect(Algorithm, self.algorithm, "algorithm")
         if type(self.count) is not int or not 0 <= self.count <= _MAX_COUNT:
             raise ValueError(f"count is {printable(self.count)}, expected an int from 0 to {_MAX_COUNT}")
         if type(self.manifest_sha256) is not str or not _SHA256.fullmatch(self.manifest_sha256):
@@ -75,12 +81,14 @@ class Statement:
         dataset = {"name": self.name, "version": self.version}
         if self.license is not None:
             dataset["license"] = self.license
+        named = {} if self.algorithm is Algorithm.SHA256 else {"algorithm": self.algorithm.value}
         return canonical_json(
             {
                 "_type": STATEMENT_TYPE,
                 "subject": [{"name": self.name, "digest": {"sha256": self.manifest_sha256}}],
-                "predicateType": PREDICATE_TYPE,
-                "predicate": {
+                "predicateType": PREDICATE_TYPES[1 if named else 0],
+                "predicate": named
+                | {
                     "count": self.count,
                     "created": self.created.replace(tzinfo=None).isoformat() + "Z",
                     "dataset": dataset,
@@ -105,9 +113,10 @@ class Statement:
         document = parse_json(payload, "the signed statement")
         if not isinstance(document, dict):
             raise _another_kind("it is not a JSON object")
-        for field, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-            if document.get(field) != expected:
-                raise _another_kind(f"its {field} is {printable(document.get(field))}, expected {expected}")
+        for field, expected in (("_type", (STATEMENT_TYPE,)), ("predicateType", PREDICATE_TYPES)):
+            if document.get(field) not in expected:
+                wanted = " or ".join(expected)
+                raise _another_kind(f"its {field} is {printable(document.get(field))}, expected {wanted}")
         try:
             predicate = document["predicate"]
             dataset = predicate["dataset"]
@@ -116,6 +125,7 @@ class Statement:
                 version=dataset["version"],
                 license=dataset.get("license"),
                 count=predicate["count"],
+                algorithm=Algorithm(predicate.get("algorithm", "sha256")),
                 manifest_sha256=document["subject"][0]["digest"]["sha256"],
                 created=datetime.strptime(predicate["created"], _TIME_FORMAT).replace(tzinfo=timezone.utc),
                 tool_name=predicate["tool"]["name"],
@@ -174,7 +184,7 @@ def parse_json(data: bytes, what: str) -> object:
 
 def _another_kind(what: str) -> SignatureError:
     return SignatureError(
-        f"what is signed is not a statement about a manifest of version 1: {what}; a newer ben-secure may read it, or "
-        "the publisher signed something else with this key",
+        f"what is signed is not a statement about a manifest of version 1 or 2: {what}; a newer ben-secure may read "
+        "it, or the publisher signed something else with this key",
         rule=Rule.SIGNATURE,
     )

@@ -8,7 +8,6 @@ never keeps what was loaded. Where tags or a manifest are asked for, they are ch
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -186,7 +185,7 @@ class Judge:
         try:
             if self._verifier is not None:
                 end = self._verifier.payload_end(lmdb_key, value)
-            if self._audited is not None and self._audited.digest_of(lmdb_key) == hashlib.sha256(value).digest():
+            if self._audited is not None and self._audited.digest_of(lmdb_key) == self._audited.hash(value):
                 tally.skipped += 1
                 return
             note: _Note = self._decoder.note(value, end, self._note)

@@ -9,8 +9,9 @@ import click
 
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
-from ben_secure.cli._usage import PATH, Command
+from ben_secure.cli._usage import PATH, Command, one_of
 from ben_secure.errors import counted, printable
+from ben_secure.signing.hashing import Algorithm
 from ben_secure.signing.keys import Signer, read_mac_keys
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.store.change.in_place import change_in_place
@@ -18,6 +19,8 @@ from ben_secure.store.change.rewrite import Rewritten, rewrite
 from ben_secure.store.change.sign import sign_database
 from ben_secure.store.change.tag import Tagger
 from ben_secure.tensors import SIGN
+
+_HASHES = {algorithm.value: algorithm for algorithm in Algorithm}
 
 
 @click.command("sign", cls=Command)
@@ -33,6 +36,7 @@ from ben_secure.tensors import SIGN
 @_options.name
 @_options.version
 @_options.license_
+@click.option("--hash", "algorithm", type=one_of(_HASHES), help="How values are listed; blake3 needs an extra to read.")
 @click.option("--out-manifest", type=PATH, help="Manifest to write, outside of DB; DB.manifest otherwise.")
 @_options.passphrase_file
 @_options.passphrase_env
@@ -51,6 +55,7 @@ def command(
     name: str | None,
     version: str | None,
     license_: str | None,
+    algorithm: Algorithm | None,
     out_manifest: str | None,
     passphrase_file: str | None,
     passphrase_env: str | None,
@@ -69,9 +74,10 @@ def command(
     if (signer is None) != (public_key is None):
         raise click.UsageError("--signer and --public-key belong together")
     if mac_key is not None:
-        if any([name, version, license_, out_manifest, passphrase_file, passphrase_env, force]):
+        if any([name, version, license_, algorithm, out_manifest, passphrase_file, passphrase_env, force]):
             raise click.UsageError(
-                "--name, --version, --license, --out-manifest, --passphrase-... and --force belong to --signing-key"
+                "--name, --version, --license, --hash, --out-manifest, --passphrase-... and --force belong to "
+                "--signing-key"
             )
         if old_mac_key is not None and not retag:
             raise click.UsageError("--old-mac-key requires --retag")
@@ -90,7 +96,7 @@ def command(
     else:
         key = _signing.signing_key_from(signing_key or "", passphrase_file, passphrase_env, database)
     release = {"name": name, "version": version, "license": license_}
-    return _list(database, key, release, out_manifest, force, as_json)
+    return _list(database, key, release, algorithm or Algorithm.SHA256, out_manifest, force, as_json)
 
 
 def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: bool) -> int:
@@ -127,6 +133,7 @@ def _list(
     database: str,
     signer: Signer,
     release: dict[str, str | None],
+    algorithm: Algorithm,
     manifest: str | None,
     force: bool,
     as_json: bool,
@@ -140,6 +147,7 @@ def _list(
             name=release["name"] or "",
             version=release["version"] or "",
             license=release["license"],
+            algorithm=algorithm,
             created=_signing.now(),
             manifest=path,
             overwrite=force,
@@ -154,6 +162,7 @@ def _list(
             "name": signed.name,
             "version": signed.version,
             "license": signed.license,
+            "hash": algorithm.value,
             "created": signed.created.isoformat(),
             "fingerprint": fingerprint,
         }

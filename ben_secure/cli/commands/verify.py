@@ -79,6 +79,7 @@ def _release(manifest: Manifest) -> dict[str, object]:
         "license": statement.license,
         "count": statement.count,
         "created": statement.created.isoformat(),
+        "hash": statement.algorithm.value,
         "signed_by": [key.fingerprint for key in manifest.signed_by],
     }
 

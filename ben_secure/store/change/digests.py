@@ -1,12 +1,11 @@
-"""A function of every value of a database, SHA-256 above all: in threads, with bounded memory, in key order.
+"""A function of every value of a database, a hash above all: in threads, with bounded memory, in key order.
 
-Reads through ``pages`` only (private copies by pread, no liblmdb) and decodes nothing. hashlib and ``pread`` release
+Reads through ``pages`` only (private copies by pread, no liblmdb) and decodes nothing. Hashes and ``pread`` release
 the GIL, so threads are enough and no value crosses the border of a process.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import TypeVar
 from ben_secure._system.processors import processors
 from ben_secure.errors import LimitExceededError, StoreError
 from ben_secure.pages.reader import DatabaseFacts, PageReader
+from ben_secure.signing.hashing import Algorithm, hash_of
 
 _BATCH_RECORDS = 256  # so many that handing a batch over costs nothing
 _BATCHES_A_WORKER = 8  # so few records in a batch that all threads are busy to the end, also in a small database
@@ -25,21 +25,26 @@ _BATCHES_AHEAD = 3  # for each thread; bounds what waits for a slow caller
 _Result = TypeVar("_Result")
 
 
-def record_digests(pages: PageReader, workers: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+def record_digests(
+    pages: PageReader, workers: int | None = None, algorithm: Algorithm = Algorithm.SHA256
+) -> Iterator[tuple[bytes, bytes]]:
     """Hash every value.
 
     Args:
         pages: The database.
         workers: Threads; None for as many as there are processors to run on.
+        algorithm: The hash.
 
     Yields:
-        LMDB key, and SHA-256 of the whole stored value (32 bytes), keys strictly ascending.
+        LMDB key, and digest of the whole stored value (32 bytes), keys strictly ascending.
 
     Raises:
         StoreError: The database is damaged or truncated, or it was written to meanwhile.
         LimitExceededError: A value is longer than ``pages.max_value_bytes``.
+        MissingExtraError: The hash is BLAKE3, and that library is not installed.
     """
-    return map_values(pages, lambda _, value: hashlib.sha256(value).digest(), workers)
+    function = hash_of(algorithm)
+    return map_values(pages, lambda _, value: function(value), workers)
 
 
 def map_values(

@@ -19,6 +19,7 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
 from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.footer import FOOTER_BYTES
+from ben_secure.signing.hashing import Algorithm
 from ben_secure.signing.keys import Signer
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
 from ben_secure.signing.statement import Statement
@@ -46,6 +47,7 @@ def sign_database(
     version: str,
     created: datetime,
     license: str | None = None,
+    algorithm: Algorithm = Algorithm.SHA256,
     manifest: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     limits: Limits = DEFAULT_LIMITS,
@@ -60,6 +62,7 @@ def sign_database(
         version: Version of the release; a reader that asks for a version gets no other.
         created: Time to be signed, UTC, in whole seconds.
         license: Licence of the dataset.
+        algorithm: The hash that values are listed by; with BLAKE3 every reader needs the extra ``[blake3]``.
         manifest: Where to write the manifest; None for the place where readers look, beside the database.
         overwrite: Replace a manifest and an envelope that are there.
         limits: Values longer than ``limits.max_value_bytes`` are refused: a reader would not take them.
@@ -72,6 +75,7 @@ def sign_database(
         StoreError: The database is empty, damaged, or was written to meanwhile; a manifest or an envelope is there
             already; or they cannot be written.
         LimitExceededError: A value is too long.
+        MissingExtraError: The hash is BLAKE3, and that library is not installed.
         ValueError: Name, version, licence, time or a signer is not as it must be.
     """
     path = os.path.abspath(manifest) if manifest is not None else manifest_path(database)
@@ -84,22 +88,27 @@ def sign_database(
             version=version,
             license=license,
             count=total,
+            algorithm=algorithm,
             manifest_sha256="0" * 64,
             created=created,
             tool_version=__version__,
         )
+        digests = record_digests(pages, algorithm=algorithm)  # without the library it fails here
         targets = path, path + ENVELOPE_SUFFIX
         for target in targets:
             _refuse_inside(target, pages.absolute_path)
         with new_files(targets, (Kind.OPEN, Kind.OPEN), overwrite=overwrite) as (manifest_file, envelope_file):
-            written = write_record_list(_records(pages, total, progress), manifest_file)
+            written = write_record_list(_records(pages, digests, progress), manifest_file, algorithm)
             statement = replace(draft, count=written.count, manifest_sha256=written.sha256.hex())
             envelope_file.write(sign_statement(statement, signers))
     return Signed(statement=statement, manifest=path)
 
 
-def _records(pages: PageReader, total: int, progress: Callable[[int, int], None] | None) -> Iterator[Record]:
-    for done, (lmdb_key, digest) in enumerate(record_digests(pages), start=1):
+def _records(
+    pages: PageReader, digests: Iterator[Record], progress: Callable[[int, int], None] | None
+) -> Iterator[Record]:
+    total = len(pages)
+    for done, (lmdb_key, digest) in enumerate(digests, start=1):
         if len(lmdb_key) > MAX_KEY_BYTES:
             raise StoreError(
                 f"an LMDB key has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}; give this record a shorter "

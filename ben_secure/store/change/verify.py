@@ -6,7 +6,6 @@ what a finding means for an exit code is for the caller.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -97,6 +96,7 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
     Raises:
         SignatureError: The manifest is not signed by enough of the keys.
         ManifestMismatchError: It is not the one that was signed, or of another name or version.
+        MissingExtraError: It lists digests of BLAKE3, and that library is not installed.
         StoreError: It is missing; or the database is damaged, or was written to meanwhile.
         TypeError: ``verification`` is something else.
     """
@@ -171,7 +171,7 @@ def _begin(
         footer = footer_of(value) if fault == "unknown_key" and len(outcome.unknown_keys) < KEPT else None
         if footer is not None:
             outcome.unknown_keys.add(footer.key_id.hex())
-        return fault, b"" if manifest is None else hashlib.sha256(value).digest()
+        return fault, b"" if manifest is None else manifest.hash(value)
 
     return outcome, examined
 
