@@ -123,11 +123,23 @@ def test_sign_in_place(place, capsys):
     assert content("db/data.mdb") == before
 
 
+def test_a_context_is_missed(place, capsys):
+    """A line says what an empty one means, on stdout, which JSON keeps for itself; with a context there is none."""
+    note = "note: without --context the tags are good for any dataset under this key"
+    for options, noted in (("", True), (" --context c --retag", False), (" --out copy --json", False)):
+        code, out, err = run(f"sign db --mac-key key{options}", capsys)
+        assert (code, err, note in out) == (0, "", noted)
+        make_database(place / "db", BARE)
+
+
 def test_sign_into_a_copy(place, capsys):
     """The original stays byte for byte."""
     before = content("db/data.mdb")
     code, out, _ = run("sign db --mac-key key --out new", capsys)
-    assert (code, out) == (0, f"SIGNED: all 30 values in new are tagged with the key {KEYS.fingerprint}\n")
+    assert (code, out.splitlines()[1:]) == (
+        0,
+        [f"SIGNED: all 30 values in new are tagged with the key {KEYS.fingerprint}"],
+    )
     assert records("new") == tagged(BARE)
     assert content("db/data.mdb") == before
     code, out, err = run("sign db --mac-key key --out new", capsys)

@@ -123,6 +123,11 @@ def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: 
     if foreign and not as_json and not done.refusals.count:
         note = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"
         console().print(note, soft_wrap=True)
+    if not context and not as_json and not done.refusals.count:
+        note = (
+            "without --context the tags are good for any dataset under this key; give a name, and readers the same one"
+        )
+        console().print(f"note: {note}", soft_wrap=True)
     had = f" ({done.checked - done.written:,} were before)" if out is None and done.checked > done.written else ""
     place = printable(database if out is None else out, 400)
     text = f"{_signing.all_values(done.checked, place)} tagged with the key {mac_keys.fingerprint}{had}"
