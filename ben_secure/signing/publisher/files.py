@@ -189,7 +189,7 @@ def _loaded(encoded: Encoded, password: bytes | None, path: Path, use: str) -> o
         unknown = f"it is of an algorithm that is not known here ({printable(str(error))}); expected {KINDS}"
         reason = _NO_BCRYPT if "bcrypt" in str(error) else unknown
     except (ValueError, TypeError) as error:
-        reason = str(error) if "JWK" in str(error) else reason
+        reason = f"{error}; export the key again" if "JWK" in str(error) else reason
     # Not in the block above: errors of other libraries may show what they are about, and would come as the context.
     raise _unusable(path, use, reason)
 
