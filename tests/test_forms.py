@@ -131,6 +131,7 @@ def test_every_form_of_a_public_key_is_read(kind, tmp_path):
     """Likewise; where a private key belongs it is named, before anything is said about who can read it."""
     for form, content in public_forms(kind).items():
         path = tmp_path / "publisher.pem.pub"
+        path.with_suffix("").touch()
         path.write_bytes(content)
         path.chmod(0o644)
         assert read_verify_key(path).fingerprint == FINGERPRINTS[kind], form
@@ -141,9 +142,10 @@ def test_every_form_of_a_public_key_is_read(kind, tmp_path):
         assert "chmod" not in caught.value.message
 
 
-def test_the_remedy_names_the_private_key_if_the_public_one_has_a_name_of_its_own(tmp_path):
-    """Of a file that does not end in .pub nothing is guessed."""
-    path = tmp_path / "theirs"
+@pytest.mark.parametrize("name", ["theirs", "theirs.pub"])
+def test_no_private_key_is_named_that_is_not_there(name, tmp_path):
+    """Beside a public key that somebody else has given out, or under another name."""
+    path = tmp_path / name
     path.write_bytes(encoded_public(KEYS["Ed25519"]))
     with pytest.raises(KeyFileError, match=r"takes the private one \(publisher.pem\)"):
         read_signing_key(path)

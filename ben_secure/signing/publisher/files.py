@@ -167,8 +167,9 @@ def _refuse_public(content: bytes, path: Path) -> None:
             _recognised(content, path, _SIGNS)
         return
     if kind == PUBLIC:
-        name = os.fspath(path)
-        private = printable(name[:-4], 400) if name.endswith(".pub") else "the private one (publisher.pem)"
+        name, end = os.path.splitext(os.fspath(path))
+        is_beside = end == ".pub" and os.path.exists(name)
+        private = printable(name, 400) if is_beside else "the private one (publisher.pem)"
         raise _unusable(path, _SIGNS, f"this is the public key; --signing-key takes {private}")
     if kind == MAC:
         raise _unusable(path, _SIGNS, _OF_ANOTHER_KIND[MAC])
