@@ -250,6 +250,8 @@ def test_signing_does_not_decode(place, capsys):
     [
         ("sign db", "--mac-key FILE, --signing-key FILE or --signer URI"),
         ("sign db --mac-key key --signing-key publisher", "--mac-key FILE, --signing-key FILE or --signer URI"),
+        ("sign db --signing-key publisher --signer hsm:2 --public-key p --name n --version 1", "say what to sign with"),
+        ("sign db --signer hsm:2 --name n --version 1", "--signer and --public-key belong together"),
         ("sign db --mac-key missing", "cannot read missing"),
         ("sign db --mac-key publisher", "does not hold MAC keys"),
         ("sign missing --mac-key key", "does not exist"),
