@@ -155,7 +155,7 @@ class Manifest:
 
         Args:
             lmdb_key: Raw key.
-            digest: SHA-256 of the whole value; None if the database does not have the record.
+            digest: That of the whole value (``hash``); None if the database does not have the record.
 
         Returns:
             How it differs, or None.
