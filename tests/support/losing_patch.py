@@ -18,7 +18,7 @@ _count = Judge.count
 
 def _losing_count(self, tally, position, lmdb_key, value):
     if lmdb_key == KILLER:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSEGV)
     if lmdb_key == HUNGRY:
         with open("/proc/self/statm", "rb") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()

@@ -1,11 +1,11 @@
 """Worker processes that judge ranges of keys, and what to do when one is lost at a value.
 
 A value may kill the process that judges it, or keep it for ever; then that value is judged once more, alone, by a new
-process. If that is lost too, the value gets a finding, or is undecided if it was memory that lacked, and the audit goes
-on behind it. So no value is ever judged in the process that the caller cares about. Workers are forked by a process
-that has no threads and has imported nothing but what they need (``_system.forks``): they share no memory, lock or
-thread with the caller, and do not import the caller's main program. Their results come back as JSON, in the order of
-the ranges, and a bounded number of ranges is under way at a time.
+process. If that is lost too, the value gets a finding, or is undecided if memory lacked or somebody killed the process;
+the audit goes on behind it. So no value is ever judged in the process that the caller cares about. Workers are forked
+by a process that has no threads and has imported nothing but what they need (``_system.forks``): they share no memory,
+lock or thread with the caller, and do not import the caller's main program. Their results come back as JSON, in the
+order of the ranges, and a bounded number of ranges is under way at a time.
 """
 
 from __future__ import annotations
@@ -137,7 +137,11 @@ class _Worker:
     def _fate(self) -> _Lost:
         code = self._end()  # it has closed the connection; it may still be dying of something else
         if code == NO_MEMORY:
-            return _Lost("it had not enough memory", undecided=True)
+            return _Lost("there was not enough memory to judge it", undecided=True)
+        # No value can do that to a process without more memory than it may have; the kernel does where memory is
+        # short, also for a group of processes (a job of Slurm), and ``end_if_stuck`` to one that was stopped.
+        if code == -signal.SIGKILL:
+            return _Lost("its process was killed from outside, twice, as where memory is short", undecided=True)
         if code == -signal.SIGALRM:
             return _Lost(f"it was not done with it within {self._seconds:g} s")
         return _Lost(f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}")
@@ -326,9 +330,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
 def _lost_value(task: RangeTask, fate: _Lost) -> Tally:
     """What is found of a value at which workers are lost."""
     if fate.undecided:
-        why = (
-            "there was not enough memory to judge it, which says nothing about the value; audit it where there is more"
-        )
+        why = f"{fate}, which says nothing about the value; audit it where there is more memory"
         return Tally(undecided=f"the value at LMDB key {printable(task.start)} was not judged: {why}")
     tally = Tally()
     tally.count(value_bytes=0, written_by=REFUSED)
