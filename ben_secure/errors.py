@@ -211,8 +211,12 @@ class StoreError(UndecidedError):
     """A database or a file cannot be read or written: missing, truncated, damaged, taken, or of another kind."""
 
 
+class TableError(UndecidedError):
+    """A file of names, labels or statistics cannot be used: missing, malformed, too large, or without what it needs."""
+
+
 class EncodeError(UndecidedError):
-    """The input for a new archive cannot be used: a band, label or table is missing, doubled or malformed."""
+    """The input for a new database cannot be used: a band or label is missing, doubled or malformed."""
 
 
 class KeyFileError(UndecidedError):

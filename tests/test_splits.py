@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ben_secure import BigEarthNet_S1_Patch, EncodeError, PatchFormatError
+from ben_secure import BigEarthNet_S1_Patch, PatchFormatError, TableError
 from ben_secure.batches import PatchArrays
 from ben_secure.labels.nomenclature import BEN_19
 from support.patch_databases import database, patches
@@ -225,5 +225,5 @@ class TestLists:
         """And a file that is not there."""
         with pytest.raises(ValueError, match=r"no patch of .* is left"):
             chosen(path, split=["patch 1"], exclude=["patch 1"])
-        with pytest.raises(EncodeError, match=r"train.csv: No such file"):
+        with pytest.raises(TableError, match=r"train.csv: No such file"):
             chosen(path, split=tmp_path / "train.csv")

@@ -8,7 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from ben_secure import EncodeError, MissingExtraError
+from ben_secure import MissingExtraError, TableError
 from ben_secure.labels import _columnar, _delimited, _sheet, tables
 from ben_secure.labels.tables import pairs_of, read_names, read_table
 
@@ -50,7 +50,7 @@ def test_some_columns_are_kept(tmp_path):
 def test_three_columns_can_name_the_patch(tmp_path, column):
     """``patch_id``, ``name`` or ``patch`` names the patch; any other is refused with what there is."""
     assert list(read_table(write(tmp_path / "t.csv", f"x,{column}\n1,A\n"))) == ["A"]
-    with pytest.raises(EncodeError, match=r"its columns are x, other, expected one named patch_id or name or patch"):
+    with pytest.raises(TableError, match=r"its columns are x, other, expected one named patch_id or name or patch"):
         read_table(write(tmp_path / "t.csv", "x,other\n1,A\n"))
 
 
@@ -83,7 +83,7 @@ def test_patch_id_goes_before_name(tmp_path):
 def test_bad_csv_is_refused_by_row(tmp_path, content, message):
     """Each defect of a table names the file, the row and what is wrong."""
     path = write(tmp_path / "t.csv", content)
-    with pytest.raises(EncodeError, match=rf"cannot use the table .*t\.csv: .*{message}"):
+    with pytest.raises(TableError, match=rf"cannot use the table .*t\.csv: .*{message}"):
         read_table(path)
 
 
@@ -100,18 +100,18 @@ def test_a_table_has_bounds(tmp_path, monkeypatch):
             patched.setattr(module, name, enough)
             assert len(read_table(path)) == 2
             patched.setattr(module, name, enough - 1)
-            with pytest.raises(EncodeError, match=r"expected at most|has more than"):
+            with pytest.raises(TableError, match=r"expected at most|has more than"):
                 read_table(path)
 
 
 def test_other_files_are_refused(tmp_path):
     """A missing file, a folder and a file of another kind are refused by name."""
-    with pytest.raises(EncodeError, match=r"none\.csv: No such file"):
+    with pytest.raises(TableError, match=r"none\.csv: No such file"):
         read_table(tmp_path / "none.csv")
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(EncodeError, match=r"folder\.csv: Is a directory"):
+    with pytest.raises(TableError, match=r"folder\.csv: Is a directory"):
         read_table(tmp_path / "folder.csv")
-    with pytest.raises(EncodeError, match=r"ends in '\.txt', expected \.csv, \.tsv or \.parquet"):
+    with pytest.raises(TableError, match=r"ends in '\.txt', expected \.csv, \.tsv or \.parquet"):
         read_table(write(tmp_path / "t.txt", CSV))
 
 
@@ -158,13 +158,13 @@ def test_bad_parquet_is_refused(tmp_path):
     assert read_table(good) == {"A": {"x": 1}}
     content = good.read_bytes()
     for broken in (b"", b"PAR1", content[:-9], content[:20] + bytes(40) + content[60:]):
-        with pytest.raises(EncodeError, match=r"b\.parquet"):
+        with pytest.raises(TableError, match=r"b\.parquet"):
             read_table(write(tmp_path / "b.parquet", broken))
     mapping = pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))
-    with pytest.raises(EncodeError, match=r"the column x cannot be read: it is of type map<.*, which is no plain data"):
+    with pytest.raises(TableError, match=r"the column x cannot be read: it is of type map<.*, which is no plain data"):
         read_table(parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "x": mapping}))
     for ids, message in (([None], "row 1 has no patch name"), ([7], "row 1 has no"), (["A", "A"], "row 2 names the")):
-        with pytest.raises(EncodeError, match=message):
+        with pytest.raises(TableError, match=message):
             read_table(parquet(tmp_path / "t.parquet", {"patch_id": ids}))
 
 
@@ -178,7 +178,7 @@ def test_parquet_is_read_in_batches_with_bounds(tmp_path, monkeypatch):
             patched.setattr(_columnar, bound, enough)
             assert len(read_table(path)) == 10_000
             patched.setattr(_columnar, bound, 4_999)
-            with pytest.raises(EncodeError, match=r"t\.parquet"):
+            with pytest.raises(TableError, match=r"t\.parquet"):
                 read_table(path)
 
 
@@ -240,11 +240,11 @@ def test_odd_columns_are_left_out_by_name(tmp_path):
         assert all(row == {"split": "train"} for row in rows.values())
         assert left_out.keys() == expected.keys()
         assert all(expected[name] in left_out[name] for name in expected)
-        with pytest.raises(EncodeError, match=r"the column .* cannot be read"):
+        with pytest.raises(TableError, match=r"the column .* cannot be read"):
             read_table(path)
         assert read_table(path, ["split"]) == rows
         for name in expected.keys() - {"column 5"}:
-            with pytest.raises(EncodeError, match=rf"the column {name} cannot be read: .*{expected[name]}"):
+            with pytest.raises(TableError, match=rf"the column {name} cannot be read: .*{expected[name]}"):
                 read_table(path, [name])
 
 
@@ -407,9 +407,9 @@ def test_pairs_of_a_table():
     """Pairs are the rows that have an ``s1_name``; a table without any is refused."""
     rows = {"A": {"s1_name": "SA"}, "B": {"s1_name": None}, "C": {}, "D": {"s1_name": ""}}
     assert pairs_of(rows) == {"A": "SA"}
-    with pytest.raises(EncodeError, match=r"pairs no patches: it needs a column s1_name"):
+    with pytest.raises(TableError, match=r"pairs no patches: it needs a column s1_name"):
         pairs_of({"B": {"s1_name": None}})
-    with pytest.raises(EncodeError, match=r"patch A an s1_name that is no text"):
+    with pytest.raises(TableError, match=r"patch A an s1_name that is no text"):
         pairs_of({"A": {"s1_name": 3}})
 
 
@@ -439,7 +439,7 @@ def test_bad_lists_are_refused(tmp_path):
         ("A\n,x\n", "line 2 has no patch name"),
         (b"A\n\xff\n", "line 2 is not UTF-8"),
     ):
-        with pytest.raises(EncodeError, match=message):
+        with pytest.raises(TableError, match=message):
             read_names(write(tmp_path / "train.csv", content))
 
 

@@ -121,7 +121,7 @@ class PatchArrays:
         Raises:
             ValueError: An argument is not one of the admitted, a patch is in two databases or, though in the split, in
                 none, or a file could mean several things; or as ``Verification``.
-            EncodeError: A file of names or statistics, or a table, cannot be used.
+            TableError: A file of names or statistics, or a table, cannot be used.
             BenSecureError: As ``PatchReader``.
         """
         if isinstance(normalize, str | os.PathLike):

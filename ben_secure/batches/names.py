@@ -80,7 +80,7 @@ def find_names(
 
     Raises:
         ValueError: A name is in two databases; or as ``splits.choose``.
-        EncodeError: A file cannot be used.
+        TableError: A file cannot be used.
         PatchFormatError: An LMDB key is not UTF-8.
         StoreError: A database is damaged.
     """

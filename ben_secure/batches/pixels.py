@@ -17,7 +17,7 @@ import numpy as np
 from ben_secure.bands import BANDS
 from ben_secure.batches.presets import GROUPS, ORDERS, STATISTICS
 from ben_secure.batches.resampling import MODES, resample
-from ben_secure.errors import EncodeError, PatchFormatError, Rule, printable
+from ben_secure.errors import PatchFormatError, Rule, TableError, printable
 from ben_secure.patches.layout import BandSlot, Layout, run_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Normalisation:
         (mean, standard deviation) by band name; NaN where no pixel of the band was finite.
 
     Raises:
-        EncodeError: The file cannot be read, or is no such JSON.
+        TableError: The file cannot be read, or is no such JSON.
     """
     if isinstance(path, str) and path in STATISTICS:
         return STATISTICS[path]
@@ -96,7 +96,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Normalisation:
         reason = f"it has no {printable(str(error))}"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = printable(str(error))
-    raise EncodeError(f"cannot use the statistics {shown}: {reason}; write them with ben-secure stats --json")
+    raise TableError(f"cannot use the statistics {shown}: {reason}; write them with ben-secure stats --json")
 
 
 def _number(cell: Any) -> float:

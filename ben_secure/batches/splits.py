@@ -44,7 +44,7 @@ def choose(
         ValueError: A name is not there or is there twice, arguments contradict each other, or a file could mean
             several things.
         TypeError: A name is not a str.
-        EncodeError: A file cannot be used.
+        TableError: A file cannot be used.
     """
     items: list[Any] = [exclude] if isinstance(exclude, str | os.PathLike) else list(exclude or ())
     flags = [item for item in FLAGS if item in items]
@@ -80,7 +80,7 @@ def read_rows(table: Path | Iterable[Path], labels: bool) -> Rows:
 
     Raises:
         ValueError: Two tables share a patch.
-        EncodeError: A table cannot be used.
+        TableError: A table cannot be used.
     """
     columns = [SPLIT, *FLAGS, *(["labels"] if labels else [])]
     rows: Rows = {}

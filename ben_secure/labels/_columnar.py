@@ -44,7 +44,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
         Number of the row, name of the patch, and the other cells.
 
     Raises:
-        EncodeError: It cannot be read, or is no table.
+        TableError: It cannot be read, or is no table.
         MissingExtraError: pyarrow is not installed.
     """
     require(f"the Parquet table {printable(path, 400)}", "pyarrow", otherwise="a CSV table needs no library")

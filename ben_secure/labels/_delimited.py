@@ -63,7 +63,7 @@ def cells_of(path: str) -> Iterator[tuple[int, list[str]]]:
         Line numbers and cells, without spaces around them, of the lines that are not empty.
 
     Raises:
-        EncodeError: It cannot be read, is too large, or is not CSV.
+        TableError: It cannot be read, is too large, or is not CSV.
     """
     lines = _lines(path)
     first = next(lines, "")
@@ -92,7 +92,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
         Line number, name of the patch, and the other cells.
 
     Raises:
-        EncodeError: It cannot be read, or is no table.
+        TableError: It cannot be read, or is no table.
     """
     lines = cells_of(path)
     number, columns = next(lines, (0, []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from ben_secure.errors import EncodeError, printable
+from ben_secure.errors import TableError, printable
 
 ID_COLUMNS = ("patch_id", "name", "patch")
 """Columns that can name the patch; the first of them that a table has does, and the others are columns like any."""
@@ -17,16 +17,16 @@ MAX_CELL_BYTES = 2**17  # as Python's csv has it
 Cells = dict[str, object]
 
 
-def refused(path: str, what: str) -> EncodeError:
+def refused(path: str, what: str) -> TableError:
     """Make the error about a table."""
-    return EncodeError(f"cannot use the table {printable(path, 400)}: {what}; correct the file or name another")
+    return TableError(f"cannot use the table {printable(path, 400)}: {what}; correct the file or name another")
 
 
 def check_size(path: str) -> None:
     """Check that there is a file, and that it is not too large.
 
     Raises:
-        EncodeError: There is none, or it is.
+        TableError: There is none, or it is.
     """
     try:
         size = os.stat(path).st_size
@@ -52,7 +52,7 @@ class Selection:
             left_out: Where columns that cannot be kept are named, with the reason.
 
         Raises:
-            EncodeError: There are too many columns, none names patches, or two do.
+            TableError: There are too many columns, none names patches, or two do.
         """
         if len(names) > MAX_COLUMNS:
             raise refused(path, f"it has {len(names)} columns, expected at most {MAX_COLUMNS}")
@@ -75,7 +75,7 @@ class Selection:
         """Leave a column out, and name it.
 
         Raises:
-            EncodeError: The caller has asked for this column.
+            TableError: The caller has asked for this column.
         """
         if self._kept is not None:
             if name not in self._kept:

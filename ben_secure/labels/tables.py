@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 
-from ben_secure.errors import EncodeError, printable
+from ben_secure.errors import TableError, printable
 from ben_secure.labels import _columnar, _delimited
 from ben_secure.labels._sheet import ID_COLUMNS, refused
 
@@ -55,7 +55,7 @@ def read_table(
         pandas without a name is the patch name if there is no such column, and is passed over otherwise.
 
     Raises:
-        EncodeError: The file cannot be read, is no such table, is too large, has no column of names, a name that is
+        TableError: The file cannot be read, is no such table, is too large, has no column of names, a name that is
             missing or doubled, or a column that is no plain data and is asked for, or may not be left out.
         MissingExtraError: pyarrow is not installed, and the table is Parquet.
     """
@@ -107,7 +107,7 @@ def pairs_of(rows: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
         The name in the column ``s1_name`` by patch name; rows without one are left out.
 
     Raises:
-        EncodeError: No row has one, or it is not a str.
+        TableError: No row has one, or it is not a str.
     """
     pairs = {}
     for name, row in rows.items():
@@ -115,12 +115,12 @@ def pairs_of(rows: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
         if s1_name is None or s1_name == "":
             continue
         if type(s1_name) is not str:
-            raise EncodeError(
+            raise TableError(
                 f"the metadata table gives patch {printable(name)} an {S1_NAME} that is no text: correct the table"
             )
         pairs[name] = s1_name
     if not pairs:
-        raise EncodeError(
+        raise TableError(
             f"the metadata table pairs no patches: it needs a column {S1_NAME} with the name of each Sentinel-1 twin"
         )
     return pairs
@@ -138,7 +138,7 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
         The names in the order of the file; empty lines are left out.
 
     Raises:
-        EncodeError: The file cannot be read, is too large or no such list, or a name is missing or doubled.
+        TableError: The file cannot be read, is too large or no such list, or a name is missing or doubled.
     """
     path = os.fspath(path)
     names: dict[str, None] = {}
