@@ -296,10 +296,26 @@ def test_append_does_not_lose_what_another_program_writes(old):
         with lmdb.open(str(path), lock=False) as env, env.begin(write=True) as transaction:
             transaction.put(b"theirs", b"1")
 
-    with pytest.raises(StoreError, match="changed by another program"):
+    with pytest.raises(StoreError, match="changed or replaced by another program"):
         write(path, {"c": PATCH}, append=True, finally_=meanwhile)
     assert records(path) == before | {b"theirs": b"1"}
     assert os.listdir(path) == ["data.mdb"]
+
+
+@pytest.mark.threat("T19")
+def test_append_does_not_overwrite_another_file_that_was_put_there(old, tmp_path):
+    """Not even one with the same number of records and transactions; undisturbed it appends."""
+    path, before = old
+
+    def meanwhile():
+        shutil.copy(path / "data.mdb", tmp_path / "copy")
+        os.replace(tmp_path / "copy", path / "data.mdb")
+
+    with pytest.raises(StoreError, match="changed or replaced by another program"):
+        write(path, {"c": PATCH}, append=True, finally_=meanwhile)
+    assert records(path) == before
+    write(path, {"c": PATCH}, append=True)
+    assert records(path).keys() == before.keys() | {b"c"}
 
 
 # What goes wrong

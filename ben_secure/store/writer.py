@@ -274,7 +274,7 @@ class PatchWriter:
 
     def _copy_original(self) -> None:
         with PageReader(self.path, max_value_bytes=self.limits.max_value_bytes + FOOTER_BYTES) as original:
-            self._original_facts = original.facts
+            self._original = original.facts, original.status
             make_like(os.path.join(self._place.directory, DATA_FILE_NAME), os.stat(self._target_file))
             for lmdb_key, value in original.items():
                 self._put(lmdb_key, value)
@@ -286,10 +286,11 @@ class PatchWriter:
             self._place.put_folder()
             return
         with PageReader(self._target) as now:
-            if now.facts != self._original_facts:
+            facts, status = self._original
+            if now.facts != facts or not os.path.samestat(now.status, status):
                 raise StoreError(
-                    "the database was changed by another program while patches were added; nothing was written: "
-                    "stop the other program and begin again",
+                    "the database was changed or replaced by another program while patches were added; nothing was "
+                    "written: stop the other program and begin again",
                     database=self.path,
                 )
         self._place.put_files({DATA_FILE_NAME: self._target_file}, overwrite=True)
