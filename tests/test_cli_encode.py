@@ -247,8 +247,8 @@ def test_a_resumed_run_says_so(place, capsys, monkeypatch):
         code, out, err = run("encode --s2 s2 out", capsys)
         assert (code, out) == (130, "")
         assert re.fullmatch(
-            r"ben-secure: what is written is kept in \S+/\.out\.ben-secure-writing: the same command goes on from "
-            r"there; remove it to give it up\nben-secure: interrupted\n",
+            r"ben-secure: interrupted\nben-secure: what is written is kept in \S+/\.out\.ben-secure-writing: the same "
+            r"command goes on from there; remove it to give it up\n",
             err,
         )
     assert run("encode --s2 s2 out", capsys) == (

@@ -113,7 +113,7 @@ def test_nothing_is_overwritten_without_force(place, capsys):
             2,
             "swir takes bands B12, B8A, B04, and this patch has VH, VV, so choose radar",
         ),
-        ("show db one -o no/a.png", 2, "No such file"),
+        ("show db one -o no/a.png", 2, "must exist and be writable"),
         ("show db one -o a.png --context c", 2, "--context belongs to --mac-key"),
         ("show db one -o a.png --manifest m", 2, "--version and --threshold belong to --verify-key"),
         ("show db one -o a.png --verify-key publisher.pub --threshold 2", 2, "--threshold is 2, expected 1 to 1"),

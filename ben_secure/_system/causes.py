@@ -85,6 +85,8 @@ def _no_room(error: OSError, path: str) -> str:
 def _free(path: str) -> tuple[int, int | None] | None:
     """Bytes and inodes that this user may take on the disk of a path; None for inodes where there are none."""
     path = os.path.abspath(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return None  # a device, which is on no disk
     while True:
         try:
             found = os.statvfs(path)

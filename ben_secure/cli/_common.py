@@ -7,6 +7,7 @@ same.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ben_secure._system.files import check_free
+from ben_secure._system.causes import unwritable
+from ben_secure._system.files import check_free, is_stream, write_file
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.audit.report.json_report import ascii_json
 from ben_secure.audit.report.table_report import plain_console
@@ -25,6 +27,7 @@ from ben_secure.errors import BenSecureError, StoreError, UntrustedDataError, pr
 from ben_secure.remote.addresses import without_credentials
 from ben_secure.store.change.rewrite import Progress as Callback
 
+STDOUT = "-"
 SCHEMA = 1
 """Number of the JSON form of every command but ``audit``, which has its own; raised when a key is renamed, removed
 or changes its meaning."""
@@ -71,7 +74,14 @@ def fail(arguments: list[str], error: BaseException) -> int:
         print(f"ben-secure: {message}", file=sys.stderr)
         if arguments[:1] == ["audit"] and exit_code == 130:  # its last line is always a verdict
             print("UNDECIDED: interrupted before the audit was finished")
+    for note in getattr(error, "__notes__", ()):
+        print(f"ben-secure: {note}", file=sys.stderr)
     return exit_code
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Have something told on stderr after the error (PEP 678, for Python 3.10, too)."""
+    vars(error).setdefault("__notes__", []).append(note)
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -83,7 +93,9 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.UsageError):
         return 2, without_credentials(wrong_call(error))
     if isinstance(error, OSError):
-        return 2, without_credentials(printable(str(error), 1000))
+        full = error.errno == errno.ENOSPC
+        message = unwritable(error.filename or "standard output", error) if full else printable(str(error), 1000)
+        return 2, without_credentials(message)
     message = without_credentials(printable(str(error), 1000))
     return 2, f"internal error, please report it: {type(error).__name__}: {message}"
 
@@ -93,18 +105,47 @@ def check_output(option: str, path: str | None, force: bool) -> None:
 
     Args:
         option: The option that names the file.
-        path: The file, or None for none.
+        path: The file, "-" for standard output, or None for none.
         force: Whether it may be overwritten.
 
     Raises:
         StoreError: Something is in its place, or it cannot be made there.
     """
-    if path is None:
+    if path is None or path == STDOUT or is_stream(path):
         return
-    check_free(path, overwrite=force, streams=True)
+    check_free(path, overwrite=force)
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise StoreError(f"the directory of {option} {printable(path, 400)} must exist and be writable")
+
+
+def write_output(path: str, content: bytes, force: bool) -> None:
+    """Write a file as ``write_file`` does, or to standard output if it is called "-"."""
+    if path != STDOUT:
+        write_file(path, content, overwrite=force)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+
+
+def refuse_two(path: str | None, as_json: bool) -> None:
+    """Refuse to write a file and a JSON object to standard output.
+
+    Raises:
+        UsageError: Both were asked for.
+    """
+    if path == STDOUT and as_json:
+        raise click.UsageError("--json and a picture cannot both go to standard output; name a file")
+
+
+def shown_output(path: str) -> str:
+    """Name a file that was written."""
+    return "standard output" if path == STDOUT else printable(path, 400)
+
+
+def notes(path: str | None) -> Console:
+    """Make the console for results of a command that writes a file, too: stderr if that is standard output."""
+    return plain_console(sys.stderr) if path == STDOUT else console()
 
 
 @contextmanager

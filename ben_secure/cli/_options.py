@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import click
 
+from ben_secure._system.files import is_stream
 from ben_secure.cli._usage import PATH, Kind, argument, whole
 from ben_secure.signing._keyfiles import refuse_beside_data
 from ben_secure.signing.keys import read_mac_keys, read_verify_key
@@ -32,7 +33,7 @@ def _stated(text: str) -> str:
 
 
 def _png(text: str) -> str:
-    if not text.lower().endswith(".png"):
+    if not text.lower().endswith(".png") and text != "-" and not is_stream(text):
         raise ValueError
     return text
 
@@ -40,7 +41,7 @@ def _png(text: str) -> str:
 CONTEXT = Kind("C", _context)
 STATED = Kind("TEXT", _stated, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
 KEY_FILE = Kind("FILE", lambda text: "/dev/stdin" if text == "-" else text, choices=None)
-PNG = Kind("FILE", _png, "a name that ends in .png", choices=None)
+PNG = Kind("FILE", _png, "a name that ends in .png, or - for standard output", choices=None)
 
 database = argument("database", metavar="DB", type=PATH, note="LMDB directory, or its data file.")
 readable = argument(

@@ -47,7 +47,7 @@ def attacks(honest: bytes, canary: str) -> tuple[Attack, ...]:
 
 
 def _text(text: str) -> bytes:
-    data = text.encode()
+    data = text.encode("utf-8", "surrogatepass")  # as pickle does; a path may be other than UTF-8
     return b"X" + struct.pack("<I", len(data)) + data
 
 

@@ -21,7 +21,7 @@ from ben_secure.audit.run.runner import Run, audit_merged, audit_shard
 from ben_secure.audit.run.state import check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _options
-from ben_secure.cli._common import check_output, explain, progress_bar
+from ben_secure.cli._common import STDOUT, check_output, explain, progress_bar
 from ben_secure.cli._usage import PATH, Command, Kind, argument, number, one_of, whole
 from ben_secure.signing.policy import Verification
 
@@ -54,7 +54,7 @@ SHARD = Kind("K/N", _shard, "a shard and how many there are, from 1/1 on, such a
     show_default=True,
     help="How to write the report.",
 )
-@click.option("--output", type=PATH, help="Write the report into this file.")
+@click.option("--output", type=PATH, help="Write the report into this file; - for standard output.")
 @click.option("--force", is_flag=True, help="Overwrite the file of --output.")
 @click.option(
     "--fail-on",
@@ -115,9 +115,9 @@ def command(
         raise click.UsageError(
             "--merge judges nothing; it goes with neither of --shard, --workers, --resume and --dask"
         )
-    if shard is not None and (output is None or as_json or form is not Format.TABLE or sample or resume):
+    if shard is not None and (output in (None, STDOUT) or as_json or form is not Format.TABLE or sample or resume):
         raise click.UsageError(
-            "--shard needs --output for its result, and goes with neither of --format, --sample and --resume"
+            "--shard needs --output FILE for its result, and goes with neither of --format, --sample and --resume"
         )
     with _judges(dask, workers, options, value_timeout) as runner, progress_bar("checking") as progress:
         run = Run(
@@ -137,7 +137,8 @@ def command(
             )
             return 0
         audit = partial(audit_merged if merge else audit_places, databases, options=options, run=run)
-        return _report(audit, Format.JSON if as_json else form, output, force)
+        form = Format.JSON if as_json else form
+        return _report(audit, form, None if output == STDOUT else output, force)
 
 
 def _report(audit: Callable[..., list[AuditReport]], form: Format, output: str | None, force: bool) -> int:

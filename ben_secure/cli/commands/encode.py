@@ -5,7 +5,6 @@ Names and paths come from the input: they are in messages that ``encode`` has es
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ import click
 from ben_secure._system.appear import left_beside
 from ben_secure._system.processors import processors
 from ben_secure.cli import _options, _signing
-from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli._common import add_note, console, print_json, progress_bar
 from ben_secure.cli._usage import PATH, Command, argument, whole
 from ben_secure.encode import Encoded, UnknownPixels, encode
 from ben_secure.errors import EncodeError, printable
@@ -97,14 +96,16 @@ def command(
 
 @contextmanager
 def _told_what_is_left(out: str) -> Iterator[None]:
-    """If the block ends before its time, say on stderr that what is written is kept."""
+    """If the block ends before its time, have it said on stderr, after the cause, that what is written is kept."""
     try:
         yield
-    except BaseException:
-        if (left := left_beside(out)) is not None and sys.stderr is not None:
+    except BaseException as error:
+        if (left := left_beside(out)) is not None:
             place = printable(left, 400)
-            note = f"what is written is kept in {place}: the same command goes on from there; remove it to give it up"
-            print(f"ben-secure: {note}", file=sys.stderr)
+            add_note(
+                error,
+                f"what is written is kept in {place}: the same command goes on from there; remove it to give it up",
+            )
         raise
 
 

@@ -6,10 +6,9 @@ from itertools import islice
 
 import click
 
-from ben_secure._system.files import write_file
 from ben_secure._system.optional import require
 from ben_secure.cli import _options, _signing
-from ben_secure.cli._common import console, print_json
+from ben_secure.cli._common import check_output, notes, print_json, refuse_two, shown_output, write_output
 from ben_secure.cli._usage import Command, argument, one_of
 from ben_secure.errors import printable
 from ben_secure.signing.policy import Verification
@@ -22,7 +21,7 @@ _MOST = 100
 
 @click.command("show", cls=Command)
 @_options.readable
-@click.option("--output", "-o", type=_options.PNG, required=True, help="PNG to write.")
+@click.option("--output", "-o", type=_options.PNG, required=True, help="PNG to write; - for standard output.")
 @argument("names", metavar="[KEY]...", nargs=-1, note=f"Patch names; the first {_FIRST} if none is given.")
 @click.option("--kind", type=one_of({kind: kind for kind in KINDS}), help="What to draw (default: chosen by bands).")
 @_options.verifying
@@ -45,6 +44,8 @@ def command(
     do not make this kind of picture, or the PNG exists (without --force) or cannot be written.
     """
     require("a picture", "pillow")
+    refuse_two(output, as_json)
+    check_output("--output", output, force)
     if len(names) > _MOST:
         raise click.UsageError(f"{len(names)} patches do not fit on one sheet; give at most {_MOST}")
     with PatchReader(database, verification=verification) as reader:
@@ -54,10 +55,10 @@ def command(
         quicklooks = [_quicklook(reader, name, kind) for name in chosen]
         entries = len(reader)
     if len(chosen) == 1:
-        quicklooks[0].save(output, overwrite=force)
+        write_output(output, quicklooks[0]._repr_png_(), force)
     else:
         sheet = contact_sheet([(name, quicklook.image) for name, quicklook in zip(chosen, quicklooks, strict=True)])
-        write_file(output, to_png(sheet), overwrite=force)
+        write_output(output, to_png(sheet), force)
     if as_json:
         shown = [{"name": printable(name), "kind": q.kind} for name, q in zip(chosen, quicklooks, strict=True)]
         document = _signing.document("show", database, "shown", 0)
@@ -67,7 +68,7 @@ def command(
     what = printable(chosen[0]) if len(chosen) == 1 else f"{len(chosen)} patches"
     if not names and entries > len(chosen):
         what = f"the first {len(chosen)} of {entries:,} patches"
-    console().print(f"{kinds} of {what} in {printable(output, 400)}", soft_wrap=True)
+    notes(output).print(f"{kinds} of {what} in {shown_output(output)}", soft_wrap=True)
     return 0
 
 

@@ -9,11 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ben_secure._system.files import write_file
 from ben_secure._system.optional import require
 from ben_secure._system.processors import processors
 from ben_secure.cli import _options, _signing
-from ben_secure.cli._common import check_output, console, print_json, progress_bar
+from ben_secure.cli._common import check_output, notes, print_json, progress_bar, refuse_two, shown_output, write_output
 from ben_secure.cli._usage import Command, whole
 from ben_secure.errors import printable
 from ben_secure.signing.policy import Verification
@@ -29,7 +28,7 @@ _PATCHES_A_WORKER = 500  # less is done before a second process has started
 @click.command("stats", cls=Command)
 @_options.database
 @_options.as_json
-@click.option("--plot", type=_options.PNG, help="PNG of the histograms to write (needs matplotlib).")
+@click.option("--plot", type=_options.PNG, help="PNG of the histograms to write (matplotlib); - for standard output.")
 @click.option("--workers", type=whole(least=1), help="Worker processes (default: chosen automatically).")
 @_options.verifying
 @click.option("--force", is_flag=True, help="Overwrite the PNG.")
@@ -43,6 +42,7 @@ def command(
     Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: there is no such
     database, it is empty, or the PNG exists (without --force) or cannot be written.
     """
+    refuse_two(plot, as_json)
     check_output("--plot", plot, force)
     if plot is not None:
         require("a plot", "matplotlib")
@@ -51,11 +51,11 @@ def command(
         with progress_bar("counting") as progress:
             statistics = stats(reader, workers=workers or found, progress=progress)
     if plot is not None:
-        write_file(plot, plot_png(statistics), overwrite=force)
+        write_output(plot, plot_png(statistics), force)
     if as_json:
         print_json(_signing.document("stats", database, "counted", 0) | to_json(statistics) | {"plot": plot})
     else:
-        _print(statistics, plot, console())
+        _print(statistics, plot, notes(plot))
     return 0
 
 
@@ -71,7 +71,7 @@ def _print(statistics: Statistics, plot: str | None, out: Console) -> None:
     classes = ", ".join(f"{count:,} {printable(name)}" for name, count in statistics.classes.items())
     out.print(f"{printable(statistics.database, 400)}: {classes}; std is of the population", soft_wrap=True)
     if plot is not None:
-        out.print(f"histograms are in {printable(plot, 400)}", soft_wrap=True)
+        out.print(f"histograms are in {shown_output(plot)}", soft_wrap=True)
 
 
 def _cells(band: BandStatistics) -> list[str]:
