@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
-from ben_secure._system.appear import Place, collect, is_mount_point, named
+from ben_secure._system.appear import Place, named, refuse_full
 from ben_secure._system.causes import unwritable
 from ben_secure.audit.judge.scan import scan_value
 from ben_secure.errors import PatchFormatError, StoreError, printable
@@ -89,7 +89,7 @@ def publish(
         ValueError: Name, version, licence or time is not as it must be.
     """
     target = os.path.abspath(named(target))
-    _refuse_existing(target)
+    refuse_full(target)
     place = Place(target)
     try:
         database = f"{re.sub(r'[^A-Za-z0-9._]+', '-', name).strip('-.') or 'dataset'}.lmdb"
@@ -130,19 +130,6 @@ def _finish(
     _write(directory, SUMS_NAME, "".join(f"{digest}  {path}\n" for path, digest in sums))
     _write(directory, PAGE_NAME, _page(database, statement, signing_key.fingerprint, public_key))
     return sums
-
-
-def _refuse_existing(target: str) -> None:
-    if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target) or os.listdir(target)):
-        collect(target)
-        raise StoreError(
-            f"{printable(target, 400)} exists and is not an empty folder; nothing is overwritten, choose another place"
-        )
-    if is_mount_point(target):  # a rename cannot replace it, which would show when everything else has been done
-        raise StoreError(
-            f"{printable(target, 400)} is a mount point, which cannot be replaced as a whole; name a folder in it: "
-            f"{printable(os.path.join(target, 'release'), 400)}"
-        )
 
 
 def _refuse_foreign(directory: str, database: str) -> None:

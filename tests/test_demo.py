@@ -66,7 +66,7 @@ def test_the_demo_shows_every_attack_refused(temporary):
 
 def test_a_directory_that_is_named_stays(tmp_path, capsys):
     """Both databases are there to be looked at, with the commands that the demo and its README name."""
-    directory = tmp_path / "new" / "it's here"
+    directory = tmp_path / "it's here"
     exit_code, text = tour(str(directory))
     assert exit_code == 0
     assert sorted(path.name for path in directory.iterdir()) == ["attacked.lmdb", "honest.lmdb"]
@@ -86,11 +86,11 @@ def test_a_directory_that_is_named_stays(tmp_path, capsys):
 def test_a_directory_that_is_not_empty_is_left_alone(tmp_path, capsys):
     """The demo writes into nobody's data."""
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(StoreError, match="is not empty; name a new or an empty directory"):
+    with pytest.raises(StoreError, match="exists and is not an empty folder"):
         tour(str(tmp_path))
     assert main(["demo", str(tmp_path)]) == 2
-    assert "is not empty" in capsys.readouterr().err
-    with pytest.raises(StoreError, match="cannot use this directory"):
+    assert "is not an empty folder" in capsys.readouterr().err
+    with pytest.raises(StoreError, match="exists and is not an empty folder"):
         tour(str(tmp_path / "mine"))
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "temporary"}
 

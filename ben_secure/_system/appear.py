@@ -113,9 +113,9 @@ class Place:
                     f"another writer is at work on {printable(self._target, 400)}; {busy.strerror}"
                 ) from None
             except OSError:
-                if made:
-                    with contextlib.suppress(OSError):
-                        os.rmdir(self._folder)
+                if made:  # what is in it now is not another writer's
+                    self._clear()
+                    locks.Lock(self._folder, locks.NAME).give_up()
                 raise
             if lock is not None:
                 return lock
@@ -151,19 +151,22 @@ class Place:
         """Make an empty directory, and say last what it is about."""
         self._clear()
         os.mkdir(self.directory)
+        note = os.path.join(self._folder, _RESUME)
+        if os.path.lexists(note):  # of another writer: what is written now must never pass for its work
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), note)
         if fingerprint is not None:
-            with open(os.path.join(self._folder, _RESUME), "xb") as file:
+            with open(note, "xb") as file:
                 file.write(fingerprint)
 
     def _clear(self) -> None:
         import shutil  # here, because it loads a dozen modules that few programs need
 
         for name in (_RESUME, *NOTES):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._folder, name))
+            if os.path.lexists(path := os.path.join(self._folder, name)):
+                locks.removed(os.unlink, path)
         for name in (_NEW, OLD):
-            for _ in range(2):  # what fails once may be of the moment
-                shutil.rmtree(os.path.join(self._folder, name), ignore_errors=True)
+            if os.path.lexists(path := os.path.join(self._folder, name)):
+                locks.removed(shutil.rmtree, path)
 
     def keep(self, kept: bool = True) -> None:
         """Leave what is in the place for a later writer: ``discard`` will only give the place up. Or do not keep it."""
@@ -234,8 +237,7 @@ class Place:
         if self._lock is None:
             return
         if not self._kept:
-            with contextlib.suppress(OSError):
-                self._clear()
+            self._clear()
         lock, self._lock = self._lock, None
         lock.give_up()
 
@@ -254,7 +256,31 @@ def refuse_taken(target: str) -> None:
         raise exists(target, force=False)
 
 
-def is_mount_point(path: str) -> bool:
+def refuse_full(target: str) -> None:
+    """Find before work begins that a folder cannot get a name that an empty folder may have.
+
+    Args:
+        target: Where it shall be.
+
+    Raises:
+        StoreError: There is something else, or an empty folder that no rename can replace.
+    """
+    shown = printable(target, 400)
+    if not os.path.lexists(target):
+        return
+    if os.path.islink(target) or not os.path.isdir(target) or os.listdir(target):
+        collect(target)
+        raise StoreError(f"{shown} exists and is not an empty folder; nothing is overwritten, choose another place")
+    fixed = "a mount point" if _is_mount_point(target) else ""
+    fixed = "the folder that you are in" if not fixed and os.path.samefile(target, os.curdir) else fixed
+    if fixed:
+        raise StoreError(
+            f"{shown} is {fixed}, which cannot be replaced as a whole; name a new folder in it, such as "
+            f"{printable(os.path.join(target, 'new'), 400)}"
+        )
+
+
+def _is_mount_point(path: str) -> bool:
     """Whether something is mounted at a path, which therefore cannot be renamed or replaced."""
     if os.path.ismount(path):
         return True

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from ben_secure.errors import printable, shell_command
 
-_LOCK_NAME = "lock"
+NAME = "lock"
 _HELD = "held-"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF}
 _ENDED = b"ZX"  # states of a process that has ended and was not waited for (proc_pid_stat(5))
@@ -38,15 +38,20 @@ class Lock:
             return
         # While it is open nobody else can have it. What is removed is never removed twice: the next writer may have
         # made it again.
-        _removed(os.unlink, os.path.join(self._folder, self._name))
-        _removed(os.rmdir, self._folder)
+        removed(os.unlink, os.path.join(self._folder, self._name))
+        removed(os.rmdir, self._folder)
         if self._fd >= 0:
             os.close(self._fd)
         self._name = ""
 
 
-def _removed(remove: Callable[[str], None], path: str) -> None:
-    """Remove something; a failure that may be of the moment is met by a second attempt."""
+def removed(remove: Callable[[str], None], path: str) -> None:
+    """Remove something, if it is there; a failure that may be of the moment is met by a second attempt.
+
+    Args:
+        remove: Such as ``os.unlink``.
+        path: What to remove.
+    """
     for _ in range(2):
         try:
             remove(path)
@@ -70,7 +75,7 @@ def take(folder: str) -> Lock | None:
         BlockingIOError: Another writer holds it; the text says what is known of it.
         OSError: The operating system refuses.
     """
-    path = os.path.join(folder, _LOCK_NAME)
+    path = os.path.join(folder, NAME)
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileNotFoundError:
@@ -80,7 +85,7 @@ def take(folder: str) -> Lock | None:
         # The writer that had it may have removed the file after we opened it: then this lock holds nothing.
         if not os.path.samestat(os.fstat(fd), os.stat(path)):
             return None
-        lock, fd = Lock(folder, _LOCK_NAME, fd), -1
+        lock, fd = Lock(folder, NAME, fd), -1
         return lock
     except FileNotFoundError:
         return None
@@ -98,7 +103,7 @@ def take(folder: str) -> Lock | None:
 
 
 def _take_by_name(folder: str) -> Lock | None:
-    own = f"{_HELD}{'-'.join(_process(os.getpid()))}-{os.urandom(4).hex()}-{socket.gethostname()[:64]}"
+    own = f"{_HELD}{'-'.join(identity(os.getpid()))}-{os.urandom(4).hex()}-{socket.gethostname()[:64]}"
     lock = Lock(folder, own.replace("/", "_"))
     try:
         os.close(os.open(os.path.join(folder, lock._name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -126,8 +131,15 @@ def _others(folder: str, own: str) -> Iterator[str]:
     return (name for name in os.listdir(folder) if name.startswith(_HELD) and name != own)
 
 
-def _process(pid: int) -> tuple[str, str, str, str]:
-    """What tells a process from all others: boot, PID namespace, number and time of start; "0" if unknown."""
+def identity(pid: int) -> tuple[str, str, str, str]:
+    """Tell a process from all others.
+
+    Args:
+        pid: Its number.
+
+    Returns:
+        Boot, PID namespace, number, and time of start; "0" for what is unknown, and for a process that has ended.
+    """
     boot = namespace = start = "0"
     with contextlib.suppress(OSError, IndexError):
         with open("/proc/sys/kernel/random/boot_id") as file:
@@ -145,5 +157,5 @@ def _has_ended(name: str) -> bool:
     boot, namespace, pid, start = [*name[len(_HELD) :].split("-"), *["0"] * 4][:4]
     if "0" in (boot, namespace, start) or not pid.isdecimal():
         return False
-    now = _process(int(pid))
+    now = identity(int(pid))
     return now[:2] == (boot, namespace) and now[3] != start

@@ -18,12 +18,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ben_secure._system.appear import Place, named, refuse_full
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import audit_database
 from ben_secure.bands import S1_BANDS, S2_BANDS
 from ben_secure.demo.hostile import Attack, attacks
-from ben_secure.errors import StoreError, UntrustedDataError, printable, shell_command
+from ben_secure.errors import UntrustedDataError, shell_command
 from ben_secure.patches import BigEarthNet_S1_S2_Patch
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.keys import MacKey, SigningKey
@@ -73,28 +74,28 @@ def run(directory: str | None, out: Console) -> int:
     """Show the tour.
 
     Args:
-        directory: Where to build the databases, new or empty; they stay. None for a temporary directory.
+        directory: Where the databases will be, new or empty. None for a temporary directory.
         out: Where to print; must not interpret markup.
 
     Returns:
         0 if everything behaved as it must, 1 if an attack got through or an honest patch did not.
 
     Raises:
-        StoreError: The directory is not empty, or cannot be written to.
+        StoreError: The directory is not empty, or cannot be made.
     """
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="ben-secure-demo-") as temporary:
             return _tour(Path(temporary), out, "To keep the databases and look into them: ben-secure demo DIR")
+    target = os.path.abspath(named(directory))
+    refuse_full(target)
+    command = shell_command("ben-secure", "inspect", os.path.join(target, _ATTACKED), _name(0, 0), "--disassemble")
+    place = Place(target)
     try:
-        os.makedirs(directory, exist_ok=True)
-        occupied = os.listdir(directory)
-    except OSError as error:
-        raise StoreError(f"the demo cannot use this directory: {printable(str(error), 400)}") from error
-    if occupied:
-        raise StoreError(f"{printable(directory, 400)} is not empty; name a new or an empty directory")
-    place = Path(directory).resolve()
-    command = shell_command("ben-secure", "inspect", str(place / _ATTACKED), _name(0, 0), "--disassemble")
-    return _tour(place, out, f"Look into it: {command}")
+        exit_code = _tour(Path(place.directory), out, f"Look into it: {command}")
+        place.put_folder()
+    finally:
+        place.discard()
+    return exit_code
 
 
 def _tour(place: Path, out: Console, hint: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import lmdb
@@ -16,4 +17,4 @@ def open_environment(path: str | bytes, **options: Any) -> lmdb.Environment:
     """
     if has_lmdb_verify():
         options["lib_version"] = 0
-    return lmdb.open(path, **options)
+    return lmdb.open(os.fsencode(path), **options)  # liblmdb takes bytes, also such as are not UTF-8

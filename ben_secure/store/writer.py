@@ -113,7 +113,7 @@ class PatchWriter:
             try:
                 self._env = cleanup.enter_context(
                     open_environment(
-                        os.fsencode(self._place.directory),
+                        self._place.directory,
                         map_size=self._map_bytes,
                         sync=self._resume is not None,
                         lock=False,

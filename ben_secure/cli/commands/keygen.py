@@ -89,7 +89,7 @@ def publisher(
     Exit code 0: done. 2: a file exists (without --force) or cannot be written, or there is no passphrase.
     """
     public_file = f"{file}.pub"
-    for path in (file, public_file):  # before anything is asked
+    for path in (public_file, file):  # before anything is asked; in the order in which they are written
         check_free(path, overwrite=force, error=KeyFileError)
     passphrase = _passphrase.passphrase_from(passphrase_file, passphrase_env)
     if no_passphrase and passphrase is not None:

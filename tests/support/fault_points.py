@@ -1,0 +1,305 @@
+"""Fail or kill every writing command at each system call that changes the file system, and run it once more.
+
+By hand, on Linux with strace, in the folder ``tests``: ``python -m support.fault_points [COMMAND ...]``. It prints a
+table: for each command, system call and fault the number of points, and how the command and its repetition ended.
+After a fault everything must be as before or complete; the same command must then complete, and leave nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from ben_secure.cli import main as main_of_program
+from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, read_mac_keys, write_key_pair, write_mac_keys
+from ben_secure.store.writer import PatchWriter
+from support import geotiffs
+from support.strategies import make_patch
+
+CALLS = ("link", "linkat", "rename", "renameat2", "fsync", "fdatasync", "mkdir", "unlink", "rmdir", "fchmod", "chmod")
+FAULTS = ("EIO", "EPERM", "ENOSPC", "KILL")
+
+Place = pathlib.Path
+Outcomes = collections.Counter[str]
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+RELEASE = ["--name", "a", "--version", "1"]
+APPEND = """
+from ben_secure.store.writer import PatchWriter
+from support.strategies import make_patch
+with PatchWriter("db", append=True) as writer:
+    if "c" not in writer:
+        writer["c"] = make_patch()
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that writes.
+
+    Attributes:
+        arguments: Of the program.
+        complete: Whether its work is done in a place.
+        repeats: Whether it may be done again when it is done.
+    """
+
+    arguments: list[str]
+    complete: Callable[[Place], bool]
+    repeats: bool = False
+    prepare: Callable[[Place], object] = lambda place: None
+
+
+def succeeds(*arguments: str) -> Callable[[Place], bool]:
+    """Make a check: a command that only reads ends with 0."""
+    return lambda place: command(list(arguments), place).returncode == 0
+
+
+def has_tags(name: str) -> Callable[[Place], bool]:
+    """Make a check: all values of a database have tags."""
+    return succeeds("verify", name, "--mac-key", "mac")
+
+
+def signed(place: Place) -> bool:
+    """Whether a signed manifest lies beside the database."""
+    return (place / "db.manifest").exists() and succeeds("verify", "db", "--verify-key", "key.pub", *RELEASE)(place)
+
+
+def make_release(place: Place) -> None:
+    """Sign the database, as something that is replaced."""
+    assert command(["sign", "db", "--signing-key", "key", "--name", "old", "--version", "0"], place).returncode == 0
+
+
+def prepared(arguments: list[str]) -> Callable[[Place], object]:
+    """Make a step that runs a command beforehand."""
+
+    def run(place: Place) -> None:
+        done = command(arguments, place)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+def exists(name: str, start: bytes = b"") -> Callable[[Place], bool]:
+    """Make a check: a file begins so."""
+    return lambda place: (place / name).exists() and (place / name).read_bytes().startswith(start)
+
+
+def pair_fits(place: Place) -> bool:
+    """Whether a publisher's two files are there and fit."""
+    done = command(["sign", "db", "--signing-key", "new", "--out-manifest", "m", *RELEASE], place).returncode == 0
+    fits = done and succeeds("verify", "db", "--verify-key", "new.pub", "--manifest", "m", *RELEASE)(place)
+    for name in ("m", "m.dsse.json"):
+        (place / name).unlink(missing_ok=True)
+    return fits
+
+
+def mac_keys(name: str, count: int) -> Callable[[Place], bool]:
+    """Make a check: a file has so many keys, or more."""
+    return lambda place: (place / name).exists() and len(read_mac_keys(place / name)) >= count
+
+
+SIGN = ["sign", "db", "--signing-key", "key", *RELEASE]
+HTML = ["audit", "db", "--no-fickling", "--workers", "1", "--format", "html", "--output", "report"]
+CASES = {
+    "keygen mac": Case(["keygen", "mac", "new"], mac_keys("new", 1)),
+    "keygen mac --add": Case(["keygen", "mac", "mac", "--add"], mac_keys("mac", 2), repeats=True),
+    "keygen publisher": Case(["keygen", "publisher", "new", "--no-passphrase"], pair_fits),
+    "sign (manifest)": Case(SIGN, signed),
+    "sign --force": Case([*SIGN, "--force"], signed, repeats=True, prepare=make_release),
+    "sign --mac-key": Case(["sign", "db", "--mac-key", "mac"], has_tags("db"), repeats=True),
+    "sign --out": Case(["sign", "db", "--mac-key", "mac", "--out", "new"], has_tags("new")),
+    "untag": Case(
+        ["untag", "db", "--mac-key", "mac", "--out", "new"],
+        succeeds("audit", "new", "--no-fickling", "--workers", "1"),
+        prepare=prepared(["sign", "db", "--mac-key", "mac"]),
+    ),
+    "convert": Case(["convert", "db", "new"], succeeds("audit", "new", "--no-fickling", "--workers", "1")),
+    "encode": Case(
+        ["encode", "new", "--s2", "s2", "--workers", "1"], succeeds("audit", "new", "--no-fickling", "--workers", "1")
+    ),
+    "publish": Case(
+        ["publish", "db", "new", "--signing-key", "key", *RELEASE],
+        succeeds("verify", "new/a.lmdb", "--verify-key", "key.pub", *RELEASE),
+    ),
+    "audit --output": Case(HTML, exists("report", b"<!DOCTYPE html>")),
+    "audit --output --force": Case(
+        [*HTML, "--force"],
+        exists("report", b"<!DOCTYPE html>"),
+        repeats=True,
+        prepare=lambda place: (place / "report").write_bytes(b"old"),
+    ),
+    "show": Case(["show", "db", "a", "-o", "new.png"], exists("new.png", b"\x89PNG")),
+    "demo": Case(["demo", "new"], lambda place: (place / "new" / "attacked.lmdb").exists()),
+    "append": Case([APPEND], lambda place: succeeds("inspect", "db", "c")(place), repeats=True),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a process ended, and what it wrote to stderr."""
+
+    returncode: int
+    stderr: bytes
+
+
+def command(arguments: list[str], place: Place, prefix: list[str] | None = None) -> Done:
+    """Run the program, or a script, in a place: under another program, or in a fork of this process (it is faster)."""
+    if prefix is not None or os.environ.get("LD_PRELOAD"):
+        program = ["-c", *arguments] if arguments == [APPEND] else ["-m", "ben_secure", *arguments]
+        run = subprocess.run([*(prefix or []), sys.executable, *program], cwd=place, capture_output=True, check=False)
+        return Done(run.returncode, run.stderr)
+    with tempfile.TemporaryFile() as error:
+        child = os.fork()
+        if child == 0:
+            status = 3
+            try:
+                os.chdir(place)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.dup2(error.fileno(), 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+                status = exec(APPEND) or 0 if arguments == [APPEND] else main_of_program(arguments)
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        error.seek(0)
+        return Done(status, error.read())
+
+
+def make_place(place: Place) -> None:
+    """Make what the commands work on."""
+    with PatchWriter(place / "db") as writer:
+        writer["a"] = make_patch()
+        writer["b"] = make_patch(seed=1)
+    write_key_pair(place / "key", place / "key.pub", SigningKey.generate())
+    write_mac_keys(place / "mac", MacKeySet(MacKey.generate()))
+    geotiffs.make_pairs(place, 2)
+
+
+def content(place: Place) -> dict[str, bytes]:
+    """All files by path, and folders; locks of liblmdb hold nothing."""
+    return {
+        str(path.relative_to(place)): path.read_bytes() if path.is_file() else b"a folder"
+        for path in sorted(place.rglob("*"))
+        if path.name != "lock.mdb"
+    }
+
+
+def hidden(place: Place) -> list[str]:
+    """What writers have left."""
+    return [str(path.relative_to(place)) for path in place.rglob("*") if path.name.startswith(".")]
+
+
+def points(case: Case, model: Place) -> dict[str, int]:
+    """Count the calls of each kind that the command makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(folder) / "place"
+        shutil.copytree(model, place)
+        trace = Place(folder) / "trace"
+        tracing = ["strace", "-f", "-qq", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"]
+        done = command(case.arguments, place, tracing)
+        assert done.returncode == 0, done.stderr
+        return collections.Counter(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
+
+
+def judged(case: Case, model: Place, call: str, number: int, fault: str) -> str:
+    """Let one call fail, then run the command again; what happened, in a few words."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Place(folder) / "place"
+        shutil.copytree(model, place)
+        before = content(place)
+        what = "signal=KILL" if fault == "KILL" else f"error={fault}"
+        injecting = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            f"trace={call}",
+            "-e",
+            f"inject={call}:{what}:when={number}",
+        ]
+        first = command(case.arguments, place, injecting)
+        killed = first.returncode in (-9, 137)
+        if killed != (fault == "KILL") or first.returncode not in (0, 2, -9, 137):
+            return f"BAD: ended with {first.returncode}: {first.stderr[-300:]!r}"
+        left = hidden(place)
+        complete = case.complete(place)
+        if not killed and first.returncode and not complete and content(place) != before and not left:
+            return f"BAD: it failed and left {sorted(content(place).keys() ^ before.keys())}: {first.stderr[-300:]!r}"
+        if not killed and first.returncode == 0 and not complete:
+            return "BAD: it said that all is well"
+        if not killed and left and b"is kept in" not in first.stderr:
+            return f"BAD: it left {left}"
+        second = command(case.arguments, place)
+        refused = complete and not case.repeats and second.returncode == 2 and b"exists and" in second.stderr
+        if second.returncode and not refused:
+            return f"BAD: the repetition ended with {second.returncode}: {second.stderr[-300:]!r}"
+        if not case.complete(place) or hidden(place):
+            return f"BAD: after the repetition it is {case.complete(place)}, and {hidden(place)} is left"
+        ended = "killed" if killed else "done in spite of it" if first.returncode == 0 else "refused"
+        again = "was complete, said so" if refused else "completes"
+        return f"{ended}; again: {again}"
+
+
+def table(
+    names: list[str], faults: list[str], every: int = 1
+) -> Iterator[tuple[str, str, str, collections.Counter[str]]]:
+    """Judge commands at every so-many-th point.
+
+    Args:
+        names: Of cases.
+        faults: Of ``FAULTS``.
+        every: 1 for all points.
+
+    Yields:
+        Case, call, fault, and how often what happened.
+    """
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            model = Place(folder)
+            make_place(model)
+            CASES[name].prepare(model)
+            for call, count in sorted(points(CASES[name], model).items()):
+                for fault in faults:
+                    numbers = range(1, count + 1, every)
+                    yield (
+                        name,
+                        call,
+                        fault,
+                        collections.Counter(judged(CASES[name], model, call, number, fault) for number in numbers),
+                    )
+
+
+def main() -> int:
+    """Print the table; 1 if something is bad."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("commands", nargs="*", metavar="COMMAND", help=", ".join(CASES))
+    parser.add_argument("--fault", action="append", choices=FAULTS)
+    parser.add_argument("--every", type=int, default=1)
+    arguments = parser.parse_args()
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Place(__file__).parent.parent)])
+    bad = 0
+    for name, call, fault, outcomes in table(
+        arguments.commands or [*CASES], arguments.fault or [*FAULTS], arguments.every
+    ):
+        for outcome, count in sorted(outcomes.items()):
+            bad += count * outcome.startswith("BAD")
+            print(f"{name:24}{call:12}{fault:8}{count:4}  {outcome}", flush=True)
+    print(f"bad: {bad}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
