@@ -27,7 +27,7 @@ from support import geotiffs
 from support.strategies import make_patch
 
 CALLS = ("link", "linkat", "rename", "renameat2", "fsync", "fdatasync", "mkdir", "unlink", "rmdir", "fchmod", "chmod")
-FAULTS = ("EIO", "EPERM", "ENOSPC", "KILL")
+FAULTS = ("EIO", "EPERM", "ENOSPC", "KILL", "INT")
 
 Place = pathlib.Path
 Outcomes = collections.Counter[str]
@@ -217,21 +217,11 @@ def judged(case: Case, model: Place, call: str, number: int, fault: str) -> str:
         place = Place(folder) / "place"
         shutil.copytree(model, place)
         before = content(place)
-        what = "signal=KILL" if fault == "KILL" else f"error={fault}"
-        injecting = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            f"trace={call}",
-            "-e",
-            f"inject={call}:{what}:when={number}",
-        ]
-        first = command(case.arguments, place, injecting)
+        what = f"signal={fault}" if fault in ("KILL", "INT") else f"error={fault}"
+        inject = f"trace={call}", "-e", f"inject={call}:{what}:when={number}"
+        first = command(case.arguments, place, ["strace", "-f", "-qq", "-o", "/dev/null", "-e", *inject])
         killed = first.returncode in (-9, 137)
-        if killed != (fault == "KILL") or first.returncode not in (0, 2, -9, 137):
+        if killed != (fault == "KILL") or first.returncode not in (0, 2, 130, -9, 137):
             return f"BAD: ended with {first.returncode}: {first.stderr[-300:]!r}"
         left = hidden(place)
         complete = case.complete(place)
@@ -247,7 +237,7 @@ def judged(case: Case, model: Place, call: str, number: int, fault: str) -> str:
             return f"BAD: the repetition ended with {second.returncode}: {second.stderr[-300:]!r}"
         if not case.complete(place) or hidden(place):
             return f"BAD: after the repetition it is {case.complete(place)}, and {hidden(place)} is left"
-        ended = "killed" if killed else "done in spite of it" if first.returncode == 0 else "refused"
+        ended = {0: "done in spite of it", 2: "refused", 130: "interrupted"}.get(first.returncode, "killed")
         again = "was complete, said so" if refused else "completes"
         return f"{ended}; again: {again}"
 
