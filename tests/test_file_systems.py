@@ -22,16 +22,7 @@ from support import fault_points
 from support.strategies import make_patch
 
 SUPPORT = pathlib.Path(__file__).parent / "support"
-LACKS = [
-    "flock38",
-    "flock37",
-    "flock95",
-    "norename",
-    "nolink norename",
-    "dirsync",
-    "nochmod",
-    "flock38 nolink norename dirsync nochmod",
-]
+LACKS = ["flock38 nolink norename dirsync nochmod", "flock37 nochmod", "flock95 nolink", "dirsync norename"]
 
 
 @pytest.fixture(scope="module")

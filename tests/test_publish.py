@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
+from datetime import datetime, timezone
 
 import pytest
 
@@ -155,6 +157,22 @@ def test_what_is_changed_after_signing_is_not_released(place, capsys, monkeypatc
     assert "the value was changed" in err
     assert sorted(os.listdir()) == listed
     assert issubclass(ManifestMismatchError, BenSecureError)
+
+
+def test_nothing_else_ships(place):
+    """What appears in the release while it is made, such as what another writer has left, stops it."""
+    for name in (".x.ben-secure-writing", "BigEarthNet-S2.lmdb/lock.mdb", "note"):
+
+        def stages(stage, name=name):
+            if stage == "summing":
+                (place / ".release.ben-secure-writing" / "new" / name).touch()
+            return nullcontext()
+
+        release = {"name": "BigEarthNet-S2", "version": "1.0", "created": datetime(2026, 1, 1, tzinfo=timezone.utc)}
+        with pytest.raises(StoreError, match=f"{os.path.basename(name)} appeared in the release while it was made"):
+            publish.publish("legacy", "release", PUBLISHER, **release, stages=stages)
+        assert not [name for name in os.listdir() if "release" in name]
+    publish.publish("legacy", "release", PUBLISHER, **release)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def _copy(path: str, folder: str, name: str) -> None:
     except OSError as error:
         if error.errno not in _LACKING:
             raise
-        shutil.copy2(path, kept + ".part")
+        shutil.copyfile(path, kept + ".part")
+        make_like(kept + ".part", os.stat(path))
         os.rename(kept + ".part", kept)
 
 

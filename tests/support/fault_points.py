@@ -155,7 +155,10 @@ def command(arguments: list[str], place: Place, prefix: list[str] | None = None)
     """Run the program, or a script, in a place: under another program, or in a fork of this process (it is faster)."""
     if prefix is not None or os.environ.get("LD_PRELOAD"):
         program = ["-c", *arguments] if arguments == [APPEND] else ["-m", "ben_secure", *arguments]
-        run = subprocess.run([*(prefix or []), sys.executable, *program], cwd=place, capture_output=True, check=False)
+        tests = str(Place(__file__).parent.parent)
+        found = {"PYTHONPATH": os.pathsep.join([*sys.path, tests]), "PYTHONDONTWRITEBYTECODE": "1"}
+        line = [*(prefix or []), sys.executable, *program]
+        run = subprocess.run(line, cwd=place, capture_output=True, check=False, env=os.environ | found)
         return Done(run.returncode, run.stderr)
     with tempfile.TemporaryFile() as error:
         child = os.fork()
@@ -278,8 +281,6 @@ def main() -> int:
     parser.add_argument("--fault", action="append", choices=FAULTS)
     parser.add_argument("--every", type=int, default=1)
     arguments = parser.parse_args()
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path, str(Place(__file__).parent.parent)])
     bad = 0
     for name, call, fault, outcomes in table(
         arguments.commands or [*CASES], arguments.fault or [*FAULTS], arguments.every
