@@ -232,3 +232,22 @@ def test_a_database_honours_the_umask(tmp_path, umask):
         os.umask(before)
     assert (tmp_path / "db").stat().st_mode & 0o777 == 0o777 & ~umask
     assert (tmp_path / "db" / "data.mdb").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_what_a_complete_database_has_left_is_collected(tmp_path):
+    """A writer was killed between giving it its name and giving up its place; what can be resumed is not touched."""
+    with PatchWriter(tmp_path / "db") as writer:
+        writer["a"] = make_patch()
+    place = tmp_path / ".db.ben-secure-writing"
+    place.mkdir(mode=0o700)
+    (place / "resume").write_bytes(b"a digest")
+    (place / "lock").touch()
+    with pytest.raises(StoreError, match="exists"):
+        appear.refuse_taken(str(tmp_path / "db"))
+    assert os.listdir(tmp_path) == ["db"]
+    place.mkdir(mode=0o700)
+    (place / "new").mkdir()
+    (place / "resume").write_bytes(b"a digest")
+    with pytest.raises(StoreError, match="exists"):
+        appear.refuse_taken(str(tmp_path / "db"))
+    assert sorted(os.listdir(place)) == ["new", "resume"]

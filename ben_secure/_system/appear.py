@@ -46,7 +46,8 @@ def left_beside(target: str) -> str | None:
         Path of the place, or None if nothing was left.
     """
     place = _place_of(os.path.abspath(target))
-    return place if os.path.exists(os.path.join(place, _RESUME)) else None
+    left = all(os.path.exists(os.path.join(place, name)) for name in (_NEW, _RESUME))
+    return place if left else None
 
 
 def collect(target: str) -> None:
