@@ -1,9 +1,9 @@
 """Arrays and metadata from records: compared with the one form that numpy writes, then built in one step.
 
-A payload that asks for ``numpy.ndarray`` gets none of numpy's objects: not one of them survives hostile state (a dtype
-whose state hides an object field turns bytes into pointers; ``_reconstruct`` allocates any size that is asked for).
-Here an array is built from the bytes at hand, with a dtype from a closed set. Nothing is allocated before its length
-was checked. Source of the forms: ``ndarray``, ``dtype`` and ``generic.__reduce__`` of numpy 1.20 to 2.4.
+A payload that asks for ``numpy.ndarray`` gets no object of numpy, because numpy's objects do not withstand hostile
+state: a dtype whose state hides an object field turns bytes into pointers, and ``_reconstruct`` allocates any size. An
+array is built here from bytes of the value, with a dtype from a closed set. Nothing is allocated before its length is
+checked. Source of the forms: ``ndarray``, ``dtype`` and ``generic.__reduce__`` of numpy 1.20 to 2.4.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def refuse_array(part: str, value: object) -> NoReturn:
 
 
 def dtype_text(record: Any) -> str:
-    """The dtype that a record stands for, as text such as ``<u2``, ``<U5`` or ``|O``.
+    """Return the dtype of a record as text, such as ``<u2``, ``<U5`` or ``|O``.
 
     Raises:
         PatchFormatError: It is not a record of a numeric, bool, str or plain object dtype.
@@ -60,7 +60,7 @@ def dtype_text(record: Any) -> str:
 
 
 def array_parts(record: Any) -> tuple[Any, str, bool, Any]:
-    """Shape (as yet unchecked), dtype, Fortran order and data of an array record.
+    """Return shape (not checked yet), dtype, Fortran order and data of an array record.
 
     Raises:
         PatchFormatError: It is not the record of an array, or has a state of another form: protocol 4 writes the data
@@ -93,7 +93,7 @@ def check_bytes(data: object) -> None:
 
 
 def take(view: memoryview, block: Block, aligned: int | None) -> bytearray | memoryview:
-    """Pixels where they lie, if the patch may keep them there and they are aligned (see ``Loader.load``); or a copy."""
+    """Return pixels in place if the patch may keep the buffer and they are aligned (``Loader.load``), or a copy."""
     part = view[block.start : block.stop]
     return part if aligned is not None and block.start % ALIGNMENT == aligned else bytearray(part)
 
@@ -107,8 +107,8 @@ def in_native_order(record: Record, array: Any) -> Any:
 class Source:
     """The bytes of one value, from which blocks, arrays and metadata are made.
 
-    What was one object in several places is one object in the result too: nothing is built twice. Depth, objects (a
-    shared one as often as it occurs) and bytes are bounded before anything is made of them.
+    An object that occurs in several places is built once and shared in the result. Depth, number of objects (a shared
+    one counts each time) and bytes are bounded before anything is built.
     """
 
     __slots__ = ("_built", "_bytes", "_limits", "_nodes", "view")
@@ -120,11 +120,11 @@ class Source:
         self._built: dict[int, tuple[Any, int]] = {}  # copy and objects in it, by the identity of the original
 
     def metadata(self, item: Any, depth: int = _AROUND) -> Any:
-        """Copy metadata that the machine left (so without cycles), with arrays in the place of records.
+        """Copy metadata that the machine left (it has no cycles), with arrays in the place of records.
 
         Raises:
             PatchFormatError: A record is not that of a plain array.
-            LimitExceededError: It is too deep, or has too many objects or, in arrays, bytes.
+            LimitExceededError: It is too deep, has too many objects, or its arrays have too many bytes.
         """
         if type(item) in _SCALARS:
             self._count(1)
@@ -169,14 +169,14 @@ class Source:
             _exceed("objects in the metadata, shared ones written out", self._limits.max_nodes)
 
     def raw(self, data: Any) -> Any:
-        """A view of what a block stands for; anything else as it is. Nothing is copied."""
+        """Return a view of the bytes of a block, without a copy; any other object as it is."""
         return self.view[data.start : data.stop] if type(data) is Block else data
 
     def bytes(self, data: Any) -> Any:
-        """The bytes object or bytearray that a block is; anything else as it is.
+        """Return the bytes or bytearray of a block; any other object as it is.
 
         Raises:
-            LimitExceededError: All that was asked for has more bytes than a value may have.
+            LimitExceededError: The bytes requested so far exceed those that a value may have.
         """
         if type(data) is Block or type(data) is bytes or type(data) is bytearray:
             self._bytes += len(data)

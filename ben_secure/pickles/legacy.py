@@ -1,8 +1,8 @@
 """The patch that the records of bigearthnet_patch_interface describe.
 
 Every generation has the same parts under other names: interface 0.1.0 keeps the list of bands as ``bands``, 0.1.2 as
-``_bands``; the private state of a band is that of pydantic 1 or 2. Every part is compared with what its writer makes,
-also where nothing reads it afterwards. A shape, a name or an order that the payload claims is never trusted.
+``_bands``; the private state of a band is that of pydantic 1 or 2. Every part is compared with the one that
+its writer makes, even if nothing reads it afterwards. No shape, name or order in the payload is trusted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NATURAL = {
 
 
 class BandFacts(NamedTuple):
-    """All that the record of a band says; follows from the record alone.
+    """The facts about a band, computed from its record alone.
 
     Attributes:
         identity: Band class, name, resolution_m, (rows, columns).
@@ -66,11 +66,11 @@ class BandFacts(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether the original package may return other bytes than are stored."""
+        """Whether the original package may return bytes that differ from the stored ones."""
         return self.fortran or self.code[0] == ">"
 
     def pixels(self, source: Source) -> tuple[str, Any]:
-        """Dtype and pixels row by row, as the original package returns them: what is stored if that is the same."""
+        """Return dtype and pixels, row by row, as the original package returns them; uncopied if stored so."""
         if not self.differs:
             return self.code, self.data
         array = np.frombuffer(source.raw(self.data), self.code)
@@ -83,7 +83,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def band_facts(band: Any) -> BandFacts:
-    """Check all of a finished band record but where it stands.
+    """Check a finished band record, except for its place in the patch.
 
     Raises:
         PatchFormatError: It is not a band as pydantic 1 or 2 writes it, or its array is not that of pixels.
@@ -106,7 +106,7 @@ def band_facts(band: Any) -> BandFacts:
 
 
 def _fields(band_class: str, state: Any) -> dict[str, Any]:
-    """The four fields of a band, if all of its state is what pydantic writes."""
+    """Return the four fields of a band, if pydantic would write all of its state."""
     keys = tuple(state) if type(state) is dict else ()
     if keys == _PYDANTIC_1:
         private = state["__private_attribute_values__"]
@@ -120,7 +120,7 @@ def _fields(band_class: str, state: Any) -> dict[str, Any]:
     if type(fields) is not dict or tuple(fields) != _FIELDS:
         _refuse(f"a {band_class} does not have the fields {', '.join(_FIELDS)}, in this order")
     if not honest or type(given) is not set or not (_REQUIRED[band_class] <= given <= _REQUIRED["Band"]):
-        _refuse(f"the private state of a {band_class} is not what pydantic writes")
+        _refuse(f"the private state of a {band_class} is not one that pydantic writes")
     return fields
 
 
@@ -138,10 +138,10 @@ class Legacy:
     Args:
         source: The bytes of the value.
         limits: Bounds on bands and metadata.
-        known: ``band_facts`` of records that are finished and stay alive, by identity; they are not checked again.
+        known: ``band_facts`` of finished records that stay alive, by identity; they are not checked again.
 
     Attributes:
-        parts: After ``patch``: its pixels as they are stored, in its order. None if nothing simple can be said.
+        parts: After ``patch``: its stored pixels in its order, or None if they are not simply the blocks.
     """
 
     def __init__(self, source: Source, limits: Limits, known: Mapping[int, BandFacts]) -> None:
@@ -151,7 +151,7 @@ class Legacy:
         self.parts: list[Any] | None = None
 
     def patch(self, record: Record, cls: type[BigEarthNetPatch]) -> BigEarthNetPatch:
-        """Build a patch of a class from its finished record: all as the original package has it, on one new buffer.
+        """Build a patch from its finished record as the original package would, on one new buffer.
 
         Raises:
             PatchFormatError: A band is missing, doubled, swapped or misshapen, a part is of another type, or the
@@ -237,11 +237,11 @@ def _state(record: Record) -> dict[str, Any]:
 
 
 def _extras(rest: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | None:
-    """Attributes that are not among the stored arguments; ``rest`` has every stored argument as an attribute too."""
+    """Return the attributes that are not stored arguments; ``rest`` must have each stored argument, too."""
     for name, value in stored.items():
         if name not in rest:
             _refuse(f"the metadata {printable(name)} is stored but not an attribute")
-        # The pickler shares what has an identity; a number it writes twice.
+        # The pickler shares objects by identity; it writes a number twice.
         if rest[name] is value or (type(value) in (int, float) and equal(rest[name], value)):
             del rest[name]
     return rest or None

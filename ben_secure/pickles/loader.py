@@ -1,7 +1,7 @@
-"""``Loader``: reads values under fixed rules, and remembers what it need not read twice.
+"""``Loader``: reads values under fixed rules, and remembers the parts that it need not read twice.
 
-The way of a value: known by its template; or run by ``machine``, then built here (canonical values, docs/format.md) or
-by ``legacy``. No other step decides anything, and what a loader remembers never changes a verdict (see ``templates``).
+A value is either known by its template, or it is run by ``machine`` and built here (canonical values, docs/format.md)
+or by ``legacy``. No other step decides. The memory of a loader never changes a verdict (see ``templates``).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Loader:
 
     Args:
         classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares.
-        limits: What one value may cost.
+        limits: Limits on the cost of one value.
 
     Attributes:
         pixels_at: Where the pixels of the latest canonical value began; a guess for the next one.
@@ -76,9 +76,10 @@ class Loader:
         return self._read(data, end, head, aligned, None)[0]
 
     def note(self, data: bytes | memoryview, end: int, make: Callable[[BigEarthNetPatch, machine.State], Any]) -> Any:
-        """What ``make``, always the same function, says of a patch without its pixels and of the machine's last state.
+        """Return the result of ``make`` for a patch without its pixels and for the machine's last state.
 
-        Values that differ in nothing but the pixels share one note. This returns if ``load`` does, and raises as it.
+        ``make`` must always be the same function. Values that differ only in their pixels share one note. This method
+        returns or raises exactly as ``load`` does.
         """
         head, template = self._find(data, end)
         if template is not None and template.note is not None:
@@ -108,7 +109,7 @@ class Loader:
     def _built(
         self, root: Any, source: Source, head: Head | None, aligned: int | None
     ) -> tuple[BigEarthNetPatch, list[Block] | None]:
-        """The patch that a finished pickle describes; and the blocks that are its pixels, if all it has is these."""
+        """Build the patch that a finished pickle describes; return the blocks that are its pixels, if these are all."""
         try:
             if is_record(root, "rebuild_patch"):
                 return self._canonical(root, source, aligned)
@@ -124,7 +125,7 @@ class Loader:
     def _canonical(
         self, record: Record, source: Source, aligned: int | None
     ) -> tuple[BigEarthNetPatch, list[Block] | None]:
-        """Build a patch from ``rebuild_patch(version, kind, layout, pixels, stored, extras)``; all of it is hostile."""
+        """Build a patch from ``rebuild_patch(version, kind, layout, pixels, stored, extras)``. All of it is hostile."""
         version, kind, layout, pixels, stored, extras = record.arguments
         if type(version) is not int or version != 1:
             raise PatchFormatError(

@@ -1,15 +1,16 @@
 """The one reader of pickles: a stack machine that makes plain data and inert records, and nothing else.
 
-It has no instruction that imports, calls or looks an attribute up. STACK_GLOBAL looks up a row of a frozen table;
-REDUCE and NEWOBJ write a ``Record``; BUILD stores a state in a record, once; every opcode that it does not know is
-refused. A large bytes object stays where it is, as a ``Block`` that is never looked into; ``templates`` rests on that.
-What executes is what was checked, because there is one parser.
+It has no instruction that imports, calls or looks up an attribute. STACK_GLOBAL looks up a row of a frozen table.
+REDUCE and NEWOBJ write a ``Record``. BUILD stores a state in a record, once. An unknown opcode is refused. A large
+bytes object stays in the payload, as a ``Block`` whose content the machine never reads; ``templates`` relies on that.
+One parser checks and executes, so the two cannot disagree.
 
-- A list, dict, set or record can be changed only while it is on the stack alone: fetching it from the memo seals it. So
-  there are no cycles. The memo keeps what it holds alive, so an identity in ``sealed`` is that of one object.
-- Nothing is dropped: there is no POP, and a key may stand in a dict only once. So no part of a value goes unread.
-- Time is bounded by ``max_opcodes`` and the length of the payload, memory by the payload. The machine never recurses;
-  ``arrays.Source`` bounds depth and objects of what it left.
+- A list, dict, set or record can be changed only while the stack holds its one reference. Fetching it from the memo
+  seals it. Therefore no object contains itself. The memo keeps its objects alive, so an identity in ``sealed`` never
+  passes to another object.
+- Nothing is dropped. There is no POP, and a dict may have a key only once. So every part of a value is compared.
+- ``max_opcodes`` and the length of the payload bound the time; the payload bounds the memory. The machine never
+  recurses. ``arrays.Source`` bounds the depth and the number of objects of the result.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ _read_float = struct.Struct(">d").unpack_from
 
 @dataclass(slots=True)
 class State:
-    """Where the machine stands between two opcodes: all that decides how it goes on."""
+    """The machine between two opcodes: everything that decides how it continues."""
 
     levels: list[list[Any]] = field(default_factory=lambda: [[]])  # stacks, from the outermost to the innermost mark
     memo: list[Any] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     named: dict[int, int] = field(default_factory=dict)  # memo index of containers and records, by identity
-    sealed: set[int] = field(default_factory=set)  # identities of those that were fetched from the memo
+    sealed: set[int] = field(default_factory=set)  # identities of the objects that were fetched from the memo
     pos: int = 0  # of the next opcode
     ops: int = 0  # opcodes so far
     text: int = 0  # bytes of long strings so far
@@ -61,9 +62,9 @@ class State:
     names: set[tuple[str, str]] = field(default_factory=set)  # that STACK_GLOBAL has asked for
 
     def fork(self, end: int) -> State:
-        """Copy the state for one payload of ``end`` bytes: what may still be changed is made new, the rest is shared.
+        """Copy the state for one payload of ``end`` bytes; copy objects that may still change, share all others.
 
-        What may still be changed is on a stack and in no other place but the memo.
+        An object that may still change is on a stack, and nowhere else except in the memo.
         """
         levels, memo, named = [level.copy() for level in self.levels], self.memo.copy(), self.named.copy()
         for level in levels:
@@ -107,7 +108,7 @@ def _placed(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataEr
 
 
 def _bounded(data: bytes, start: int, width: int, end: int) -> int:
-    """End of an operand whose length stands in ``width`` bytes at ``start``; at least STOP must follow it."""
+    """Return the end of an operand whose length is in ``width`` bytes at ``start``; at least STOP must follow it."""
     length = int.from_bytes(data[start : start + width], "little")
     if start + width + length >= end:
         _damaged(f"{length} bytes are announced, {max(end - start - width, 0)} are left")
@@ -115,7 +116,7 @@ def _bounded(data: bytes, start: int, width: int, end: int) -> int:
 
 
 def _open(stack: list[Any], kind: type, sealed: set[int]) -> Any:
-    """The object on top of the stack, which may be changed: of this kind, and never fetched from the memo."""
+    """Return the object on top of the stack; it must have this type and must not be sealed."""
     target = stack[-1] if stack else None
     if type(target) is not kind or (type(target) is Record and target.is_complete):
         _refuse(f"the target is a {kind_of(target)}, not a fresh {kind.__name__}")
@@ -138,7 +139,7 @@ def _fill_dict(stack: list[Any], items: list[Any], sealed: set[int]) -> None:
 
 
 def _fill_set(stack: list[Any], members: list[Any], sealed: set[int], numeric: int) -> int:
-    """Add members to the set on top of the stack; returns how many numbers are in sets now."""
+    """Add members to the set on top of the stack, and return how many numbers are in sets now."""
     target = _open(stack, set, sealed)
     for member in members:
         if type(member) is not str:
@@ -155,7 +156,7 @@ def _fill_set(stack: list[Any], members: list[Any], sealed: set[int], numeric: i
 
 
 def _record(function: object, arguments: object, kinds: tuple[Kind, ...]) -> Record:
-    """Write a record, if function and arguments are of the one form that honest pickles have."""
+    """Write a record, if function and arguments have the one form that honest pickles use."""
     if type(function) is not Name or function.kind not in kinds:
         _refuse(f"a {kind_of(function)} is called or instantiated", Rule.CALL_SHAPE)
     if type(arguments) is not tuple:
@@ -183,7 +184,7 @@ def _row(table: Table, module: object, name: object, limits: Limits) -> Name:
 
 
 def _check_end(pos: int, end: int, state: State, limits: Limits) -> None:
-    """STOP at ``pos``: one object must be left, and nothing may follow."""
+    """Check STOP at ``pos``: one object must be left, and nothing may follow."""
     if len(state.memo) > limits.max_memo:
         _exceed("memo entries", len(state.memo), limits.max_memo)
     if len(state.levels) != 1 or len(state.levels[0]) != 1:
@@ -199,14 +200,14 @@ def _check_end(pos: int, end: int, state: State, limits: Limits) -> None:
 
 
 def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None = None) -> State:
-    """Read the one pickle in ``data[:end]``, which is hostile; no byte from ``end`` on decides anything.
+    """Read the one pickle in ``data[:end]``, which is hostile. No byte from ``end`` on changes the result.
 
     Args:
         data: The stored bytes.
         end: Where the payload ends.
         table: The admitted names.
-        limits: What the payload may cost.
-        state: The state after a beginning that is known; it is not changed.
+        limits: Limits on the cost of the payload.
+        state: The state after a known beginning; it is not changed.
 
     Returns:
         The state at STOP: ``levels[0][0]`` is the object that the pickle leaves (plain data, ``Record``, ``Block``).
@@ -231,20 +232,20 @@ def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None
     try:
         return _run(data, end, table, limits, State() if state is None else state.fork(end), _NO_FRAME)
     except UntrustedDataError:
-        if end < len(data):  # it may have run into what follows; the reason is to be found without it
+        if end < len(data):  # it may have read the bytes that follow; find the reason without them
             return run(data[:end], end, table, limits, state)
         raise
 
 
 def state_at(data: bytes, end: int, table: Table, limits: Limits, until: int) -> State:
-    """The state at position ``until`` of a payload that ``run`` has accepted; the other arguments as there."""
+    """Return the state at position ``until`` of a payload that ``run`` has accepted with the same arguments."""
     return _run(data, end, table, limits, State(), until)
 
 
 def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, until: int) -> State:
-    """Run opcodes to STOP, which must be the last byte, or to ``until``; ``state`` is taken over."""
+    """Run opcodes to STOP, which must be the last byte, or to ``until``. ``state`` is changed."""
     outer, memo, blocks, named, sealed = state.levels, state.memo, state.blocks, state.named, state.sealed
-    stack = outer.pop()  # above the innermost mark; ``outer`` has the stacks below
+    stack = outer.pop()  # above the innermost mark; ``outer`` holds the stacks below
     pos, text, numeric = state.pos, state.text, state.numeric
     frame_at, frame_end = state.frame_at, state.frame_end
     try:

@@ -1,4 +1,4 @@
-"""The names that a pickled patch may ask for, and what may be done with each; data only.
+"""The names that a pickled patch may ask for, and the permitted use of each; data only.
 
 The key is the exact (module, name) pair of the payload. Nothing here is imported by name, nothing matches by prefix
 or pattern, and there is no way to add a pair at run time. A subclass that the *caller* declares is a row of the
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 
 class Kind(IntEnum):
-    """What a payload may do with an admitted name."""
+    """The permitted use of an admitted name."""
 
     CLASS = 1  # NEWOBJ without arguments, then BUILD once
     BUILDER = 2  # REDUCE, then BUILD once
@@ -29,9 +29,9 @@ class Name:
 
     Attributes:
         name: The last part of the pair.
-        kind: What may be done with it.
+        kind: Its permitted use.
         arity: Number of arguments, if it is called.
-        patch_class: The class that the caller declared under this pair; only ever handed on.
+        patch_class: The class that the caller declared under this pair; it is passed on and never called.
     """
 
     name: str
@@ -66,7 +66,7 @@ TABLE: Table = MappingProxyType(
         ("numpy", "dtype"): Name("dtype", Kind.BUILDER, 3),
         **{(f"{core}.multiarray", "_reconstruct"): Name("_reconstruct", Kind.BUILDER, 3) for core in _NUMPY},
         **{(f"{core}.multiarray", "scalar"): Name("scalar", Kind.CALL, 2) for core in _NUMPY},
-        # What pickle protocol 5 writes for an array (the default from Python 3.14 on).
+        # Pickle protocol 5 writes these for an array (the default from Python 3.14 on).
         **{(f"{core}.numeric", "_frombuffer"): Name("_frombuffer", Kind.CALL, 4) for core in _NUMPY},
         # The original package.
         **{(f"{_INTERFACE}.band_interface", name): Name(name, Kind.CLASS) for name in BAND_CLASSES},
@@ -77,7 +77,7 @@ TABLE: Table = MappingProxyType(
 
 
 def declared(classes: tuple[Any, ...]) -> Table:
-    """The table, and beside its rows the patch classes of the caller by module and qualified name.
+    """Return the table with the caller's patch classes added, by module and qualified name.
 
     Raises:
         ValueError: Two classes have one name, or one has a name of the interface itself.

@@ -1,4 +1,4 @@
-"""What the machine makes of a pickle beside plain data: inert records, and blocks that nobody looked into."""
+"""Inert records and unread blocks: all that the machine makes of a pickle apart from plain data."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BLOCK_BYTES = 512
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """What the pickle said of one object; nothing of it was executed.
+    """The description of one object in a pickle; nothing of it was executed.
 
     Attributes:
         name: The row of the table that was called or instantiated.
         arguments: Its arguments; empty for NEWOBJ.
-        state: What BUILD stored, or None.
+        state: The state that BUILD stored, or None.
     """
 
     name: Name
@@ -27,7 +27,7 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
-        """Whether BUILD has nothing to add any more."""
+        """Whether BUILD may add nothing more."""
         return self.state is not None or self.name.kind is Kind.CALL
 
 
@@ -44,7 +44,7 @@ class Block:
 
 
 def kind_of(item: object) -> str:
-    """Say for a message what an object is."""
+    """Name the kind of an object, for a message."""
     if type(item) is Block:
         return "bytearray" if item.mutable else "bytes"
     return item.name.name if type(item) is Record else type(item).__name__

@@ -1,17 +1,17 @@
-"""The one memory between values: one that equals a value that was read, pixels aside, is that patch with its pixels.
+"""The one memory between values: one that equals an earlier one outside its pixels gives the same patch with its own.
 
-What it is keyed by: every byte of a value outside its blocks. A ``Head`` has those up to a place behind the last block;
-its ``tails`` are keyed by all that follow.
+Key: every byte of a value outside its blocks. A ``Head`` holds these bytes up to a place behind the last block; its
+``tails`` are keyed by all bytes that follow.
 
-Why equal keys give equal results: the machine never looks into a block, and a template is made only of a patch whose
-pixels are exactly the blocks of its value, each once, unchanged, in a known order, without gaps, and whose metadata is
-text and numbers (never bytes). So class, layout and metadata were computed from the bytes outside the blocks alone,
-under the rules of one ``Loader``; from the same bytes they come out the same. The one exception is the length of a last
-frame that ends with the value: ``Head.fits`` computes what it must be. A head without a known tail saves work, too: the
-machine goes on from its state, which no value can change.
+Why equal keys give equal results: the machine never reads the content of a block. A template is made only of a patch
+whose pixels are exactly the blocks of its value, each once, unchanged, in a known order, without gaps, and whose
+metadata is text and numbers, never bytes. So class, layout and metadata were computed only from the bytes outside the
+blocks, under the rules of one ``Loader``. Equal bytes give equal results. There is one exception: the length of a last
+frame that ends with the value; ``Head.fits`` computes the length that it must have. A head without a known tail saves
+work, too: the machine continues from its state, which no value can change.
 
-How many bytes it may hold: ``MAX_BYTES``, counting programs, states and every copy of metadata. What takes more than a
-few kB is not learned. When the budget is spent, everything is forgotten.
+Budget: ``MAX_BYTES``, which counts programs, states and every copy of metadata. A template of more than a few kB is not
+learned. When the budget is spent, everything is forgotten.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Template:
         self.note = note
 
     def patch(self, view: memoryview, aligned: int | None) -> BigEarthNetPatch:
-        """The patch of a value that has this head and this tail; ``aligned`` as for ``Loader.load``."""
+        """Return the patch of a value that has this head and this tail; ``aligned`` is that of ``Loader.load``."""
         if len(self._parts) == 1:
             pixels = take(view, self._parts[0], aligned)
         else:
@@ -65,7 +65,7 @@ class Template:
 
 
 class Head:
-    """All bytes of a value up to a place behind its last block, the blocks aside; and what follows from them.
+    """All bytes of a value outside its blocks, up to a place behind the last block, and the results computed from them.
 
     Attributes:
         end: That place.
@@ -98,7 +98,7 @@ class Head:
                     continue
 
     def fits(self, data: bytes | memoryview, end: int) -> bool:
-        """Whether the payload ``data[:end]`` begins so, with any content of the blocks."""
+        """Whether the payload ``data[:end]`` begins with these bytes, with any content of the blocks."""
         at = self.state.frame_at
         if end < self._least or (at and int.from_bytes(data[at : at + 8], "little") != end - at - 8):
             return False
@@ -108,7 +108,7 @@ class Head:
         return True
 
     def cost(self) -> int:
-        """Bytes that the head holds without its templates; rather too many than too few."""
+        """Bytes that the head holds without its templates; an upper estimate."""
         return 5 * sum(len(segment) for *_, segment in self._segments) + _OPCODE_COST * self.state.ops
 
 
@@ -122,7 +122,7 @@ class Templates:
         self._lock = threading.Lock()
 
     def head(self, data: bytes | memoryview, end: int) -> Head | None:
-        """The head that the payload ``data[:end]`` begins with, if it is known."""
+        """Return the known head with which the payload ``data[:end]`` begins, or None."""
         for head in self._heads:
             if head.fits(data, end):
                 return head
@@ -132,16 +132,16 @@ class Templates:
         self, head: Head | None, payload: bytes, left: State, parts: Sequence[Block],
         patch: BigEarthNetPatch, note: object, state_at: Callable[[int], State],
     ) -> None:  # fmt: skip
-        """Remember a value that was read, if that is worth it and may be (see the module's docstring).
+        """Remember a value that was read, if the module's docstring admits it and it saves work.
 
         Args:
-            head: What ``head`` returned for it.
+            head: The result of ``head`` for it.
             payload: The value without its footer.
             left: The machine's state at its end.
             parts: All blocks of the value, each once, in the order of the patch's pixels.
             patch: The patch.
-            note: As in ``Template``.
-            state_at: Gives the machine's state at a position of this payload.
+            note: The note of ``Template``.
+            state_at: Returns the machine's state at a position of this payload.
         """
         blocks, stored = left.blocks, patch.__stored_args__
         end = max(blocks[-1].stop, left.cut)
@@ -161,7 +161,7 @@ class Templates:
                 head.tails[payload[end:]] = Template(patch, parts, note)
 
     def _add(self, cost: int) -> bool:
-        """Count bytes that are to be held; if there are too many, forget everything instead."""
+        """Count bytes that will be held; if the budget does not allow them, forget everything."""
         with self._lock:
             self._held += cost
             if self._held > MAX_BYTES:
@@ -171,7 +171,7 @@ class Templates:
 
 
 def _is_flat(stored: dict[str, Any]) -> bool:
-    """Whether ``_copied`` copies all metadata that can change, and no list of it is in two places."""
+    """Whether ``_copied`` copies all metadata that can change, and no list occurs twice."""
     lists = [value for value in stored.values() if type(value) not in _IMMUTABLE]
     plain = all(type(value) is list and _IMMUTABLE.issuperset(map(type, value)) for value in lists)
     return plain and len(set(map(id, lists))) == len(lists)
