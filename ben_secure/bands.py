@@ -1,6 +1,6 @@
-"""The band tables: the name, resolution, side and sensor of every BigEarthNet band, and the orders they come in.
+"""The band tables: the name, resolution, side and sensor of every BigEarthNet band, and their orders.
 
-Data and the rules that follow from it, nothing else: no pixel is held here and no input is judged.
+It holds data and the rules that follow from it. It holds no pixels and judges no input.
 
 Sources: Sumbul et al., "BigEarthNet: A Large-Scale Benchmark Archive for Remote Sensing Image Understanding", IGARSS
 2019 (12 Sentinel-2 Level-2A bands, B10 left out; a patch covers 1.2 km by 1.2 km, hence 120, 60 and 20 pixels a side
@@ -23,7 +23,7 @@ PATCH_SIDE_M = 1200
 
 @dataclass(frozen=True, slots=True)
 class BandSpec:
-    """What is published about one band.
+    """The published facts about one band.
 
     Attributes:
         name: Name as published: ``B8A``, ``VV``.

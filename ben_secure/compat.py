@@ -7,14 +7,14 @@ From then on that name and its modules are ours, whether the original is install
 ``BigEarthNet_S1_S2_Patch.loads(value)``, as training code calls it, is the restricted loader and runs nothing. Values
 that the classes write are canonical ones.
 
-What this cannot do: code that calls ``pickle.loads`` itself runs whatever the value says, before any class of ours is
-asked. Change such code to ``ben_secure.loads``. Of honest values, ``pickle.loads`` then refuses those of the original
-package with an ``UnsafePickleError`` that says so (it would fill the objects of a class that it does not know), and
-reads canonical ones, of which it is told to call one checked function. A spawned process starts anew: put the call
-where its main module, or the code that it runs, comes past it.
+Not covered: code that calls ``pickle.loads`` itself runs whatever the value says, before any class of this package is
+asked. Change such code to ``ben_secure.loads``. After ``install``, ``pickle.loads`` refuses honest values of the
+original package with an ``UnsafePickleError`` that says so, because it would fill half-built objects. It reads canonical
+values, which name one checked function. A spawned process needs the call again: put it into its main module or into the
+code that it runs.
 
-What is a mistake here is a ``ValueError`` or a ``TypeError`` and not pydantic's ``ValidationError``; the private names
-of the original, and the example GeoTIFFs in it, are not there. This module imports nothing that a value names, and
+Differences: a wrong argument raises ``ValueError`` or ``TypeError`` and not pydantic's ``ValidationError``. The private
+names of the original and its example GeoTIFFs are missing. This module imports nothing that a value names, and
 installs nothing on disk.
 """
 

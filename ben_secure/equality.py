@@ -1,6 +1,6 @@
 """Equality of metadata by type and by value, bit for bit.
 
-Compares what ``metadata`` has admitted, which bounds its depth; judges nothing.
+It compares metadata that ``metadata`` has admitted, so its depth is bounded. It does not judge.
 """
 
 from __future__ import annotations

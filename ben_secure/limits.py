@@ -1,6 +1,6 @@
 """Frozen resource limits, each with its reason.
 
-A limit is a ceiling on what a hostile value can make the reader spend; honest values stay far below. There is no
+A limit bounds the time or memory that a hostile value can cost the reader; honest values stay far below. There is no
 value that means "unlimited" and no way to change a limit from the data.
 """
 
@@ -11,15 +11,15 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one value may cost. Every limit is a positive int and inclusive.
+    """Limits on the cost of one value. Every limit is a positive int and inclusive.
 
     An honest S1+S2 patch of the original package has 277 kB, 1,035 opcodes, 253 memo entries and depth 6.
 
     Attributes:
         max_value_bytes: Bytes of one stored value. 16 MiB holds an S1+S2 patch of complex128 bands nine times over.
         max_header_bytes: Bytes of the header of a safetensors value, metadata included. That of an S2 patch has 824,
-            with labels some 2,000; JSON takes up to fifty times its bytes in memory while it is parsed.
-        max_opcodes: Opcodes of one pickle; bounds the time of the check (some 0.1 us an opcode).
+            with labels about 2,000; JSON takes up to fifty times its bytes in memory while it is parsed.
+        max_opcodes: Opcodes of one pickle; bounds the time of the check (about 0.1 us an opcode).
         max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
         max_depth: Nesting of containers in the metadata, the two around it counted. Deeper tuples overflow the C stack
             in ``hash`` and ``repr``.

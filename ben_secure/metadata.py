@@ -1,8 +1,8 @@
-"""The plain-data rule: what may be metadata of a patch, and how its numpy leaves travel.
+"""The plain-data rule: the types that metadata of a patch may have, and the form of its numpy leaves in a value.
 
 Metadata is str, int, float, bool, None, bytes, list, tuple, dict with str keys, set, numpy arrays and scalars of
 numeric, bool or str dtype, and one-dimensional object arrays of plain str; exact types, nothing else. So it can be
-checked completely, compared, and rebuilt without running anything. The checks never follow a subclass's methods,
+checked completely, compared, and rebuilt without running code. The checks never follow a subclass's methods,
 never recurse, and end within their limits whatever cycles or shared references they are handed. The rebuilders take
 hostile arguments and allocate nothing before length, shape and dtype agree.
 """
@@ -35,7 +35,7 @@ _LEAVES = frozenset({str, float, bool, type(None), bytes})
 _SET_MEMBERS = _LEAVES | {int}
 _TEXT_ONLY = {str}
 _CONTAINERS = frozenset({list, tuple, dict})
-# What is shared is written out as often as it occurs (by repr, by dumps), so its bytes count: so many as one object.
+# repr and dumps write a shared object each time it occurs, so its bytes count. This many bytes count as one object.
 _TEXT_WEIGHT = 64
 _ARRAY_WEIGHT = 256
 # Levels of nesting that a pickle needs around the metadata and inside a packed array; ``Limits.max_depth`` counts them.
@@ -71,7 +71,7 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
     """Check that a value is metadata, as deep as it goes.
 
     Args:
-        name: What to call it in a message.
+        name: Its name in a message.
         value: The value; hostile, but no longer changing.
         limits: Bounds on nodes (a shared object counts each time), depth and integers.
         spent: Nodes already counted in other values of the same patch.
@@ -126,7 +126,7 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
 
 
 def _weight(leaf: object) -> int:
-    """What a text counts beyond one."""
+    """Return the nodes that a text counts beyond one."""
     return len(leaf) // _TEXT_WEIGHT if isinstance(leaf, str | bytes) else 0
 
 
@@ -149,7 +149,7 @@ def _dict_items(path: tuple[object, ...], node: dict[object, object]) -> Iterabl
 def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
     """Check an int, a set or a numpy leaf and return how many nodes are in it; refuse anything else.
 
-    What is too many nodes is not looked into.
+    An array or set with too many nodes is not examined.
     """
     if type(node) is int:
         # A pickle spends one more bit on the sign.
@@ -207,7 +207,7 @@ def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> i
 
 
 class PackedArray:
-    """Stands for a numpy array in what is pickled, so that no global of numpy is named; a ``rebuild_array``."""
+    """Replaces a numpy array before pickling, so that the value names ``rebuild_array`` and no function of numpy."""
 
     __slots__ = ("array",)
 
@@ -221,7 +221,7 @@ class PackedArray:
 
 
 class PackedScalar:
-    """Stands for a numpy scalar in what is pickled; a ``rebuild_scalar``."""
+    """Replaces a numpy scalar before pickling, so that the value names ``rebuild_scalar``."""
 
     __slots__ = ("scalar",)
 
@@ -243,7 +243,7 @@ def pack(value: object) -> object:
         value: Metadata that ``check_value`` has passed (which bounds its depth).
 
     Returns:
-        What to pickle.
+        The object to pickle.
     """
     return _pack(value)
 
@@ -321,7 +321,7 @@ def _checked_shape(shape: object, limits: Limits) -> tuple[int, ...]:
 
 
 def _check_bits(dtype: np.dtype[Any], data: bytes | bytearray) -> None:
-    """Refuse bytes that are no value of the dtype: numpy would take them and misbehave later."""
+    """Refuse bytes that are not a value of the dtype: numpy would accept them and misbehave later."""
     if dtype.kind == "b" and data.translate(None, b"\0\1"):
         raise ValueError("a bool in an array must be 0 or 1")
     if dtype.kind == "U" and data and int(np.frombuffer(data, dtype.str[0] + "u4").max()) > _MAX_CODE_POINT:
@@ -329,7 +329,7 @@ def _check_bits(dtype: np.dtype[Any], data: bytes | bytearray) -> None:
 
 
 def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = DEFAULT_LIMITS) -> AnyArray:
-    """Build an array from what a canonical value says of it; every argument is hostile.
+    """Build an array from its description in a canonical value; every argument is hostile.
 
     Args:
         dtype: ``dtype.str``; ``|O`` for a one-dimensional object array of str.
@@ -358,7 +358,7 @@ def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = D
 
 
 def rebuild_scalar(dtype: object, data: object) -> np.generic:
-    """Build a numpy scalar from what a canonical value says of it; every argument is hostile.
+    """Build a numpy scalar from its description in a canonical value; every argument is hostile.
 
     Args:
         dtype: ``dtype.str`` of a numeric, bool or str dtype.

@@ -1,8 +1,7 @@
-"""Read one stored value, of whichever format: a pickled patch, or a safetensors file.
+"""Read one stored value: a pickled patch or a safetensors file.
 
-The first bytes say which it is; nothing is ever tried and tried again otherwise. Reads nothing but what it is given,
-and leaves every judgement to ``pickles`` and ``tensors``. To lack memory is no judgement: it leaves as an
-``UndecidedError``.
+The first bytes decide the format; a value that one reader refuses is never given to another. ``pickles`` and
+``tensors`` give the verdict. Lack of memory is not a verdict and raises an ``UndecidedError``.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Decoder:
 
     Args:
         classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares.
-        limits: What one value may cost.
+        limits: Limits on the cost of one value.
 
     Raises:
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
@@ -72,13 +71,13 @@ class Decoder:
         )
 
     def note(self, value: bytes | memoryview, end: int, make: Callable[[BigEarthNetPatch, State | None], Any]) -> Any:
-        """What ``make`` says of the patch in ``value[:end]``; values that differ in nothing but pixels share one note.
+        """Return the result of ``make`` for the patch in ``value[:end]``; values with equal bytes outside pixels share it.
 
         Args:
             value: As for ``load``.
             end: Likewise.
-            make: Called with a patch, at whose pixels it must not look, and the state in which the machine ended, None
-                for a safetensors file; always the same function. What it returns should be small.
+            make: Called with a patch, whose pixels it must not read, and with the last state of the machine, None for a
+                safetensors file. It must always be the same function. Its result should be small.
 
         Returns:
             The note.
@@ -95,7 +94,7 @@ class Decoder:
             raise ResourceError.reading(end) from error
 
 
-# For plain ``loads``: one for the usual rules, and one for the latest others; each has a memory of its own.
+# For plain ``loads``: one decoder for the default rules, and one for the latest other rules.
 _usual = Decoder()
 _other = lru_cache(maxsize=1)(Decoder)
 
@@ -139,7 +138,7 @@ def loads(
             the key to ``PatchReader`` for that.
         classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares,
             for databases of people who inherited from it. Their code is never called.
-        limits: What the value may cost.
+        limits: Limits on the cost of the value.
 
     Returns:
         The patch, on one new writable buffer.

@@ -42,7 +42,7 @@ __all__ = [
 
 
 def _decoder() -> Decoder:
-    from ben_secure import values  # when it is first needed: whoever only makes patches does without
+    from ben_secure import values  # imported at the first use: a program that only makes patches does not need it
 
     return values
 

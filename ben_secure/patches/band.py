@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BandTypeError(TypeError, ValueError):
-    """Something of a wrong type was given as a band; a ``ValueError`` too, as what the original package raises."""
+    """An argument for a band has the wrong type. Also a ``ValueError``, as in the original package."""
 
 
 def refuse_state(target: object) -> NoReturn:
@@ -45,13 +45,13 @@ def check_pixels(name: str, data: object, shape: tuple[int, int]) -> None:
 
     Args:
         name: The band, for the message.
-        data: What was given as its pixels.
+        data: The argument that should be its pixels.
         shape: The rows and columns it must have.
 
     Raises:
         BandTypeError: It is not a numpy array, or one of a subclass whose meaning would be lost (``np.memmap`` is
             fine).
-        ValueError: Its shape is another one or its dtype is not numeric.
+        ValueError: Its shape differs or its dtype is not numeric.
     """
     if type(data) is not np.ndarray and type(data) is not np.memmap:
         raise BandTypeError(
@@ -96,7 +96,7 @@ class Band:
 
         Raises:
             TypeError: ``name`` is not a str, ``data`` not an array, or a number that ``Band`` needs is missing.
-            ValueError: The name is not one of this form, or shape, dtype or resolution is not as it must be.
+            ValueError: The name is not one of this form, or shape, dtype or resolution does not fit it.
         """
         if not isinstance(name, str):
             raise BandTypeError(f"a band name must be a str, not {type(name).__name__}")

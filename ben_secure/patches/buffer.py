@@ -1,7 +1,7 @@
-"""``BandBuffer``: bands of any sizes in one buffer of pixels, and every way to get at them.
+"""``BandBuffer``: bands of any sizes in one buffer of pixels, and the access to them.
 
-Holds what a patch is made of and checks none of it: ``_assemble`` is for callers that have. Nothing here changes a
-pixel. Arrays are views of the buffer wherever that is possible.
+It stores the parts of a patch and checks none of them: callers of ``_assemble`` have checked them. Nothing here changes
+a pixel. Arrays are views of the buffer wherever that is possible.
 """
 
 from __future__ import annotations

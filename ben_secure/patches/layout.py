@@ -1,9 +1,9 @@
 """Where each band of a patch lies in its one pixel buffer.
 
-A layout is pure arithmetic over plain values and holds no pixel. It is built from what a payload says, so every
-argument counts as hostile: exact types, bounds and consistency with the band tables are checked before anything is
-computed, and what is wrong leaves as ``ValueError`` or ``TypeError`` (the loader makes them its own errors). Nothing
-is ever allocated here on a payload's word: a layout only says how many bytes there have to be.
+A layout is pure arithmetic over plain values and holds no pixel. It is built from arguments of a payload, so every one
+of them is hostile: exact types, bounds and consistency with the band tables are checked before anything is computed.
+A wrong argument raises ``ValueError`` or ``TypeError``, which the loader turns into its own errors. Nothing is
+allocated here: a layout only states the number of bytes.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Layout:
 
     Attributes:
         kind: Name of the patch class whose bands these are.
-        plain: What stands for the layout in a canonical value: str for a standard kind, tuple of entries otherwise.
+        plain: The layout in a canonical value: str for a standard kind, tuple of entries otherwise.
         slots: The bands in storage order.
         nbytes: Length of the buffer.
         natural: The bands in natural order.
@@ -235,7 +235,7 @@ class Layout:
             _check_entry(entry, limits)
             for label in (f"band {entry[2]}", f"attribute {entry[0]}"):
                 if label in seen and label != "attribute None":
-                    raise ValueError(f"{printable(label)} is there twice; each may be used once")
+                    raise ValueError(f"{printable(label)} occurs twice; each name may be used once")
                 seen.add(label)
         # Only now: everything in it has its exact type, so that True cannot find the cached layout of 1.
         return _generic(entries)

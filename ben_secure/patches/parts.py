@@ -1,7 +1,7 @@
 """``rebuild``: a patch from the plain parts that travel in a value, and the rules on the names that a patch may use.
 
-The parts are hostile, and checked before a patch exists, so there is no half-built patch. Calls nothing that a subclass
-defines, and imports nothing that a payload names.
+The parts are hostile. They are checked before a patch exists, so no patch is half built. No method of a subclass is
+called, and nothing that a payload names is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS: dict[str, type[BandBuffer]] = {}
 
 
 def kind_of(cls: type[BandBuffer]) -> str:
-    """Name of the standard class whose rules on bands hold for a patch class: its own, or what it derives from."""
+    """Return the name of the standard class whose rules on bands apply: the class itself or its base."""
     return cls._kind
 
 
@@ -82,7 +82,7 @@ def rebuild(
     extras: object,
     limits: Limits = DEFAULT_LIMITS,
 ) -> PatchT:
-    """Make a patch of the plain parts that travel in a canonical value; every one of them is hostile.
+    """Make a patch of the plain parts of a canonical value; every one of them is hostile.
 
     Law: ``rebuild(type(p), layout.plain, bytes(pixels), stored, extras) == p`` for the parts of every patch ``p``.
 
@@ -123,7 +123,7 @@ def rebuild(
 def rebuild_patch(
     version: object, kind: object, layout: object, pixels: object, stored: object, extras: object
 ) -> BandBuffer:
-    """What the one call in a canonical value names, so that plain ``pickle`` can read it too.
+    """Rebuild a patch: the one function that a canonical value names, so that plain ``pickle`` can read it too.
 
     Args:
         version: The int 1; any other is refused.
@@ -137,7 +137,7 @@ def rebuild_patch(
         The patch.
 
     Raises:
-        TypeError: As for ``rebuild``, or ``kind`` is no patch class.
+        TypeError: As for ``rebuild``, or ``kind`` is not a patch class.
         ValueError: As for ``rebuild``, or version or kind is unknown.
     """
     if type(pixels) is memoryview:
@@ -155,5 +155,5 @@ def rebuild_patch(
     return rebuild(kind, layout, pixels, stored, extras)
 
 
-# The name that stands in canonical values for ever; which file defines the function is nobody's business.
+# Canonical values use this name for ever, whichever file defines the function.
 rebuild_patch.__module__ = "ben_secure.patches"

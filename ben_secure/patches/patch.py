@@ -41,7 +41,7 @@ PatchT = TypeVar("PatchT", bound="BigEarthNetPatch")
 
 
 class Decoder(Protocol):
-    """What reads stored values: the module ``ben_secure.values``, which is above this one and knows it."""
+    """The reader of stored values: the module ``ben_secure.values``, which imports this one."""
 
     def load(
         self, file: BinaryIO | str | os.PathLike[str], *, classes: tuple[type[BigEarthNetPatch], ...]
@@ -55,7 +55,7 @@ class Decoder(Protocol):
 class BigEarthNetPatch(BandBuffer):
     """A patch of any bands with metadata; the base of all patch classes.
 
-    To define your own: derive from it, make the bands as attributes and hand them on::
+    To define your own: derive from it, make the bands as attributes and pass them to the constructor::
 
         class MyPatch(BigEarthNetPatch):
             def __init__(self, green, **metadata):
@@ -67,7 +67,7 @@ class BigEarthNetPatch(BandBuffer):
 
     __slots__ = ()
 
-    # Finds what load and loads read with; the face of this room fills it in.
+    # Returns the reader that load and loads use; ben_secure.patches sets it.
     _decoder: ClassVar[Callable[[], Decoder]]
 
     def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
@@ -89,7 +89,7 @@ class BigEarthNetPatch(BandBuffer):
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:
-            TypeError: A band is none, or metadata is of a type that is not admitted.
+            TypeError: An item of ``bands`` is not a band, or metadata has a type that is not admitted.
             ValueError: Bands contradict each other, or a metadata name is taken.
         """
         if self._kind != GENERIC:
@@ -142,7 +142,7 @@ class BigEarthNetPatch(BandBuffer):
         write(self, "_layout", layout)
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached for what is neither metadata nor defined by a class.
+        # Reached only for names that are neither metadata nor defined by a class.
         if name in BandBuffer.__slots__:
             raise AttributeError(
                 f"this {type(self).__name__} is not built yet; call super().__init__(bands=[...]) first"
@@ -171,7 +171,7 @@ class BigEarthNetPatch(BandBuffer):
     def __delattr__(self, name: str) -> None:
         self._check_writable()
         if name == "__stored_args__" or name not in self.__dict__:
-            raise AttributeError(f"{name!r} is no metadata of this {type(self).__name__} and cannot be deleted")
+            raise AttributeError(f"{name!r} is not metadata of this {type(self).__name__} and cannot be deleted")
         del self.__dict__[name]
         self.__dict__.get("__stored_args__", {}).pop(name, None)
 
@@ -218,7 +218,7 @@ class BigEarthNetPatch(BandBuffer):
         refuse_state(self)
 
     def _extras(self) -> dict[str, object]:
-        """Metadata attributes that are not, or no longer, what ``__stored_args__`` has under their name."""
+        """Return the metadata attributes that differ from ``__stored_args__``."""
         stored = self.__stored_args__
         return {
             name: value
@@ -246,7 +246,7 @@ class BigEarthNetPatch(BandBuffer):
         """Write the canonical value: a protocol-5 pickle of one call, the pixels as one block.
 
         Equal patches give equal bytes, except for the order of dicts and, between processes, of sets of str. The value
-        is read once before it is given out, so that nothing is written that ``loads`` would refuse.
+        is read once before it is returned, so that ``loads`` never refuses a value that was written.
 
         Returns:
             The value, as ``ben_secure.loads`` reads it.

@@ -1,6 +1,6 @@
 """The three patch classes with fixed bands: Sentinel-1, Sentinel-2, and both in one buffer.
 
-What they share is in ``patches.patch``; nothing is checked or rebuilt here.
+Their common part is in ``patches.patch``; nothing is checked or rebuilt here.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:
-            TypeError: A band is no array, or metadata is of a type that is not admitted.
-            ValueError: A band's shape or dtype is not as it must be, or a metadata name is taken.
+            TypeError: A band is not an array, or metadata has a type that is not admitted.
+            ValueError: A band has the wrong shape or dtype, or a metadata name is taken.
         """
         self._fill_standard(S1_BANDS, (bandVH, bandVV), kwargs)
 
@@ -109,8 +109,8 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:
-            TypeError: A band is no array, or metadata is of a type that is not admitted.
-            ValueError: A band's shape or dtype is not as it must be, or a metadata name is taken.
+            TypeError: A band is not an array, or metadata has a type that is not admitted.
+            ValueError: A band has the wrong shape or dtype, or a metadata name is taken.
         """
         bands = band01, band02, band03, band04, band05, band06, band07, band08, band8A, band09, band11, band12
         self._fill_standard(S2_BANDS, bands, kwargs)
@@ -181,7 +181,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
 
 
 class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
-    """A Sentinel-1 patch and its Sentinel-2 twin in one buffer."""
+    """A Sentinel-1 patch and the Sentinel-2 patch of the same place in one buffer."""
 
     __slots__ = ()
 
