@@ -7,15 +7,15 @@ From then on that name and its modules are ours, whether the original is install
 ``BigEarthNet_S1_S2_Patch.loads(value)``, as training code calls it, is the restricted loader and runs nothing. Values
 that the classes write are canonical ones.
 
-Not covered: code that calls ``pickle.loads`` itself runs whatever the value says, before any class of this package is
-asked. Change such code to ``ben_secure.loads``. After ``install``, ``pickle.loads`` refuses honest values of the
-original package with an ``UnsafePickleError`` that says so, because it would fill half-built objects. It reads canonical
-values, which name one checked function. A spawned process needs the call again: put it into its main module or into the
-code that it runs.
+Not covered: code that calls ``pickle.loads`` itself runs whatever the value says, before any class of ours is asked.
+Change such code to ``ben_secure.loads``. After ``install``, ``pickle.loads`` refuses honest values of the original
+package with an ``UnsafePickleError`` that says so, because it would fill half-built objects. It reads canonical values,
+which name one checked function. A spawned process needs the call again: put it into its main module or into the code
+that it runs.
 
 Differences: a wrong argument raises ``ValueError`` or ``TypeError`` and not pydantic's ``ValidationError``. The private
-names of the original and its example GeoTIFFs are missing. This module imports nothing that a value names, and
-installs nothing on disk.
+names of the original and its example GeoTIFFs are missing. This module imports nothing that a value names, and installs
+nothing on disk.
 """
 
 from __future__ import annotations

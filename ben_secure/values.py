@@ -71,7 +71,7 @@ class Decoder:
         )
 
     def note(self, value: bytes | memoryview, end: int, make: Callable[[BigEarthNetPatch, State | None], Any]) -> Any:
-        """Return the result of ``make`` for the patch in ``value[:end]``; values with equal bytes outside pixels share it.
+        """Return what ``make`` makes of the patch in ``value[:end]``; values that differ only in pixels share it.
 
         Args:
             value: As for ``load``.
