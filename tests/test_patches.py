@@ -295,7 +295,7 @@ class TestOwnClasses:
     @pytest.mark.parametrize(("bands", "error", "message"), [
         ([], ValueError, "1 to 64 bands, not 0"),
         ([np.zeros((2, 2))], TypeError, "found ndarray among the bands"),
-        ([make_patch().band01, make_patch().band01], ValueError, "band B01 is there twice"),
+        ([make_patch().band01, make_patch().band01], ValueError, "band B01 occurs twice"),
     ])  # fmt: skip
     def test_wrong_lists_of_bands(self, bands, error, message):
         """None, no bands, the same name twice."""
