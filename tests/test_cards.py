@@ -78,6 +78,7 @@ def test_readers_and_datasets(path):
         assert lines[place + 1] == "Pastures, Non-irrigated arable land, Airports"
 
 
+@pytest.mark.threat("T24")
 def test_what_a_file_says_is_text(tmp_path):
     """Names, metadata, its names, and messages are escaped; the same names without markup are shown as they are."""
     shown_evil = r"</td><script>alert(1)</script>\x1b[2J\u202e"
@@ -92,6 +93,7 @@ def test_what_a_file_says_is_text(tmp_path):
         assert "not a pickle" in shown(PatchReader(folder)).text
 
 
+@pytest.mark.threat("T24")
 def test_it_is_bounded():
     """However much metadata there is, and however large the bands."""
     rows = {f"name {number}": "x" * 10_000 for number in range(100)}
