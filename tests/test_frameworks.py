@@ -41,17 +41,17 @@ def numbered(tmp_path_factory):
     return database(tmp_path_factory.mktemp("frameworks") / "db", found)
 
 
-def launch(framework, *arguments):
+def launch(framework, path, folder, options):
     tests = pathlib.Path(__file__).parent
-    paths = {"PYTHONPATH": f"{tests.parent}:{tests}", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
-    command = [sys.executable, "-W", "ignore", "-m", "support.run_framework", framework, *map(str, arguments)]
-    found = subprocess.run(command, env=paths, capture_output=True, timeout=300)
+    paths = {"PYTHONPATH": f"{tests.parent}:{tests}", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    run = ["-m", "support.run_framework", framework, path, folder, json.dumps(options)]
+    found = subprocess.run([sys.executable, "-W", "ignore", *run], env=paths, capture_output=True, timeout=600)
     assert found.returncode == 0, found.stderr.decode()[-4000:]
 
 
 def lightning(folder, numbered, kinds=KINDS, **options):
     """Per kind what each rank got."""
-    launch("lightning", numbered, folder, json.dumps({"kinds": kinds, **options}))
+    launch("lightning", numbered, folder, {"kinds": kinds, **options})
     return read(folder, kinds)
 
 
@@ -146,7 +146,7 @@ def test_accelerate(tmp_path, numbered):
         ways[f"{start}, {dispatch}"] = {**started, "dispatch_batches": dispatch}
     for way in ways:
         (tmp_path / way).mkdir()
-    launch("accelerate", numbered, tmp_path, json.dumps(ways))
+    launch("accelerate", numbered, tmp_path, ways)
     for way, options in ways.items():
         found = read(tmp_path / way)
         assert len(found["list"]) == 2
