@@ -1,5 +1,6 @@
 """``sign``: a team's tags in place or in a copy, and a publisher's manifest; as a user would, and what can go wrong."""
 
+import importlib.util
 import json
 import os
 import re
@@ -508,3 +509,77 @@ def test_a_public_key_where_a_private_one_belongs(place, capsys):
     code, _, err = run("verify db --verify-key publisher", capsys)
     assert (code, "this is the private key; --verify-key takes the public one" in err) == (2, True)
     assert run("verify db --verify-key publisher.pub", capsys)[0] == 0
+
+
+def test_a_release_since_another(place, capsys):
+    """Name and licence are kept, what changed is said before it signs; verify --from says the same."""
+    sign = ["sign", "db", "--signing-key", "publisher"]
+    assert main([*sign, "--name", "n", "--version", "1", "--license", "CC0"]) == 0
+    for suffix in (".manifest", ".manifest.dsse.json"):
+        os.rename(f"db{suffix}", f"old{suffix}")
+    write_verify_key("publisher.pub", PUBLISHER.verify_key)
+    write_verify_key("stranger.pub", SigningKey.generate().verify_key)
+    make_database(place / "more", {b"added": BARE[b"patch 00"]})
+    assert main(["append", "db", "more"]) == 0
+    capsys.readouterr()
+    count = len(BARE) + 1
+    for wrong, words in (
+        (["--version", "1"], "expected the same --name and another --version"),
+        (["--version", "2", "--name", "m"], "name n, expected m"),
+        (["--version", "2", "--since-key", "stranger.pub"], "signed by 0 of the keys"),
+        ([], "--version only"),
+    ):
+        assert main([*sign, "--since", "old.manifest", *wrong]) in (1, 2)
+        assert words in capsys.readouterr().err
+        assert not os.path.exists("db.manifest")
+    assert main([*sign, "--since", "old.manifest", "--version", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"since 1: 1 added, 0 changed, 0 removed, {count - 1} unchanged", "  added: added"]
+    assert lines[-1].startswith(f"SIGNED: {count} records of db")
+    verify = ["verify", "db", "--verify-key", "publisher.pub", "--from", "old.manifest"]
+    assert main(verify) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["release", "n", "2"] in [line.split() for line in lines]
+    assert ["licence", "CC0"] in [line.split() for line in lines]
+    assert f"since 1: 1 added, 0 changed, 0 removed, {count - 1} unchanged" in lines
+    assert main([*verify, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["since"]["version"], document["since"]["is_predecessor"]) == ("1", True)
+    assert document["since"]["added"]["count"] == 1
+    assert main([*sign, "--name", "n", "--version", "3", "--force"]) == 0
+    capsys.readouterr()
+    assert main(verify) == 0
+    assert "since 1 (the publisher names none as the release before): 1 added" in capsys.readouterr().out
+    assert main([*verify[:2], "--mac-key", "key", "--from", "old.manifest"]) == 2
+    if importlib.util.find_spec("blake3"):
+        assert main([*sign, "--since", "old.manifest", "--version", "4", "--hash", "blake3", "--force"]) == 2
+        assert "use the same hash" in capsys.readouterr().err
+        assert main([*sign, "--name", "n", "--version", "4", "--hash", "blake3", "--force"]) == 0
+        assert main(verify) == 2
+        assert "cannot be compared" in capsys.readouterr().err
+    os.rename("old.manifest", "lost")
+    assert main(verify) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_signature_since_another_is_whole_or_not_there(place):
+    """At random moments: the release before as it was, and none or all of the new one."""
+    sign = [sys.executable, "-m", "ben_secure", "sign", "db", "--signing-key", "publisher"]
+    subprocess.run([*sign, "--name", "n", "--version", "1"], check=True, capture_output=True)
+    for suffix in (".manifest", ".manifest.dsse.json"):
+        os.rename(f"db{suffix}", f"old{suffix}")
+    before = content("old.manifest")
+
+    def prepare():
+        for suffix in (".manifest", ".manifest.dsse.json"):
+            if os.path.exists(f"db{suffix}"):
+                os.unlink(f"db{suffix}")
+
+    command = [*sign, "--since", "old.manifest", "--version", "2"]
+    for _ in kill_at_random(command, prepare):
+        assert content("old.manifest") == before
+        if os.path.exists("db.manifest.dsse.json"):
+            assert open_manifest("db.manifest", [PUBLISHER.verify_key]).statement.predecessor.version == "1"
+    prepare()
+    subprocess.run(command, check=True, capture_output=True)
+    assert not [name for name in os.listdir() if name.startswith(".")]

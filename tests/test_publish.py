@@ -25,6 +25,7 @@ PUBLISHER, STRANGER = SigningKey.generate(), SigningKey.generate()
 LEGACY = {b"s2 %02d" % number: write(small_tree(metadata={"labels": [str(number)]})) for number in range(25)}
 LEGACY |= {b"s1": write(tree("BigEarthNet_S1_Patch"))}
 FILES = ["BigEarthNet-S2.lmdb", "BigEarthNet-S2.lmdb.manifest", "BigEarthNet-S2.lmdb.manifest.dsse.json"]
+TEXTS = ["README.md", "RELEASE.md", "SHA256SUMS", "croissant.json"]
 COMMAND = ["--signing-key", "publisher", "--name", "BigEarthNet-S2", "--version", "1.0"]
 
 
@@ -74,7 +75,7 @@ def test_a_release_is_what_a_consumer_can_verify(place, capsys, convert):
     assert out.splitlines()[-1] == "PUBLISHED: 26 values audited, signed and verified in release"
     assert f"fingerprint   {PUBLISHER.fingerprint}" in out.splitlines()
     assert tree_of("legacy") == before
-    assert sorted(os.listdir("release")) == sorted([*FILES, "RELEASE.md", "SHA256SUMS"])
+    assert sorted(os.listdir("release")) == sorted([*FILES, *TEXTS])
     assert os.listdir("release/BigEarthNet-S2.lmdb") == ["data.mdb"]
     assert not [name for name in os.listdir() if name.startswith(".")]
     expected = {key: loads(value).dumps() for key, value in LEGACY.items()} if convert else LEGACY
@@ -118,7 +119,9 @@ def test_hostile_values_stop_it(place, capsys, convert):
     assert sorted(os.listdir()) == listed
 
 
-@pytest.mark.parametrize("stage", ["rewrite", "sign_database", "_verified_as_a_consumer_would", "_sha256", "_page"])
+@pytest.mark.parametrize(
+    "stage", ["rewrite", "sign_release", "_verified_as_a_consumer_would", "_sha256", "page", "card", "croissant"]
+)
 def test_a_stage_that_fails_leaves_nothing(place, capsys, monkeypatch, stage):
     """Whatever it is, also if it fails when it has done its work."""
     listed = sorted(os.listdir())
@@ -140,17 +143,17 @@ def test_a_stage_that_fails_leaves_nothing(place, capsys, monkeypatch, stage):
 def test_what_is_changed_after_signing_is_not_released(place, capsys, monkeypatch):
     """The last stage reads every patch as a consumer would."""
 
-    def sign_then_change(database, *arguments, **options):
-        signed = original(database, *arguments, **options)
-        path = os.path.join(database, "data.mdb")
+    def sign_then_change(databases, *arguments, **options):
+        signed = original(databases, *arguments, **options)
+        path = os.path.join(databases[0], "data.mdb")
         with open(path, "rb") as file:
             content = file.read()
         with open(path, "wb") as file:
             file.write(content.replace(LEGACY[b"s1"][-2000:], LEGACY[b"s1"][-2000:-1] + b"!"))
         return signed
 
-    original = publish.sign_database
-    monkeypatch.setattr(publish, "sign_database", sign_then_change)
+    original = publish.sign_release
+    monkeypatch.setattr(publish, "sign_release", sign_then_change)
     listed = sorted(os.listdir())
     code, out, err = run(["legacy", "release", *COMMAND], capsys)
     assert (code, out) == (1, "")
@@ -262,5 +265,112 @@ def test_a_killed_publish_leaves_nothing_like_a_release(place):
             )
     shutil.rmtree("release", ignore_errors=True)
     subprocess.run(command, check=True, capture_output=True)
-    assert sorted(os.listdir("release")) == sorted([*FILES, "RELEASE.md", "SHA256SUMS"])
+    assert sorted(os.listdir("release")) == sorted([*FILES, *TEXTS])
+    assert not [name for name in os.listdir() if name.startswith(".")]
+
+
+@pytest.mark.threat("T8")
+def test_several_databases_under_one_signature(place, capsys):
+    """Each keeps its name and opens with the one signature; the page, the card and the sums are of all of them."""
+    make_database(place / "train.lmdb", {b"a": LEGACY[b"s1"], b"b": LEGACY[b"s1"]})
+    make_database(place / "my test!.mdb", {b"c": LEGACY[b"s1"]})
+    arguments = ["train.lmdb", "my test!.mdb", "release", *COMMAND, "--license", "CDLA-Permissive-1.0"]
+    code, out, err = run([*arguments, "--json"], capsys)
+    assert (code, err) == (0, "")
+    release = json.loads(out)["release"]
+    assert (release["databases"], release["database"], release["count"]) == (["train.lmdb", "my-test.lmdb"], None, 3)
+    assert sorted(release["sha256"]) == sorted(
+        path
+        for name in release["databases"]
+        for path in (f"{name}/data.mdb", f"{name}.manifest", f"{name}.manifest.dsse.json")
+    )
+    write_verify_key("release/publisher.pub", PUBLISHER.verify_key)
+    os.chdir("release")
+    with open("README.md") as file:
+        front, page = file.read().split("---\n", 2)[1:]
+    assert "license: cdla-permissive-1.0\n" in front
+    assert "size_categories:\n- n<1K\n" in front
+    with open("RELEASE.md") as file:
+        assert file.read() == page.lstrip("\n")
+    commands = re.findall(r"^\$ ben-secure (.*)$", page, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], check=True, capture_output=True)
+    os.rename("train.lmdb", "kept.lmdb")
+    for suffix in (".manifest", ".manifest.dsse.json"):
+        os.rename(f"train.lmdb{suffix}", f"kept.lmdb{suffix}")
+    capsys.readouterr()
+    verify = ["verify", "kept.lmdb", "--verify-key", "publisher.pub"]
+    assert main(verify) == 1
+    assert "this is train.lmdb, expected kept.lmdb" in capsys.readouterr().err
+    assert main([*verify, "--subject", "train.lmdb"]) == 0
+
+
+def test_several_that_cannot_be_told_apart(place, capsys):
+    """Two names that are one on some systems, or the same records twice; nothing is left."""
+    make_database(place / "A.lmdb", {b"a": LEGACY[b"s1"]})
+    make_database(place / "b.lmdb", {b"a": LEGACY[b"s1"]})
+    os.mkdir("folder")
+    make_database(place / "folder" / "a.lmdb", {b"b": LEGACY[b"s1"]})
+    listed = sorted(os.listdir())
+    for sources, words in (
+        (["A.lmdb", "folder/a.lmdb"], "give each another name"),
+        (["A.lmdb", "b.lmdb"], "have the same records"),
+    ):
+        code, _, err = run([*sources, "release", *COMMAND], capsys)
+        assert code == 2
+        assert words in err
+        assert "internal error" not in err
+    assert sorted(os.listdir()) == listed
+    assert run(["A.lmdb", "hostile", "release", *COMMAND], capsys)[0] == 1
+    assert sorted(os.listdir()) == listed
+
+
+def test_metadata_for_machines(place, capsys):
+    """Croissant names every file with its size and digest; a licence that the hub does not know is named in full."""
+    run(["legacy", "release", *COMMAND, "--license", 'My "own"'], capsys)
+    with open("release/croissant.json") as file:
+        document = json.load(file)
+    assert (document["@type"], document["name"], document["version"]) == ("sc:Dataset", "BigEarthNet-S2", "1.0")
+    assert document["license"] == 'My "own"'
+    with open("release/SHA256SUMS") as file:
+        sums = dict(reversed(line.split("  ")) for line in file.read().splitlines())
+    assert {entry["contentUrl"]: entry["sha256"] for entry in document["distribution"]} == sums
+    for entry in document["distribution"]:
+        assert entry["contentSize"] == f"{os.path.getsize(os.path.join('release', entry['contentUrl']))} B"
+    with open("release/README.md") as file:
+        assert 'license: other\nlicense_name: "My \\"own\\""\npretty_name: "BigEarthNet-S2"\n' in file.read()
+
+
+@pytest.mark.slow
+def test_croissant_is_valid(place, capsys):
+    """The validator of those who specify it finds no error, and misses only what a publisher alone can know."""
+    mlcroissant = pytest.importorskip("mlcroissant")
+    run(["legacy", "release", *COMMAND, "--license", "CDLA-Permissive-1.0"], capsys)
+    code = (
+        "import mlcroissant, sys; issues = mlcroissant.Dataset(sys.argv[1]).metadata.ctx.issues; "
+        "print(sorted(issues.errors), sorted(warning.rsplit('/')[-1][:6] for warning in issues.warnings))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "release/croissant.json"], capture_output=True, text=True, check=True
+    )
+    assert mlcroissant.__name__ == "mlcroissant"
+    assert done.stdout == "[] ['citeAs']\n"
+    assert "not standard" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_publish_of_several_leaves_nothing_like_a_release(place):
+    """At random moments: no folder, or a whole one in which each database verifies."""
+    for name in ("train", "test"):
+        make_database(place / name, {b"%s %03d" % (name.encode(), number): LEGACY[b"s1"] for number in range(30)})
+    command = [sys.executable, "-m", "ben_secure", "publish", "train", "test", "release", *COMMAND]
+    for _ in kill_at_random(command, lambda: shutil.rmtree("release", ignore_errors=True)):
+        if os.path.exists("release"):
+            for name in ("train", "test"):
+                with PatchReader(f"release/{name}.lmdb", verify_key=PUBLISHER.verify_key) as patches:
+                    assert len(list(patches.values())) == 30
+    shutil.rmtree("release", ignore_errors=True)
+    subprocess.run(command, check=True, capture_output=True)
     assert not [name for name in os.listdir() if name.startswith(".")]

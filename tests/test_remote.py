@@ -21,7 +21,7 @@ from ben_secure.remote import range_file
 from ben_secure.remote.addresses import Url, shown, without_credentials
 from ben_secure.signing.keys import MacKey, SigningKey, write_verify_key
 from ben_secure.signing.policy import Verification
-from ben_secure.store.change.sign import sign_database
+from ben_secure.store.change.sign import sign_database, sign_release
 from ben_secure.store.change.verify import verify, verify_sample
 from support.databases import SHELL, make_database
 from support.patch_databases import KEY, database, patches
@@ -425,6 +425,33 @@ def test_commands_take_urls(server, folder, tmp_path, capsys, monkeypatch):
     assert (document["verdict"], document["checked"], document["entries"]) == ("sampled", 5, 12)
     assert main(["audit", url, "--sample", "2", "--workers", "1", "--format", "html", "--output", "a.html"]) == 0
     assert b"s3cret" not in (tmp_path / "a.html").read_bytes()
+
+
+@pytest.mark.threat("T8")
+def test_one_of_several_databases(server, folder):
+    """A database of a release of several is opened, verified and audited by its name on the server, and by no other."""
+    names = ["train", "test"]
+    (folder / "several").mkdir()
+    for number, name in enumerate(names):
+        database(folder / "several" / f"{name}.lmdb", patches(3, start=3 * number))
+    sign_release(
+        [folder / "several" / f"{name}.lmdb" for name in names], [PUBLISHER], name="X", version="1", created=CREATED
+    )
+    signed = Verification(verify_key=PUBLISHER.verify_key)
+    run = Run(sample=2, workers=1)
+    for name in names:
+        url = server.url(f"several/{name}.lmdb")
+        with PatchReader(url, verification=signed) as reader:
+            assert len(reader) == 3
+        assert audit_remote(url, options=Options(verification=signed), run=run).verdict == "clean"
+    for suffix in ("", ".manifest", ".manifest.dsse.json"):
+        os.rename(folder / "several" / f"train.lmdb{suffix}", folder / "several" / f"other.lmdb{suffix}")
+    url = server.url("several/other.lmdb")
+    with pytest.raises(UntrustedDataError, match=r"this is train\.lmdb, expected other\.lmdb"):
+        PatchReader(url, verification=signed)
+    assert audit_remote(url, options=Options(verification=signed), run=run).verdict == "refused"
+    wanted = Verification(verify_key=PUBLISHER.verify_key, subject="train.lmdb")
+    assert audit_remote(url, options=Options(verification=wanted), run=run).verdict == "clean"
 
 
 def test_local_reading_loads_nothing_of_it(folder):

@@ -15,10 +15,11 @@ from ben_secure import LimitExceededError, Limits, ManifestMismatchError, StoreE
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import SigningKey
 from ben_secure.signing.manifest import MismatchKind, open_manifest
-from ben_secure.signing.statement import Statement
+from ben_secure.signing.policy import Verification, Verifier
+from ben_secure.signing.statement import Predecessor, Statement
 from ben_secure.store.change import sign
 from ben_secure.store.change.digests import record_digests
-from ben_secure.store.change.sign import sign_database
+from ben_secure.store.change.sign import sign_database, sign_release
 from support.page_files import build, open_env
 
 PUBLISHER, PARTNER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2))
@@ -218,3 +219,123 @@ def test_a_key_that_is_too_long(database, monkeypatch):
         else:
             with pytest.raises(StoreError, match="an LMDB key has 512 bytes, expected at most 511"):
                 sign_database(database, [PUBLISHER], **RELEASE, overwrite=True)
+
+
+def test_a_release_since_another(database):
+    """The statement names the release before; every value is hashed again, and what changed is said before it signs."""
+    first = sign_database(database, [PUBLISHER], **RELEASE, license="CC0")
+    old = opened(first)
+    pathlib.Path(first.manifest).rename(database.parent / "old.manifest")
+    pathlib.Path(f"{first.manifest}.dsse.json").rename(database.parent / "old.manifest.dsse.json")
+    values = {**VALUES, b"patch 3": b"new", b"patch new": b"new"}
+    del values[b"patch 7"]
+    (database / "data.mdb").unlink()
+    build(database / "data.mdb", values.items())
+    told = []
+    release = RELEASE | {"version": "1.1"}
+    signed = sign_database(database, [PUBLISHER], **release, since=old, on_changes=told.append)
+    assert [kind.first for kind in (told[0].added, told[0].changed, told[0].removed)] == [
+        [b"patch new"],
+        [b"patch 3"],
+        [b"patch 7"],
+    ]
+    assert told[0].unchanged == 18
+    assert signed.statement.predecessor == Predecessor(
+        version="1.0", manifest_sha256=hashlib.sha256((database.parent / "old.manifest").read_bytes()).hexdigest()
+    )
+    assert opened(signed, version="1.1").statement == signed.statement
+    assert differences(database, signed) == []
+    for wrong in ({"version": "1.0"}, {"name": "another"}):
+        with pytest.raises(ValueError, match="expected the same name and another version"):
+            sign_database(database, [PUBLISHER], **release | wrong, since=old, overwrite=True)
+
+    def stop(found):
+        raise StoreError("no")
+
+    content = pathlib.Path(signed.manifest).read_bytes()
+    with pytest.raises(StoreError, match="no"):
+        sign_database(database, [PUBLISHER], **release | {"version": "2"}, since=old, on_changes=stop, overwrite=True)
+    assert pathlib.Path(signed.manifest).read_bytes() == content
+    assert hidden(database.parent) == []
+
+
+def several(folder, **databases):
+    """Databases in a folder of their own."""
+    for name, values in databases.items():
+        (folder / f"{name}.lmdb").mkdir(parents=True)
+        build(folder / f"{name}.lmdb" / "data.mdb", values.items())
+    return [folder / f"{name}.lmdb" for name in databases]
+
+
+TRAIN = {b"a": b"1", b"b": b"2"}
+TEST = {b"c": b"3"}
+
+
+def test_several_databases_under_one_signature(tmp_path):
+    """One statement, the same envelope beside each, and each database opens with it as the one that it is."""
+    train, test = several(tmp_path / "release", train=TRAIN, test=TEST)
+    statement = sign_release([train, test], [PUBLISHER], **RELEASE)
+    assert [subject.name for subject in statement.subjects] == ["test.lmdb", "train.lmdb"]
+    assert sorted(os.listdir(tmp_path / "release")) == sorted(
+        f"{name}.lmdb{suffix}" for name in ("test", "train") for suffix in ("", ".manifest", ".manifest.dsse.json")
+    )
+    envelopes = {(tmp_path / "release" / f"{name}.lmdb.manifest.dsse.json").read_bytes() for name in ("test", "train")}
+    assert len(envelopes) == 1
+    for path, values in ((train, TRAIN), (test, TEST)):
+        with PageReader(path) as pages:
+            verifier = Verifier(
+                Verification(verify_key=PUBLISHER.verify_key, version="1.0"), str(path), entries=len(pages)
+            )
+            assert verifier.manifest.statement.subject.name == path.name
+            for key, value in values.items():
+                verifier.payload_end(key, value)
+    with pytest.raises(StoreError, match="exists"):
+        sign_release([train, test], [PUBLISHER], **RELEASE)
+    for databases, match in (
+        (several(tmp_path / "same", one=TRAIN, two=TRAIN), "two of the databases have the same records"),
+        (several(tmp_path / "odd", **{"one": TRAIN, "two two": TEST}), "the name of a database is two two.lmdb"),
+    ):
+        with pytest.raises((ValueError, StoreError), match=match):
+            sign_release(databases, [PUBLISHER], **RELEASE)
+        assert sorted(os.listdir(databases[0].parent)) == sorted(path.name for path in databases)
+
+
+@pytest.mark.threat("T8")
+def test_a_database_does_not_pass_for_another_of_its_release(tmp_path):
+    """Exchanged with its manifest, or under another name: refused unless the caller names the one that it is."""
+    train, test = several(tmp_path, train=TRAIN, test=TEST)
+    sign_release([train, test], [PUBLISHER], **RELEASE)
+    asked = {"verify_key": PUBLISHER.verify_key, "name": "BigEarthNet-S2", "version": "1.0"}
+
+    def open_as(path, **more):
+        return Verifier(Verification(**asked, **more), str(path)).manifest
+
+    assert open_as(train).statement.count == 2
+    assert open_as(train, subject="train.lmdb").statement.count == 2
+    with pytest.raises(ManifestMismatchError, match=r"this is train.lmdb, expected test.lmdb"):
+        open_as(train, subject="test.lmdb")
+    for suffix in ("", ".manifest", ".manifest.dsse.json"):  # train passes for test, which would train on the test set
+        os.rename(f"{test}{suffix}", f"{tmp_path}/kept{suffix}")
+        os.rename(f"{train}{suffix}", f"{test}{suffix}")
+    with pytest.raises(
+        ManifestMismatchError, match=r"this is train.lmdb, expected test.lmdb: .* renamed, or exchanged"
+    ):
+        open_as(test)
+    with pytest.raises(ManifestMismatchError, match=r"this is test.lmdb, expected kept"):
+        open_as(tmp_path / "kept")
+    assert open_as(tmp_path / "kept", subject="test.lmdb").statement.count == 1
+    assert open_as(test, subject="train.lmdb").statement.count == 2
+    with pytest.raises(ManifestMismatchError, match=r"this is train\.lmdb"):  # the manifest of another is named
+        open_as(tmp_path / "kept", manifest=f"{test}.manifest", subject="test.lmdb")
+
+
+def test_a_release_of_one_has_no_subject_to_ask_for(database):
+    """Asking for one is a refusal; a release of one opens under every name."""
+    sign_database(database, [PUBLISHER], **RELEASE)
+    moved = database.parent / "other.lmdb"
+    for suffix in ("", ".manifest", ".manifest.dsse.json"):
+        os.rename(f"{database}{suffix}", f"{moved}{suffix}")
+    asked = {"verify_key": PUBLISHER.verify_key}
+    assert Verifier(Verification(**asked), str(moved)).manifest.statement.subject is None
+    with pytest.raises(ManifestMismatchError, match="the only database of its release"):
+        Verifier(Verification(**asked, subject="other.lmdb"), str(moved))

@@ -66,7 +66,7 @@ def test_each_option_is_a_parameter_of_its_type(command):
     hints = typing.get_type_hints(inspect.unwrap(command.callback))
     hints.pop("return")
     if hints.pop("verification", None) is not None:
-        hints |= dict.fromkeys(("mac_key", "manifest", "name", "version"), str | None)
+        hints |= dict.fromkeys(("mac_key", "manifest", "name", "version", "subject"), str | None)
         hints |= {"context": str, "verify_key": tuple[str, ...], "threshold": int}
     assert {parameter.name for parameter in command.params} == set(hints)
     for parameter in command.params:

@@ -7,6 +7,7 @@ import click
 import ben_secure
 from ben_secure.cli._usage import Group
 from ben_secure.cli.commands import (
+    append,
     audit,
     convert,
     demo,
@@ -17,7 +18,6 @@ from ben_secure.cli.commands import (
     show,
     sign,
     stats,
-    untag,
     verify,
 )
 
@@ -41,7 +41,8 @@ app.add_command(stats.command)
 app.add_command(keygen.group)
 app.add_command(sign.command)
 app.add_command(verify.command)
-app.add_command(untag.command)
+app.add_command(sign.untag)
 app.add_command(encode.command)
 app.add_command(convert.command)
+app.add_command(append.command)
 app.add_command(publish.command)

@@ -76,6 +76,11 @@ _VERIFYING = {
     "manifest": click.option("--manifest", type=PATH, help="Signed manifest, or its URL; DB.manifest if not given."),
     "name": name,
     "version": version,
+    "subject": click.option(
+        "--subject",
+        type=STATED,
+        help="Which database of a release of several; the one with the name of DB if not given.",
+    ),
 }
 
 

@@ -87,7 +87,9 @@ class WebObject:
         except asyncio.TimeoutError:
             raise TryAgainError("the server does not answer in time") from None
         except aiohttp.ClientSSLError:
-            raise StoreError("the server's certificate is not valid for this URL; nothing was read") from None
+            raise StoreError(
+                "the server's certificate or protocol is not what https demands; nothing was read"
+            ) from None
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             # Never its text: it may show a URL to which the server has redirected.
             raise TryAgainError(f"the connection failed ({type(error).__name__})") from None

@@ -125,6 +125,8 @@ class RangeFile:
 
     def _begin(self, start: int, stop: int, pin: Pin | None) -> Future[Answer]:
         if self._pid != os.getpid():  # a forked child has neither the loop nor the connections
+            if self._pid > 0:
+                _forget_loop()
             self._object = _opened(self._place)
             self._flying = {}
             self._pid = os.getpid()
@@ -155,6 +157,15 @@ def read_small(url: str, max_bytes: int) -> bytes:
     """
     file = RangeFile(Url(url[:]))
     return file.read_up_to(0, min(file.size(), max_bytes + 1))
+
+
+def _forget_loop() -> None:
+    """Have fsspec start an event loop in this process; releases before 2025 believe in that of the parent."""
+    import fsspec.asyn
+
+    thread = fsspec.asyn.iothread[0]
+    if thread is not None and not thread.is_alive():
+        fsspec.asyn.reset_lock()
 
 
 def _opened(url: str) -> _Object:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, StoreError, printable
-from ben_secure.remote.addresses import absolute, extended, folder_of_data_file, is_remote, shown
+from ben_secure.remote.addresses import absolute, extended, folder_of_data_file, is_remote, shown, split
 from ben_secure.signing._record_list import Record, RecordList, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, VerifiedStatement, verify_envelope
 from ben_secure.signing.hashing import Hash, hash_of
@@ -94,16 +94,20 @@ class Manifest:
             ManifestMismatchError: They are not: the file was changed, or is that of another release.
             MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         """
-        self.statement: Statement = verified.statement
         self.signed_by: tuple[VerifyKey, ...] = verified.signed_by
         found = hashlib.sha256(unverified).hexdigest()
-        if found != self.statement.manifest_sha256:
+        statement = verified.statement.about(found)
+        if statement is None:
+            signed = [one.manifest_sha256 for one in verified.statement.subjects] or [
+                verified.statement.manifest_sha256
+            ]
             raise ManifestMismatchError(
                 f"this manifest is not the one that was signed: its SHA-256 is {found}, expected "
-                f"{self.statement.manifest_sha256}; it was changed, or belongs to another release than the envelope; "
+                f"{' or '.join(signed[:3])}; it was changed, or belongs to another release than the envelope; "
                 "fetch both again from the publisher",
                 rule=Rule.MANIFEST,
             )
+        self.statement: Statement = statement
         self._records = RecordList(unverified)
         algorithm = self.statement.algorithm
         if self._records.algorithm is not algorithm:
@@ -195,6 +199,24 @@ class Manifest:
         """
         self._check_count(entries, "database")
 
+    def check_subject(self, name: str) -> None:
+        """Check that this is the manifest of the database that is wanted, and not of another one of the release.
+
+        Args:
+            name: Its file name in the release.
+
+        Raises:
+            ManifestMismatchError: It is another one.
+        """
+        subject = self.statement.subject
+        if subject is None or subject.name != name:
+            found = "the only database of its release" if subject is None else printable(subject.name)
+            raise ManifestMismatchError(
+                f"this is {found}, expected {printable(name)}: the database was renamed, or exchanged for another of "
+                "its release; if it is the one that you want, name it (subject=, --subject)",
+                rule=Rule.MANIFEST,
+            )
+
     def diff(self, records: Iterable[Record]) -> Iterator[Mismatch]:
         """Compare all records of a database with the list, in bounded memory.
 
@@ -244,6 +266,7 @@ def open_manifest(
     threshold: int = 1,
     name: str | None = None,
     version: str | None = None,
+    subject: str | None = None,
 ) -> Manifest:
     """Open a manifest, whose envelope lies beside it (``PATH.dsse.json``).
 
@@ -253,6 +276,7 @@ def open_manifest(
         threshold: How many of them must have signed.
         name: Name of the dataset that is wanted; None if any that they have signed will do.
         version: Version that is wanted; None if any will do, an old release included.
+        subject: Which database of a release of several is wanted, by its name in the statement; None if any will do.
 
     Raises:
         SignatureError: The envelope is not signed by ``threshold`` of these keys, or is none of a manifest.
@@ -269,7 +293,10 @@ def open_manifest(
         verified.statement.require(name, version)
         reading = path
         # The statement says how many records there are, so nobody can make us read more than their list can have.
-        return Manifest(_read(path, max_file_bytes(verified.statement.count)), verified)
+        manifest = Manifest(_read(path, max_file_bytes(verified.statement.max_count)), verified)
+        if subject is not None:
+            manifest.check_subject(subject)
+        return manifest
     except BenSecureError as error:
         error.located(shown(reading))
         raise
@@ -290,6 +317,12 @@ def manifest_path(database: str | os.PathLike[str]) -> str:
     if os.path.basename(path) == _DATA_FILE_NAME:
         path = os.path.dirname(path)
     return path + MANIFEST_SUFFIX
+
+
+def name_of(database: str | os.PathLike[str]) -> str:
+    """File name of a database: what stands before ``.manifest`` in the name of its manifest."""
+    path = manifest_path(database)
+    return (split(path).path if is_remote(path) else path).rpartition("/")[2].removesuffix(MANIFEST_SUFFIX)
 
 
 def _read(path: str, max_bytes: int) -> bytes:

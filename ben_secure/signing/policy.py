@@ -32,6 +32,7 @@ class Keywords(TypedDict, total=False):
     manifest: str | os.PathLike[str] | None
     name: str | None
     version: str | None
+    subject: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class Verification:
         name: Name of the dataset that the manifest must have; None for any.
         version: Version that the manifest must have, so that an old signed release cannot pass for the new one; None
             for any.
+        subject: Which database it must be, of a release of several that were signed together, by its file name there;
+            None for the one that has the file name of the database that is opened.
 
     Raises:
         TypeError: A key, a text or the manifest is of another type: a publisher's key is no MAC key.
@@ -67,10 +70,11 @@ class Verification:
     manifest: str | os.PathLike[str] | None = None
     name: str | None = None
     version: str | None = None
+    subject: str | None = None
 
     def __post_init__(self) -> None:
         expect(str, self.context, "context")
-        for name, text in (("name", self.name), ("version", self.version)):
+        for name, text in (("name", self.name), ("version", self.version), ("subject", self.subject)):
             if text is not None:
                 expect(str, text, name)
         if self.mac_key is not None:
@@ -79,8 +83,10 @@ class Verification:
             raise ValueError("context belongs to mac_key and means nothing without it")
         if self.verify_key is not None:
             self._check_manifest()
-        elif (self.threshold, self.manifest, self.name, self.version) != (1, None, None, None):
-            raise ValueError("manifest, name, version and threshold belong to verify_key and mean nothing without it")
+        elif (self.threshold, self.manifest, self.name, self.version, self.subject) != (1, None, None, None, None):
+            raise ValueError(
+                "manifest, name, subject, version and threshold belong to verify_key and mean nothing without it"
+            )
         elif self.mac_key is None:
             raise ValueError("say what to verify with: mac_key, verify_key, or both")
 
@@ -181,7 +187,7 @@ class Verifier:
             TypeError: ``verification`` is something else.
         """
         expect(Verification, verification, "verification")
-        from ben_secure.signing.manifest import manifest_path, open_manifest
+        from ben_secure.signing.manifest import manifest_path, name_of, open_manifest
         from ben_secure.signing.tags import context_bytes, verified_payload
 
         self.verification = verification
@@ -193,7 +199,10 @@ class Verifier:
                 threshold=verification.threshold,
                 name=verification.name,
                 version=verification.version,
+                subject=verification.subject,
             )
+            if verification.subject is None and self.manifest.statement.subjects:
+                self.manifest.check_subject(name_of(database))
             if entries is not None:
                 self.manifest.check_count(entries)
         self._listed = self.manifest if listed else None

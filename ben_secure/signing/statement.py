@@ -4,15 +4,15 @@ Decides from bytes alone. Nobody but ``envelope`` may parse a statement, and onl
 statement has one spelling (JSON without spaces, keys sorted, ASCII only): what does not encode to the very bytes that
 were read is refused, which leaves no room for keys given twice, unknown fields or numbers in disguise. Specification:
 https://github.com/in-toto/attestation, ``spec/v1/statement.md``. The predicate is this project's own; a change that an
-old reader would misread or refuse gets a new predicate type: version 2 names the hash of the manifest's digests, and
-version 1, which is written wherever it can say everything, means SHA-256.
+old reader would misread or refuse gets a new predicate type. Version 2 is written only for what version 1 cannot say:
+digests of another hash than SHA-256, a release of several databases, or one that names the release before it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
 from ben_secure.errors import ManifestMismatchError, Rule, SignatureError, printable
@@ -26,14 +26,61 @@ PREDICATE_TYPES = tuple(f"https://ben-secure.readthedocs.io/manifest/v{version}"
 MAX_TEXT_CHARACTERS = 256
 """Longest name, version, licence: with six fields of astral characters a statement still has less than 32 kB."""
 
+MAX_SUBJECTS = 64
+"""Most databases of one release: with all that else is in a statement, an envelope still has less than 64 kB."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SUBJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_VERSION_2 = {"algorithm", "counts", "predecessor"}
 _MAX_COUNT = 2**53
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One database of a release of several.
+
+    Attributes:
+        name: Its file name in the release, such as ``train.lmdb``: 1 to 100 ASCII letters, digits, dots, hyphens and
+            underscores, the first a letter or digit.
+        count: Records in its manifest.
+        manifest_sha256: SHA-256 of its manifest, 64 lowercase hexadecimal digits.
+    """
+
+    name: str
+    count: int
+    manifest_sha256: str
+
+    def __post_init__(self) -> None:
+        if type(self.name) is not str or not _SUBJECT_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"the name of a database is {printable(self.name)}, expected 1 to 100 ASCII letters, digits, '.', '-' "
+                "and '_'"
+            )
+        _check_count(self.count)
+        _check_sha256("manifest_sha256", self.manifest_sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predecessor:
+    """The release before.
+
+    Attributes:
+        version: Its version.
+        manifest_sha256: SHA-256 of its manifest, 64 lowercase hexadecimal digits.
+    """
+
+    version: str
+    manifest_sha256: str
+
+    def __post_init__(self) -> None:
+        _check_text("version of the predecessor", self.version)
+        _check_sha256("manifest_sha256 of the predecessor", self.manifest_sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What a publisher says of one release of a dataset.
+    """What a publisher says of one release of a dataset, with the manifest that is in question.
 
     Attributes:
         name: Name of the dataset, 1 to 256 printable characters, as the next two.
@@ -45,6 +92,9 @@ class Statement:
         created: When it was signed, UTC, in whole seconds.
         tool_name: Program that made the manifest.
         tool_version: Its version.
+        subjects: All databases of a release of several, by name, no manifest twice; ``count`` and ``manifest_sha256``
+            are those of the one that is in question. Nothing for a release of one.
+        predecessor: The release before, or None if the publisher names none.
     """
 
     name: str
@@ -56,44 +106,84 @@ class Statement:
     created: datetime
     tool_name: str = "ben-secure"
     tool_version: str
+    subjects: tuple[Subject, ...] = ()
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         for what in ("name", "version", "license", "tool_name", "tool_version"):
             text = getattr(self, what)
             if what == "license" and text is None:
                 continue
-            if type(text) is not str or not text.isprintable() or not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
-                raise ValueError(
-                    f"{what} is {printable(text)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters"
-                )
+            _check_text(what, text)
         expect(Algorithm, self.algorithm, "algorithm")
-        if type(self.count) is not int or not 0 <= self.count <= _MAX_COUNT:
-            raise ValueError(f"count is {printable(self.count)}, expected an int from 0 to {_MAX_COUNT}")
-        if type(self.manifest_sha256) is not str or not _SHA256.fullmatch(self.manifest_sha256):
-            raise ValueError(
-                f"manifest_sha256 is {printable(self.manifest_sha256)}, expected 64 lowercase hexadecimal digits"
-            )
+        _check_count(self.count)
+        _check_sha256("manifest_sha256", self.manifest_sha256)
+        self._check_subjects()
         if type(self.created) is not datetime or self.created.utcoffset() != timedelta() or self.created.microsecond:
             raise ValueError(f"created is {printable(str(self.created))}, expected a datetime in UTC, in whole seconds")
 
+    def _check_subjects(self) -> None:
+        names = [subject.name for subject in self.subjects]
+        digests = {subject.manifest_sha256 for subject in self.subjects}
+        if names != sorted(set(names)) or len(digests) != len(names) or len(names) == 1 or len(names) > MAX_SUBJECTS:
+            raise ValueError(
+                f"the databases of a release must be 2 to {MAX_SUBJECTS}, with different names, in their order, and "
+                "different content"
+            )
+        if names and not any((one.count, one.manifest_sha256) == self._about for one in self.subjects):
+            raise ValueError("the manifest in question is of none of the databases of the release")
+
+    @property
+    def _about(self) -> tuple[int, str]:
+        return self.count, self.manifest_sha256
+
+    @property
+    def subject(self) -> Subject | None:
+        """The database whose manifest is in question, of a release of several; None for a release of one."""
+        return next((one for one in self.subjects if (one.count, one.manifest_sha256) == self._about), None)
+
+    def about(self, manifest_sha256: str) -> Statement | None:
+        """The same statement with another manifest of the release in question; None if it is of no such manifest."""
+        if manifest_sha256 == self.manifest_sha256:
+            return self
+        for one in self.subjects:
+            if one.manifest_sha256 == manifest_sha256:
+                return replace(self, count=one.count, manifest_sha256=manifest_sha256)
+        return None
+
+    @property
+    def max_count(self) -> int:
+        """Most records that a manifest of the release has."""
+        return max(self.count, *(one.count for one in self.subjects)) if self.subjects else self.count
+
     def encode(self) -> bytes:
-        """The statement as the payload of an envelope."""
+        """The statement as the payload of an envelope, whichever manifest is in question."""
         dataset = {"name": self.name, "version": self.version}
         if self.license is not None:
             dataset["license"] = self.license
-        named = {} if self.algorithm is Algorithm.SHA256 else {"algorithm": self.algorithm.value}
+        predicate: dict[str, object] = {
+            "created": self.created.replace(tzinfo=None).isoformat() + "Z",
+            "dataset": dataset,
+            "tool": {"name": self.tool_name, "version": self.tool_version},
+        }
+        digests = {one.name: one.manifest_sha256 for one in self.subjects} or {self.name: self.manifest_sha256}
+        if self.algorithm is not Algorithm.SHA256:
+            predicate["algorithm"] = self.algorithm.value
+        if self.subjects:
+            predicate["counts"] = {one.name: one.count for one in self.subjects}
+        else:
+            predicate["count"] = self.count
+        if self.predecessor is not None:
+            predicate["predecessor"] = {
+                "manifest_sha256": self.predecessor.manifest_sha256,
+                "version": self.predecessor.version,
+            }
         return canonical_json(
             {
                 "_type": STATEMENT_TYPE,
-                "subject": [{"name": self.name, "digest": {"sha256": self.manifest_sha256}}],
-                "predicateType": PREDICATE_TYPES[1 if named else 0],
-                "predicate": named
-                | {
-                    "count": self.count,
-                    "created": self.created.replace(tzinfo=None).isoformat() + "Z",
-                    "dataset": dataset,
-                    "tool": {"name": self.tool_name, "version": self.tool_version},
-                },
+                "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in digests.items()],
+                "predicateType": PREDICATE_TYPES[1 if predicate.keys() & _VERSION_2 else 0],
+                "predicate": predicate,
             }
         )
 
@@ -120,16 +210,24 @@ class Statement:
         try:
             predicate = document["predicate"]
             dataset = predicate["dataset"]
+            digests = {one["name"]: one["digest"]["sha256"] for one in document["subject"]}
+            counts = predicate.get("counts", {})
+            subjects = tuple(
+                Subject(name=name, count=counts[name], manifest_sha256=digests[name]) for name in sorted(counts)
+            )
+            before = predicate.get("predecessor")
             statement = cls(
                 name=dataset["name"],
                 version=dataset["version"],
                 license=dataset.get("license"),
-                count=predicate["count"],
+                count=subjects[0].count if subjects else predicate["count"],
                 algorithm=Algorithm(predicate.get("algorithm", "sha256")),
                 manifest_sha256=document["subject"][0]["digest"]["sha256"],
                 created=datetime.strptime(predicate["created"], _TIME_FORMAT).replace(tzinfo=timezone.utc),
                 tool_name=predicate["tool"]["name"],
                 tool_version=predicate["tool"]["version"],
+                subjects=subjects,
+                predecessor=None if before is None else Predecessor(**before),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _another_kind(f"a field is missing or malformed ({printable(str(error))})") from error
@@ -154,6 +252,21 @@ class Statement:
                     "fetch database, manifest and envelope of the release that you want",
                     rule=Rule.MANIFEST,
                 )
+
+
+def _check_text(what: str, text: object) -> None:
+    if type(text) is not str or not text.isprintable() or not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
+        raise ValueError(f"{what} is {printable(text)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters")
+
+
+def _check_count(count: object) -> None:
+    if type(count) is not int or not 0 <= count <= _MAX_COUNT:
+        raise ValueError(f"count is {printable(count)}, expected an int from 0 to {_MAX_COUNT}")
+
+
+def _check_sha256(what: str, digest: object) -> None:
+    if type(digest) is not str or not _SHA256.fullmatch(digest):
+        raise ValueError(f"{what} is {printable(digest)}, expected 64 lowercase hexadecimal digits")
 
 
 def canonical_json(document: object) -> bytes:

@@ -22,7 +22,7 @@ from ben_secure.remote.addresses import extended, is_remote, shown
 from ben_secure.remote.range_file import read_small
 from ben_secure.signing._record_list import MAX_KEY_BYTES, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES
-from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path, open_manifest
+from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path, name_of, open_manifest
 from ben_secure.signing.policy import Verification
 from ben_secure.store.change.digests import map_some
 from ben_secure.store.writer import PatchWriter
@@ -41,7 +41,7 @@ def audit_remote(url: str, *, options: Options | None = None, run: Run | None = 
         The report, always that of a sample. Whatever keeps the sample from being read is its ``undecided``.
     """
     options, run = options or Options(), run or Run()
-    nothing = AuditReport(database=shown(url), entries=0, tally=Tally(), sampled=True, fail_on=run.fail_on)
+    nothing = AuditReport(database=shown(url), entries=0, tally=Tally(), fail_on=run.fail_on)
     if run.sample is None or run.resume is not None or run.runner is not None:
         problem = "a database on a server is audited on this machine, in one go, as a sample; download it to audit all"
         return replace(nothing, undecided=problem)
@@ -136,11 +136,16 @@ def _with_manifest_in(folder: str, verification: Verification, url: str, entries
             with open(local + suffix, "xb") as file:
                 file.write(read_small(extended(place, suffix), max_bytes))
         place = local
-    open_manifest(
+    opened = open_manifest(
         place,
         verification.verify_keys,
         threshold=verification.threshold,
         name=verification.name,
         version=verification.version,
-    ).check_count(entries)
-    return replace(verification, manifest=place)
+        subject=verification.subject,
+    )
+    opened.check_count(entries)
+    subject = verification.subject
+    if subject is None and opened.statement.subjects:  # the copy has another name
+        opened.check_subject(subject := name_of(url))
+    return replace(verification, manifest=place, subject=subject)

@@ -1,4 +1,4 @@
-"""``ben-secure sign``: put a tag on every value (a team's secret), or sign the list of all (a publisher's key).
+"""``ben-secure sign``, ``untag``: tags on every value (a team's secret), or a signed list of all (a publisher's key).
 
 It says "these bytes" and decodes none of them: what is hostile stays hostile, signed. ``publish`` audits first.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import click
 
-from ben_secure.cli import _options, _signing
-from ben_secure.cli._common import console, print_json, progress_bar
+from ben_secure.cli import _options, _release, _signing
+from ben_secure.cli._common import console, progress_bar
 from ben_secure.cli._usage import PATH, Command, one_of
-from ben_secure.errors import counted, printable
+from ben_secure.errors import printable
 from ben_secure.signing.hashing import Algorithm
-from ben_secure.signing.keys import Signer, read_mac_keys
-from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
+from ben_secure.signing.keys import Signer, read_mac_keys, read_verify_key
+from ben_secure.signing.manifest import open_manifest
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import Rewritten, rewrite
-from ben_secure.store.change.sign import sign_database
 from ben_secure.store.change.tag import Tagger
 from ben_secure.tensors import SIGN
 
@@ -37,6 +36,12 @@ _HASHES = {algorithm.value: algorithm for algorithm in Algorithm}
 @_options.version
 @_options.license_
 @click.option("--hash", "algorithm", type=one_of(_HASHES), help="How values are listed; blake3 needs an extra to read.")
+@click.option(
+    "--since", type=PATH, metavar="OLD", help="Manifest of the release before: say what changed, and name it."
+)
+@click.option(
+    "--since-key", type=_options.KEY_FILE, help="Public key that signed --since; that of --signing-key if not given."
+)
 @click.option("--out-manifest", type=PATH, help="Manifest to write, outside of DB; DB.manifest otherwise.")
 @_options.passphrase_file
 @_options.passphrase_env
@@ -56,6 +61,8 @@ def command(
     version: str | None,
     license_: str | None,
     algorithm: Algorithm | None,
+    since: str | None,
+    since_key: str | None,
     out_manifest: str | None,
     passphrase_file: str | None,
     passphrase_env: str | None,
@@ -74,10 +81,11 @@ def command(
     if (signer is None) != (public_key is None):
         raise click.UsageError("--signer and --public-key belong together")
     if mac_key is not None:
-        if any([name, version, license_, algorithm, out_manifest, passphrase_file, passphrase_env, force]):
+        listing = [name, version, license_, algorithm, since, since_key, out_manifest]
+        if any([*listing, passphrase_file, passphrase_env, force]):
             raise click.UsageError(
-                "--name, --version, --license, --hash, --out-manifest, --passphrase-... and --force belong to "
-                "--signing-key"
+                "--name, --version, --license, --hash, --since, --since-key, --out-manifest, --passphrase-... and "
+                "--force belong to --signing-key"
             )
         if old_mac_key is not None and not retag:
             raise click.UsageError("--old-mac-key requires --retag")
@@ -88,15 +96,20 @@ def command(
         return _tag(database, Tagger(mac_keys, context, old_mac_keys=old_mac_keys), context, out, as_json)
     if context or out or retag or old_mac_key:
         raise click.UsageError("--context, --out, --retag and --old-mac-key belong to --mac-key")
-    if not name or not version:
-        raise click.UsageError("a release needs --name and --version")
+    if since_key is not None and since is None:
+        raise click.UsageError("--since-key requires --since")
+    if not (name or since) or not version:
+        raise click.UsageError("a release needs --name and --version; with --since its --version only")
     key: Signer
     if signer is not None:
         key = _signing.device_key_from(signer, public_key or "", passphrase_file, passphrase_env)
     else:
         key = _signing.signing_key_from(signing_key or "", passphrase_file, passphrase_env, database)
-    release = {"name": name, "version": version, "license": license_}
-    return _list(database, key, release, algorithm or Algorithm.SHA256, out_manifest, force, as_json)
+    before = None
+    if since is not None:
+        before = open_manifest(since, [key.verify_key if since_key is None else read_verify_key(since_key)], name=name)
+    release = _release.Release(name=name, version=version, license=license_, algorithm=algorithm, since=before)
+    return _release.sign_list(database, key, release, out_manifest, force=force, as_json=as_json)
 
 
 def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: bool) -> int:
@@ -134,49 +147,18 @@ def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: 
     return _signing.tell_rewritten("sign", database, out, done, "SIGNED", as_json, text=text, facts=facts)
 
 
-def _list(
-    database: str,
-    signer: Signer,
-    release: dict[str, str | None],
-    algorithm: Algorithm,
-    manifest: str | None,
-    force: bool,
-    as_json: bool,
-) -> int:
-    path = manifest_path(database) if manifest is None else manifest
-    fingerprint = signer.verify_key.fingerprint
-    with progress_bar("hashing") as progress:
-        signed = sign_database(
-            database,
-            [signer],
-            name=release["name"] or "",
-            version=release["version"] or "",
-            license=release["license"],
-            algorithm=algorithm,
-            created=_signing.now(),
-            manifest=path,
-            overwrite=force,
-            progress=progress,
-        ).statement
-    if as_json:
-        facts = {
-            "manifest": path,
-            "envelope": path + ENVELOPE_SUFFIX,
-            "manifest_sha256": signed.manifest_sha256,
-            "count": signed.count,
-            "name": signed.name,
-            "version": signed.version,
-            "license": signed.license,
-            "hash": algorithm.value,
-            "created": signed.created.isoformat(),
-            "fingerprint": fingerprint,
-        }
-        print_json(_signing.document("sign", database, "signed", 0) | facts)
-        return 0
-    out = console()
-    rows = [("manifest", printable(path, 400)), ("envelope", printable(path + ENVELOPE_SUFFIX, 400))]
-    _signing.print_facts([*rows, ("fingerprint", fingerprint)], out)
-    out.print("Publish both files with the database, and the fingerprint where readers look for it.")
-    place = printable(database, 400)
-    _signing.print_verdict(f"SIGNED: {counted(signed.count, 'record')} of {place}, by {fingerprint}", 0, out)
-    return 0
+@click.command("untag", cls=Command)
+@_options.database
+@click.option("--mac-key", type=PATH, required=True, help="Secret key file.")
+@click.option("--out", type=PATH, required=True, metavar="NEW", help="Database to make; nothing may be there yet.")
+@_options.context
+@_options.as_json
+def untag(database: str, mac_key: str, out: str, context: str, as_json: bool) -> int:
+    """Write a copy of a database without tags. If one value does not verify, nothing is written.
+
+    Exit code 0: done. 1: a value does not verify. 2: it could not be done.
+    """
+    tagger = Tagger(read_mac_keys(mac_key, database), context)
+    with progress_bar("untagging") as progress:
+        done = rewrite(database, out, tagger.bare, progress=progress)
+    return _signing.tell_rewritten("untag", database, out, done, "UNTAGGED", as_json)

@@ -11,11 +11,13 @@ from rich.console import Console
 from ben_secure.audit.report import printable_key
 from ben_secure.cli import _options, _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
-from ben_secure.cli._usage import Command, whole
-from ben_secure.errors import printable
+from ben_secure.cli._release import changes_to_json, print_changes
+from ben_secure.cli._usage import PATH, Command, whole
+from ben_secure.errors import ManifestMismatchError, Rule, StoreError, printable
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing.manifest import Manifest
+from ben_secure.signing.manifest import MANIFEST_SUFFIX, Manifest, manifest_path, open_manifest
 from ben_secure.signing.policy import Verification
+from ben_secure.store.change.differences import changes
 from ben_secure.store.change.verify import TAG_KINDS, Listed, Outcome, verify, verify_sample
 
 _EMPTY = "the database is empty, so nothing was verified"
@@ -24,9 +26,14 @@ _EMPTY = "the database is empty, so nothing was verified"
 @click.command("verify", cls=Command)
 @_options.readable
 @_options.verifying
+@click.option(
+    "--from", "before", type=PATH, metavar="OLD", help="An earlier release, or its manifest: show what changed since."
+)
 @click.option("--sample", type=whole(least=1), help="Check N values only, spread evenly.")
 @_options.as_json
-def command(database: str, verification: Verification | None, sample: int | None, as_json: bool) -> int:
+def command(
+    database: str, verification: Verification | None, before: str | None, sample: int | None, as_json: bool
+) -> int:
     """Check every value of a database against its tag (--mac-key), or against the publisher's manifest (--verify-key).
 
     Exit code 0: every value, or the sample, is as it was signed. 1: something is not. 2: it could not be decided, or
@@ -34,6 +41,11 @@ def command(database: str, verification: Verification | None, sample: int | None
     """
     if verification is None:
         raise click.UsageError("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
+    old = None
+    if before is not None:
+        if not verification.verify_keys:
+            raise click.UsageError("--from requires --verify-key")
+        old = _before(before, verification)
     start = time.monotonic()
     with PageReader(database) as pages, progress_bar("verifying") as progress:
         if sample is None:
@@ -42,6 +54,8 @@ def command(database: str, verification: Verification | None, sample: int | None
             outcome = verify_sample(pages, verification, sample, progress)
         entries = len(pages)
     document = _document(database, verification, outcome, entries)
+    if old is not None and outcome.manifest is not None:
+        document["since"] = _since(old, outcome.manifest)
     advice = None
     if verification.mac_keys is not None and time.monotonic() - start >= _speed.WORTH_TELLING_S:
         advice = _speed.advice(verification.mac_keys.signing.suite)
@@ -69,6 +83,38 @@ def _document(database: str, verification: Verification, outcome: Outcome, entri
     elif not outcome.checked:
         document.update(verdict="undecided", exit_code=2, error=_EMPTY)
     return document
+
+
+def _before(path: str, verification: Verification) -> Manifest:
+    """The manifest of an earlier release of the same dataset, signed by the same keys."""
+    return open_manifest(
+        path if path.endswith(MANIFEST_SUFFIX) else manifest_path(path),
+        verification.verify_keys,
+        threshold=verification.threshold,
+        name=verification.name,
+    )
+
+
+def _since(old: Manifest, new: Manifest) -> dict[str, Any]:
+    if old.statement.name != new.statement.name:
+        raise ManifestMismatchError(
+            f"the earlier release is of {printable(old.statement.name)}, expected {printable(new.statement.name)}",
+            rule=Rule.MANIFEST,
+        )
+    if old.statement.algorithm is not new.statement.algorithm:
+        raise StoreError(
+            f"the earlier release lists digests of {old.statement.algorithm.value}, this one of "
+            f"{new.statement.algorithm.value}, so the two cannot be compared; leave --from out"
+        )
+    predecessor = new.statement.predecessor
+    named = None if predecessor is None else predecessor.version
+    is_it = predecessor is not None and predecessor.manifest_sha256 == old.statement.manifest_sha256
+    return {
+        "version": old.statement.version,
+        "is_predecessor": is_it,
+        "predecessor": named,
+        **changes_to_json(changes(old, new)),
+    }
 
 
 def _release(manifest: Manifest) -> dict[str, object]:
@@ -107,6 +153,11 @@ def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
             ("signed", f"{release['created']} by {', '.join(release['signed_by'])}"),
         ]
         _signing.print_facts(rows, out)
+    if "since" in document:
+        since = document["since"]
+        named = f"names {printable(since['predecessor'])}" if since["predecessor"] else "names none"
+        note = "" if since["is_predecessor"] else f" (the publisher {named} as the release before)"
+        print_changes(since, printable(since["version"]) + note, out)
     for part in ("tags", "manifest"):
         for kind, listed in (document[part] or {}).items():
             if isinstance(listed, dict) and listed["count"]:

@@ -1,29 +1,36 @@
-"""Sign a database as its publisher: hash every value, write the manifest and its envelope beside the database.
+"""Sign a database, or several together, as their publisher: hash every value, write the manifests and the envelope.
 
-Never changes or decodes the database. Both files appear when they are whole and on disk (``_system.files``), the
-envelope last: without it, or with that of another, no manifest passes as a release.
+Never changes or decodes a database. All files appear when they are whole and on disk, or none, the envelope last:
+without it, or with that of another, no manifest passes as a release. Each database of a release of several has the
+same envelope beside its manifest: one statement, signed once, with a subject for each.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import itemgetter
 
 from ben_secure import __version__
 from ben_secure._system.files import Kind, new_files
 from ben_secure.errors import StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, write_record_list
+from ben_secure.remote.addresses import is_remote
+from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, Written, write_record_list
 from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.footer import FOOTER_BYTES
-from ben_secure.signing.hashing import Algorithm
+from ben_secure.signing.hashing import Algorithm, hash_of
 from ben_secure.signing.keys import Signer
-from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path
-from ben_secure.signing.statement import Statement
+from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX, Manifest, manifest_path, name_of
+from ben_secure.signing.statement import Predecessor, Statement, Subject
+from ben_secure.store.change.differences import Changes, compared
 from ben_secure.store.change.digests import record_digests
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +56,11 @@ def sign_database(
     license: str | None = None,
     algorithm: Algorithm = Algorithm.SHA256,
     manifest: str | os.PathLike[str] | None = None,
+    since: Manifest | None = None,
+    on_changes: Callable[[Changes], None] = lambda found: None,
     overwrite: bool = False,
     limits: Limits = DEFAULT_LIMITS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Signed:
     """Write and sign the manifest of a database.
 
@@ -64,6 +73,9 @@ def sign_database(
         license: Licence of the dataset.
         algorithm: The hash that values are listed by; with BLAKE3 every reader needs the extra ``[blake3]``.
         manifest: Where to write the manifest; None for the place where readers look, beside the database.
+        since: The verified manifest of the release before; the statement will name it. Every value is hashed all the
+            same.
+        on_changes: Called with what changed since then, before anything is signed; what it raises ends it.
         overwrite: Replace a manifest and an envelope that are there.
         limits: Values longer than ``limits.max_value_bytes`` are refused: a reader would not take them.
         progress: Called after each record with how many were hashed and how many there are.
@@ -76,49 +88,171 @@ def sign_database(
             already; or they cannot be written.
         LimitExceededError: A value is too long.
         MissingExtraError: The hash is BLAKE3, and that library is not installed.
-        ValueError: Name, version, licence, time or a signer is not as it must be.
+        ValueError: Name, version, licence, time or a signer is not as it must be; or the release before has another
+            name or the same version.
     """
+    if is_remote(os.fspath(database)):
+        raise StoreError("a database on a server cannot be signed; download it, and sign the local copy")
     path = os.path.abspath(manifest) if manifest is not None else manifest_path(database)
-    with PageReader(database, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES) as pages:
-        total = len(pages)
-        if not total:
-            raise StoreError("the database is empty, so there is nothing to sign", database=pages.path)
-        draft = Statement(  # before hours are spent on hashing
-            name=name,
-            version=version,
-            license=license,
-            count=total,
-            algorithm=algorithm,
-            manifest_sha256="0" * 64,
-            created=created,
-            tool_version=__version__,
-        )
-        digests = record_digests(pages, algorithm=algorithm)  # without the library it fails here
-        targets = path, path + ENVELOPE_SUFFIX
-        for target in targets:
-            _refuse_inside(target, pages.absolute_path)
-        with new_files(targets, (Kind.OPEN, Kind.OPEN), overwrite=overwrite) as (manifest_file, envelope_file):
-            written = write_record_list(_records(pages, digests, progress), manifest_file, algorithm)
-            statement = replace(draft, count=written.count, manifest_sha256=written.sha256.hex())
-            envelope_file.write(sign_statement(statement, signers))
+    draft = Statement(  # before hours are spent on hashing
+        name=name,
+        version=version,
+        license=license,
+        count=0,
+        algorithm=algorithm,
+        manifest_sha256="0" * 64,
+        created=created,
+        tool_version=__version__,
+        predecessor=None if since is None else _predecessor(since.statement, name, version, algorithm),
+    )
+
+    statement = _sign(
+        {path: database},
+        signers,
+        draft,
+        limits=limits,
+        since=since,
+        on_changes=on_changes,
+        overwrite=overwrite,
+        progress=progress,
+    )
     return Signed(statement=statement, manifest=path)
 
 
-def _records(
-    pages: PageReader, digests: Iterator[Record], progress: Callable[[int, int], None] | None
-) -> Iterator[Record]:
-    total = len(pages)
-    for done, (lmdb_key, digest) in enumerate(digests, start=1):
-        if len(lmdb_key) > MAX_KEY_BYTES:
-            raise StoreError(
-                f"an LMDB key has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}; give this record a shorter "
-                "one",
-                database=pages.path,
-                lmdb_key=lmdb_key,
-            )
-        yield lmdb_key, digest
-        if progress is not None:
-            progress(done, total)
+def sign_release(
+    databases: Sequence[str | os.PathLike[str]],
+    signers: Sequence[Signer],
+    *,
+    name: str,
+    version: str,
+    created: datetime,
+    license: str | None = None,
+    progress: Progress | None = None,
+) -> Statement:
+    """Sign one or several databases in one folder with one statement; what was signed lies beside each of them.
+
+    Args:
+        databases: One, or several with different file names and different records.
+        signers: As for ``sign_database``, and so the others.
+        name: Name of the dataset.
+        version: Version of the release.
+        created: Time to be signed.
+        license: Licence of the dataset.
+        progress: Called after each record, counted over all databases.
+
+    Returns:
+        What was signed.
+
+    Raises:
+        StoreError: As ``sign_database``, and so the others.
+        ValueError: As ``sign_database``; or two databases have the same name or the same records.
+    """
+    draft = Statement(
+        name=name,
+        version=version,
+        license=license,
+        count=0,
+        manifest_sha256="0" * 64,
+        created=created,
+        tool_version=__version__,
+    )
+    targets = {manifest_path(database): database for database in databases}
+    return _sign(targets, signers, draft, progress=progress)
+
+
+def _predecessor(before: Statement, name: str, version: str, algorithm: Algorithm) -> Predecessor:
+    if before.algorithm is not algorithm:
+        raise ValueError(
+            f"the release before lists digests of {before.algorithm.value}, this one would list {algorithm.value}, so "
+            "the two cannot be compared; use the same hash"
+        )
+    if before.name != name or before.version == version:
+        raise ValueError(
+            f"the release before is {printable(before.name)} {printable(before.version)}, this one is "
+            f"{printable(name)} {printable(version)}; expected the same name and another version"
+        )
+    return Predecessor(version=before.version, manifest_sha256=before.manifest_sha256)
+
+
+def _sign(
+    databases: Mapping[str, str | os.PathLike[str]],
+    signers: Sequence[Signer],
+    draft: Statement,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    since: Manifest | None = None,
+    on_changes: Callable[[Changes], None] = lambda found: None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Statement:
+    """List each database, by the path of its manifest; sign once, and let all files appear or none."""
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(PageReader(database, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES))
+            for database in databases.values()
+        ]
+        targets = [*databases, *(path + ENVELOPE_SUFFIX for path in databases)]
+        for pages in readers:
+            if not len(pages):
+                raise StoreError("the database is empty, so there is nothing to sign", database=pages.path)
+            for target in targets:
+                _refuse_inside(target, os.fspath(pages.absolute_path))
+        hashed = _Hashed(sum(map(len, readers)), draft.algorithm, progress)
+        with new_files(targets, [Kind.OPEN] * len(targets), overwrite=overwrite) as files:
+            written, found = [], Changes()
+            for pages, file in zip(readers, files, strict=False):
+                records = hashed.records(pages)
+                records = records if since is None else compared(since, records, found)
+                written.append(write_record_list(records, file, draft.algorithm))
+            if since is not None:
+                on_changes(found)
+            statement = _filled(draft, list(databases), written)
+            envelope = sign_statement(statement, signers)
+            for file in files[len(readers) :]:
+                file.write(envelope)
+    return statement
+
+
+def _filled(draft: Statement, targets: Sequence[str], written: Sequence[Written]) -> Statement:
+    """The statement about the lists that were written."""
+    if len({one.sha256 for one in written}) != len(written):
+        raise StoreError("two of the databases have the same records; leave one of them out")
+    subjects = tuple(
+        Subject(name=name_of(path.removesuffix(MANIFEST_SUFFIX)), count=one.count, manifest_sha256=one.sha256.hex())
+        for path, one in sorted(zip(targets, written, strict=True), key=itemgetter(0))
+    )
+    return replace(
+        draft,
+        count=written[0].count,
+        manifest_sha256=written[0].sha256.hex(),
+        subjects=subjects if len(subjects) > 1 else (),
+    )
+
+
+class _Hashed:
+    """The records of several databases, counted together."""
+
+    def __init__(self, total: int, algorithm: Algorithm, progress: Progress | None) -> None:
+        hash_of(algorithm)  # without the library it fails here
+        self._algorithm = algorithm
+        self._done = 0
+        self._total = total
+        self._progress = progress
+
+    def records(self, pages: PageReader) -> Iterator[Record]:
+        """Hash the records of one database."""
+        for lmdb_key, digest in record_digests(pages, algorithm=self._algorithm):
+            if len(lmdb_key) > MAX_KEY_BYTES:
+                raise StoreError(
+                    f"an LMDB key has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}; give this record a "
+                    "shorter one",
+                    database=pages.path,
+                    lmdb_key=lmdb_key,
+                )
+            yield lmdb_key, digest
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, self._total)
 
 
 def _refuse_inside(target: str, database: str) -> None:

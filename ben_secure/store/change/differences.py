@@ -1,0 +1,97 @@
+"""What changed between two releases: records added, changed and removed, by their lists alone.
+
+Pure: compares two lists of records in key order, and counts. It says nothing of who signed them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ben_secure.signing._record_list import Record
+
+KEPT = 20
+"""LMDB keys kept of each kind; the rest are counted."""
+
+
+@dataclass(slots=True)
+class Kind:
+    """Records of one kind.
+
+    Attributes:
+        count: All of them.
+        first: LMDB keys of the first ones, at most ``KEPT``.
+    """
+
+    count: int = 0
+    first: list[bytes] = field(default_factory=list)
+
+    def add(self, lmdb_key: bytes) -> None:
+        """Count one record."""
+        self.count += 1
+        if len(self.first) < KEPT:
+            self.first.append(lmdb_key)
+
+
+@dataclass(slots=True)
+class Changes:
+    """How one list of records differs from the one before.
+
+    Attributes:
+        added: Records that only the new list has.
+        changed: Records with another value.
+        removed: Records that only the old list has.
+        unchanged: How many are in both, with the same value.
+    """
+
+    added: Kind = field(default_factory=Kind)
+    changed: Kind = field(default_factory=Kind)
+    removed: Kind = field(default_factory=Kind)
+    unchanged: int = 0
+
+
+def changes(old: Iterable[Record], new: Iterable[Record]) -> Changes:
+    """Compare two lists of records, in memory that does not grow with them.
+
+    Args:
+        old: LMDB key and digest of each record of the release before, keys ascending.
+        new: The same of the release after, with the same kind of digest.
+
+    Returns:
+        What changed.
+    """
+    found = Changes()
+    deque(compared(old, new, found), maxlen=0)
+    return found
+
+
+def compared(old: Iterable[Record], new: Iterable[Record], found: Changes) -> Iterator[Record]:
+    """Compare two lists as ``changes`` does, while the new one passes by.
+
+    Args:
+        old: As for ``changes``.
+        new: As for ``changes``.
+        found: Where changes are counted; complete when the iterator is at its end.
+
+    Yields:
+        The records of ``new``.
+    """
+    remaining = iter(old)
+    before = next(remaining, None)
+    for lmdb_key, digest in new:
+        while before is not None and before[0] < lmdb_key:
+            found.removed.add(before[0])
+            before = next(remaining, None)
+        if before is None or before[0] != lmdb_key:
+            found.added.add(lmdb_key)
+        else:
+            if before[1] == digest:
+                found.unchanged += 1
+            else:
+                found.changed.add(lmdb_key)
+            before = next(remaining, None)
+        yield lmdb_key, digest
+    while before is not None:
+        found.removed.add(before[0])
+        before = next(remaining, None)
