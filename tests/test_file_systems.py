@@ -1,6 +1,8 @@
 """Every writing command works on file systems that lack locks, links, permissions or durable folders, or says which."""
 
 import functools
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -251,3 +253,22 @@ def test_what_a_complete_database_has_left_is_collected(tmp_path):
     with pytest.raises(StoreError, match="exists"):
         appear.refuse_taken(str(tmp_path / "db"))
     assert sorted(os.listdir(place)) == ["new", "resume"]
+
+
+@pytest.mark.threat("T21")
+def test_a_note_does_not_lead_elsewhere(tmp_path):
+    """A half is taken back from where it was placed, and from nowhere else, whatever the note in the place says."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    digest = hashlib.sha256(b"half").hexdigest()
+    for name, stays in (("../half", True), ("half", False)):
+        half = folder / name
+        half.write_bytes(b"half")
+        place = folder / ".first.ben-secure-writing"
+        place.mkdir(mode=0o700)
+        placed = {"source": "0", "target": name, "size": 4, "sha256": digest, "replaces": False}
+        last = placed | {"source": "1", "target": "last"}
+        (place / "placing").write_text(json.dumps([placed, last]))
+        write_file(folder / "first", b"one", overwrite=True)
+        assert half.exists() == stays
+        assert os.listdir(folder) == ["first"]

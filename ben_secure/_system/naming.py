@@ -35,6 +35,11 @@ class _Placed:
     sha256: str
     replaces: bool
 
+    def __post_init__(self) -> None:
+        """Refuse a note that leads elsewhere; nobody but this user should have written it."""
+        if os.path.basename(self.source) != self.source or os.path.basename(self.target) != self.target:
+            raise ValueError("names of files were expected, not paths")
+
     def is_at(self, path: str) -> bool:
         """Whether the file at a path has this content."""
         try:
@@ -45,7 +50,7 @@ class _Placed:
 
 
 class NamedSet:
-    """Files that appear together, in order; a note in the private folder says of which a killed process has spoken."""
+    """Files that appear together, in order. A note in the private folder names them, so that a half can be undone."""
 
     def __init__(self, folder: str, targets: Mapping[str, str]) -> None:
         """Name the files.
@@ -58,7 +63,7 @@ class NamedSet:
         self._targets = targets
 
     def announce(self) -> None:
-        """Note durably what will be placed, so that a half of it can be taken back."""
+        """Note durably which files will be placed."""
         noted = []
         for source, target in self._targets.items():
             path = os.path.join(self._folder, "new", source)
