@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import lmdb
 
+from ben_secure._system import causes
 from ben_secure._system.appear import Place
 from ben_secure._system.exposure import places
 from ben_secure._system.optional import has_lmdb_verify
@@ -83,7 +84,8 @@ def change_in_place(
         contextlib.ExitStack() as cleanup,
     ):
         place = _Opened(path, reader, cleanup)
-        cleanup.callback(Place(place.data_file).discard)
+        writing = Place(place.data_file)
+        cleanup.callback(writing.discard)
         _refuse_if_open(place)
         _refuse_if_unverifiable()
         checked, to_change, refusals = _check(reader, transform, progress)
@@ -91,7 +93,7 @@ def change_in_place(
             return Changed(checked=checked, changed=0, refusals=refusals)
         refuse_if_released(path, "write a new database (--out NEW), or move the manifest away")
         _verify_structure(place)
-        changed = _Editor(place).run(transform, to_change, progress)
+        changed = _Editor(place, writing.directory).run(transform, to_change, progress)
     return Changed(checked=checked, changed=changed, refusals=refusals)
 
 
@@ -251,8 +253,9 @@ def _verify_structure(place: _Opened) -> None:
 class _Editor:
     """Changes the values of one verified data file through liblmdb, a bounded number of bytes to a transaction."""
 
-    def __init__(self, place: _Opened) -> None:
+    def __init__(self, place: _Opened, folder: str) -> None:
         self._place = place
+        self._folder = folder  # on the same disk, and of this user
         self._map_bytes = os.fstat(place.descriptor).st_size + _SPARE_MAP_BYTES
 
     def run(self, transform: Transform, to_change: int, progress: Progress | None) -> int:
@@ -282,11 +285,11 @@ class _Editor:
                         return changed
                     start = next_key
         except lmdb.Error as error:
-            raise StoreError(
-                f"cannot write to the database: {printable(str(error))}; what was committed is whole, do it again to "
-                "go on",
-                database=self._place.path,
-            ) from error
+            cause = causes.from_text(str(error), self._folder)
+            said = f"cannot write to the database: {printable(str(error))}; do it again to go on"
+            if cause is not None:
+                said = causes.unwritable(self._place.path, cause)
+            raise StoreError(f"{said}; what was committed is whole", database=self._place.path) from error
 
 
 def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transform) -> tuple[int, bytes | None]:
