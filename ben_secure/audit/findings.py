@@ -166,7 +166,10 @@ class Tally:
         """Count one finding and keep it, if there is room."""
         self.rules[finding.rule] += 1
         self.categories[finding.category] += 1
-        insort(self.findings, finding, key=_order)
+        if self.findings and finding.order < self.findings[-1].order:
+            insort(self.findings, finding, key=_order)
+        else:  # as most do, for they come in key order
+            self.findings.append(finding)
         del self.findings[MAX_FINDINGS:]
 
     def see(self, program: bytes, lmdb_key: bytes, position: int) -> None:
