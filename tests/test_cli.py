@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import ben_secure
 from ben_secure import Limits, cli, loads
-from ben_secure.audit.report import SCHEMA
+from ben_secure.audit.report import SCHEMA, JsonWriter
 from ben_secure.audit.report.disassembly import disassemble
 from ben_secure.bands import S2_BANDS
 from ben_secure.cli import main
@@ -231,6 +232,23 @@ def test_every_exception_becomes_an_exit_code(monkeypatch, capsys, error, exit_c
         assert (json.loads(out)["error"], json.loads(out)["exit_code"], err) == (words, exit_code, "")
     else:
         assert (out, err) == (UNFINISHED if exit_code == 130 else "", f"ben-secure: {words}\n")
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_json_is_whole_if_it_is_interrupted_while_it_is_written(place, capsys, monkeypatch, interrupted):
+    """The report that is begun is written to its end, and the object says that it was interrupted."""
+    write = JsonWriter.database
+
+    def written(writer, report):
+        if interrupted:
+            signal.raise_signal(signal.SIGINT)
+        write(writer, report)
+
+    monkeypatch.setattr(JsonWriter, "database", written)
+    assert main(["audit", str(place / "clean"), "--json"]) == (130 if interrupted else 0)
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"] == ("interrupted" if interrupted else None)
+    assert [found["verdict"] for found in document["databases"]] == ["clean"]
 
 
 def test_an_interrupted_process_ends_with_130(place):

@@ -190,8 +190,8 @@ def test_a_value_that_kills_its_process_is_found(plain, tmp_path, monkeypatch):
         make_database(tmp_path / "db", records), plain.address, Options(classes=(LosingPatch,), opinions=False)
     )
     assert [(finding.rule, finding.lmdb_key) for finding in remote.findings if str(finding.level) == "error"] == [
-        (Rule.LOST, KILLER),
         (Rule.FORBIDDEN_GLOBAL, b"z"),
+        (Rule.LOST, KILLER),
     ]
     assert text_of(remote) == text_of(local)
     with cluster(plain.address, QUICK) as runner:

@@ -21,15 +21,15 @@ def uninterrupted() -> Iterator[None]:
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        with _deferred():
+        with deferred():
             yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
-def _deferred() -> Iterator[None]:
-    """Hold back what another thread receives for the main one, so that no worker is left half started."""
+def deferred() -> Iterator[None]:
+    """Hold an interruption of the main thread back until the block ends: what is begun in it is not left half done."""
     if threading.current_thread() is not threading.main_thread():  # only that one is interrupted, or may set handlers
         yield
         return

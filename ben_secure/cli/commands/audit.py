@@ -11,6 +11,7 @@ from functools import partial
 import click
 
 from ben_secure._system.files import write_file
+from ben_secure._system.interrupts import deferred
 from ben_secure.audit.findings import AuditReport
 from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.report import Format, JsonWriter, together, write
@@ -146,7 +147,7 @@ def _report(audit: Callable[..., list[AuditReport]], form: Format, output: str |
     out = sys.stdout if output is None else io.StringIO()
     stream = JsonWriter(out) if form is Format.JSON else None
     try:
-        reports = audit(on_report=None if stream is None else stream.database)
+        reports = audit(on_report=None if stream is None else partial(_told, stream))
     except (Exception, KeyboardInterrupt) as error:
         if stream is None or not stream.begun or output is not None or isinstance(error, BrokenPipeError):
             raise
@@ -161,6 +162,11 @@ def _report(audit: Callable[..., list[AuditReport]], form: Format, output: str |
     if output is not None and isinstance(out, io.StringIO):
         write_file(output, out.getvalue().encode(), overwrite=force)
     return exit_code
+
+
+def _told(stream: JsonWriter, report: AuditReport) -> None:
+    with deferred():  # half a report would be no JSON
+        stream.database(report)
 
 
 @contextmanager
