@@ -114,6 +114,8 @@ class RangeFile:
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Begin to fetch ranges (offset, bytes) that will be read, as many at the same time as memory allows."""
+        if self._pid == 0:
+            return
         if len(self._flying) > _MOST_EXPECTED:  # nobody came for those
             self._flying.clear()
         left = _MOST_EXPECTED_BYTES

@@ -23,7 +23,7 @@ from ben_secure.signing.statement import Statement, canonical_json, parse_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_ENVELOPE_BYTES = 2**16
-"""A statement has at most 32 kB; the rest is room for signatures, and bounds how many are tried."""
+"""A statement has at most 44 kB, 58 kB in base64; the rest is room for signatures, and bounds how many are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ PREDICATE_TYPES = tuple(f"https://ben-secure.readthedocs.io/manifest/v{version}"
 """Never that of OpenSSF model signing, whose reference tool reserves its predicate to ECDSA keys."""
 
 MAX_TEXT_CHARACTERS = 256
-"""Longest name, version, licence: with six fields of astral characters a statement still has less than 32 kB."""
+"""Longest name, version, licence; bounds a statement, with all that is below."""
 
 MAX_SUBJECTS = 64
 """Most databases of one release: with all that else is in a statement, an envelope still has less than 64 kB."""

@@ -1,0 +1,123 @@
+"""Statements of version 2: several databases, and the release before; one spelling for each."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ben_secure.errors import SignatureError
+from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, sign_statement, verify_envelope
+from ben_secure.signing.keys import SigningKey
+from ben_secure.signing.statement import (
+    MAX_SUBJECTS,
+    MAX_TEXT_CHARACTERS,
+    PREDICATE_TYPES,
+    Predecessor,
+    Statement,
+    Subject,
+    canonical_json,
+)
+from support.releases import CREATED
+
+PUBLISHER = SigningKey.generate()
+ONE = Statement(name="n", version="2", count=3, manifest_sha256="1" * 64, created=CREATED, tool_version="0")
+SUBJECTS = (
+    Subject(name="test.lmdb", count=3, manifest_sha256="1" * 64),
+    Subject(name="train.lmdb", count=5, manifest_sha256="2" * 64),
+)
+SEVERAL = dataclasses.replace(ONE, subjects=SUBJECTS)
+LATER = dataclasses.replace(ONE, predecessor=Predecessor(version="1", manifest_sha256="3" * 64))
+BOTH = dataclasses.replace(SEVERAL, predecessor=LATER.predecessor)
+
+
+@pytest.mark.parametrize("statement", [ONE, SEVERAL, LATER, BOTH], ids=["one", "several", "later", "both"])
+def test_a_statement_comes_back(statement):
+    """Version 2 is written only if version 1 cannot say it."""
+    assert Statement.decode(statement.encode()) == statement
+    document = json.loads(statement.encode())
+    assert document["predicateType"] == PREDICATE_TYPES[0 if statement is ONE else 1]
+
+
+def test_any_manifest_of_a_release_can_be_in_question():
+    """It changes nothing of what was signed."""
+    train = SEVERAL.about("2" * 64)
+    assert (train.count, train.subject) == (5, SUBJECTS[1])
+    assert train.encode() == SEVERAL.encode()
+    assert (SEVERAL.about("1" * 64), SEVERAL.about("4" * 64), SEVERAL.max_count) == (SEVERAL, None, 5)
+    assert (ONE.subject, ONE.about("2" * 64), ONE.max_count) == (None, None, 3)
+
+
+def test_the_largest_statement_fits_into_an_envelope():
+    """With the most databases, the longest names and texts of characters that take twelve bytes each."""
+    text = "\U00010300" * MAX_TEXT_CHARACTERS
+    subjects = tuple(
+        Subject(name=f"{number:0100}", count=2**53, manifest_sha256=f"{number:064x}") for number in range(MAX_SUBJECTS)
+    )
+    largest = Statement(
+        name=text,
+        version=text,
+        license=text,
+        count=2**53,
+        manifest_sha256=f"{0:064x}",
+        created=CREATED,
+        tool_name=text,
+        tool_version=text,
+        subjects=subjects,
+        predecessor=Predecessor(version=text, manifest_sha256="f" * 64),
+    )
+    envelope = sign_statement(largest, [PUBLISHER])
+    assert len(envelope) <= MAX_ENVELOPE_BYTES
+    assert verify_envelope(envelope, [PUBLISHER.verify_key]).statement == largest
+
+
+def changed(statement, change):
+    """The payload of a statement whose document was changed; spelled as statements are."""
+    document = json.loads(statement.encode())
+    change(document)
+    return canonical_json(document)
+
+
+CHANGES = {
+    "another order": (SEVERAL, lambda d: d["subject"].reverse()),
+    "a subject twice": (SEVERAL, lambda d: d["subject"].append(d["subject"][0])),
+    "a subject without a count": (SEVERAL, lambda d: d["predicate"]["counts"].pop("test.lmdb")),
+    "a count without a subject": (SEVERAL, lambda d: d["predicate"]["counts"].update({"x": 1})),
+    "one manifest for two": (SEVERAL, lambda d: d["subject"][1].update(digest={"sha256": "1" * 64})),
+    "a count as well": (SEVERAL, lambda d: d["predicate"].update(count=3)),
+    "a path as name": (
+        SEVERAL,
+        lambda d: (d["subject"][0].update(name="../a"), d["predicate"]["counts"].update({"../a": 1})),
+    ),
+    "several in version 1": (SEVERAL, lambda d: d.update(predicateType=PREDICATE_TYPES[0])),
+    "a predecessor in version 1": (LATER, lambda d: d.update(predicateType=PREDICATE_TYPES[0])),
+    "version 2 for nothing": (ONE, lambda d: d.update(predicateType=PREDICATE_TYPES[1])),
+    "no counts": (SEVERAL, lambda d: d["predicate"].update(counts={})),
+    "a half predecessor": (LATER, lambda d: d["predicate"]["predecessor"].pop("version")),
+    "more of a predecessor": (LATER, lambda d: d["predicate"]["predecessor"].update(name="n")),
+    "no digest of a predecessor": (LATER, lambda d: d["predicate"]["predecessor"].update(manifest_sha256="")),
+}
+
+
+@pytest.mark.threat("T8")
+@pytest.mark.parametrize(("statement", "change"), CHANGES.values(), ids=CHANGES)
+def test_another_statement_is_refused(statement, change):
+    """Even if it was signed: a reader and an auditor would not read it alike."""
+    assert changed(statement, lambda document: None) == statement.encode()
+    with pytest.raises(SignatureError, match="not a statement about a manifest"):
+        Statement.decode(changed(statement, change))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"subjects": SUBJECTS[:1]},
+        {"subjects": SUBJECTS[::-1]},
+        {"subjects": SUBJECTS * 2},
+        {"subjects": (SUBJECTS[0], dataclasses.replace(SUBJECTS[1], manifest_sha256="1" * 64))},
+        {"subjects": SUBJECTS, "count": 4},
+    ],
+)
+def test_what_cannot_be_said_is_the_callers_mistake(wrong):
+    """One database has no name, each is there once, and the one in question is among them."""
+    with pytest.raises(ValueError, match=r"databases of (a|the) release"):
+        dataclasses.replace(ONE, **wrong)
