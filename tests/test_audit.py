@@ -352,7 +352,7 @@ def test_a_missing_database_is_undecided(tmp_path):
 @pytest.mark.parametrize(("first", "exit_code"), [(HONEST[0], 2), (SHELL, 1)])
 def test_damage_is_undecided_unless_something_was_refused_before(tmp_path, monkeypatch, first, exit_code):
     """What was found before the damage is reported; a refusal outweighs what is unknown."""
-    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [])
+    monkeypatch.setattr(structure, "structure_findings", lambda path: [])
     database = make_database(tmp_path / "db", {b"a": first, b"b": b"MARK" + bytes(9000), b"c": SHELL})
     damage(database, b"MARK")
     report = audit_database(database)

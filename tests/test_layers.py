@@ -49,7 +49,7 @@ ORDER: dict[str, list[str]] = {
     "signing.publisher": ["schemes", "forms keys", "devices files"],
     "pickles": ["names", "records", "machine", "arrays", "legacy", "templates", "loader", "unpickler"],
     "tensors": ["header", "note", "reading", "writing"],
-    "pages": ["_meta _nodes data_file", "_snapshot", "reader"],
+    "pages": ["_meta _nodes data_file", "_census", "_snapshot", "_accounts", "reader"],
     "store": ["_environment _names _released", "reader", "pairs writer", "change"],
     "store.change": ["differences digests tag", "rewrite", "append convert in_place sign verify"],
     "batches": ["labels places presets resampling samples splits", "names pixels", "arrays"],

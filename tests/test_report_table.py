@@ -95,9 +95,8 @@ def test_a_clean_database_with_a_warning_says_so_in_the_last_line():
     assert out.file.getvalue().splitlines()[-1] == ("CLEAN, with 1 warning (writable by others): 2 databases, 2 clean")
 
 
-def test_one_value_is_written_as_one(monkeypatch):
+def test_one_value_is_written_as_one():
     """Plurals are inflected."""
-    monkeypatch.setattr("ben_secure.audit.report.table_report.has_lmdb_verify", lambda: True)
     lines = printed(report_of([], checked=1, entries=1)).splitlines()
     assert lines == [
         "1 value checked (2.5 MB): 1 clean, 0 refused", "CLEAN: 1 value in some.lmdb is a patch and nothing else",
@@ -185,10 +184,3 @@ def test_hostile_texts_reach_the_terminal_as_plain_text(text):
     assert re.fullmatch(r"[ -~─\n]*", plain)
     if "\x1b" in text:
         assert text not in shown
-
-
-def test_it_is_said_if_lmdb_verify_had_no_part(monkeypatch):
-    """The table and the page name it where the package lmdb is too old, and nothing otherwise."""
-    for has, lines in ((True, 0), (False, 1)):
-        monkeypatch.setattr("ben_secure.audit.report.table_report.has_lmdb_verify", lambda has=has: has)
-        assert printed(report_of()).count("page structure: checked by ben_secure; lmdb.verify needs lmdb 3\n") == lines

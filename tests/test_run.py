@@ -57,7 +57,7 @@ PUBLISHER = SigningKey.generate()
 @pytest.fixture(autouse=True)
 def no_structure(monkeypatch):
     """What is found of the database as a whole has tests of its own (test_structure), and takes a process."""
-    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [])
+    monkeypatch.setattr(structure, "structure_findings", lambda path: [])
 
 
 def errors(report):
@@ -499,11 +499,11 @@ def test_it_does_not_matter_how_long_the_check_of_the_whole_takes(database, monk
     of_the_whole = Finding(rule=Rule.FOREIGN_FILE, message="odd")
     judged = threading.Event()
 
-    def slow(path, started):
+    def slow(path):
         assert judged.wait(60)
         return [of_the_whole]
 
-    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [of_the_whole])
+    monkeypatch.setattr(structure, "structure_findings", lambda path: [of_the_whole])
     expected = audit_database(database, run=Run(workers=1), options=QUIET)
     monkeypatch.setattr(structure, "structure_findings", slow)
     how = Run(workers=1, progress=lambda done, *_: done >= 64 and judged.set())
@@ -511,14 +511,12 @@ def test_it_does_not_matter_how_long_the_check_of_the_whole_takes(database, monk
     assert of_the_whole in expected.findings
 
 
-@pytest.mark.parametrize("done", [False, True])
-def test_what_comes_before_damage_is_told_whenever_the_whole_is_known(tmp_path, monkeypatch, done):
-    """The walk over the keys ends early, before or after the check of the pages: one report."""
+def test_what_comes_before_damage_is_told(tmp_path, monkeypatch):
+    """The walk over the keys ends early; what was judged, and what is said of the whole, is in the report."""
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
     damage_key(database, b"%0200d" % 900)
     found = Finding(rule=Rule.DAMAGED, message="torn")
-    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [found])
-    monkeypatch.setattr(structure.StructureCheck, "done", lambda check: done)
+    monkeypatch.setattr(structure, "structure_findings", lambda path: [found])
     report = audit_database(database, run=Run(workers=1), options=QUIET)
     assert report.refused > 100
     assert report.rules == {Rule.DAMAGED: 1, Rule.NOT_A_PICKLE: report.refused}
@@ -530,12 +528,12 @@ def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, m
     """Nothing waits for that, what was judged is kept, and the next run looks at the whole."""
     closed = threading.Event()
     found = Finding(rule=Rule.FOREIGN_FILE, message="odd")
-    monkeypatch.setattr(structure, "structure_findings", lambda path, started: closed.wait(60) and [])
+    monkeypatch.setattr(structure, "structure_findings", lambda path: closed.wait(60) and [])
     monkeypatch.setattr(structure.StructureCheck, "close", lambda check: closed.set())
     state = tmp_path / "state"
     report = audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
     assert (report.checked, report.refused, report.interrupted) == (32, 1, True)
-    monkeypatch.setattr(structure, "structure_findings", lambda path, started: [found])
+    monkeypatch.setattr(structure, "structure_findings", lambda path: [found])
     report = audit_database(database, run=Run(resume=state), options=QUIET)
     assert (report.resumed, report.rules[Rule.FOREIGN_FILE]) == (32, 1)
 
@@ -544,11 +542,11 @@ def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, m
 def test_the_database_as_a_whole_is_looked_at_again_by_a_resumed_audit(database, tmp_path, monkeypatch):
     """What could not be looked at then is undecided now if it still cannot; the pair, where it can, is not."""
 
-    def busy(path, started):
+    def busy(path):
         raise StoreError("somebody writes all the time")
 
     state = tmp_path / "state"
-    for check, words in ((busy, "somebody writes all the time"), (lambda path, started: [], None)):
+    for check, words in ((busy, "somebody writes all the time"), (lambda path: [], None)):
         audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
         monkeypatch.setattr(structure, "structure_findings", check)
         report = audit_database(database, run=Run(resume=state), options=QUIET)

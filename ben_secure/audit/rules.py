@@ -239,8 +239,8 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.OPINION: _warning(
             Category.ODD,
             "second opinion disagrees",
-            "fickling finds more in this value than in any honest patch. ben_secure's loader runs none of it; look "
-            "at the value all the same.",
+            "fickling finds more in this value than in any honest patch, or lmdb.verify finds fault with the pages. "
+            "ben_secure runs nothing of a value and accounts for every page; look at it all the same.",
         ),
         Rule.METADATA: _warning(
             Category.ODD,

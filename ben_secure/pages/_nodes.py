@@ -10,11 +10,13 @@ the 48 bits of the child's page number. LMDB orders keys by ``memcmp``, then by 
 
 from __future__ import annotations
 
+import operator
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
-from ben_secure.errors import StoreError
+from ben_secure.errors import Rule, StoreError
 
 BRANCH_PAGE, LEAF_PAGE, OVERFLOW_PAGE = 0x01, 0x02, 0x04
 PAGE_HEADER = 16
@@ -71,10 +73,13 @@ class _TreePage:
         if lower & 1 or not PAGE_HEADER < lower <= self.upper <= len(page):
             raise self.damaged(f"its bounds are {lower} and {self.upper} of {len(page)} bytes")
 
+    _ascend: Callable[[bytes, bytes], bool] = staticmethod(operator.lt)
+
     def damaged(self, what: str) -> StoreError:
         """Make the error that says what is wrong with this page."""
         return StoreError(
             f"{self._kind} page {self.number} of this LMDB file is damaged: {what}; fetch this database again",
+            rule=Rule.DAMAGED,
             offset=self.number * len(self.page),
         )
 
@@ -96,9 +101,10 @@ class Branch(_TreePage):
 
     Attributes:
         children: Page numbers, in key order.
+        separators: For each of them the least key that can be below it; the first stands for "the least of all".
     """
 
-    __slots__ = ("_separators", "children")
+    __slots__ = ("children", "separators")
     _flags = BRANCH_PAGE
     _kind = "branch"
 
@@ -114,7 +120,7 @@ class Branch(_TreePage):
         """
         super().__init__(page, number)
         self.children: list[int] = []
-        self._separators: list[bytes] = []
+        self.separators: list[bytes] = []
         room = len(page) - self.upper
         for index in range(self.count):
             start, end = self.key_span(index)
@@ -122,16 +128,16 @@ class Branch(_TreePage):
             self.children.append(low | high << 16 | top << 32)
             # The first separator stands for "everything below the second"; LMDB leaves it empty and never looks.
             separator = page[start:end] if index else b""
-            if index and separator <= self._separators[-1]:
+            if index and not self._ascend(self.separators[-1], separator):
                 raise self.damaged(f"separator {index} does not ascend")
-            self._separators.append(separator)
+            self.separators.append(separator)
             room -= _NODE_HEADER + end - start
         if room < 0:  # bounds the memory of a parsed page by that of its bytes
             raise self.damaged("its nodes overlap")
 
     def child_index(self, lmdb_key: bytes) -> int:
         """Index of the child that holds ``lmdb_key`` if any does: the last whose separator is not above it."""
-        return bisect_right(self._separators, lmdb_key) - 1
+        return bisect_right(self.separators, lmdb_key) - 1
 
 
 class Leaf(_TreePage):
@@ -190,7 +196,7 @@ class Leaf(_TreePage):
         for index in range(self.count):
             start, end = self.key_span(index)
             node = self._node(start, end)
-            if node.lmdb_key <= previous:
+            if not self._ascend(previous, node.lmdb_key):
                 raise self.damaged(f"the key of node {index} does not ascend")
             previous = node.lmdb_key
             room -= _NODE_HEADER + end - start + (node.length if node.overflow_page is None else _PAGE_NUMBER.size)
@@ -218,6 +224,24 @@ class Leaf(_TreePage):
         return Node(lmdb_key, length, overflow_page, end)
 
 
+def _number_ascends(before: bytes, after: bytes) -> bool:
+    return not before or int.from_bytes(before, "little") < int.from_bytes(after, "little")
+
+
+class FreeBranch(Branch):
+    """A branch page of the tree of free pages, whose keys are numbers."""
+
+    __slots__ = ()
+    _ascend = staticmethod(_number_ascends)
+
+
+class FreeLeaf(Leaf):
+    """A leaf page of that tree."""
+
+    __slots__ = ()
+    _ascend = staticmethod(_number_ascends)
+
+
 def check_overflow_header(header: bytes | bytearray, number: int, pages_needed: int, last_page: int) -> None:
     """Check the header of the first overflow page of a value.
 
@@ -237,5 +261,6 @@ def check_overflow_header(header: bytes | bytearray, number: int, pages_needed: 
         raise StoreError(
             f"overflow page {number} of this LMDB file is damaged: found page {own_number}, type {flags:#x}, {pages} "
             f"pages; expected page {number}, type {OVERFLOW_PAGE:#x}, at least {pages_needed} pages and none above "
-            f"{last_page}; fetch this database again"
+            f"{last_page}; fetch this database again",
+            rule=Rule.DAMAGED,
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
+from ben_secure.pages._census import Census, miscounted
 from ben_secure.pages._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
 from ben_secure.pages._nodes import PAGE_HEADER, Branch, Leaf, Node, check_overflow_header
 from ben_secure.pages.data_file import DataFile
@@ -32,10 +33,11 @@ class Snapshot:
 
     Attributes:
         meta: The meta page that describes the state.
+        meta_pages: The bytes of both, from the beginning of the file to the end of the second.
         file_bytes: Size of the data file when the snapshot was taken. Its pages were all written by then.
     """
 
-    __slots__ = ("_branches", "_file", "_leaves", "_max_pages", "_max_value_bytes", "_meta_pages", "file_bytes", "meta")
+    __slots__ = ("_branches", "_file", "_leaves", "_max_pages", "_max_value_bytes", "file_bytes", "meta", "meta_pages")
 
     def __init__(self, file: DataFile | RangeFile, max_value_bytes: int) -> None:
         """Read both meta pages and pick the newer intact one.
@@ -49,7 +51,7 @@ class Snapshot:
         """
         self._file = file
         self._max_value_bytes = max_value_bytes
-        self._meta_pages, metas = _read_metas(file)
+        self.meta_pages, metas = _read_metas(file)
         # As mdb_env_pick_meta: the higher transaction id, the first page if both are equal.
         self.meta = max(metas, key=lambda meta: meta.txnid)
         self.file_bytes = file.size()
@@ -60,7 +62,7 @@ class Snapshot:
 
     def is_current(self) -> bool:
         """Whether the meta pages still are, byte for byte, those that this snapshot was made from."""
-        return self._file.read_up_to(0, len(self._meta_pages)) == self._meta_pages
+        return self._file.read_up_to(0, len(self.meta_pages)) == self.meta_pages
 
     def find(self, lmdb_key: bytes) -> tuple[Leaf, Node] | None:
         """Descend from the root to a key.
@@ -97,7 +99,7 @@ class Snapshot:
         Raises:
             StoreError: As ``find``, or keys do not ascend, or there are not as many as the meta page says.
         """
-        for _, nodes in self._walk(start, stop):
+        for _, nodes in self.walk(start, stop):
             yield [node.lmdb_key for node in nodes]
 
     def item_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[tuple[bytes, bytes]]]:
@@ -112,50 +114,57 @@ class Snapshot:
 
     def items_in(self, start: bytes | None, stop: bytes | None, place: Place | None) -> Iterator[tuple[bytes, Any]]:
         """Walk the records as ``item_batches``, each value read as ``get`` reads it."""
-        for leaf, nodes in self._walk(start, stop):
+        for leaf, nodes in self.walk(start, stop):
             self._file.expect(
                 (self._offset(node.overflow_page), PAGE_HEADER + node.length) for node in nodes if node.overflow_page
             )
             for node in nodes:
                 yield node.lmdb_key, self._value(leaf, node, place)
 
-    def check(self) -> None:
-        """Meet every page of the tree and the first page of every value outside of it.
+    def walk(
+        self, start: bytes | None, stop: bytes | None, census: Census | None = None
+    ) -> Iterator[tuple[Leaf, list[Node]]]:
+        """Walk the leaves from ``start`` (inclusive) to ``stop`` (exclusive), each with its records.
+
+        Args:
+            start: First key, or None.
+            stop: Last one, or None.
+            census: Counts what is met; None for a new one.
 
         Raises:
-            StoreError: As ``key_batches``, a page has two owners, or a value does not begin where it should.
+            StoreError: As ``key_batches``.
         """
-        for _, nodes in self._walk(None, None):
-            for node in nodes:
-                if node.overflow_page is not None:
-                    pages = self._overflow_pages(node)
-                    header = self._file.read(self._offset(node.overflow_page, pages), PAGE_HEADER)
-                    check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
-
-    def _walk(self, start: bytes | None, stop: bytes | None) -> Iterator[tuple[Leaf, list[Node]]]:
         meta = self.meta
-        census = _Census(self, whole=start is None and stop is None)
+        if census is None:
+            whole = start is None and stop is None
+            census = Census(
+                meta, self.file_bytes, min(meta.last_page + 1, self.file_bytes // meta.page_bytes) if whole else None
+            )
         previous = b""
-        paths = [iter((meta.root,) if meta.depth else ())]
+        # Each page with the keys that can be below it: from the first on, and less than the second.
+        paths: list[Iterator[tuple[int, bytes, bytes | None]]] = [iter([(meta.root, b"", None)] if meta.depth else [])]
         descent = start or b""
         while paths:
-            number = next(paths[-1], None)
+            number, least, end = next(paths[-1], (None, b"", None))
             if number is None:
                 paths.pop()
                 continue
             if len(paths) < meta.depth:
                 branch = self._page(Branch, self._branches, number)
-                census.count(number, ())
-                children = branch.children[branch.child_index(descent) :]
+                census.count(number, None)
+                first = branch.child_index(descent)
                 if previous:  # a walk that goes on; one for the first keys does not need them
-                    self._expect_pages(children)
-                paths.append(iter(children))
+                    self._expect_pages(branch.children[first:])
+                least_keys = [least, *branch.separators[1:]]
+                paths.append(iter([*zip(branch.children, least_keys, [*least_keys[1:], end], strict=True)][first:]))
                 continue
             descent = b""  # the first leaf is reached; from here on every child is walked
             leaf = self._page(Leaf, self._leaves, number)
             nodes = leaf.nodes(previous)
-            census.count(number, nodes)
+            census.count(number, nodes, self.runs(nodes))
             previous = nodes[-1].lmdb_key
+            if nodes[0].lmdb_key < least or (end is not None and previous >= end):
+                raise leaf.damaged("it has keys that its branch page does not lead to")
             if start and nodes[0].lmdb_key < start:
                 nodes = [node for node in nodes if node.lmdb_key >= start]
             if stop is not None and previous >= stop:
@@ -163,7 +172,7 @@ class Snapshot:
                 return
             yield leaf, nodes
         if not start and census.entries != meta.entries:
-            raise _miscounted(f"{census.entries} entries, not the {meta.entries}")
+            raise miscounted(f"{census.entries} entries, not the {meta.entries}")
 
     def spread(self, count: int) -> list[bytes]:
         """Pick so many keys, or a few less, spread evenly over the tree; reads no leaf without one of them.
@@ -191,6 +200,22 @@ class Snapshot:
     def _expect_pages(self, numbers: Iterable[int]) -> None:
         size = self.meta.page_bytes
         self._file.expect((number * size, size) for number in numbers if number not in self._branches)
+
+    def read_page(self, number: int) -> bytes:
+        """Read one page; raises as ``read_pages``."""
+        return self.read_pages(number, 1)
+
+    def read_pages(self, number: int, pages: int) -> bytes:
+        """Read pages that follow each other.
+
+        Raises:
+            StoreError: They are not inside the database and the file.
+        """
+        return self._file.read(self._offset(number, pages), pages * self.meta.page_bytes)
+
+    def runs(self, nodes: Sequence[Node]) -> list[tuple[int, int]]:
+        """First page and number of pages of each value outside the tree; raises as ``overflow_run``."""
+        return [self.overflow_run(node) for node in nodes if node.overflow_page is not None]
 
     def overflow_run(self, node: Node) -> tuple[int, int]:
         """First page and number of pages of a value outside the tree; for no other.
@@ -237,12 +262,14 @@ class Snapshot:
         if not 2 <= number <= last_page - pages + 1:
             raise StoreError(
                 f"this LMDB file is damaged: it refers to pages {number} to {number + pages - 1}, expected 2 to "
-                f"{last_page}; fetch this database again"
+                f"{last_page}; fetch this database again",
+                rule=Rule.DAMAGED,
             )
         if (number + pages) * size > self.file_bytes:
             raise StoreError(
                 f"the data file is truncated: page {number + pages - 1} ends at byte {(number + pages) * size}, the "
                 f"file at {self.file_bytes}; fetch this database again",
+                rule=Rule.DAMAGED,
                 offset=number * size,
             )
         return number * size
@@ -250,66 +277,16 @@ class Snapshot:
     def _page(self, kind: Callable[[bytes, int], _Page], cache: dict[int, _Page], number: int) -> _Page:
         page = cache.get(number)
         if page is None:
-            page = kind(self._file.read(self._offset(number), self.meta.page_bytes), number)
+            page = kind(self.read_page(number), number)
             if len(cache) >= self._max_pages:
                 cache.clear()  # one step, so safe between threads; reading a page again costs a microsecond
             cache[number] = page
         return page
 
 
-class _Census:
-    """Counts what one walk meets, for each page of an honest tree has one owner and each entry is counted.
-
-    So a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long. A walk over
-    all records also finds two of them that share a page, which no count shows: it keeps a byte for each page.
-    """
-
-    def __init__(self, snapshot: Snapshot, whole: bool) -> None:
-        meta = snapshot.meta
-        pages = min(meta.last_page + 1, snapshot.file_bytes // meta.page_bytes)
-        self.entries = 0
-        self._snapshot = snapshot
-        self._most = self._left = pages - 2  # all but the two meta pages
-        self._owned = bytearray(pages) if whole else None
-
-    def count(self, number: int, nodes: Sequence[Node]) -> None:
-        """Count a page of the tree, its records and their pages.
-
-        Raises:
-            StoreError: There are more than in the file or in its meta page, or one has two owners.
-        """
-        meta = self._snapshot.meta
-        runs = [(number, 1), *(self._snapshot.overflow_run(node) for node in nodes if node.overflow_page is not None)]
-        self.entries += len(nodes)
-        self._left -= sum(pages for _, pages in runs)
-        if self._left < 0 and self._most < meta.last_page - 1:
-            raise StoreError(
-                f"the data file is truncated: it has {self._most + 2} pages, and page {meta.last_page} is in use; "
-                "fetch this database again"
-            )
-        if self._left < 0 or self.entries > meta.entries:
-            raise _miscounted(f"more pages or entries than the {self._most} of the file and the {meta.entries}")
-        for first, pages in runs if self._owned is not None else ():
-            self._own(first, pages)
-
-    def _own(self, first: int, pages: int) -> None:
-        owned = self._owned or bytearray()
-        shared = owned.find(1, first, first + pages)
-        if shared >= 0:
-            raise StoreError(
-                f"this LMDB file is damaged: page {shared} belongs to two records or pages of its tree; "
-                "fetch this database again"
-            )
-        owned[first : first + pages] = b"\1" * pages
-
-
 def _shares(count: int, places: int) -> list[int]:
     """Spread a count evenly over places."""
     return [count * (place + 1) // places - count * place // places for place in range(places)]
-
-
-def _miscounted(counted: str) -> StoreError:
-    return StoreError(f"this LMDB file is damaged: its tree has {counted} of its meta page; fetch this database again")
 
 
 def _read_metas(file: DataFile | RangeFile) -> tuple[bytes, list[Meta]]:

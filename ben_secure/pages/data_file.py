@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 
-from ben_secure.errors import ResourceError, StoreError, printable
+from ben_secure.errors import ResourceError, Rule, StoreError, printable
 
 DATA_FILE_NAME = "data.mdb"
 """Name of the data file in an environment that is a directory (liblmdb, ``DATANAME`` in mdb.c)."""
@@ -158,6 +158,7 @@ class DataFile:
         return StoreError(
             f"the data file is truncated: {expected} bytes expected at byte {offset}, found {size}; "
             "fetch this database again",
+            rule=Rule.DAMAGED,
             offset=offset,
         )
 

@@ -31,8 +31,9 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, TypeVar
 
-from ben_secure.errors import BenSecureError, StoreError
+from ben_secure.errors import BenSecureError, Rule, StoreError
 from ben_secure.limits import DEFAULT_LIMITS
+from ben_secure.pages._accounts import check_accounts
 from ben_secure.pages._snapshot import Place, Snapshot
 from ben_secure.pages.data_file import DataFile
 from ben_secure.remote.addresses import absolute, is_remote, shown
@@ -167,14 +168,6 @@ class PageReader(AbstractContextManager["PageReader"]):
         """Number of records, as the meta page has it; a full walk checks it."""
         return self._consistent(lambda snapshot, _: snapshot.meta.entries)
 
-    def check_pages(self) -> None:
-        """Meet every page of the tree, and of every value the first.
-
-        Raises:
-            StoreError: The data file is damaged, or was changed again and again meanwhile.
-        """
-        self._consistent(lambda snapshot, _: snapshot.check())
-
     def keys(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[bytes]:
         """Walk the keys in order without reading values that stand outside the tree.
 
@@ -266,6 +259,28 @@ class PageReader(AbstractContextManager["PageReader"]):
             StoreError: The operating system reports an error.
         """
         return self._file.read_up_to(offset, size)
+
+    def page_fault(self) -> str | None:
+        """Find out whether every page of the database is accounted for; reads no value outside the trees.
+
+        Returns:
+            None, or what is wrong: a page has two owners or none, is out of place or damaged, or a count of the meta
+            page is wrong.
+
+        Raises:
+            StoreError: The operating system reports an error, it is another kind of database, or a writer is too busy.
+        """
+
+        def look(snapshot: Snapshot, _: bytes) -> str | None:
+            try:
+                check_accounts(snapshot)
+            except StoreError as error:
+                if error.rule is not Rule.DAMAGED:
+                    raise
+                return error.message
+            return None
+
+        return self._consistent(look)
 
     @property
     def status(self) -> os.stat_result:

@@ -18,7 +18,7 @@ from ben_secure.audit.findings import AuditReport, Finding, Verdict
 from ben_secure.audit.report._elements import Child, Markup, bars, join, page, strip, table, tag
 from ben_secure.audit.report.explain import Explanation, explain
 from ben_secure.audit.report.json_report import overall, printable_key
-from ben_secure.audit.report.table_report import file_of, headline, opinions_of, plural, structure_of
+from ben_secure.audit.report.table_report import file_of, headline, opinions_of, plural
 from ben_secure.audit.rules import RULES, Category, Level
 from ben_secure.errors import BenSecureError, Rule, counted, printable
 from ben_secure.pages.reader import PageReader
@@ -149,7 +149,7 @@ def _database(report: AuditReport, anchor: str, look: bool) -> Markup:
     parts: list[Child] = [heading, tag("p", *facts, class_="soft")]
     if report.undecided is not None:
         parts.append(tag("p", tag("b", "Not finished: "), printable(report.undecided, 1000)))
-    remarks = filter(None, (opinions_of(report), structure_of(), file_of(report)))
+    remarks = filter(None, (opinions_of(report), file_of(report)))
     parts += [tag("p", f"{text[0].upper()}{text[1:]}.", class_="soft") for text in remarks]
     places = [
         (finding.position, finding.level is Level.ERROR)

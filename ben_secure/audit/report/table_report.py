@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ben_secure import __version__
-from ben_secure._system.optional import has_lmdb_verify
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report.json_report import frequent, overall, printable_key
 from ben_secure.audit.rules import OF_THE_WHOLE, RULES, Category, Level
@@ -136,11 +135,6 @@ def file_of(report: AuditReport) -> str:
     return f"{text}{digest}; ben-secure {__version__}"
 
 
-def structure_of() -> str:
-    """Write who checked the pages if that is not usual, in one line; empty if it is."""
-    return "" if has_lmdb_verify() else "page structure: checked by ben_secure; lmdb.verify needs lmdb 3"
-
-
 def _counts(report: AuditReport) -> list[str]:
     lines = [counts_of(report)] if report.checked or report.tally.skipped else []
     if report.sampled:
@@ -149,7 +143,7 @@ def _counts(report: AuditReport) -> list[str]:
         levels = ", ".join(plural(level, report.count(level)) for level in Level if report.count(level))
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(report.rules.items(), key=frequent))
         lines.append(f"findings: {levels} ({rules})")
-    return [*lines, *filter(None, (opinions_of(report), structure_of(), file_of(report)))]
+    return [*lines, *filter(None, (opinions_of(report), file_of(report)))]
 
 
 def _print_lines(finding: Finding, console: Console) -> None:

@@ -1,9 +1,9 @@
 """Look at a database as a whole: its pages, the files beside it, and who can write them.
 
-Never opens the database with liblmdb, never judges a value, never changes anything. ``lmdb.verify``, where lmdb 3 is
-installed, runs in a process of its own with limits (``_verify_worker``), for a crafted file can make it work without
-end (T5). What it says, and the names of files, are hostile text. Who can write is what one walk finds
-(``_system.exposure``, T11).
+Never opens the database with liblmdb, never judges a value, never changes anything. The page reader accounts for every
+page (T5), which alone decides. Where a py-lmdb with ``lmdb.verify`` is installed, that gives a second opinion, in a
+process of its own with limits (``_verify_worker``). What it says, and the names of files, are hostile text. Who can
+write is what one walk finds (``_system.exposure``, T11).
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ import json
 import os
 import pathlib
 import re
-import resource
-import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from contextlib import closing, suppress
 
 from ben_secure._system.exposure import places
-from ben_secure._system.optional import has_lmdb_verify
 from ben_secure.audit.findings import Finding
-from ben_secure.errors import BenSecureError, Rule, StoreError, printable
+from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pages.data_file import DATA_FILE_NAME, DataFile, data_file_path
-from ben_secure.pages.reader import DatabaseFacts, PageReader
+from ben_secure.pages.reader import PageReader
 
 _WORKER = str(pathlib.Path(__file__).with_name("_verify_worker.py"))
-_ATTEMPTS = 3
 # Measured on honest files: 0.3 s for 2.8 GB (680,000 pages, 10,000 records), 3 us for a record in a leaf, 2 bytes a
 # page. An archive of 100 GB has 25 million pages and 600,000 records.
 _CPU_SECONDS, _CPU_SECONDS_A_PAGE, _CPU_SECONDS_A_RECORD, _MAX_CPU_SECONDS = 10, 2e-6, 2e-5, 240
@@ -41,46 +37,43 @@ _MAX_LISTED = 10_000
 _SHOWN = 5
 
 
-Started: TypeAlias = Callable[["subprocess.Popen[bytes]"], None]
-"""Told of the process that checks the pages."""
-
-
 class StructureCheck:
-    """``structure_findings`` in a thread, while the values are judged; to be closed."""
+    """What is to be said of a database as a whole, found while its values are judged; to be closed."""
 
     def __init__(self, path: str) -> None:
-        self._closed = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._second: SecondOpinion | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ben-secure-structure")
-        self._future = self._thread.submit(structure_findings, path, self._started)
+        self._began = time.monotonic()
+        self._future = self._thread.submit(self._find, path)
 
-    def _started(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
-        if self._closed:
-            process.kill()
-
-    def done(self) -> bool:
-        """Whether ``findings`` would not wait."""
-        return self._future.done()
+    def _find(self, path: str) -> list[Finding]:
+        found = structure_findings(path)
+        if not any(finding.rule is Rule.DAMAGED for finding in found):
+            self._second = SecondOpinion(path)
+        return found
 
     def findings(self) -> list[Finding]:
-        """Wait for what was found; raises as ``structure_findings``."""
-        return self._future.result()
+        """Wait for what was found, and for the second opinion as long as all has taken so far.
+
+        Raises:
+            StoreError: As ``structure_findings``.
+        """
+        found = self._future.result()
+        finding = None if self._second is None else self._second.finding(time.monotonic() - self._began)
+        return found if finding is None else [*found, finding]
 
     def close(self) -> None:
         """End it, whatever it is at."""
-        self._closed = True
-        if self._process is not None:
-            self._process.kill()
         self._thread.shutdown()
+        if self._second is not None:
+            self._second.close()
 
 
-def structure_findings(path: str | os.PathLike[str], started: Started = lambda process: None) -> list[Finding]:
+def structure_findings(path: str | os.PathLike[str]) -> list[Finding]:
     """Find what is wrong with a database apart from its values.
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself.
-        started: Called with each process that checks the pages, so that it can be ended.
 
     Returns:
         At most one finding of each of ``database-damaged``, ``foreign-file``, ``writable-by-others`` and
@@ -88,98 +81,82 @@ def structure_findings(path: str | os.PathLike[str], started: Started = lambda p
         reader says what it is.
 
     Raises:
-        StoreError: The pages could not be checked: somebody writes to the database all the time, or no process can
-            be started.
+        StoreError: Somebody writes to the database all the time.
     """
     name = os.fspath(path)
     if "\0" in name:  # no file has such a name
         return []
-    found = [_damaged(name, started), _foreign_files(name)]
+    found = [_damaged(name), _foreign_files(name)]
     return [*(finding for finding in found if finding is not None), *_exposed(name)]
 
 
 # Pages.
 
 
-def _damaged(path: str, started: Started) -> Finding | None:
-    for _ in range(_ATTEMPTS):
-        before = _facts(path)
-        if before is None:
-            return None
-        message = _verify(path, before, started) if has_lmdb_verify() else _walk(path)
-        if _facts(path) == before:
-            return None if message is None else Finding(rule=Rule.DAMAGED, message=message)
-    raise StoreError("the database was changed while its pages were checked; check it again when nobody writes")
-
-
-def _facts(path: str) -> DatabaseFacts | None:
-    """What the meta page says; None if the database cannot be read at all."""
+def _damaged(path: str) -> Finding | None:
     try:
-        with PageReader(path) as reader:
-            return reader.facts
-    except BenSecureError:
+        pages = PageReader(path)
+    except BenSecureError:  # what opens it for its values says so
         return None
+    with pages:
+        fault = pages.page_fault()
+    return None if fault is None else Finding(rule=Rule.DAMAGED, message=fault)
 
 
-def _walk(path: str) -> str | None:
-    """Check the pages as a reader does: what is wrong in one line, or None."""
-    try:
-        with PageReader(path) as reader:
-            reader.check_pages()
-    except StoreError as error:
-        return error.message
-    return None
+class SecondOpinion:
+    """``lmdb.verify`` in a process of its own; to be closed. Whatever ends it early, or its absence, is no opinion.
 
+    Args:
+        path: A database that ``PageReader`` can read.
+    """
 
-def _verify(path: str, facts: DatabaseFacts, started: Started) -> str | None:
-    """Run ``lmdb.verify``: what it finds in one line, or None."""
-    pages = facts.last_page
-    needed = _CPU_SECONDS + _CPU_SECONDS_A_PAGE * pages + _CPU_SECONDS_A_RECORD * facts.entries
-    seconds = int(min(needed, _MAX_CPU_SECONDS))
-    memory = min(_MEMORY_BYTES + _MEMORY_BYTES_A_PAGE * pages, _MAX_MEMORY_BYTES)
-    file = DataFile(path)
-    # Isolated: neither the working directory nor variables decide what is imported, only what this process uses.
-    command = [sys.executable, "-I", "-S", "-W", "ignore", _WORKER, str(file.descriptor), str(seconds), str(memory)]
-    search_path = [place for place in sys.path if place]
-    try:
-        with subprocess.Popen(
-            [*command, *search_path],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=[file.descriptor],
-        ) as process:
-            started(process)
-            said, complaint = process.communicate()
-    except OSError as error:
-        raise StoreError(f"cannot start a process to check the pages: {printable(str(error))}") from error
-    finally:
-        file.close()
-    if process.returncode == 0:
-        result = json.loads(said)
-        return _summary(result["faults"], result["first"]) if result["faults"] else None
-    exhausted = process.returncode == -signal.SIGXCPU or b"MemoryError" in complaint
-    if exhausted and not _less_allowed(seconds, memory):
-        return (
-            f"the check of its {pages} pages did not end within {seconds} s of processor time and {memory >> 20} MB; "
-            "no file of this size that LMDB has written needs as much; fetch this database again"
+    def __init__(self, path: str) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        with suppress(OSError, BenSecureError), PageReader(path) as reader, closing(DataFile(path)) as file:
+            facts = reader.facts
+            needed = _CPU_SECONDS + _CPU_SECONDS_A_PAGE * facts.last_page + _CPU_SECONDS_A_RECORD * facts.entries
+            memory = min(_MEMORY_BYTES + _MEMORY_BYTES_A_PAGE * facts.last_page, _MAX_MEMORY_BYTES)
+            limits = [str(int(min(needed, _MAX_CPU_SECONDS))), str(memory)]
+            # Isolated: neither the working directory nor variables decide what is imported, only what this process uses
+            command = [sys.executable, "-I", "-S", "-W", "ignore", _WORKER, str(file.descriptor), *limits]
+            self._process = subprocess.Popen(
+                [*command, *filter(None, sys.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[file.descriptor],
+                start_new_session=True,  # Ctrl-C ends the audit, which ends this
+            )
+
+    def finding(self, patience_s: float) -> Finding | None:
+        """Wait so many seconds for what it finds.
+
+        Returns:
+            A finding of level warning if it finds a fault; None if not, or if it has no opinion by then.
+        """
+        if self._process is None:
+            return None
+        try:
+            answer, _ = self._process.communicate(timeout=patience_s)
+            result = json.loads(answer)
+        except (subprocess.TimeoutExpired, ValueError):
+            return None
+        if not result["faults"]:
+            return None
+        shown = "; ".join(printable(fault, 200) for fault in result["first"])
+        more = (
+            f"; and {result['faults'] - len(result['first'])} more" if result["faults"] > len(result["first"]) else ""
         )
-    last = printable(complaint[-300:].decode("utf-8", "replace").strip().rpartition("\n")[2], 300)
-    raise StoreError(f"cannot check the pages: the process that was to do it ended with {process.returncode}: {last}")
+        return Finding(
+            rule=Rule.OPINION,
+            message=f"every page of the database is accounted for, but lmdb.verify finds fault with it: {shown}{more}",
+        )
 
-
-def _less_allowed(seconds: int, memory: int) -> bool:
-    """Whether the user's own limits (``ulimit``) are below those of the check: then an honest file may break them."""
-    limits = resource.getrlimit(resource.RLIMIT_CPU)[1], resource.getrlimit(resource.RLIMIT_AS)[1]
-    return any(
-        hard != resource.RLIM_INFINITY and hard < most for hard, most in zip(limits, (seconds, memory), strict=True)
-    )
-
-
-def _summary(faults: int, first: list[str]) -> str:
-    shown = "; ".join(printable(fault, 200) for fault in first)
-    more = f"; and {faults - len(first)} more" if faults > len(first) else ""
-    return f"lmdb.verify finds {faults} fault{'s' * (faults > 1)}: {shown}{more}"
+    def close(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
 
 
 # Files beside it.

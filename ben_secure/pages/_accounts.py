@@ -1,0 +1,139 @@
+"""Account for every page of a database: each is that of one record, of one of the two trees, or free; and none is lost.
+
+So no record shares a page with another, and nothing that liblmdb would write later lands on a record (T5). The free
+list is a tree of its own, whose keys are transactions (u64) and whose values are their pages: how many, then their
+numbers (u64), descending (``MDB_IDL`` in midl.h). A value that was made smaller in the transaction that wrote it
+keeps its pages (``mdb_cursor_put``: "don't bother to try shrinking the page"): the counts of a tree have them, nothing
+refers to them.
+
+Reads no value outside the trees; takes time in proportion to the pages of the trees, and a byte for each page of the
+file.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+from ben_secure.pages._census import Census, damaged
+from ben_secure.pages._meta import META_BYTES, parse_meta
+from ben_secure.pages._nodes import PAGE_HEADER, FreeBranch, FreeLeaf, Node, check_overflow_header
+from ben_secure.pages._snapshot import Snapshot
+
+_INTEGER_KEY = 0x08  # of the free list, in every file (mdb_env_init_meta)
+_TREE = struct.Struct("<IHHQQQQQ")
+_FREE_AT, _MAIN_AT = 40, 88  # in a meta page
+_NO_PAGE = (1 << 64) - 1
+_MAX_DEPTH = 32
+_NUMBER_BYTES = 8
+_SPARE_PAGES = 2**20
+
+
+class _Tree(NamedTuple):
+    """What a meta page says of a tree (``MDB_db``)."""
+
+    pad: int
+    flags: int
+    depth: int
+    branch_pages: int
+    leaf_pages: int
+    overflow_pages: int
+    entries: int
+    root: int
+
+
+def check_accounts(snapshot: Snapshot) -> None:
+    """Check that the pages of a database are accounted for.
+
+    Args:
+        snapshot: Its state.
+
+    Raises:
+        StoreError: A page has two owners or none, is out of place or damaged, or a count of the meta page is wrong.
+    """
+    page_bytes = snapshot.meta.page_bytes
+    metas = [snapshot.meta_pages[:META_BYTES], snapshot.meta_pages[page_bytes : page_bytes + META_BYTES]]
+    for slot, content in enumerate(metas):
+        meta = parse_meta(content, slot)
+        if meta is None or meta.page_bytes != page_bytes or (meta.txnid and meta.txnid % 2 != slot):
+            raise damaged(f"meta page {slot} is not one that a committed transaction leaves")
+    free, main = (
+        _Tree._make(_TREE.unpack_from(metas[snapshot.meta.page_number], offset)) for offset in (_FREE_AT, _MAIN_AT)
+    )
+    if free.flags != _INTEGER_KEY or main.pad:
+        raise damaged(f"its meta page says {free.flags:#x} and {main.pad}, expected {_INTEGER_KEY:#x} and 0")
+    file_pages = snapshot.file_bytes // page_bytes
+    pages = snapshot.meta.last_page + 1
+    # Pages at the end that were freed in the transaction that took them are never written.
+    if pages > file_pages + max(file_pages, _SPARE_PAGES):
+        raise damaged(f"it has {file_pages} pages, and page {pages - 1} is in use")
+    census = Census(snapshot.meta, snapshot.file_bytes, pages)
+    for _ in snapshot.walk(None, None, census):
+        pass
+    spare = _check_counts("records", main, census)
+    census.restart(free.entries)
+    _count_free_pages(snapshot, free, census)
+    spare += _check_counts("free pages", free, census)
+    lost = census.left()
+    if lost != spare:
+        raise damaged(f"{lost} of its pages belong to nothing, expected {spare}")
+
+
+def _check_counts(of: str, tree: _Tree, census: Census) -> int:
+    """Compare what was met with what the meta page says; returns the pages that values made smaller have kept."""
+    found = census.branches, census.leaves, census.entries
+    claimed = tree.branch_pages, tree.leaf_pages, tree.entries
+    if found != claimed or census.overflows > tree.overflow_pages:
+        raise damaged(
+            f"its tree of {of} has {found[0]} branch, {found[1]} leaf and {census.overflows} overflow pages and "
+            f"{found[2]} entries, the meta page says {claimed[0]}, {claimed[1]}, {tree.overflow_pages} and {claimed[2]}"
+        )
+    return tree.overflow_pages - census.overflows
+
+
+def _count_free_pages(snapshot: Snapshot, tree: _Tree, census: Census) -> None:
+    """Walk the tree of free pages."""
+    if (tree.root == _NO_PAGE) != (tree.depth == 0) or tree.depth > _MAX_DEPTH:
+        raise damaged(f"its tree of free pages has root {tree.root:#x} and depth {tree.depth}")
+    pending = [(tree.root, 1)] if tree.depth else []
+    previous = b""
+    while pending:
+        number, level = pending.pop()
+        content = snapshot.read_page(number)
+        if level < tree.depth:
+            branch = FreeBranch(content, number)
+            census.count(number, None)
+            pending += [(child, level + 1) for child in reversed(branch.children)]
+            continue
+        leaf = FreeLeaf(content, number)
+        nodes = leaf.nodes(previous)
+        census.count(number, nodes, snapshot.runs(nodes))
+        previous = nodes[-1].lmdb_key
+        for node in nodes:
+            transaction = int.from_bytes(node.lmdb_key, "little")
+            if len(node.lmdb_key) != _NUMBER_BYTES or transaction > snapshot.meta.txnid:
+                raise leaf.damaged(f"it has free pages of transaction {node.lmdb_key.hex()}")
+            census.own_free(_free_pages(snapshot, leaf, node))
+
+
+def _free_pages(snapshot: Snapshot, leaf: FreeLeaf, node: Node) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """The numbers of pages in one entry of the free list."""
+    meta = snapshot.meta
+    if node.length > _NUMBER_BYTES * (meta.last_page + 2) or node.length % _NUMBER_BYTES or not node.length:
+        raise leaf.damaged(f"a list of free pages has {node.length} bytes")
+    if node.overflow_page is None:
+        data = leaf.page[node.data : node.data + node.length]
+    else:
+        first, pages = snapshot.overflow_run(node)
+        content = snapshot.read_pages(first, pages)
+        check_overflow_header(content[:PAGE_HEADER], first, pages, meta.last_page)
+        data = content[PAGE_HEADER : PAGE_HEADER + node.length]
+    numbers = np.frombuffer(data, "<u8")
+    free = numbers[1:]
+    if numbers[0] != len(free) or (len(free) and not 2 <= free[-1] <= free[0] <= meta.last_page):
+        raise leaf.damaged(f"a list of {len(free)} free pages says that it has {numbers[0]}, or leaves the file")
+    if (free[1:] >= free[:-1]).any():
+        raise leaf.damaged("a list of free pages does not descend")
+    return free
