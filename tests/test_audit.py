@@ -11,7 +11,6 @@ from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.programs import opcodes
 from ben_secure.audit.judge.scan import Judge
 from ben_secure.audit.rules import Category, Level
-from ben_secure.audit.structure import checks as structure
 from ben_secure.errors import ResourceError, Rule
 from ben_secure.pickles import machine
 from ben_secure.signing.keys import MacKey
@@ -349,18 +348,20 @@ def test_a_missing_database_is_undecided(tmp_path):
     assert "does not exist" in report.undecided
 
 
-@pytest.mark.parametrize(("first", "exit_code"), [(HONEST[0], 2), (SHELL, 1)])
-def test_damage_is_undecided_unless_something_was_refused_before(tmp_path, monkeypatch, first, exit_code):
-    """What was found before the damage is reported; a refusal outweighs what is unknown."""
-    monkeypatch.setattr(structure, "structure_findings", lambda path: [])
+@pytest.mark.parametrize("first", [HONEST[0], SHELL])
+def test_a_value_whose_pages_are_damaged_is_refused(tmp_path, first):
+    """It is named, and what is behind it is judged, too; the pair whose pages are whole is not refused for them."""
     database = make_database(tmp_path / "db", {b"a": first, b"b": b"MARK" + bytes(9000), b"c": SHELL})
+    assert audit_database(database).rules[Rule.NOT_A_PICKLE] == 1
     damage(database, b"MARK")
     report = audit_database(database)
-    assert (report.exit_code, report.checked, report.refused) == (exit_code, 1, int(exit_code == 1))
-    assert "overflow page" in report.undecided
+    assert (report.exit_code, report.checked, report.refused) == (1, 3, 2 + (first is SHELL))
+    (found,) = [finding for finding in report.findings if finding.rule is Rule.DAMAGED]
+    assert (found.lmdb_key, found.position) == (b"b", 1)
+    assert "overflow page" in found.message
 
 
-def test_ranges_behind_a_damaged_one_are_judged(tmp_path):
+def test_values_behind_a_damaged_one_are_judged(tmp_path):
     """Damage in one place hides nothing elsewhere, and is itself an error; the twin that is not damaged is clean."""
     records = {b"%03d" % n: HONEST[0] for n in range(100)} | {b"010": b"MARK" + bytes(9000), b"099": SHELL}
     database = make_database(tmp_path / "db", records)
@@ -370,8 +371,7 @@ def test_ranges_behind_a_damaged_one_are_judged(tmp_path):
     report = audit_database(database, run=run)
     assert [finding.lmdb_key for finding in report.findings if finding.rule is Rule.FORBIDDEN_GLOBAL] == [b"099"]
     assert report.rules[Rule.DAMAGED] == 1
-    assert 10 + 68 <= report.checked < 100
-    assert (report.exit_code, "overflow page" in report.undecided) == (1, True)
+    assert (report.checked, report.refused, report.undecided) == (100, 2, None)
 
 
 def test_a_database_that_changes_meanwhile_is_not_clean(tmp_path):

@@ -526,12 +526,16 @@ def test_what_comes_before_damage_is_told(tmp_path, monkeypatch):
 
 def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, monkeypatch, tmp_path):
     """Nothing waits for that, what was judged is kept, and the next run looks at the whole."""
-    closed = threading.Event()
+    interrupted = threading.Event()
     found = Finding(rule=Rule.FOREIGN_FILE, message="odd")
-    monkeypatch.setattr(structure, "structure_findings", lambda path: closed.wait(60) and [])
-    monkeypatch.setattr(structure.StructureCheck, "close", lambda check: closed.set())
+    monkeypatch.setattr(structure, "structure_findings", lambda path: interrupted.wait(60) and [])
     state = tmp_path / "state"
-    report = audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
+
+    def interrupt(*_):
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    report = audit_database(database, run=Run(workers=1, resume=state, progress=interrupt), options=QUIET)
     assert (report.checked, report.refused, report.interrupted) == (32, 1, True)
     monkeypatch.setattr(structure, "structure_findings", lambda path: [found])
     report = audit_database(database, run=Run(resume=state), options=QUIET)

@@ -23,6 +23,7 @@ from ben_secure.pages._nodes import PAGE_HEADER, FreeBranch, FreeLeaf, Node, che
 from ben_secure.pages._snapshot import Snapshot
 
 _INTEGER_KEY = 0x08  # of the free list, in every file (mdb_env_init_meta)
+_ENVIRONMENT_FLAGS = 0x4000  # NOSUBDIR, which is kept beside it (mm_flags)
 _TREE = struct.Struct("<IHHQQQQQ")
 _FREE_AT, _MAIN_AT = 40, 88  # in a meta page
 _NO_PAGE = (1 << 64) - 1
@@ -62,7 +63,7 @@ def check_accounts(snapshot: Snapshot) -> None:
     free, main = (
         _Tree._make(_TREE.unpack_from(metas[snapshot.meta.page_number], offset)) for offset in (_FREE_AT, _MAIN_AT)
     )
-    if free.flags != _INTEGER_KEY or main.pad:
+    if free.flags & ~_ENVIRONMENT_FLAGS != _INTEGER_KEY or main.pad:
         raise damaged(f"its meta page says {free.flags:#x} and {main.pad}, expected {_INTEGER_KEY:#x} and 0")
     file_pages = snapshot.file_bytes // page_bytes
     pages = snapshot.meta.last_page + 1

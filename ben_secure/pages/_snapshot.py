@@ -119,7 +119,12 @@ class Snapshot:
                 (self._offset(node.overflow_page), PAGE_HEADER + node.length) for node in nodes if node.overflow_page
             )
             for node in nodes:
-                yield node.lmdb_key, self._value(leaf, node, place)
+                try:
+                    value = self._value(leaf, node, place)
+                except StoreError as error:
+                    error.lmdb_key = node.lmdb_key
+                    raise
+                yield node.lmdb_key, value
 
     def walk(
         self, start: bytes | None, stop: bytes | None, census: Census | None = None

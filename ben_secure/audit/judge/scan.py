@@ -18,7 +18,7 @@ from ben_secure.audit.judge.formats import REFUSED, written_by
 from ben_secure.audit.judge.globals import with_global
 from ben_secure.audit.judge.names import key_remark
 from ben_secure.audit.judge.remarks import metadata_remark
-from ben_secure.errors import PatchFormatError, Rule, UntrustedDataError
+from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import payload_end
@@ -214,8 +214,8 @@ class Judge:
             self._latest = note
         return self._latest
 
-    def refuse_unread(self, tally: Tally, position: int, error: UntrustedDataError) -> None:
-        """Count a record whose value is too long to be read."""
+    def refuse_unread(self, tally: Tally, position: int, error: BenSecureError) -> None:
+        """Count a record whose value cannot be read: it is too long, or its pages are damaged."""
         self._refuse(tally, position, b"", Finding.from_error(error.lmdb_key, error))
 
     def _refuse(self, tally: Tally, position: int, value: bytes | memoryview, finding: Finding) -> None:

@@ -300,8 +300,8 @@ def _judge(task: RangeTask, pages: PageReader, judge: Judge, tally: Tally, annou
                 judge.count(tally, task.position + tally.done, lmdb_key, value)
                 announce(tally.done)
             break
-        except LimitExceededError as error:  # from the reader: the value is too long to be read
-            if error.lmdb_key is None:
+        except (LimitExceededError, StoreError) as error:  # of the reader: it is too long to be read, or its pages are
+            if error.lmdb_key is None or error.rule is None:  # damaged; if it is not the value, nothing is behind it
                 raise
             if missing is not None:
                 missing.before(error.lmdb_key, tally)
