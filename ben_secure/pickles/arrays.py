@@ -107,14 +107,20 @@ def in_native_order(record: Record, array: Any) -> Any:
 class Source:
     """The bytes of one value, from which blocks, arrays and metadata are made.
 
+    Args:
+        view: The bytes.
+        limits: Bounds on what is built.
+        blank: Nobody looks at the pixels, so they are not copied: any bytes of the right number may stand in.
+
     An object that occurs in several places is built once and shared in the result. Depth, number of objects (a shared
     one counts each time) and bytes are bounded before anything is built.
     """
 
-    __slots__ = ("_built", "_bytes", "_limits", "_nodes", "view")
+    __slots__ = ("_blank", "_built", "_bytes", "_limits", "_nodes", "view")
 
-    def __init__(self, view: memoryview, limits: Limits) -> None:
+    def __init__(self, view: memoryview, limits: Limits, *, blank: bool = False) -> None:
         self.view = view
+        self._blank = blank
         self._limits = limits
         self._nodes = self._bytes = 0
         self._built: dict[int, tuple[Any, int]] = {}  # copy and objects in it, by the identity of the original
@@ -171,6 +177,17 @@ class Source:
     def raw(self, data: Any) -> Any:
         """Return a view of the bytes of a block, without a copy; any other object as it is."""
         return self.view[data.start : data.stop] if type(data) is Block else data
+
+    def pixels(self, block: Block, aligned: int | None) -> bytearray | memoryview:
+        """The pixels in a block, as ``take``."""
+        return self.view[block.start : block.stop] if self._blank else take(self.view, block, aligned)
+
+    def joined(self, parts: list[Any]) -> bytearray | memoryview:
+        """The pixels in several blocks or bytes objects, one behind the other."""
+        length = sum(map(len, parts))
+        if self._blank and length <= len(self.view):
+            return self.view[:length]
+        return bytearray().join(map(self.raw, parts))
 
     def bytes(self, data: Any) -> Any:
         """Return the bytes or bytearray of a block; any other object as it is.

@@ -161,6 +161,7 @@ class Legacy:
         """
         kind, rest, parts = kind_of(cls), _state(record), None
         layout: str | tuple[Entry, ...]
+        pixels: bytearray | memoryview
         if kind == GENERIC:
             layout, pixels = self._listed_bands(rest)
         else:
@@ -168,7 +169,7 @@ class Legacy:
             _check_list(kind, rest, bands)
             pixels_of = [facts.pixels(self._source) for _, facts in bands]
             layout, parts = _spell(kind, tuple([code for code, _ in pixels_of])), [part for _, part in pixels_of]
-            pixels = bytearray().join(map(self._source.raw, parts))
+            pixels = self._source.joined(parts)
         stored = rest.pop("__stored_args__", None)
         if type(stored) is not dict:
             _refuse(f"its __stored_args__ are a {records.kind_of(stored)}, not a dict")

@@ -16,7 +16,7 @@ from ben_secure.patches.parts import rebuild
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 from ben_secure.pickles import machine
-from ben_secure.pickles.arrays import Source, take
+from ben_secure.pickles.arrays import Source
 from ben_secure.pickles.legacy import Legacy
 from ben_secure.pickles.names import Name, declared
 from ben_secure.pickles.records import Block, Record, is_record, kind_of
@@ -98,7 +98,8 @@ class Loader:
         view = memoryview(data)
         payload = data if type(data) is bytes else bytes(view)
         state = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
-        patch, parts = self._built(state.levels[0][0], Source(view, self.limits), head, aligned)
+        source = Source(view, self.limits, blank=make is not None)
+        patch, parts = self._built(state.levels[0][0], source, head, aligned)
         note = None if make is None else make(patch, state)
         # By identity: a part that is no block, such as a small bytearray, may have no hash.
         if parts is not None and state.blocks and sorted(map(id, parts)) == sorted(map(id, state.blocks)):
@@ -142,6 +143,6 @@ class Loader:
         if type(pixels) is Block:
             self.pixels_at = pixels.start
             parts = [pixels] if extras is None else None
-            pixels = take(source.view, pixels, aligned)
+            pixels = source.pixels(pixels, aligned)
         stored, extras = source.metadata(stored), source.metadata(extras)
         return rebuild(cls, layout, pixels, stored, extras, self.limits), parts

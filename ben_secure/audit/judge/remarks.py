@@ -67,13 +67,13 @@ def _remark(metadata: dict[str, Any]) -> str | None:
         if kind in _CONTAINERS or (kind is np.ndarray and node.dtype.kind in "OU"):
             objects += node.size if kind is np.ndarray else len(node)
         if size > MAX_BYTES:
-            return f"metadata '{place}' brings the bytes in arrays to more than {MAX_BYTES}"
+            return f"metadata '{printable(place, 40)}' brings the bytes in arrays to more than {MAX_BYTES}"
         if objects > MAX_OBJECTS:
-            return f"metadata '{place}' brings the objects to more than {MAX_OBJECTS}"
+            return f"metadata '{printable(place, 40)}' brings the objects to more than {MAX_OBJECTS}"
         odd = None
         if kind is dict:
             odd = next(filter(None, map(_name, node)), None)
-            pending += [(place or printable(name, 40), child) for name, child in node.items()]
+            pending += [(place or name, child) for name, child in node.items()]
         elif kind in _CONTAINERS:
             pending += [(place, child) for child in node]
         elif isinstance(node, str):
@@ -98,9 +98,13 @@ def _name(name: str) -> str | None:
 def _text(text: str, place: str) -> str | None:
     """What is odd in a text."""
     if len(text) > MAX_TEXT:
-        return f"metadata '{place}' has a text of {len(text)} characters, expected at most {MAX_TEXT}"
+        return f"metadata '{printable(place, 40)}' has a text of {len(text)} characters, expected at most {MAX_TEXT}"
     odd = _suspicious(text, allowed=_LAYOUT)
-    return None if odd is None else f"metadata '{place}' has a text that holds {odd}: '{printable(text, 80)}'"
+    return (
+        None
+        if odd is None
+        else f"metadata '{printable(place, 40)}' has a text that holds {odd}: '{printable(text, 80)}'"
+    )
 
 
 def _suspicious(text: str, allowed: frozenset[str]) -> str | None:
