@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ben_secure import StoreError
-from ben_secure._system.forks import ForkServer
+from ben_secure._system.forks import ForkServer, begin, end_begun, server_for
 
 TESTS = str(pathlib.Path(__file__).parent)
 
@@ -109,7 +109,7 @@ def test_nothing_is_left_when_the_caller_is_killed(tmp_path):
     code = f"""
 import os, sys, time
 sys.path.insert(0, {TESTS!r})
-from ben_secure._system.forks import ForkServer
+from ben_secure._system.forks import ForkServer, begin, end_begun, server_for
 server, (read, write), (orders, keep) = ForkServer("support.forked"), os.pipe(), os.pipe()
 server.fork(write, orders)
 print(os.read(read, 1000).decode(), flush=True)
@@ -139,3 +139,17 @@ def test_a_server_that_cannot_be_started_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     with pytest.raises(StoreError, match=r"could not be started: .*No such file"):
         ForkServer("support.forked")
+
+
+def test_a_server_that_was_begun_is_handed_out_once(monkeypatch):
+    """Whoever comes next gets a new one; one that nobody asks for is ended."""
+    monkeypatch.syspath_prepend(TESTS)
+    begin("support.forked")
+    with server_for("support.forked") as first, server_for("support.forked") as second:
+        assert first is not second
+    begin("support.forked")
+    end_begun()
+    with server_for("support.forked") as server:
+        child = Child(server)
+        assert child.said()[2] == 1
+        child.close()

@@ -53,7 +53,9 @@ def test_what_an_option_expects_is_taken(options, database, capsys):
 
 def commands(group=app, path=()):
     """Every command below a group, by the words that name it."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         if isinstance(command, click.Group):
             yield from commands(command, (*path, name))
         else:

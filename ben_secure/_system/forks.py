@@ -103,6 +103,29 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
         self._process.wait()
 
 
+_begun: dict[str, ForkServer] = {}
+
+
+def begin(module: str) -> None:
+    """Start a server that ``server_for`` will hand out: it imports while its user still does. Ended by ``end_begun``.
+
+    Args:
+        module: As for ``ForkServer``, which says what is raised.
+    """
+    _begun[module] = ForkServer(module)
+
+
+def server_for(module: str) -> ForkServer:
+    """The server that was begun for a module, once; otherwise a new one. It is the caller's to close."""
+    return _begun.pop(module, None) or ForkServer(module)
+
+
+def end_begun() -> None:
+    """End the servers that nobody has asked for."""
+    while _begun:
+        _begun.popitem()[1].close()
+
+
 def serve(control_fd: int, module: str) -> None:
     """Fork and end children as the caller asks, until it closes its side.
 

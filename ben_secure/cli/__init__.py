@@ -12,7 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ben_secure._system import forks
+from ben_secure.errors import StoreError
+
 PROGRAM = "ben-secure"
+_NO_WORKERS = frozenset({"-h", "--help", "--merge", "--dask"})
 _COMPLETE = "_BEN_SECURE_COMPLETE"  # a variable that the completion script of a shell sets
 
 
@@ -26,6 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _told(arguments)
+    finally:
+        forks.end_begun()
+
+
+def _told(arguments: list[str]) -> int:
+    """Run one command and say why it fails, if it does."""
     try:
         try:
             exit_code = _run(arguments)
@@ -52,6 +64,9 @@ def run() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["audit"] and not _NO_WORKERS.intersection(arguments):
+        with contextlib.suppress(StoreError):  # it is told when a worker is needed
+            forks.begin("ben_secure.audit.run._worker")  # while this process imports what it needs
     # Imported here: click and rich take longer to load than most commands to run.
     from click.exceptions import Exit
     from click.shell_completion import shell_complete

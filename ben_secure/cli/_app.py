@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 import ben_secure
 from ben_secure.cli._usage import Group
-from ben_secure.cli.commands import (
-    append,
-    audit,
-    convert,
-    demo,
-    encode,
-    inspect_value,
-    keygen,
-    publish,
-    show,
-    sign,
-    stats,
-    verify,
-)
+
+# In the order of the help: the module in ``commands`` that is imported when a command is asked for, and its name there.
+_HOMES = {
+    "demo": ("demo", "command"),
+    "audit": ("audit", "command"),
+    "inspect": ("inspect_value", "command"),
+    "show": ("show", "command"),
+    "stats": ("stats", "command"),
+    "keygen": ("keygen", "group"),
+    "sign": ("sign", "command"),
+    "verify": ("verify", "command"),
+    "untag": ("sign", "untag"),
+    "encode": ("encode", "command"),
+    "convert": ("convert", "command"),
+    "append": ("append", "command"),
+    "publish": ("publish", "command"),
+}
+
+
+class _Commands(Group):
+    """All commands; none of them is imported for another."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name them."""
+        return list(_HOMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one; None if there is no such command."""
+        if cmd_name in _HOMES and cmd_name not in self.commands:
+            module, name = _HOMES[cmd_name]
+            self.add_command(getattr(import_module(f"ben_secure.cli.commands.{module}"), name))
+        return self.commands.get(cmd_name)
 
 
 @click.group(
     "ben-secure",
-    cls=Group,
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 all good, 1 refused, 2 could not decide, 130 interrupted.",
 )
 @click.version_option(ben_secure.__version__, message=f"ben-secure {ben_secure.__version__}")
 def app() -> None:
     """Load, audit and publish BigEarthNet LMDB archives without running what is in them."""
-
-
-app.add_command(demo.command)
-app.add_command(audit.command)
-app.add_command(inspect_value.command)
-app.add_command(show.command)
-app.add_command(stats.command)
-app.add_command(keygen.group)
-app.add_command(sign.command)
-app.add_command(verify.command)
-app.add_command(sign.untag)
-app.add_command(encode.command)
-app.add_command(convert.command)
-app.add_command(append.command)
-app.add_command(publish.command)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
-from ben_secure._system.forks import ForkServer
+from ben_secure._system.forks import ForkServer, server_for
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.formats import REFUSED
 from ben_secure.audit.run._wire import tally_from_json
@@ -161,11 +161,6 @@ class _Lost(Exception):
         self.undecided = undecided
 
 
-def fork_server() -> ForkServer:
-    """Start what workers come from; raises as ``ForkServer``."""
-    return ForkServer("ben_secure.audit.run._worker")
-
-
 class Workers(contextlib.AbstractContextManager["Workers"]):
     """A number of worker processes; to be closed.
 
@@ -179,7 +174,6 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         value_timeout_s: float = VALUE_TIMEOUT_S,
         max_value_bytes: int = 0,
         judge: JudgeFunction = judge_range,
-        forks: ForkServer | None = None,
     ) -> None:
         """Prepare.
 
@@ -188,7 +182,6 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             value_timeout_s: How long a worker may be at one value, seconds.
             max_value_bytes: Longest value; gives how much memory a worker may take.
             judge: What a worker does with a range; a function that it can import.
-            forks: Where workers come from, started before and closed by the caller; None for a server of its own.
 
         Raises:
             ValueError: ``count`` or ``value_timeout_s`` is not positive.
@@ -199,8 +192,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             raise ValueError(f"value_timeout_s must be more than 0 and less than a million, not {value_timeout_s}")
         self._count = count
         self._setup = judge, value_timeout_s, _MEMORY_BYTES + 8 * max_value_bytes
-        self._forks = forks
-        self._own_forks: ForkServer | None = None
+        self._forks: ForkServer | None = None
         self._workers: list[_Worker] = []
         self._lost = 0
 
@@ -263,7 +255,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
 
     def _server(self) -> ForkServer:
         if self._forks is None:
-            self._forks = self._own_forks = fork_server()
+            self._forks = server_for("ben_secure.audit.run._worker")
         return self._forks
 
     def _wait(self, jobs: list[_Job], split: Split) -> None:
@@ -322,9 +314,9 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         """End all workers, whatever they are at."""
         while self._workers:
             self._workers.pop().close()
-        if self._own_forks is not None:
-            self._own_forks.close()
-            self._forks = self._own_forks = None
+        if self._forks is not None:
+            self._forks.close()
+            self._forks = None
 
 
 def _lost_value(task: RangeTask, fate: _Lost) -> Tally:
