@@ -119,7 +119,8 @@ assert batch[0].shape == (1, 4, 120, 120)
         pytest.param([], "", id="only the core"),
         pytest.param(ORIGINAL, READ_ORIGINAL, id="the original package"),
         pytest.param(["configilm[full]==0.7.1"], "import configilm\n" + TRAIN, id="configilm", marks=large),
-        pytest.param(["torchgeo"], "import torchgeo.datasets\n" + TRAIN, id="torchgeo", marks=large),
+        # torchgeo.datasets imports requests and does not require it.
+        pytest.param(["torchgeo", "requests"], "import torchgeo.datasets\n" + TRAIN, id="torchgeo", marks=large),
         pytest.param(["lightning"], "import lightning\n" + TRAIN, id="lightning", marks=large),
     ],
 )

@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError):  # None if the caller closed it, or a stream of the caller's own
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for any encoding, any text
     try:
         return _told(arguments)
     finally:

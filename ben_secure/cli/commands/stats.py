@@ -95,8 +95,9 @@ def _print_labels(field: str, labels: Mapping[str, int], statistics: Statistics,
     table.add_column("of all", justify="right")
     table.add_column("", no_wrap=True)
     most = max(labels.values(), default=1)
+    block = "\u2588" if out.encoding.startswith("utf") else "#"
     for label, count in list(labels.items())[:_ROWS]:
-        bar = "\u2588" * max(1, round(_BAR * count / most))
+        bar = block * max(1, round(_BAR * count / most))
         table.add_row(printable(label), f"{count:,}", f"{count / statistics.patches:.1%}", bar)
     out.print(table)
     _signing.print_left_out(len(labels), _ROWS, field, out)

@@ -13,7 +13,7 @@ from ben_secure.cli import _options, _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.cli._release import changes_to_json, print_changes
 from ben_secure.cli._usage import PATH, Command, whole
-from ben_secure.errors import ManifestMismatchError, Rule, StoreError, printable
+from ben_secure.errors import ManifestMismatchError, Rule, StoreError, printable, shell_command
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.manifest import MANIFEST_SUFFIX, Manifest, manifest_path, open_manifest
 from ben_secure.signing.policy import Verification
@@ -187,7 +187,8 @@ def _fault(document: dict[str, Any], database: str) -> str:
     tags = document["tags"] or {}
     whole = [kind for kind in TAG_KINDS if kind in tags and tags[kind]["count"] == document["checked"] > 0]
     if whole == ["untagged"]:
-        return f"was never tagged: ben-secure sign {database} --mac-key FILE tags it, if you trust it as it is"
+        command = shell_command("ben-secure", "sign", document["database"], "--mac-key", "FILE")
+        return f"was never tagged: {command} tags it, if you trust it as it is"
     if whole == ["unknown_key"]:
         known, given = ", ".join(tags["unknown_keys"]), ", ".join(tags["keys"])
         return f"is tagged with the key {known}, and you gave {given}: ask its owners for the key"
