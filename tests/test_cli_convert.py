@@ -339,7 +339,7 @@ def test_what_converts_nothing_is_the_callers_mistake(released):
     named = Verification(verify_key=PUBLISHER.verify_key, manifest="s2.manifest")
     with pytest.raises(ValueError, match="manifest is that of one database"):
         convert("s2", "new", verification=named, pairs=PAIRS, s1="s1")
-    with pytest.raises(ValueError, match="s1 belongs to pairs"):
+    with pytest.raises(ValueError, match="s1 requires pairs"):
         convert("s2", "new", s1="s1")
     assert not os.path.exists("new")
     assert convert("s2", "new", verification=named).written == 2
@@ -375,7 +375,7 @@ def test_untag_gives_back_what_was_signed(place, capsys):
         ("convert legacy new --source-context c", "--source-context belongs to"),
         ("convert legacy", "NEW is missing"),
         ("convert legacy new --to pickle", "--to is pickle; expected canonical or safetensors"),
-        ("convert legacy new --s1 legacy", "--s1 belongs to --pairs"),
+        ("convert legacy new --s1 legacy", "--s1 requires --pairs"),
         ("convert legacy new --pairs missing.csv", "missing.csv"),
         ("convert legacy new --pairs key", "expected .csv, .tsv or .parquet"),
         ("convert legacy new --pairs bare.csv", "s1_name"),

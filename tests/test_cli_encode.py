@@ -113,9 +113,9 @@ def test_failures_are_listed_up_to_a_bound(place, capsys, monkeypatch):
         ("--s2 s2 empty", "exists and is not overwritten"),
         ("--s2 s1 --s1 s2 out", "has no Sentinel-1 twin|names its Sentinel-2 twin"),
         ("--s2 s1 out", "is a band of the other sensor; sort"),
-        ("--s2 s2 --context c out", "--context belongs to --mac-key"),
-        ("--s2 s2 --listed-only out", "--listed-only belongs to --metadata"),
-        ("--s2 s2 --columns country out", "--columns belongs to --metadata"),
+        ("--s2 s2 --context c out", "--context requires --mac-key"),
+        ("--s2 s2 --listed-only out", "--listed-only requires --metadata"),
+        ("--s2 s2 --columns country out", "--columns requires --metadata"),
         (
             "--s2 s2 --metadata t.csv --columns country out",
             "have no column country, which is asked for",

@@ -325,7 +325,7 @@ def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, capsys, tmp_path)
 def test_workers_of_this_machine_and_of_a_cluster_are_not_mixed(capsys):
     """``--workers`` says nothing to a cluster."""
     assert main(["audit", "db", "--dask", "tcp://127.0.0.1:1", "--workers", "2"]) == 2
-    assert "--workers are those of this machine" in capsys.readouterr().err
+    assert "--workers cannot be combined with --dask" in capsys.readouterr().err
 
 
 def test_without_dask_the_message_names_it(monkeypatch):

@@ -288,7 +288,7 @@ def test_nothing_to_encode_is_undecided(tmp_path):
     with pytest.raises(StoreError, match="exists and is not overwritten"):
         encode(tmp_path, s2=tmp_path)
     for wrong in ({}, {"s2": tmp_path, "workers": 0}, {"s2": tmp_path, "listed_only": True}):
-        with pytest.raises(ValueError, match=r"nothing to encode|at least 1|means nothing"):
+        with pytest.raises(ValueError, match=r"nothing to encode|at least 1|requires a metadata"):
             encode(tmp_path / "out", **wrong)
 
 
@@ -511,7 +511,7 @@ def test_columns_are_chosen(tmp_path):
     assert stored("none", columns=[], labels=False) == ({}, {})
     with pytest.raises(EncodeError, match="have no column nowhere, which is asked for"):
         encode(tmp_path / "no", **folders, columns=["nowhere"])
-    with pytest.raises(ValueError, match="columns means nothing without a metadata table"):
+    with pytest.raises(ValueError, match="columns requires a metadata table"):
         encode(tmp_path / "no", s2=tmp_path / "s2", columns=["country"])
     assert not (tmp_path / "no").exists()
 

@@ -646,7 +646,7 @@ def test_a_writer_asks_for_sound_keys(tmp_path):
     """The caller's mistakes, before anything is touched."""
     for options, error, message in (
         ({"mac_key": bytes(32)}, TypeError, "must be a MacKey or a MacKeySet, not bytes"),
-        ({"context": "c"}, ValueError, "a context means nothing without a mac_key"),
+        ({"context": "c"}, ValueError, "context requires mac_key"),
         ({"mac_key": KEYS, "context": b"c"}, TypeError, "context must be a str"),
         ({"mac_key": KEYS, "context": "x" * 256}, ValueError, "256 bytes"),
     ):

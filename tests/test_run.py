@@ -792,9 +792,9 @@ def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--context", "c"], "--context belongs to --mac-key"),
-        (["--name", "Ben"], "belong to --verify-key"),
-        (["--since-manifest"], "--since-manifest belongs to --verify-key"),
+        (["--context", "c"], "--context requires --mac-key"),
+        (["--name", "Ben"], "require --verify-key"),
+        (["--since-manifest"], "--since-manifest requires --verify-key"),
         (["--workers", "0"], "--workers"),
         (["--sample", "0"], "--sample"),
         (["--format", "pdf"], "--format"),

@@ -50,7 +50,7 @@ readable = argument(
 mac_key = click.option(
     "--mac-key", type=KEY_FILE, help="Secret key file, from ben-secure keygen mac; - for standard input."
 )
-context = click.option("--context", type=CONTEXT, default="", help="Name of the dataset that the tags are good for.")
+context = click.option("--context", type=CONTEXT, default="", help="Dataset name bound into each tag.")
 name = click.option("--name", type=STATED, help="Name of the dataset.")
 version = click.option("--version", type=STATED, help="Version of the release.")
 license_ = click.option("--license", "license_", type=STATED, help="Licence of the dataset.")
@@ -68,7 +68,7 @@ _VERIFYING = {
     "mac_key": mac_key,
     "context": context,
     "verify_key": click.option(
-        "--verify-key", type=KEY_FILE, multiple=True, help="Publisher's public key; may be given more than once."
+        "--verify-key", type=KEY_FILE, multiple=True, help="Publisher's public key; may be repeated."
     ),
     "threshold": click.option(
         "--threshold", type=whole(), default=1, show_default=True, help="How many of the --verify-key must have signed."

@@ -99,7 +99,7 @@ def encode(
             purpose without being named.
         listed_only: Pass over patches that the tables have no row for, instead of failing.
         mac_key: Key to tag the values with.
-        context: Name of the dataset that the tags are good for.
+        context: Dataset name bound into each tag.
         workers: Processes that read; with 1 this one does. More are spawned, so that a script needs the usual
             ``if __name__ == "__main__":``.
         keep_going: Count patches that cannot be encoded and write the rest, instead of stopping at the first.
@@ -122,9 +122,9 @@ def encode(
         raise ValueError(f"workers must be at least 1, not {workers}")
     tables = [metadata] if isinstance(metadata, str | os.PathLike) else list(metadata)
     if listed_only and not tables:
-        raise ValueError("listed_only means nothing without a metadata table")
+        raise ValueError("listed_only requires a metadata table")
     if columns is not None and not tables:
-        raise ValueError("columns means nothing without a metadata table")
+        raise ValueError("columns requires a metadata table")
     target = os.fspath(target)
     refuse_taken(target)  # before hours of work; the writer looks again
     roots = [None if root is None else os.path.abspath(root) for root in (s2, s1)]

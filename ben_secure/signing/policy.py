@@ -80,12 +80,12 @@ class Verification:
         if self.mac_key is not None:
             self._check_tags()
         elif self.context:
-            raise ValueError("context belongs to mac_key and means nothing without it")
+            raise ValueError("context requires mac_key")
         if self.verify_key is not None:
             self._check_manifest()
         elif (self.threshold, self.manifest, self.name, self.version, self.subject) != (1, None, None, None, None):
             raise ValueError(
-                "manifest, name, subject, version and threshold belong to verify_key and mean nothing without it"
+                "manifest, name, subject, version and threshold require verify_key"
             )
         elif self.mac_key is None:
             raise ValueError("say what to verify with: mac_key, verify_key, or both")
@@ -106,7 +106,7 @@ class Verification:
             expect(VerifyKey, key, "verify_key, or each of several,")
         different = len(set(keys))
         if not different:
-            raise ValueError("verify_key is empty: nobody's signature would do")
+            raise ValueError("verify_key must contain at least one key")
         if type(self.threshold) is not int or not 1 <= self.threshold <= different:
             raise ValueError(f"threshold is {self.threshold!r}, expected 1 to {different}: there are no more keys")
         object.__setattr__(self, "verify_key", keys)

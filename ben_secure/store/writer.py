@@ -326,7 +326,7 @@ def _tagger(mac_key: MacKey | MacKeySet | None, context: str) -> Callable[[bytes
     """What makes the value to be stored of an LMDB key and a payload."""
     if mac_key is None:
         if context:
-            raise ValueError("a context means nothing without a mac_key; pass both or neither")
+            raise ValueError("context requires mac_key")
         return lambda lmdb_key, payload: payload
     # Here, because it loads cryptography, which who writes without a key does not need.
     from ben_secure.signing.keys import MacKey, MacKeySet

@@ -56,7 +56,7 @@ class Options:
         if self.verification is not None:
             expect(Verification, self.verification, "verification")
         if self.since_manifest and (self.verification is None or not self.verification.verify_keys):
-            raise ValueError("since_manifest belongs to verify_key: without one nobody vouches for what is passed over")
+            raise ValueError("since_manifest requires verify_key: without a key nobody vouches for what is skipped")
         for cls in self.classes:
             if getattr(cls, "__module__", None) == "__main__":
                 raise ValueError(

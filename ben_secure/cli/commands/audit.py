@@ -114,11 +114,11 @@ def command(
     check_output("--output", output, force)
     if merge and (shard, workers, sample, resume, dask) != (None,) * 5:
         raise click.UsageError(
-            "--merge judges nothing; it goes with neither of --shard, --workers, --resume and --dask"
+            "--merge judges nothing; it cannot be combined with --shard, --workers, --resume or --dask"
         )
     if shard is not None and (output in (None, STDOUT) or as_json or form is not Format.TABLE or sample or resume):
         raise click.UsageError(
-            "--shard needs --output FILE for its result, and goes with neither of --format, --sample and --resume"
+            "--shard requires --output FILE and cannot be combined with --format, --sample or --resume"
         )
     with _judges(dask, workers, options, value_timeout) as runner, progress_bar("checking") as progress:
         run = Run(
@@ -176,7 +176,7 @@ def _judges(dask: str | None, workers: int | None, options: Options, value_timeo
         yield None
         return
     if workers is not None:
-        raise click.UsageError("--workers are those of this machine; a cluster (--dask) has its own")
+        raise click.UsageError("--workers cannot be combined with --dask")
     from ben_secure.audit.run.cluster import cluster
 
     with cluster(dask, options, value_timeout_s=value_timeout) as runner:

@@ -59,11 +59,11 @@ def command(
     could not be done.
     """
     if context and mac_key is None and source_mac_key is None:
-        raise click.UsageError("--context belongs to --mac-key or --source-mac-key")
+        raise click.UsageError("--context requires --mac-key or --source-mac-key")
     if source_context is not None and source_mac_key is None:
-        raise click.UsageError("--source-context belongs to --source-mac-key")
+        raise click.UsageError("--source-context requires --source-mac-key")
     if s1 is not None and pairs is None:
-        raise click.UsageError("--s1 belongs to --pairs")
+        raise click.UsageError("--s1 requires --pairs")
     tagger = None if mac_key is None else Tagger(read_mac_keys(mac_key, old), context)
     verification = None
     if source_mac_key is not None:

@@ -31,17 +31,17 @@ from ben_secure.signing.keys import read_mac_keys
     type=PATH,
     multiple=True,
     metavar="TABLE",
-    help="Parquet or CSV with a row for each patch; more than one may be given.",
+    help="Parquet or CSV with a row for each patch; may be repeated.",
 )
 @click.option(
     "--columns",
     metavar="A,B",
     help="Columns of --metadata to store (default: all); labels and s1_name are used in any case.",
 )
-@click.option("--listed-only", is_flag=True, help="Pass over patches for which --metadata has no row.")
+@click.option("--listed-only", is_flag=True, help="Skip patches that have no row in --metadata.")
 @_options.mac_key
 @_options.context
-@click.option("--workers", type=whole(least=1), help="Processes that read; as many as cores if not given.")
+@click.option("--workers", type=whole(least=1), help="Worker processes (default: one for each core).")
 @click.option("--keep-going", is_flag=True, help="Leave out patches that cannot be encoded; exit code 1.")
 @_options.as_json
 def command(
@@ -69,11 +69,11 @@ def command(
     if s2 is None and s1 is None:
         raise click.UsageError("say what to encode: --s2 DIR, --s1 DIR or both")
     if context and mac_key is None:
-        raise click.UsageError("--context belongs to --mac-key")
+        raise click.UsageError("--context requires --mac-key")
     if listed_only and not metadata:
-        raise click.UsageError("--listed-only belongs to --metadata")
+        raise click.UsageError("--listed-only requires --metadata")
     if columns is not None and not metadata:
-        raise click.UsageError("--columns belongs to --metadata")
+        raise click.UsageError("--columns requires --metadata")
     with _told_what_is_left(out), progress_bar("encoding") as progress:
         done = encode(
             out,

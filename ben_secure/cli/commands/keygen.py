@@ -93,7 +93,7 @@ def publisher(
         check_free(path, overwrite=force, error=KeyFileError)
     passphrase = _passphrase.passphrase_from(passphrase_file, passphrase_env)
     if no_passphrase and passphrase is not None:
-        raise click.UsageError("--no-passphrase goes with no other passphrase option")
+        raise click.UsageError("--no-passphrase cannot be combined with --passphrase-file or --passphrase-env")
     if passphrase is None and not no_passphrase:
         passphrase = _passphrase.prompt(f"the new private key {printable(file, 400)}", twice=True)
     signing_key = SigningKey.generate()

@@ -79,13 +79,13 @@ def command(
     if [mac_key, signing_key, signer].count(None) != 2:
         raise click.UsageError("say what to sign with: --mac-key FILE, --signing-key FILE or --signer URI")
     if (signer is None) != (public_key is None):
-        raise click.UsageError("--signer and --public-key belong together")
+        raise click.UsageError("--signer requires --public-key, and --public-key requires --signer")
     if mac_key is not None:
         listing = [name, version, license_, algorithm, since, since_key, out_manifest]
         if any([*listing, passphrase_file, passphrase_env, force]):
             raise click.UsageError(
                 "--name, --version, --license, --hash, --since, --since-key, --out-manifest, --passphrase-... and "
-                "--force belong to --signing-key"
+                "--force require --signing-key"
             )
         if old_mac_key is not None and not retag:
             raise click.UsageError("--old-mac-key requires --retag")
@@ -95,7 +95,7 @@ def command(
             old_mac_keys = read_mac_keys(old_mac_key, database)
         return _tag(database, Tagger(mac_keys, context, old_mac_keys=old_mac_keys), context, out, as_json)
     if context or out or retag or old_mac_key:
-        raise click.UsageError("--context, --out, --retag and --old-mac-key belong to --mac-key")
+        raise click.UsageError("--context, --out, --retag and --old-mac-key require --mac-key")
     if since_key is not None and since is None:
         raise click.UsageError("--since-key requires --since")
     if not (name or since) or not version:

@@ -170,7 +170,7 @@ def convert(
         ValueError: ``verification`` names one manifest for two databases; or ``s1`` comes without ``pairs``.
     """
     if s1 is not None and pairs is None:
-        raise ValueError("s1 belongs to pairs")
+        raise ValueError("s1 requires pairs")
     verifier = s1_verifier = None
     with ExitStack() as stack:
         pages = stack.enter_context(PageReader(source))
