@@ -134,17 +134,18 @@ def test_installing_it_changes_no_package_that_is_there(tmp_path, wheel, install
     environment.pip(wheel)
     after = environment.packages()
     assert {name: after.get(name) for name in before} == before
-    added = sorted(after.keys() - before.keys())
-    assert "ben-secure" in [name.replace("_", "-") for name in added]
+    added = sorted(after.keys() - before.keys() - {"ben-secure"})
     print(f"{len(before)} packages before, {len(added)} added: {', '.join(added)}")
     if not installed:
-        megabytes = environment.megabytes(added)
+        megabytes = environment.megabytes([*added, "ben-secure"])
         print(f"{megabytes:.1f} MB")
         assert len(added) <= MOST_PACKAGES, added
         assert megabytes <= MOST_MB
         environment.run("pip", "check")
     environment.run("python", "-c", WRITE_AND_READ)
-    assert "CLEAN" in environment.run("ben-secure", "audit", "db").splitlines()[-1]
+    report = environment.run("ben-secure", "audit", "db")
+    assert "CLEAN" in report.splitlines()[-1]
+    assert "1 as in honest patches" in report  # fickling has an opinion
     assert "9 of 9 attacks refused" in environment.run("ben-secure", "demo")
     if installed is ORIGINAL:
         environment.run("python", "-W", "ignore", SCRIPT, "make", ".")

@@ -84,9 +84,7 @@ class Verification:
         if self.verify_key is not None:
             self._check_manifest()
         elif (self.threshold, self.manifest, self.name, self.version, self.subject) != (1, None, None, None, None):
-            raise ValueError(
-                "manifest, name, subject, version and threshold require verify_key"
-            )
+            raise ValueError("manifest, name, subject, version and threshold require verify_key")
         elif self.mac_key is None:
             raise ValueError("say what to verify with: mac_key, verify_key, or both")
 
