@@ -148,6 +148,23 @@ def test_command(place, capsys):
     assert (document["verdict"], document["added"], document["kept"], document["refused"]) == ("appended", 1, 4, 0)
 
 
+@pytest.mark.parametrize("changed", ["old.lmdb", "new.lmdb"])
+def test_a_database_that_is_exchanged_meanwhile(place, changed):
+    """Stops it, whether a writer has committed or another file has its name; nothing is written."""
+
+    def exchange(done, total):
+        if done == total:
+            make_database(place / "other.lmdb", OLD)
+            os.replace("other.lmdb/data.mdb", f"{changed}/data.mdb")
+
+    with pytest.raises(StoreError, match=r"replaced|put in the place|changed by another program|written to"):
+        append("old.lmdb", "new.lmdb", progress=exchange)
+    with pytest.raises(StoreError, match=r"replaced|put in the place|written to|already"):
+        append("old.lmdb", "new.lmdb", out="copy.lmdb", progress=exchange)
+    assert not os.path.exists("copy.lmdb")
+    assert records("old.lmdb") == OLD
+
+
 @pytest.mark.slow
 def test_a_killed_append_loses_nothing(place):
     """At random moments: the records of before, or all; doing it again does it and removes what was left."""

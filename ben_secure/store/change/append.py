@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ben_secure._system.appear import refuse_taken
 from ben_secure.errors import PatchFormatError, Rule, StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
@@ -16,6 +17,7 @@ from ben_secure.remote.addresses import is_remote
 from ben_secure.signing.footer import FOOTER_BYTES, footer_of, payload_end
 from ben_secure.store._names import name_of
 from ben_secure.store._released import refuse_if_released
+from ben_secure.store.change.digests import check_unchanged
 from ben_secure.store.change.rewrite import Progress, Refusals, records
 from ben_secure.store.change.tag import Tagger
 from ben_secure.store.writer import PatchWriter
@@ -74,6 +76,8 @@ def append(
         if is_remote(database):
             raise StoreError("a database on a server cannot be changed; write a copy (--out COPY)")
         refuse_if_released(database, "write a copy (--out COPY), and sign that one with --since")
+    else:
+        refuse_taken(os.path.abspath(out))  # before anything is judged
     max_bytes = limits.max_value_bytes + FOOTER_BYTES
     with PageReader(database, max_value_bytes=max_bytes) as old, PageReader(new, max_value_bytes=max_bytes) as source:
         kept, facts = len(old), (old.facts, source.facts)
@@ -97,10 +101,8 @@ def append(
                 writer.put_stored(lmdb_key, value)
             for lmdb_key, value in source.items():
                 writer.put_stored(lmdb_key, make(lmdb_key, value))
-            if (old.facts, source.facts) != facts:
-                raise StoreError(
-                    "one of the databases was written to meanwhile; begin again when nobody writes", database=database
-                )
+            for pages, before in zip((old, source), facts, strict=True):
+                check_unchanged(pages, before)
     return Appended(checked=checked, added=checked, kept=kept, refusals=refusals)
 
 
