@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -24,7 +25,6 @@ from ben_secure.torch.memory import Pool, shared, split
 default_collate_fn_map[LabelNames] = lambda batch, *, collate_fn_map=None: list(batch)
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 
@@ -47,7 +47,7 @@ class PatchDataset(PatchArrays, Dataset[Any]):
     def _allocate(
         self, shapes: list[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
     ) -> tuple[list[Any], list[npt.NDArray[Any]]]:
-        types = [_torch_type(dtype.name) for dtype in dtypes]
+        types = [_TYPES.get(dtype) or _missing(dtype) for dtype in dtypes]
         if len(shapes[0]) == 3:  # one patch
             tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, types, strict=True)]
         else:
@@ -75,12 +75,11 @@ class PatchDataset(PatchArrays, Dataset[Any]):
         return {name: value for name, value in self.__dict__.items() if name != "_pool"}
 
 
-def _torch_type(name: str) -> torch.dtype:
-    if not hasattr(torch, name):
-        raise MissingExtraError(
-            f"this version of PyTorch has no {name}: update it to 2.3 or later, or leave out dtype="
-        )
-    return getattr(torch, name)
+_TYPES = {np.dtype(name): getattr(torch, name) for name in ("float32", "uint16") if hasattr(torch, name)}
+
+
+def _missing(dtype: np.dtype[Any]) -> NoReturn:
+    raise MissingExtraError(f"this version of PyTorch has no {dtype}: update it to 2.3 or later, or leave out dtype=")
 
 
 def collate(items: Any) -> Any:
