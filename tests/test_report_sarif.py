@@ -89,6 +89,16 @@ def test_a_result_says_where():
     assert "logicalLocations" not in whole["locations"][0]
 
 
+def test_an_attack_that_is_damaged_is_ranked_as_an_attack():
+    """The severity of a rule is that of its category; the rank of a result is that of the finding."""
+    named = Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd", global_name="posix.system")
+    run = sarif(report_of([named, Finding(lmdb_key=b"b", rule=Rule.NOT_A_PICKLE, message="odd")]))
+    severities = {rule["id"]: rule["properties"]["security-severity"] for rule in run["tool"]["driver"]["rules"]}
+    assert (severities["forbidden-global"], severities["not-a-pickle"]) == ("9.5", "4.0")
+    ranks = [(result["rank"], result["properties"]["category"]) for result in run["results"]]
+    assert ranks == [(95.0, "could-run-code"), (40.0, "no-patch")]
+
+
 def test_fingerprints_tell_findings_apart_and_last():
     """The same findings have them again; no two of a report are equal."""
     first, second = (

@@ -176,6 +176,7 @@ def _result(report: AuditReport, finding: Finding) -> dict[str, object]:
         "position": finding.position,
     }
     return _head(finding.rule, " ".join(spoken)) | {
+        "rank": 10 * float(_SEVERITY[finding.category]),  # that of the rule may be lower
         "locations": [_location(report, finding.lmdb_key)],
         "partialFingerprints": {"benSecureFinding/v1": _fingerprint(finding)},
         "properties": {name: value for name, value in properties.items() if value is not None},
