@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-from ben_secure.errors import PatchFormatError, ResourceError, Rule, printable
+from ben_secure.errors import BenSecureError, PatchFormatError, ResourceError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches.patch import BigEarthNetPatch
 from ben_secure.pickles.loader import Loader
@@ -20,6 +20,28 @@ from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.tensors import SIGN, read
 
 _PICKLE = 0x80
+# Records that other tools put beside the samples of an LMDB database, and what is in them.
+_FOREIGN = {
+    **dict.fromkeys((b"length", b"len", b"__len__", b"num-samples", b"num_samples"), "the number of its records"),
+    **dict.fromkeys((b"keys", b"__keys__"), "the list of its keys"),
+    **dict.fromkeys((b"meta", b"__meta__", b"meta_info", b"metadata", b"__metadata__"), "notes on the database"),
+}
+_HARMLESS = frozenset({Rule.NOT_A_PICKLE, Rule.PATCH, Rule.MALFORMED, Rule.LIMIT})
+
+
+def name_foreign(error: BenSecureError, lmdb_key: bytes | None) -> None:
+    """Name another tool's record in the error with which its value was refused.
+
+    Args:
+        error: The refusal; nothing is added to one of a value that may be an attack.
+        lmdb_key: Raw LMDB key of the value.
+    """
+    if lmdb_key is not None and lmdb_key in _FOREIGN and error.rule in _HARMLESS and error.global_name is None:
+        error.message = (
+            f"{lmdb_key.decode()!r} is a record of another tool, which keeps {_FOREIGN[lmdb_key]} there, and not a "
+            f"patch ({error.message})"
+        )
+        error.args = (error.message,)
 
 
 class Decoder:

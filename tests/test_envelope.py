@@ -415,3 +415,20 @@ def test_a_verified_statement_travels():
     """Between processes it is as it was."""
     verified = verify_envelope(ENVELOPE, [PUBLIC])
     assert pickle.loads(pickle.dumps(verified)) == verified
+
+
+def test_an_envelope_whose_line_ends_were_changed_says_so():
+    """Line ends as git, editors and transfers as text change them are named; another byte is not called that."""
+    assert verify_envelope(ENVELOPE, [PUBLIC]).statement == STATEMENT
+    for changed in (
+        ENVELOPE.replace(b"\n", b"\r\n"),
+        ENVELOPE.replace(b"\n", b"\r"),
+        ENVELOPE.rstrip(),
+        ENVELOPE + b"\n",
+    ):
+        with pytest.raises(
+            SignatureError, match="its line ends were changed, as by git, an editor or a transfer as text"
+        ):
+            verify_envelope(changed, [PUBLIC])
+    with pytest.raises(SignatureError, match="fields or a spelling that this version does not write"):
+        verify_envelope(ENVELOPE.replace(b":", b": ", 1), [PUBLIC])

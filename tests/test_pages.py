@@ -1,7 +1,11 @@
 """The page reader agrees with liblmdb on well-formed files, and answers or refuses on all others."""
 
+import bz2
+import gzip
 import hashlib
+import io
 import itertools
+import lzma
 import multiprocessing
 import os
 import pickle
@@ -10,8 +14,10 @@ import re
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
+import zipfile
 
 import lmdb
 import pytest
@@ -419,10 +425,40 @@ def of_32_bit():
     return b"".join((struct.pack("<IHHI", i, 0, 8, 0) + meta_page(0)[16:]).ljust(4096, b"\0") for i in range(2))
 
 
+def packed():
+    """A zip file of a meta page."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data.mdb", meta_page(0))
+    return file.getvalue()
+
+
+def packed_tar():
+    """A tar file of a meta page."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("data.mdb"))
+    return file.getvalue()
+
+
 FOREIGN = {
     "empty file": (b"", "the data file is empty"),
     "text": (b"name,label\n" * 1000, "not an LMDB file"),
-    "zeros": (bytes(8192), "not an LMDB file"),
+    "zeros": (bytes(8192), "not an LMDB file: its magic number was not found; check the path"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a Git LFS pointer.*: git lfs pull"),
+    "annex": (
+        b"/annex/objects/SHA256E-s9--0.mdb\n",
+        "a git-annex pointer, not the file itself; fetch it: git annex get",
+    ),
+    "HTML": (b"\n<!DOCTYPE html>\n<html>", "a web page, such as an error or a login page saved in its place; download"),
+    "error page": (b'\xef\xbb\xbf<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "a web page"),
+    "gzip": (gzip.compress(bytes(9000)), "a gzip file; unpack it: gunzip, or tar -xzf"),
+    "bzip2": (bz2.compress(bytes(9000)), "a bzip2 file; unpack it: bunzip2"),
+    "xz": (lzma.compress(bytes(9000)), "an xz file; unpack it: unxz"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(99), "a Zstandard file; unpack it: unzstd"),
+    "zip": (packed(), "a zip file; unpack it: unzip"),
+    "tar": (packed_tar(), "a tar file; unpack it: tar -xf"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n" + bytes(2000), "an HDF5 file; check the path"),
     "big-endian": (big_endian(), "written on a big-endian machine; expected little-endian"),
     "32-bit": (of_32_bit(), "written by a 32-bit program; expected 64-bit"),
     "other version": (changed(meta_page(0), 20, b"\3") + meta_page(0), "data version 3, expected 1"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ben_secure import tensors
+from ben_secure.audit import scan_value
 from ben_secure.errors import (
     LimitExceededError,
     PatchFormatError,
@@ -23,6 +24,7 @@ from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S2_Patch
 from ben_secure.store.reader import PatchReader
+from support.databases import SHELL
 from support.strategies import TwoBandPatch, make_patch, noise
 
 NAMES = ["S2A_0", "S2A_1", "S2B_0", "größe"]
@@ -299,3 +301,42 @@ def test_patches_of_either_format_have_memory_of_their_own(tmp_path):
             for patch in found.values():  # writable, and nobody else's
                 patch.band02.data[...] += 1
             assert all(reader[str(place)] == made[place] for place in found)
+
+
+FOREIGN = {
+    "length": (b"590326", "the number of its records"),
+    "__len__": (pickle.dumps(590326), "the number of its records"),
+    "num-samples": (b"3", "the number of its records"),
+    "__keys__": (pickle.dumps([b"a", b"b"]), "the list of its keys"),
+    "meta_info": (b"{}", "notes on the database"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_records_of_other_tools_are_named(tmp_path, name):
+    """A refused record under another tool's name is called that, by reader and audit alike."""
+    value, content = FOREIGN[name]
+    path = build(tmp_path / "db", {name: value, "S2A_0": value})
+    with PatchReader(path) as reader:
+        with pytest.raises(PatchFormatError) as caught:
+            reader[name]
+        assert f"{name!r} is a record of another tool, which keeps {content} there, and not a patch (" in str(
+            caught.value
+        )
+        with pytest.raises(PatchFormatError) as other:
+            reader["S2A_0"]
+    assert "another tool" not in str(other.value)
+    finding = scan_value(name.encode(), value)
+    assert (finding.message, finding.rule) == (caught.value.message, caught.value.rule)
+
+
+@pytest.mark.threat("T1")
+def test_an_attack_under_the_name_of_another_tools_record_stays_one(tmp_path):
+    """A hostile value keeps its own words whatever its LMDB key; a patch under such a key is a patch."""
+    path = build(tmp_path / "db", {"length": SHELL, "__keys__": make_patch(BigEarthNet_S1_Patch).dumps()})
+    with PatchReader(path) as reader:
+        with pytest.raises(UnsafePickleError) as caught:
+            reader["length"]
+        assert "another tool" not in str(caught.value)
+        assert type(reader["__keys__"]) is BigEarthNet_S1_Patch
+    assert "another tool" not in scan_value(b"length", SHELL).message

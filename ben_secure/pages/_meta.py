@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 from ben_secure.errors import StoreError
 
+HEAD_BYTES = 512
+"""First bytes of a file by which it is called what it is; a tar archive says so at byte 257."""
+
 META_BYTES = 152
 """Bytes of a meta page that mean something: page header (16) and ``MDB_meta`` (136)."""
 
@@ -112,7 +115,7 @@ def not_lmdb(head: bytes) -> StoreError:
     """Say what a file is in which no intact meta page was found.
 
     Args:
-        head: The first bytes of the file, at most ``META_BYTES``.
+        head: The first bytes of the file, ``HEAD_BYTES`` if there are so many.
 
     Returns:
         The error to raise.
@@ -135,5 +138,37 @@ def not_lmdb(head: bytes) -> StoreError:
     elif magic_at[16] == little:
         reason = "both meta pages of this LMDB file are damaged or cut off; fetch this database again"
     else:
-        reason = "this is not an LMDB file: its magic number was not found; check the path"
+        reason = _another_kind(head)
     return StoreError(reason, offset=0)
+
+
+# First bytes of files that lie in the place of a database, what they are, and how to get at what is inside.
+_KINDS = (
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself", "fetch it: git lfs pull"),
+    (b"/annex/objects/", "a git-annex pointer, not the file itself", "fetch it: git annex get"),
+    (b"\x1f\x8b", "a gzip file", "unpack it: gunzip, or tar -xzf"),
+    (b"BZh", "a bzip2 file", "unpack it: bunzip2, or tar -xjf"),
+    (b"\xfd7zXZ\0", "an xz file", "unpack it: unxz, or tar -xJf"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it: unzstd, or tar --zstd -xf"),
+    (b"PK\3\4", "a zip file", "unpack it: unzip"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip file", "unpack it: 7z x"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "check the path"),
+    (b"SQLite format 3\0", "an SQLite database", "check the path"),
+    (b"PAR1", "a Parquet file", "check the path"),
+)
+_PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+
+
+def _another_kind(head: bytes) -> str:
+    """Call a file that is no LMDB file what it is."""
+    for begins, kind, remedy in _KINDS:
+        if head.startswith(begins):
+            return f"this is not an LMDB file, but {kind}; {remedy}"
+    if head[257:262] == b"ustar":
+        return "this is not an LMDB file, but a tar file; unpack it: tar -xf"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE):
+        return (
+            "this is not an LMDB file, but a web page, such as an error or a login page saved in its place; download "
+            "the database again, and look at what comes"
+        )
+    return "this is not an LMDB file: its magic number was not found; check the path"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ben_secure.errors import LimitExceededError, Rule, StoreError
 from ben_secure.pages._census import Census, miscounted
-from ben_secure.pages._meta import META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
+from ben_secure.pages._meta import HEAD_BYTES, META_BYTES, PAGE_SIZES, Meta, check_meta, not_lmdb, parse_meta
 from ben_secure.pages._nodes import PAGE_HEADER, Branch, Leaf, Node, check_overflow_header
 from ben_secure.pages.data_file import DataFile
 
@@ -305,4 +305,4 @@ def _read_metas(file: DataFile | RangeFile) -> tuple[bytes, list[Meta]]:
         intact = [meta for meta in metas if meta is not None and meta.page_bytes == size]
         if intact:
             return pages, intact
-    raise not_lmdb(head)
+    raise not_lmdb(file.read_up_to(0, HEAD_BYTES))

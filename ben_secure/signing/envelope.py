@@ -155,7 +155,10 @@ def _decode(unverified: bytes) -> tuple[bytes, list[tuple[str | None, bytes]]]:
         ]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise _malformed(f"a field is missing or malformed ({printable(str(error))})") from error
-    if _encode(payload, signatures) != unverified:
+    canonical = _encode(payload, signatures)
+    if canonical != unverified:
+        if unverified.replace(b"\r", b"\n").strip() == canonical.strip():
+            raise _malformed("its line ends were changed, as by git, an editor or a transfer as text")
         raise _malformed("it has fields or a spelling that this version does not write")
     return payload, signatures
 

@@ -24,7 +24,7 @@ from ben_secure.pickles.arrays import ALIGNMENT
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.signing.policy import Keywords, Verification, Verifier
 from ben_secure.store._names import lmdb_key_of, name_of
-from ben_secure.values import Decoder
+from ben_secure.values import Decoder, name_foreign
 from ben_secure.view.cards import completions, gallery
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         try:
             return self._decoder.load(value, end, aligned)  # type: ignore[arg-type] # else there is no end
         except BenSecureError as error:
+            name_foreign(error, lmdb_key)
             error.located(self.path, lmdb_key)
             raise
 

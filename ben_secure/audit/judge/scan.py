@@ -24,7 +24,7 @@ from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import payload_end
 from ben_secure.signing.policy import Verification, Verifier
 from ben_secure.store._names import name_of
-from ben_secure.values import Decoder, loads
+from ben_secure.values import Decoder, loads, name_foreign
 
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
@@ -90,6 +90,7 @@ def scan_value(
     try:
         loads(value, classes=classes, limits=limits)
     except UntrustedDataError as error:
+        name_foreign(error, lmdb_key)
         return with_global(Finding.from_error(lmdb_key, error), value, _pairs(classes))
     return _unnamed(lmdb_key)
 
@@ -190,6 +191,7 @@ class Judge:
                 return
             note: _Note = self._decoder.note(value, end, self._note)
         except UntrustedDataError as error:
+            name_foreign(error, lmdb_key)
             finding = Finding.from_error(lmdb_key, error)
             self._refuse(tally, position, value, finding)
             return
