@@ -31,7 +31,18 @@ from ben_secure.encode import run as run_module
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import MacKey
 from ben_secure.store import writer as writer_module
-from support.geotiffs import LABELS, NEW_LABELS, S1_NAME, S2_NAME, label_file, make_pairs, make_patch, pixels, tiff
+from support.geotiffs import (
+    LABELS,
+    NEW_LABELS,
+    S1_NAME,
+    S2_NAME,
+    label_file,
+    make_map,
+    make_pairs,
+    make_patch,
+    pixels,
+    tiff,
+)
 
 S1, S2 = S1_NAME.format(1, 2), S2_NAME.format(1, 2)
 STORED = {"labels": LABELS, "new_labels": NEW_LABELS}
@@ -541,3 +552,57 @@ def test_a_folder_too_low_or_too_high_is_said(tmp_path):
     (s2 / "._x").touch()
     (s2 / name / "._x").touch()
     assert encode(tmp_path / "out2", s2=s2, s1=s2.with_name("s1")).passed_over == 2
+
+
+def test_reference_maps_are_stored(tmp_path):
+    """Each patch gets the codes of its map, uint16 (120, 120), found by the Sentinel-2 name."""
+    names = make_pairs(tmp_path, 2)
+    codes = [make_map(tmp_path / "maps", name, seed) for seed, name in enumerate(names)]
+    table = tmp_path / "t.csv"
+    rows = [f"{name},{S1_NAME.format(place, 7)}\n" for place, name in enumerate(names)]
+    table.write_text("patch_id,s1_name\n" + "".join(rows))
+    folders = {"s1": tmp_path / "s1", "s2": tmp_path / "s2"}
+    for out, options in (
+        ("both", folders),
+        ("s2only", {"s2": tmp_path / "s2"}),
+        ("s1only", {"s1": tmp_path / "s1", "metadata": table, "columns": []}),
+    ):
+        done = encode(tmp_path / out, reference_maps=tmp_path / "maps", **options)
+        assert (done.written, done.failures.count) == (2, 0)
+        with PatchReader(tmp_path / out) as reader:
+            for patch, expected in zip(reader.values(), codes, strict=True):
+                assert patch.reference_map.dtype == np.uint16
+                assert np.array_equal(patch.reference_map, expected)
+    encode(tmp_path / "none", **folders)
+    with PatchReader(tmp_path / "none") as reader:
+        assert not hasattr(reader[names[0]], "reference_map")
+
+
+@pytest.mark.threat("T15")
+def test_bad_reference_maps_are_refused(tmp_path):
+    """A map that is missing, a link, misshapen or of floats is refused with patch and file; a good one is stored."""
+    (name,) = make_pairs(tmp_path, 1)
+    good = make_map(tmp_path / "maps", name)
+    file = next((tmp_path / "maps").rglob("*.tif"))
+
+    def refused(message):
+        with pytest.raises(EncodeError, match=rf"cannot encode patch {name}: .*{message}"):
+            encode(tmp_path / "out", s2=tmp_path / "s2", reference_maps=tmp_path / "maps")
+
+    for array, message in (
+        (good[:60], "reference_map.tif: it has 60 rows and 120 columns, expected 120"),
+        (good.astype("f4"), "reference_map.tif: its pixels are <f4, expected codes of CORINE Land Cover"),
+        (good.astype("i4") - 999, "reference_map.tif: its pixels are <i4, expected codes"),
+    ):
+        file.write_bytes(tiff(array))
+        refused(message)
+    file.unlink()
+    refused("reference_map.tif: No such file")
+    file.symlink_to(tmp_path / "s2")
+    refused("reference_map.tif: it is a link")
+    file.unlink()
+    file.parent.rename(file.parent.with_name(name[:-1] + "9"))
+    refused(f"there is no reference map of {name} in ")
+    file.parent.with_name(name[:-1] + "9").rename(file.parent)
+    file.write_bytes(tiff(good.astype("i4")))
+    assert encode(tmp_path / "out", s2=tmp_path / "s2", reference_maps=tmp_path / "maps").written == 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from ben_secure.batches.labels import LabelColumn, Labels
+from ben_secure.batches.masks import Masks
 from ben_secure.batches.names import Names, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, band_names, read_statistics
 from ben_secure.batches.places import place_of, places_of, selected
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
 
     Array: TypeAlias = npt.NDArray[Any]
+    Mask: TypeAlias = npt.NDArray[np.int64]
 
 Path: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = PatchReader | PairedReader
@@ -67,6 +69,7 @@ class PatchArrays:
         resampling: str = "nearest",
         labels: str | None = "multi-hot-19",
         labels_from: str = "patch",
+        mask: str | None = None,
         normalize: Normalisation | Path | None = None,
         fill: float | None = None,
         dtype: str = "float32",
@@ -97,6 +100,9 @@ class PatchArrays:
                 labels.
             labels_from: "patch", or "table" for the column ``labels`` of ``table``, as databases of rico-hdl need it;
                 what is verified of a patch says nothing of a table.
+            mask: The patch's reference map as ``mask``, int64 (size, size) by nearest: "19" for places among the
+                classes, with ``masks.NO_CLASS`` for pixels of none, "codes" for those of CORINE Land Cover, None for no
+                mask; needs ``sample="dict"``.
             normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote,
                 or "reben" for those of the published reBEN models: each value becomes (value - mean) / deviation.
             fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
@@ -105,7 +111,8 @@ class PatchArrays:
                 digital numbers) and "S1" (float32, decibel). Then ``size``, ``resampling``, ``normalize`` and numbers
                 in ``fill`` do nothing here: ``ben_secure.torch.Converter`` does it later, on a device.
             sample: "tuple" for an image with its labels (float32 vectors), or the image alone if there are to be none;
-                "dict" for ``{"image": ..., "label": ..., "name": ...}`` (int64 vectors, as torchgeo has them).
+                "dict" for ``{"image": ..., "label": ..., "mask": ..., "name": ...}`` (int64 vectors, as torchgeo has
+                them).
             transform: Called with each image (an array, or arrays by resolution), or with each sample if it is a dict;
                 its result takes its place.
             split: Names of the patches to use, or a file of them (text, CSV or Parquet); or with ``table`` the value of
@@ -133,6 +140,9 @@ class PatchArrays:
         self.classes = self._labels.classes
         if sample not in SAMPLES:
             raise ValueError(f"sample must be one of {', '.join(SAMPLES)}, not {printable(sample)!r}")
+        if mask is not None and sample != "dict":
+            raise ValueError('a mask needs sample="dict"')
+        self._masks = None if mask is None else Masks(mask, size, self.classes)
         self.sample = sample
         self.transform = transform
         self.readers = _opened(databases, Verification.of(verification, keywords), limits, tuple(classes))
@@ -168,15 +178,18 @@ class PatchArrays:
         if places is not None:
             return self.batch(places)
         natives, arrays = self._outputs(())
+        masks = self._mask_outputs(1)
         with np.errstate(**_QUIET):
             place = place_of(index, len(self))
-            labels = self._read(place, arrays)
+            labels = self._read(place, arrays, None if masks is None else masks[0])
         if labels is not None and not isinstance(labels, tuple):
             labels = self._native(labels)
         image = self._bundle(natives)
         if self.transform is None and self.sample == "tuple":
             return image if labels is None else (image, labels)
-        return Samples(self, image, [image], None if labels is None else [labels], [self.names[place]])[0]
+        labels = None if labels is None else [labels]
+        masks = None if masks is None else self._native(masks)
+        return Samples(self, image, [image], labels, [self.names[place]], masks)[0]
 
     def batch(self, indices: Iterable[int]) -> Any:
         """Read several patches straight into one new array.
@@ -202,12 +215,14 @@ class PatchArrays:
         """Read several patches as ``batch`` does, before any transform: that runs when a sample is asked for."""
         rows = places_of(indices, len(self))
         natives, arrays = self._outputs((len(rows),))
-        labels = self._fill(arrays, rows)
+        masks = self._mask_outputs(len(rows))
+        labels = self._fill(arrays, rows, masks)
         if labels is not None and not isinstance(labels, list):
             labels = self._native(labels)
+        masks = None if masks is None else self._native(masks)
         each = [self._bundle(parts) for parts in zip(*natives, strict=True)]
         names = [self.names[row] for row in rows] if self.sample == "dict" else []
-        return Samples(self, self._bundle(natives), each, labels, names)
+        return Samples(self, self._bundle(natives), each, labels, names, masks)
 
     def fill(self, outputs: Sequence[Array], indices: Iterable[int]) -> Any:
         """Read several patches into arrays that are there already, without ``transform``.
@@ -231,19 +246,21 @@ class PatchArrays:
             raise ValueError("expected to fill " + ", ".join(f"{dtype} {shape}" for shape, dtype in wanted))
         return self._fill(outputs, rows)
 
-    def _fill(self, outputs: Sequence[Array], rows: Sequence[int]) -> Any:
-        parts = zip(*outputs, strict=True)
+    def _fill(self, outputs: Sequence[Array], rows: Sequence[int], masks: Mask | None = None) -> Any:
+        parts = zip(rows, zip(*outputs, strict=True), [None] * len(rows) if masks is None else masks, strict=True)
         with np.errstate(**_QUIET):
-            found = [self._read(row, images) for row, images in zip(rows, parts, strict=True)]
+            found = [self._read(row, images, mask) for row, images, mask in parts]
         return self._labels.together(found)
 
-    def _read(self, row: int, outputs: Sequence[Array]) -> Any:
-        """Read one patch into arrays; returns its labels."""
+    def _read(self, row: int, outputs: Sequence[Array], mask: Mask | None) -> Any:
+        """Read one patch into arrays, and its mask into another; returns its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
         patch = None
         try:
             patch = reader._load(name, scratch) if isinstance(reader, PatchReader) else reader[name]
             self._pixels.fill(outputs, patch._layout, patch._pixels)
+            if self._masks is not None and mask is not None:
+                self._masks.fill(mask, patch.__dict__)
             return self._labels.of(patch.__dict__ if self._label_column is None else self._label_column[row])
         except BenSecureError as error:
             if isinstance(error, UnsafePickleError | LimitExceededError | PatchFormatError):
@@ -256,6 +273,10 @@ class PatchArrays:
     def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Array]]:
         """New arrays for what is read: as they are given out, and the same memory for numpy."""
         return self._allocate([(*leading, *shape) for shape in self._pixels.shapes], self._pixels.dtypes)
+
+    def _mask_outputs(self, patches: int) -> Mask | None:
+        """A new array for masks, if there are to be any."""
+        return None if self._masks is None else np.empty((patches, self._masks.side, self._masks.side), np.int64)
 
     def _bundle(self, natives: Sequence[Any]) -> Any:
         """One array as it is, several as a dict by resolution."""

@@ -28,7 +28,9 @@ class Maker(Protocol):
 class Samples(Sequence[Any]):
     """The samples of one batch, each transformed once; ``whole`` has them in arrays with a batch axis in front."""
 
-    def __init__(self, maker: Maker, images: Any, each: list[Any], labels: Any, names: list[str]) -> None:
+    def __init__(
+        self, maker: Maker, images: Any, each: list[Any], labels: Any, names: list[str], masks: Any = None
+    ) -> None:
         """Take what was read.
 
         Args:
@@ -37,13 +39,21 @@ class Samples(Sequence[Any]):
             each: Views of them, patch by patch.
             labels: Labels of the patches in order; None if there are to be none.
             names: Names of the patches.
+            masks: Their masks, with a batch axis in front; None if there are to be none.
         """
         self._maker = maker
         self._whole, self._each, self._labels = images, each, labels
         if maker.sample == "dict":
-            self._whole = _named(images, labels, names)
-            all_labels = [None] * len(each) if labels is None else labels
-            self._each = [_named(*parts) for parts in zip(each, all_labels, names, strict=True)]
+            self._whole = _named(images, labels, names, masks)
+            nothing = [None] * len(each)
+            parts = zip(
+                each,
+                labels if labels is not None else nothing,
+                names,
+                masks if masks is not None else nothing,
+                strict=True,
+            )
+            self._each = [_named(*part) for part in parts]
             self._labels = None
         self._transformed = self._in_place = maker.transform is None
 
@@ -82,8 +92,9 @@ class Samples(Sequence[Any]):
         return [id(value), self._maker._memory(value)]
 
 
-def _named(image: Any, labels: Any, name: Any) -> dict[str, Any]:
-    return {"image": image, **({} if labels is None else {"label": labels}), "name": name}
+def _named(image: Any, labels: Any, name: Any, mask: Any) -> dict[str, Any]:
+    optional = {"label": labels, "mask": mask}
+    return {"image": image, **{key: value for key, value in optional.items() if value is not None}, "name": name}
 
 
 def stack(samples: list[Any], join: Callable[[list[Any]], Any]) -> Any:

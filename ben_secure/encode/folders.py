@@ -158,6 +158,28 @@ class PatchFiles:
     passed_over: int
 
 
+def read_reference_map(folder: str, name: str) -> tuple[str, bytes]:
+    """Read the reference map of a patch.
+
+    Args:
+        folder: The patch's folder below the reference maps; not a link.
+        name: Name of the patch.
+
+    Returns:
+        File name and content of ``NAME_reference_map.tif``.
+
+    Raises:
+        FileProblem: The file is not there, a link, not regular, or too large.
+        OSError: The folder cannot be read.
+    """
+    file_name = f"{name}_reference_map.tif"
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return file_name, _read(fd, file_name, geotiff.MAX_FILE_BYTES)
+    finally:
+        os.close(fd)
+
+
 class FileProblem(ValueError):
     """Something is wrong with one file.
 

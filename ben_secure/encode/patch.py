@@ -10,17 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from ben_secure.bands import S1_BANDS, S2_BANDS, BandSpec
-from ben_secure.encode.folders import FileProblem, PatchFiles, read_files
+import numpy as np
+
+from ben_secure.bands import BANDS, S1_BANDS, S2_BANDS, BandSpec
+from ben_secure.encode.folders import FileProblem, PatchFiles, read_files, read_reference_map
 from ben_secure.encode.geotiff import Unknown, decode_band, unknown_pixels
 from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
 from ben_secure.errors import EncodeError, printable
+from ben_secure.labels.nomenclature import REFERENCE_MAP
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from ben_secure.patches.layout import PixelArray
 
 PatchT = TypeVar("PatchT")
+
+_MAP = BANDS["B02"]  # a reference map has the grid of the 10 m bands
 
 _WHAT_TO_DO = "fetch this patch again, or leave it out"
 
@@ -34,12 +41,14 @@ class Source:
         s2: Its Sentinel-2 folder, or None.
         s1: Its Sentinel-1 folder, or None; one of both there is.
         row: Its row of the metadata table, if there is a table.
+        map_of: The patch whose reference map it has, and the folder of that map, if maps are wanted.
     """
 
     name: str
     s2: str | None = None
     s1: str | None = None
     row: Mapping[str, object] | None = None
+    map_of: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,8 @@ def read_source(source: Source, labels: bool = True) -> Reading:
         raise ValueError("a source needs a folder")
     files = _files(name, main, labels)
     found = _metadata(source, main, files, labels)
+    if source.map_of is not None:
+        found = found | {REFERENCE_MAP: _reference_map(name, *source.map_of)}
     specs = S1_BANDS if source.s2 is None else S2_BANDS
     arrays = _arrays(name, main, files, specs)
     unknown = _unknown(files, specs, arrays)
@@ -119,6 +130,22 @@ def read_source(source: Source, labels: bool = True) -> Reading:
     unknown |= _unknown(s1_files, S1_BANDS, s1_arrays)
     patch = _made(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, found)
     return Reading(patch, unknown, files.passed_over + s1_files.passed_over)
+
+
+def _reference_map(name: str, map_name: str, folder: str) -> npt.NDArray[np.uint16]:
+    """The land cover of each pixel, (120, 120) codes of CORINE Land Cover."""
+    place = folder
+    try:
+        file_name, content = read_reference_map(folder, map_name)
+        place = os.path.join(folder, file_name)
+        codes = decode_band(content, _MAP)
+        if codes.dtype.kind not in "iu" or int(codes.min()) < 0 or int(codes.max()) > np.iinfo(np.uint16).max:
+            raise ValueError(f"its pixels are {codes.dtype.str}, expected codes of CORINE Land Cover")
+    except FileProblem as problem:
+        _refuse(name, os.path.join(folder, problem.file_name), problem)
+    except (OSError, ValueError) as error:
+        _refuse(name, place, error)
+    return np.array(codes, np.uint16)
 
 
 def _unknown(files: PatchFiles, specs: Sequence[BandSpec], arrays: list[PixelArray]) -> dict[str, Unknown]:

@@ -72,7 +72,14 @@ class Plan:
         return replace(self, sources=sources)
 
 
-def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bool, failures: Failures) -> Plan:
+def make_plan(
+    s2: str | None,
+    s1: str | None,
+    rows: Rows | None,
+    listed_only: bool,
+    failures: Failures,
+    maps: str | None = None,
+) -> Plan:
     """Find, pair and join.
 
     Args:
@@ -81,7 +88,8 @@ def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bo
         rows: The metadata table by patch name (that of the Sentinel-2 patch, or of the Sentinel-1 patch if these are
             encoded alone; a table with ``s1_name`` serves for both), or None.
         listed_only: Pass over patches that the table has no row for; otherwise they fail.
-        failures: Where what is no patch, has no twin or no row is counted.
+        failures: Where what is no patch, has no twin, no row or no reference map is counted.
+        maps: Folder of the reference maps, or None.
 
     Returns:
         The plan. Sentinel-1 patches that are nobody's twin are passed over.
@@ -118,7 +126,23 @@ def make_plan(s2: str | None, s1: str | None, rows: Rows | None, listed_only: bo
         raise EncodeError(
             f"no patch folders in {printable(main, 400)}: expected folders of patches, or of scenes with patches inside"
         )
-    return Plan(sources, left_out, passed_over)
+    return Plan(sources if maps is None else _with_maps(sources, maps, failures), left_out, passed_over)
+
+
+def _with_maps(sources: list[Source], maps: str, failures: Failures) -> list[Source]:
+    """The sources that have a reference map, which is that of the Sentinel-2 patch, with its folder."""
+    folders, _ = _folders(maps, failures)
+    found = []
+    for source in sources:
+        name = source.name
+        if source.s2 is None and source.row is not None and isinstance(s2_name := source.row.get("patch_id"), str):
+            name = s2_name
+        if name in folders:
+            found.append(replace(source, map_of=(name, folders[name])))
+        else:
+            what = f"there is no reference map of {printable(name)} in {printable(maps, 400)}"
+            failures.add(refusal(source.name, source.s2 or source.s1 or "", what, "add it, or leave the patch out"))
+    return found
 
 
 def _folders(root: str, failures: Failures) -> tuple[dict[str, str], int]:

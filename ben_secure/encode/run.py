@@ -77,6 +77,7 @@ def encode(
     metadata: PathLike | Sequence[PathLike] = (),
     columns: Collection[str] | None = None,
     listed_only: bool = False,
+    reference_maps: PathLike | None = None,
     mac_key: MacKey | MacKeySet | None = None,
     context: str = "",
     workers: int = 1,
@@ -98,6 +99,9 @@ def encode(
         columns: Names of the columns that do; None for all that are plain data. ``labels`` and ``s1_name`` serve their
             purpose without being named.
         listed_only: Pass over patches that the tables have no row for, instead of failing.
+        reference_maps: Folder of the reference maps of BigEarthNet v2, ``SCENE/PATCH/PATCH_reference_map.tif``; each
+            patch must have one, which becomes its metadata ``reference_map``: uint16 (120, 120), a code of CORINE Land
+            Cover a pixel (``nomenclature.CLC_CODES``).
         mac_key: Key to tag the values with.
         context: Dataset name bound into each tag.
         workers: Processes that read; with 1 this one does. More are spawned, so that a script needs the usual
@@ -131,11 +135,12 @@ def encode(
     failures = Failures(strict=not keep_going)
     columns_left_out: dict[str, str] = {}
     rows = read_rows(tables, columns, columns_left_out)
-    plan = make_plan(roots[0], roots[1], rows, listed_only, failures)
+    maps = None if reference_maps is None else os.path.abspath(reference_maps)
+    plan = make_plan(roots[0], roots[1], rows, listed_only, failures, maps)
     if columns is not None:
         plan = plan.with_columns(columns)
     chosen = None if columns is None else sorted(columns)
-    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen]
+    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen, maps]
     resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
     tally = Tally(passed_over=plan.passed_over)
     resumed = 0
@@ -169,7 +174,7 @@ def _fingerprint(options: list[object], plan: Plan) -> bytes:
     """Digest of what decides on the content of the database, as far as it is known before files are read."""
     digest = hashlib.sha256(json.dumps(options).encode())
     for source in plan.sources:
-        digest.update(json.dumps([source.name, source.s2, source.s1]).encode())
+        digest.update(json.dumps([source.name, source.s2, source.s1, source.map_of]).encode())
     return digest.digest()
 
 

@@ -92,6 +92,19 @@ CORINE_43: tuple[str, ...] = tuple(TO_19)
 """The 43 classes; the place of each is its published index."""
 
 
+_CODES = (
+    *(111, 112, 121, 122, 123, 124, 131, 132, 133, 141, 142),
+    *(211, 212, 213, 221, 222, 223, 231, 241, 242, 243, 244),
+    *(311, 312, 313, 321, 322, 323, 324, 331, 332, 333, 334),
+    *(411, 412, 421, 422, 423, 511, 512, 521, 522, 523),
+)
+CLC_CODES: Mapping[int, str] = MappingProxyType(dict(zip(_CODES, CORINE_43, strict=True)))
+"""The 43 classes by their codes of CORINE Land Cover 2018, level 3 (335, glaciers, is not among them)."""
+
+REFERENCE_MAP = "reference_map"
+"""Name of the metadata that holds a patch's reference map: uint16 (120, 120), a code of CORINE Land Cover a pixel."""
+
+
 def to_19(labels: Iterable[str]) -> list[str]:
     """Translate labels of the 43 classes to the 19, as archives of the field store them.
 

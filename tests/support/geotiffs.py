@@ -106,3 +106,16 @@ def make_pairs(root, count=2):
         twin = S1_NAME.format(place, 7)
         make_patch(root / "s1", twin, seed=place, corresponding_s2_patch=names[-1])
     return sorted(names)
+
+
+def make_map(root, name, seed=0, codes=None):
+    """Make the reference map of a patch in the layout of v2; returns the codes."""
+    random = np.random.default_rng(seed)
+    if codes is None:
+        codes = random.choice([111, 112, 121, 122, 211, 241, 312, 335, 423, 512, 523, 999], (120, 120)).astype(
+            np.uint16
+        )
+    folder = pathlib.Path(root) / name.rsplit("_", 2)[0] / name
+    folder.mkdir(parents=True)
+    (folder / f"{name}_reference_map.tif").write_bytes(tiff(codes))
+    return codes

@@ -39,6 +39,9 @@ from ben_secure.signing.keys import read_mac_keys
     help="Columns of --metadata to store (default: all); labels and s1_name are used in any case.",
 )
 @click.option("--listed-only", is_flag=True, help="Skip patches that have no row in --metadata.")
+@click.option(
+    "--reference-maps", type=PATH, metavar="DIR", help="Reference maps of BigEarthNet v2, stored with each patch."
+)
 @_options.mac_key
 @_options.context
 @click.option("--workers", type=whole(least=1), help="Worker processes (default: one for each core).")
@@ -52,6 +55,7 @@ def command(
     metadata: tuple[str, ...],
     columns: str | None,
     listed_only: bool,
+    reference_maps: str | None,
     mac_key: str | None,
     context: str,
     workers: int | None,
@@ -83,6 +87,7 @@ def command(
             metadata=metadata or [],
             columns=None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
             listed_only=listed_only,
+            reference_maps=reference_maps,
             mac_key=None if mac_key is None else read_mac_keys(mac_key, out),
             context=context,
             workers=workers or processors(),
