@@ -66,7 +66,9 @@ def test_labels_and_tables(place, capsys):
         "",
     )
     with PatchReader("out") as reader:
-        assert [patch.__stored_args__ for patch in reader.values()] == [{"split": "train"}] * 2
+        assert [patch.__stored_args__ for patch in reader.values()] == [
+            {"split": "train", "acquired": "2017-06-13T10:10:31Z"}
+        ] * 2
 
 
 def test_a_failure_ends_it_or_does_not(place, capsys):

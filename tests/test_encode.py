@@ -68,8 +68,9 @@ def test_a_folder_is_a_patch(tmp_path, name, cls):
     patch = read_patch(folder, metadata={"split": "train"})
     assert type(patch) is cls
     assert same_pixels(patch, arrays)
-    assert patch.__stored_args__ == STORED | {"split": "train"}
-    assert read_patch(str(folder) + "/", labels=False).__stored_args__ == {}
+    acquired = {"acquired": "2017-06-13T16:50:43Z" if name == S1 else "2017-06-13T10:10:31Z"}
+    assert patch.__stored_args__ == STORED | {"split": "train"} | acquired
+    assert read_patch(str(folder) + "/", labels=False, place=False).__stored_args__ == {}
 
 
 def test_pixels_may_have_another_dtype_than_published(tmp_path):
@@ -149,7 +150,7 @@ def test_pairs_of_v1_are_merged(tmp_path, monkeypatch, workers):
             patch = reader[name]
             assert type(patch) is BigEarthNet_S1_S2_Patch
             assert same_pixels(patch, {spec.name: pixels(spec, place) for spec in BANDS.values()})
-            assert patch.__stored_args__ == STORED
+            assert patch.__stored_args__ == STORED | {"acquired": "2017-06-13T10:10:31Z"}
 
 
 def test_pairs_of_v2_are_in_the_table(tmp_path):
@@ -177,6 +178,7 @@ def test_pairs_of_v2_are_in_the_table(tmp_path):
             "split": "train",
             "s1_name": S1_NAME.format(1, 7),
             "contains_seasonal_snow": True,
+            "acquired": "2017-06-13T10:10:31Z",
         }
         assert np.array_equal(patch.get_band_data_by_name("VV"), pixels(BANDS["VV"], 1))
         assert np.array_equal(patch.get_band_data_by_name("B01"), pixels(BANDS["B01"], 0))
@@ -210,7 +212,7 @@ def test_columns_may_not_shadow_a_patch(tmp_path, column):
     options = {"s2": tmp_path / "s2", "s1": tmp_path / "s1", "metadata": tmp_path / "t.csv"}
     assert encode(tmp_path / "out", **options).columns_left_out.keys() == {column}
     with PatchReader(tmp_path / "out") as reader:
-        assert reader[names[0]].__stored_args__ == STORED
+        assert reader[names[0]].__stored_args__ == STORED | {"acquired": "2017-06-13T10:10:31Z"}
     with pytest.raises(EncodeError, match=r"cannot use a column of the metadata tables: .*would shadow"):
         encode(tmp_path / "no", **options, columns=[column])
 
@@ -469,7 +471,7 @@ def test_the_real_patches_are_those_of_the_field(real_data, tmp_path):
         folder.name: json.loads(label_file(folder).read_text())["corresponding_s2_patch"] for folder in s1.iterdir()
     }
     for name, options in (("s1", {"s1": s1}), ("s2", {"s2": s2}), ("s1_s2", {"s1": s1, "s2": s2})):
-        assert encode(tmp_path / name, **options).written == 6
+        assert encode(tmp_path / name, **options, place=False).written == 6
         with PatchReader(tmp_path / name) as ours:
             for legacy in sorted((real_data / "legacy").glob(f"*/{name}.lmdb")):
                 with PatchReader(legacy) as theirs:
@@ -510,7 +512,7 @@ def test_columns_are_chosen(tmp_path):
     labels = {"labels": ["Pastures"], "new_labels": ["Pastures"]}
 
     def stored(out, **options):
-        done = encode(tmp_path / out, **folders, **options)
+        done = encode(tmp_path / out, **folders, **options, place=False)
         with PatchReader(tmp_path / out) as reader:
             return reader[s2_name].__stored_args__, done.columns_left_out
 
@@ -606,3 +608,28 @@ def test_bad_reference_maps_are_refused(tmp_path):
     file.parent.with_name(name[:-1] + "9").rename(file.parent)
     file.write_bytes(tiff(good.astype("i4")))
     assert encode(tmp_path / "out", s2=tmp_path / "s2", reference_maps=tmp_path / "maps").written == 1
+
+
+def test_place_and_time_are_stored(tmp_path):
+    """Pairs have the place of the Sentinel-2 files; a table's column of the same name goes before it."""
+    name = make_pairs(tmp_path, 1)[0]
+    folder = tmp_path / "s2" / name
+    fields = {33550: ("d", [10.0, 10.0, 0.0]), 33922: ("d", [0.0, 0.0, 0.0, 404400.0, 5342400.0, 0.0])}
+    keys = {34735: ("H", [1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633])}
+    (folder / f"{name}_B02.tif").write_bytes(tiff(pixels(BANDS["B02"]), tags=fields | keys))
+    document = json.loads(label_file(folder).read_text()) | {"acquisition_date": "2017-06-13 10:10:32"}
+    label_file(folder).write_text(json.dumps(document))
+    (tmp_path / "t.csv").write_text(f"patch_id,epsg\n{name},mine\n")
+    folders = {"s2": tmp_path / "s2", "s1": tmp_path / "s1"}
+    place = {"epsg": 32633, "bounds": [404400.0, 5341200.0, 405600.0, 5342400.0], "acquired": "2017-06-13T10:10:32Z"}
+    for out, options, expected in (
+        ("place", {}, STORED | place),
+        ("table", {"metadata": tmp_path / "t.csv"}, STORED | place | {"epsg": "mine"}),
+        ("none", {"place": False}, STORED),
+    ):
+        encode(tmp_path / out, **folders, **options)
+        with PatchReader(tmp_path / out) as reader:
+            assert reader[name].__stored_args__ == expected
+    (folder / f"{name}_B02.tif").write_bytes(tiff(pixels(BANDS["B02"]), tags={33550: ("H", [10, 10, 0])}))
+    with pytest.raises(EncodeError, match=r"_B02.tif: its field 33550 has values of type 3, expected floating-point"):
+        encode(tmp_path / "no", **folders)

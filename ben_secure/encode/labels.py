@@ -2,16 +2,17 @@
 
 The file ``NAME_labels_metadata.json`` holds the labels of the 43 classes and, for a Sentinel-1 patch, the name of its
 Sentinel-2 twin. Archives of the field store ``labels`` as they are and ``new_labels``, the same in the 19 classes;
-the other fields (place, projection, time) are left out, there and here. The file is untrusted.
+what it says of place and time is ``place``'s. The file is untrusted.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ben_secure.encode.place import place_of_document
 from ben_secure.errors import printable
 from ben_secure.labels.nomenclature import BEN_19, TO_19, to_19
 from ben_secure.labels.tables import LABEL_COLUMNS
@@ -30,10 +31,12 @@ class LabelFile:
     Attributes:
         labels: Labels of the 43 classes, in the order of the file.
         s2_name: Name of the Sentinel-2 twin, which a Sentinel-1 patch's file has; not a path.
+        place: Where the patch is and when it was taken (see ``place.place_of_document``).
     """
 
     labels: list[str]
     s2_name: str | None
+    place: dict[str, object] = field(default_factory=dict)
 
 
 def parse_label_file(content: bytes) -> LabelFile:
@@ -59,7 +62,7 @@ def parse_label_file(content: bytes) -> LabelFile:
     s2_name = found.get("corresponding_s2_patch")
     if s2_name is not None and type(s2_name) is not str:
         raise ValueError("its corresponding_s2_patch is no text")
-    return LabelFile(_checked(found.get("labels"), TO_19), s2_name)
+    return LabelFile(_checked(found.get("labels"), TO_19), s2_name, place_of_document(found))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ben_secure.bands import BANDS, S1_BANDS, S2_BANDS, BandSpec
 from ben_secure.encode.folders import FileProblem, PatchFiles, read_files, read_reference_map
 from ben_secure.encode.geotiff import Unknown, decode_band, unknown_pixels
 from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
+from ben_secure.encode.place import acquired_by_name, place_of_geotiff
 from ben_secure.errors import EncodeError, printable
 from ben_secure.labels.nomenclature import REFERENCE_MAP
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
@@ -41,6 +42,7 @@ class Source:
         s2: Its Sentinel-2 folder, or None.
         s1: Its Sentinel-1 folder, or None; one of both there is.
         row: Its row of the metadata table, if there is a table.
+        place: Whether to store where it is and when it was taken.
         map_of: The patch whose reference map it has, and the folder of that map, if maps are wanted.
     """
 
@@ -48,6 +50,7 @@ class Source:
     s2: str | None = None
     s1: str | None = None
     row: Mapping[str, object] | None = None
+    place: bool = True
     map_of: tuple[str, str] | None = None
 
 
@@ -67,7 +70,11 @@ class Reading:
 
 
 def read_patch(
-    folder: str | os.PathLike[str], *, labels: bool = True, metadata: Mapping[str, object] | None = None
+    folder: str | os.PathLike[str],
+    *,
+    labels: bool = True,
+    metadata: Mapping[str, object] | None = None,
+    place: bool = True,
 ) -> BigEarthNet_S1_Patch | BigEarthNet_S2_Patch:
     """Read one patch folder.
 
@@ -76,6 +83,8 @@ def read_patch(
             file ``NAME_labels_metadata.json`` beside them.
         labels: Whether to store ``labels`` (43 classes) and ``new_labels`` (19); if so, there must be some.
         metadata: More metadata, such as the patch's row of a metadata table; its ``labels`` stand for a label file.
+        place: Whether to store where the patch is and when it was taken: ``epsg``, ``bounds`` and ``acquired`` (see
+            ``encode.place``), as far as files and name say it and ``metadata`` does not.
 
     Returns:
         The patch; pixels and dtypes are those of the files.
@@ -84,16 +93,15 @@ def read_patch(
         EncodeError: Something is missing, doubled, unreadable or misshapen.
         MissingExtraError: A GeoTIFF is compressed and imagecodecs is not installed.
     """
-    place = os.path.abspath(os.fspath(folder))
-    name = os.path.basename(place)
-    files = _files(name, place, labels)
+    path = os.path.abspath(os.fspath(folder))
+    name = os.path.basename(path)
+    files = _files(name, path, labels)
     of_s1 = {spec.name for spec in S1_BANDS} & files.bands.keys()
-    found = _metadata(Source(name, row=metadata), place, files, labels)
     specs = S1_BANDS if of_s1 else S2_BANDS
-    arrays = _arrays(name, place, files, specs)
+    found, arrays = _read(Source(name, row=metadata, place=place), path, files, labels, specs)
     if of_s1:
-        return _made(name, place, BigEarthNet_S1_Patch, arrays, found)
-    return _made(name, place, BigEarthNet_S2_Patch, arrays, found)
+        return _made(name, path, BigEarthNet_S1_Patch, arrays, found)
+    return _made(name, path, BigEarthNet_S2_Patch, arrays, found)
 
 
 def read_source(source: Source, labels: bool = True) -> Reading:
@@ -115,11 +123,8 @@ def read_source(source: Source, labels: bool = True) -> Reading:
     if main is None:
         raise ValueError("a source needs a folder")
     files = _files(name, main, labels)
-    found = _metadata(source, main, files, labels)
-    if source.map_of is not None:
-        found = found | {REFERENCE_MAP: _reference_map(name, *source.map_of)}
     specs = S1_BANDS if source.s2 is None else S2_BANDS
-    arrays = _arrays(name, main, files, specs)
+    found, arrays = _read(source, main, files, labels, specs)
     unknown = _unknown(files, specs, arrays)
     if source.s2 is None:
         return Reading(_made(name, main, BigEarthNet_S1_Patch, arrays, found), unknown, files.passed_over)
@@ -130,6 +135,37 @@ def read_source(source: Source, labels: bool = True) -> Reading:
     unknown |= _unknown(s1_files, S1_BANDS, s1_arrays)
     patch = _made(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, found)
     return Reading(patch, unknown, files.passed_over + s1_files.passed_over)
+
+
+def _read(
+    source: Source, folder: str, files: PatchFiles, labels: bool, specs: Sequence[BandSpec]
+) -> tuple[dict[str, object], list[PixelArray]]:
+    """Metadata and pixels of a patch that are in its first folder, and the reference map."""
+    label_file = _label_file(source.name, folder, files)
+    found = _metadata(source, folder, label_file, labels)
+    if source.map_of is not None:
+        found = found | {REFERENCE_MAP: _reference_map(source.name, *source.map_of)}
+    arrays = _arrays(source.name, folder, files, specs)
+    if source.place:
+        place = _place(source.name, folder, files, label_file, specs)
+        found = found | {key: value for key, value in place.items() if key not in found}
+    return found, arrays
+
+
+def _place(
+    name: str, folder: str, files: PatchFiles, label_file: LabelFile | None, specs: Sequence[BandSpec]
+) -> dict[str, object]:
+    """Where a patch is: what a GeoTIFF says goes before the label file, and that before the name."""
+    found = acquired_by_name(name) | ({} if label_file is None else label_file.place)
+    for spec in specs:
+        file_name, content = files.bands[spec.name]
+        try:
+            here = place_of_geotiff(content, spec)
+        except ValueError as error:
+            _refuse(name, os.path.join(folder, file_name), error)
+        if here:
+            return found | here
+    return found
 
 
 def _reference_map(name: str, map_name: str, folder: str) -> npt.NDArray[np.uint16]:
@@ -216,8 +252,7 @@ def _label_file(name: str, folder: str, files: PatchFiles) -> LabelFile | None:
         _refuse(name, os.path.join(folder, file_name), error)
 
 
-def _metadata(source: Source, folder: str, files: PatchFiles, labels: bool) -> dict[str, object]:
-    label_file = _label_file(source.name, folder, files)
+def _metadata(source: Source, folder: str, label_file: LabelFile | None, labels: bool) -> dict[str, object]:
     try:
         return metadata_of(label_file, source.row, labels)
     except ValueError as error:

@@ -62,6 +62,10 @@ class Plan:
     left_out: int
     passed_over: int
 
+    def without_place(self) -> Plan:
+        """Make the plan in which nobody stores where a patch is."""
+        return replace(self, sources=[replace(source, place=False) for source in self.sources])
+
     def with_columns(self, columns: Collection[str]) -> Plan:
         """Make the plan in which only these columns of the table, and labels, become metadata."""
         kept = {*columns, *LABEL_COLUMNS}

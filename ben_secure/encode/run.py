@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ben_secure.signing.keys import MacKey, MacKeySet
 
 _BATCH = 8  # patches of one task: some 2 MB
-_FINGERPRINT_VERSION = 1
+_FINGERPRINT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,7 @@ def encode(
     columns: Collection[str] | None = None,
     listed_only: bool = False,
     reference_maps: PathLike | None = None,
+    place: bool = True,
     mac_key: MacKey | MacKeySet | None = None,
     context: str = "",
     workers: int = 1,
@@ -102,6 +103,7 @@ def encode(
         reference_maps: Folder of the reference maps of BigEarthNet v2, ``SCENE/PATCH/PATCH_reference_map.tif``; each
             patch must have one, which becomes its metadata ``reference_map``: uint16 (120, 120), a code of CORINE Land
             Cover a pixel (``nomenclature.CLC_CODES``).
+        place: Whether to store where a patch is and when it was taken (see ``encode.place``).
         mac_key: Key to tag the values with.
         context: Dataset name bound into each tag.
         workers: Processes that read; with 1 this one does. More are spawned, so that a script needs the usual
@@ -139,8 +141,10 @@ def encode(
     plan = make_plan(roots[0], roots[1], rows, listed_only, failures, maps)
     if columns is not None:
         plan = plan.with_columns(columns)
+    if not place:
+        plan = plan.without_place()
     chosen = None if columns is None else sorted(columns)
-    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen, maps]
+    options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen, maps, place]
     resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
     tally = Tally(passed_over=plan.passed_over)
     resumed = 0

@@ -32,9 +32,12 @@ from ben_secure.patches.parts import (
     rebuild_patch,
 )
 from ben_secure.view.cards import card, thumbnail
+from ben_secure.view.gridded import Layer, to_dataset
 from ben_secure.view.quicklook import Quicklook, look
 
 if TYPE_CHECKING:
+    import xarray
+
     from ben_secure.patches.layout import PixelArray
 
 PatchT = TypeVar("PatchT", bound="BigEarthNetPatch")
@@ -213,6 +216,20 @@ class BigEarthNetPatch(BandBuffer):
         rows = [(f"{metres} m", [slot.name for slot in slots]) for metres, slots in self._layout.by_resolution.items()]
         plain = self.to_dict()
         return card(type(self).__name__, [*rows, *plain["metadata"].items()], [thumbnail(plain["bands"])])
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Make an xarray Dataset; with ``bounds`` and ``epsg``, as ``encode`` stores them, it has coordinates.
+
+        Returns:
+            A variable for each band, on its own grid: ``y`` and ``x`` for the finest resolution, ``y_20m`` and
+            ``x_20m`` or the like for others. Pixels are writable views of the patch. Metadata are attributes, a
+            reference map is a variable. rioxarray reads place and system from it.
+
+        Raises:
+            MissingExtraError: xarray is not installed.
+        """
+        layers = [Layer(band.name, band.spatial_resolution, band.data) for band in self.bands]
+        return to_dataset(layers, {**self.__stored_args__, **self._extras()})
 
     def __setstate__(self, state: object) -> NoReturn:
         refuse_state(self)

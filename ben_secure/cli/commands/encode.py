@@ -39,6 +39,7 @@ from ben_secure.signing.keys import read_mac_keys
     help="Columns of --metadata to store (default: all); labels and s1_name are used in any case.",
 )
 @click.option("--listed-only", is_flag=True, help="Skip patches that have no row in --metadata.")
+@click.option("--place/--no-place", default=True, help="Store where a patch is and when it was taken (default: yes).")
 @click.option(
     "--reference-maps", type=PATH, metavar="DIR", help="Reference maps of BigEarthNet v2, stored with each patch."
 )
@@ -55,6 +56,7 @@ def command(
     metadata: tuple[str, ...],
     columns: str | None,
     listed_only: bool,
+    place: bool,
     reference_maps: str | None,
     mac_key: str | None,
     context: str,
@@ -87,6 +89,7 @@ def command(
             metadata=metadata or [],
             columns=None if columns is None else [name.strip() for name in columns.split(",") if name.strip()],
             listed_only=listed_only,
+            place=place,
             reference_maps=reference_maps,
             mac_key=None if mac_key is None else read_mac_keys(mac_key, out),
             context=context,
