@@ -2,16 +2,18 @@
 
 import pickle
 
+import lmdb
 import numpy as np
 import pytest
 
-from ben_secure import PatchFormatError, PatchReader
+from ben_secure import PairedReader, PatchFormatError, PatchReader
 from ben_secure.batches import PatchArrays
 from ben_secure.batches.masks import NO_CLASS
-from ben_secure.encode import encode
+from ben_secure.encode import encode, read_patch
 from ben_secure.labels.nomenclature import BEN_19, CLC_CODES, CORINE_43, TO_19
-from support.geotiffs import make_map, make_pairs
+from support.geotiffs import S1_NAME, make_map, make_pairs
 from support.patch_databases import database
+from support.tensor_files import raw, spell
 
 # As torchgeo 0.8.1 numbers them (BigEarthNetV2.clc_codes).
 TORCHGEO = dict(
@@ -113,6 +115,38 @@ def test_other_metadata_is_no_mask(tmp_path, place, found):
         PatchArrays(path, sample="dict", mask="codes", bands="RGB")[0]
     assert caught.value.lmdb_key == b"P"
     assert "mask" not in PatchArrays(path, sample="dict", bands="RGB")[0]
+
+
+def record(bands):
+    """A value as rico-hdl writes it: bare tensors, by name."""
+    members, start = {}, 0
+    for name, array in bands.items():
+        dtype = {"u": "U16", "f": "F32"}[array.dtype.kind]
+        members[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, start + array.nbytes]}
+        start += array.nbytes
+    header = spell(members)
+    return raw(header + " " * (-len(header) % 8), b"".join(array.tobytes() for array in bands.values()))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_records_of_rico_hdl_have_masks(tmp_path, place, paired):
+    """A reference map that is a record of its own, as rico-hdl writes it, is its patch's mask and no patch itself."""
+    root, names, codes = place
+    s1_name = S1_NAME.format(0, 7)
+    values = {}
+    for folder in (root / "s2" / names[0], root / "s1" / s1_name):
+        values[folder.name] = record({band.name: band.data for band in read_patch(folder, labels=False).bands})
+    values[f"{names[0]}_reference_map"] = record({"Data": codes[0]})
+    with lmdb.open(str(tmp_path / "rico"), map_size=2**24) as env, env.begin(write=True) as transaction:
+        for name, value in values.items():
+            transaction.put(name.encode(), value)
+    options = {"sample": "dict", "mask": "codes", "labels": None, "split": [names[0]]}
+    with PatchReader(tmp_path / "rico") as reader:
+        source = PairedReader(reader, {names[0]: s1_name}) if paired else reader
+        arrays = PatchArrays(source, bands="all" if paired else "S2", **options)
+        assert list(arrays.names) == [names[0]]
+        assert np.array_equal(arrays[0]["mask"], codes[0])
+    assert sorted(PatchArrays(tmp_path / "rico", labels=None).names) == sorted([names[0], s1_name])
 
 
 def test_wrong_arguments_are_refused(place):

@@ -260,7 +260,8 @@ class PatchArrays:
             patch = reader._load(name, scratch) if isinstance(reader, PatchReader) else reader[name]
             self._pixels.fill(outputs, patch._layout, patch._pixels)
             if self._masks is not None and mask is not None:
-                self._masks.fill(mask, patch.__dict__)
+                records = reader if isinstance(reader, PatchReader) else reader.s2_reader
+                self._masks.fill(mask, patch, name, records)
             return self._labels.of(patch.__dict__ if self._label_column is None else self._label_column[row])
         except BenSecureError as error:
             if isinstance(error, UnsafePickleError | LimitExceededError | PatchFormatError):

@@ -1,6 +1,6 @@
 """Reference maps as masks of a segmentation: codes of CORINE Land Cover, or places among the 19 classes.
 
-Pure arithmetic over the metadata ``reference_map`` of a patch, as ``encode`` stores it; nothing is read here.
+A map is the metadata ``reference_map`` of its patch, as ``encode`` stores it, or a record of its own, as rico-hdl does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ from ben_secure.labels.nomenclature import BEN_19, CLC_CODES, REFERENCE_MAP, TO_
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from ben_secure.patches import BigEarthNetPatch
+
     Mask = npt.NDArray[np.int64]
 
 MASKS = ("19", "codes")
 """What a mask can hold: places among the 19 classes, or the codes as they are."""
+
+ENDING = "_reference_map"
+"""How the name of a record of rico-hdl ends that has the reference map of a patch, as its only band ``Data``."""
 
 NO_CLASS = -100
 """Pixels of none of the 19 classes; torch's losses leave this value out (``ignore_index``)."""
@@ -56,17 +61,23 @@ class Masks:
                 if (new := TO_19[label]) is not None:
                     self._values[code] = order.index(new)
 
-    def fill(self, output: Mask, metadata: Mapping[str, object]) -> None:
+    def fill(self, output: Mask, patch: BigEarthNetPatch, name: str, records: Mapping[str, BigEarthNetPatch]) -> None:
         """Write the mask of a patch.
 
         Args:
             output: int64 (size, size).
-            metadata: Attributes of the patch; hostile.
+            patch: The patch.
+            name: Its name.
+            records: Where it comes from, verified as it was.
 
         Raises:
             PatchFormatError: It has no reference map, or something else under this name.
+            BenSecureError: As ``records`` raises.
         """
-        codes = metadata.get(REFERENCE_MAP)
+        codes = patch.__dict__.get(REFERENCE_MAP)
+        if codes is None and name + ENDING in records:
+            bands = {band.name: band.data for band in records[name + ENDING].bands}
+            codes = bands.get("Data")
         if codes is None:
             raise _refused(
                 "the patch has no reference map; encode the database with --reference-maps, or pass mask=None"

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
+from ben_secure.batches.masks import ENDING
 from ben_secure.batches.splits import Path, choose
 from ben_secure.errors import printable
 
@@ -76,7 +77,7 @@ def find_names(
         rows: See there.
 
     Returns:
-        The names in the order of ``split``, or database by database in key order.
+        The names in the order of ``split``, or database by database in key order; without those of reference maps.
 
     Raises:
         ValueError: A name is in two databases; or as ``splits.choose``.
@@ -87,6 +88,8 @@ def find_names(
     found: dict[str, int] = {}
     for place, reader in enumerate(readers):
         for name in reader:
+            if name.endswith(ENDING):
+                continue
             if found.setdefault(name, place) != place:
                 raise ValueError(
                     f"the patch {printable(name)} is in {printable(path_of(readers[found[name]]), 400)} and in "

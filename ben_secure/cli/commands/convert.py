@@ -7,7 +7,7 @@ import click
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import progress_bar
 from ben_secure.cli._usage import PATH, Command, argument, one_of
-from ben_secure.labels.tables import pairs_of, read_table
+from ben_secure.labels.tables import S1_NAME, pairs_of, read_table
 from ben_secure.signing.keys import read_mac_keys
 from ben_secure.signing.policy import Verification
 from ben_secure.store.change.convert import Form, convert
@@ -69,7 +69,7 @@ def command(
     if source_mac_key is not None:
         source_keys = read_mac_keys(source_mac_key, old)
         verification = Verification(mac_key=source_keys, context=context if source_context is None else source_context)
-    table = None if pairs is None else pairs_of(read_table(pairs))
+    table = None if pairs is None else pairs_of(read_table(pairs, [S1_NAME]))
     with progress_bar("converting") as progress:
         done = convert(
             old,
