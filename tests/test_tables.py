@@ -447,3 +447,26 @@ def test_the_published_splits_are_read(tmp_path):
     """A list in the spelling of the published splits of v1 is read whole."""
     lines = "".join(f"S2A_MSIL2A_20170717T113321_28_{i}\r\n" for i in range(90))
     assert len(read_names(write(tmp_path / "train.csv", lines))) == 90
+
+
+@pytest.mark.threat("T25")
+def test_lists_of_one_number_take_no_memory(tmp_path):
+    """A list of 20 million zeros, which is small in the file, is left out unread; a short one is read."""
+    pa = pytest.importorskip("pyarrow")
+    count = 20_000_000
+    zeros = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.array(np.zeros(count, "i8")))
+    columns = {"patch_id": ["A"], "zeros.of": zeros, "short": [[0] * 1000]}
+    path = parquet(tmp_path / "t.parquet", columns)
+    script = (
+        "import sys, pyarrow; from ben_secure.labels.tables import read_table; left_out = {}; "
+        "rows = read_table(sys.argv[1], left_out=left_out); "
+        "print(len(rows['A']['short']), *left_out, pyarrow.default_memory_pool().max_memory() // 2**20)"
+    )
+    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    *found, megabytes = run.stdout.split()
+    assert found == ["1000", "zeros.of"]
+    assert int(megabytes) < 16
+    with pytest.raises(
+        TableError, match=r"the column zeros\.of cannot be read: its lists have 20,000,000 values a row"
+    ):
+        read_table(path)

@@ -20,6 +20,7 @@ MAX_ROWS = 4_000_000
 _BATCH_ROWS = 4_096
 _MAX_BATCH_BYTES = 64 * 2**20
 _MAX_BATCH_VALUES = 2**22  # with those in lists; a patch may hold 65,536 in its metadata
+_MAX_LIST_VALUES = 1_000  # of one row, on the average of a group of rows; labels are 43 at most
 _MAX_DEPTH = 4
 _PANDAS_INDEX = "__index_level_"  # the index that pandas stores beside the columns
 _TEXTS = ("STRING", "NONE", "JSON", "ENUM")  # logical types of byte arrays
@@ -85,9 +86,13 @@ def _rows(
     names = [name for name in schema.names if not name.startswith(_PANDAS_INDEX)]
     index = next((name for name in schema.names if name.startswith(_PANDAS_INDEX)), None)
     selection = Selection(path, names, index, kept, left_out)
+    longest = _longest(file.metadata)
     for name in list(selection.names):
         try:
             _check_type(schema.field(name).type)
+            found = max((count for leaf, count in longest.items() if f"{leaf}.".startswith(f"{name}.")), default=0)
+            if found > _MAX_LIST_VALUES:
+                raise _Odd(f"its lists have {found:,.0f} values a row, expected at most {_MAX_LIST_VALUES}")
         except _Odd as odd:
             selection.leave_out(name, str(odd))
     number = 0
@@ -107,6 +112,19 @@ def _rows(
         for place, patch_name in enumerate(patch_names):
             number += 1
             yield number, patch_name, {name: cells[place] for name, cells in values.items()}
+
+
+def _longest(facts: Any) -> dict[str, float]:
+    """Most values that a row of each leaf column has in a group of rows, as the file says before anything is unpacked.
+
+    A list of one number again and again is a few bytes in the file.
+    """
+    longest: dict[str, float] = {}
+    for group in map(facts.row_group, range(facts.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            path = column.path_in_schema
+            longest[path] = max(longest.get(path, 0), column.num_values / max(group.num_rows, 1))
+    return longest
 
 
 def _check_type(kind: Any, depth: int = 0) -> None:
