@@ -117,7 +117,7 @@ def test_a_manifest_is_verified_by_every_shard(tmp_path, capsys):
     assert audit("--merge", "--verify-key", public, "--json", *files) == 1
     assert capsys.readouterr().out == expected
     assert audit("--merge", "--json", *files) == 2
-    assert "the options are others" in json.loads(capsys.readouterr().out)["databases"][0]["error"]
+    assert "it was judged with other options" in json.loads(capsys.readouterr().out)["databases"][0]["error"]
 
 
 # What is refused.
@@ -158,7 +158,7 @@ def test_shards_of_another_state_of_the_file_are_refused(parts):
     make_database(database, {b"more": HONEST[0]})
     (report,) = audit_merged(files, options=QUIET)
     assert (report.verdict, report.checked) == ("undecided", 0)
-    assert "the database was changed since the audit of" in report.undecided
+    assert "the database was changed since" in report.undecided
 
 
 @pytest.mark.threat("T20")

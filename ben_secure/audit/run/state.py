@@ -140,11 +140,11 @@ class PartFile:
             return None
         for name, now in (("identity", dataclasses.asdict(whole.identity)), ("options", options)):
             if section[name] != now:
-                changed = "the database was changed" if name == "identity" else "the options are others"
-                raise StoreError(
-                    f"{changed} since the audit of {printable(self.path, 400)} was begun; remove that file and "
-                    "begin again"
-                )
+                if name == "identity":
+                    changed, remedy = "the database was changed since", "remove that file and judge the database again"
+                else:
+                    changed, remedy = "it was judged with other options", "give the same, or remove that file"
+                raise StoreError(f"{changed}, says {printable(self.path, 400)}; {remedy}")
         return section["judged"]
 
     def put(self, whole: RangeTask, options: dict[str, object], judged: dict[str, object]) -> None:

@@ -114,7 +114,7 @@ def command(
     check_output("--output", output, force)
     if merge and (shard, workers, sample, resume, dask) != (None,) * 5:
         raise click.UsageError(
-            "--merge judges nothing; it cannot be combined with --shard, --workers, --resume or --dask"
+            "--merge judges nothing; it cannot be combined with --shard, --workers, --sample, --resume or --dask"
         )
     if shard is not None and (output in (None, STDOUT) or as_json or form is not Format.TABLE or sample or resume):
         raise click.UsageError(
