@@ -1,7 +1,7 @@
-"""Every error that ben_secure raises about data: one root, two branches, the branch is the exit code.
+"""Every error that ben_secure raises about data. There is one root with two branches; the branch decides the exit code.
 
 ``UntrustedDataError`` means that the data was judged and refused (exit 1). ``UndecidedError`` means that it could
-not be judged (exit 2). Whatever untrusted bytes cause leaves as one of these; a caller's own mistake stays a
+not be judged (exit 2). Every error that untrusted bytes cause is one of these. A caller's own mistake stays a
 ``TypeError``, ``ValueError`` or ``KeyError``. This module imports nothing of the package.
 """
 
@@ -16,15 +16,15 @@ _SHOWN_CHARACTERS = 120
 
 
 def printable(text: object, limit: int = _SHOWN_CHARACTERS) -> str:
-    """Make hostile text safe to show: everything but printable ASCII is escaped, and it is cut to a length.
+    """Make hostile text safe to show: escape all characters except printable ASCII, and cut it to a length.
 
     LMDB keys, global names and strings from a payload can hold terminal escapes, line breaks, right-to-left marks
     and megabytes. Every piece of text that comes from a file passes through here before a person sees it.
 
     Args:
-        text: A str, or bytes (shown as ``b'...'``), a number, None, or a short tuple or list of these. Of anything
-            else only the type is shown: a ``repr`` can take more memory than there is.
-        limit: Most characters in the result; what is cut is replaced by ``...``.
+        text: A str, or bytes (shown as ``b'...'``), a number, None, or a short tuple or list of these. Any other
+            object is shown by its type alone, because a ``repr`` can take more memory than there is.
+        limit: Maximum number of characters in the result; ``...`` replaces the rest.
 
     Returns:
         Printable ASCII of at most ``limit`` characters.
@@ -60,14 +60,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def shell_command(*words: str) -> str:
-    """Write a command that a person types: printable ASCII that bash, zsh and ksh read as these words.
+    """Write a command for a person to type: printable ASCII that bash, zsh and ksh read as these words.
 
     Args:
         words: The program and its arguments; paths as Python has them.
 
     Returns:
-        The command. A word of printable ASCII is quoted as ``shlex`` does it. Any other is written as ``$'...'`` with
-        its bytes escaped.
+        The command. A word of printable ASCII is quoted as in ``shlex``. Any other is written as ``$'...'`` with its
+        bytes escaped.
     """
     return " ".join(map(_shell_word, words))
 
@@ -80,10 +80,10 @@ def _shell_word(word: str) -> str:
 
 
 class Rule(str, Enum):
-    """Stable ids of what is wrong with a value or a database; errors and reports carry them.
+    """Stable ids of the faults that a value or a database can have; errors and reports carry them.
 
-    Those of the second group never keep a value from being loaded: they concern a database as a whole, or are
-    remarks of the audit (``audit.rules`` has the level and the help of each).
+    The rules of the second group never prevent the loading of a value. They concern a database as a whole, or are
+    remarks of the audit (``audit.rules`` has the level and the help text of each).
     """
 
     NOT_A_PICKLE = "not-a-pickle"
@@ -119,19 +119,19 @@ class Rule(str, Enum):
 
 
 class BenSecureError(Exception):
-    """Root of all errors about data; never raised itself.
+    """Root of all errors about data. Only its subclasses are raised.
 
-    The message says what failed, what was found against what was expected, and what to do. Where in the data it
-    happened rides as attributes, which survive pickling (errors cross the borders of DataLoader workers).
+    The message states the failure, the found and the expected, and the remedy. Attributes hold the location in the
+    data. They survive pickling, because errors pass from DataLoader workers to the main process.
 
     Attributes:
-        message: The text without the place; printable ASCII where it quotes the data.
+        message: The text without the location; quotations of the data are printable ASCII.
         database: Path of the database, if known.
         lmdb_key: Raw LMDB key of the value, if known.
-        rule: Stable id of the refusal, if it is one.
+        rule: Stable id of the refusal, if the error is one.
         offset: Byte offset in the value (or in the data file, for a store error), if known.
         opcode: Name of the pickle opcode at ``offset``, if known.
-        global_name: ``module.name`` that the payload asked for, escaped, if that is what was refused.
+        global_name: ``module.name`` of the refused global, escaped, if the payload asked for one.
     """
 
     _PLACE = ("database", "lmdb_key", "rule", "offset", "opcode", "global_name")
@@ -157,7 +157,7 @@ class BenSecureError(Exception):
         self.global_name = global_name
 
     def located(self, database: str, lmdb_key: bytes | None = None) -> BenSecureError:
-        """Add the database and the LMDB key, for a layer that knows them; returns ``self`` to be raised."""
+        """Add the database and the LMDB key, in a layer that knows them, and return ``self`` to be raised."""
         self.database = self.database or database
         self.lmdb_key = self.lmdb_key if self.lmdb_key is not None else lmdb_key
         return self
@@ -176,11 +176,11 @@ class BenSecureError(Exception):
 
 
 class UntrustedDataError(BenSecureError):
-    """The data was judged and refused (exit code 1); never raised itself."""
+    """The data was judged and refused (exit code 1). Only its subclasses are raised."""
 
 
 class UnsafePickleError(UntrustedDataError):
-    """The pickle asks for something that no honest patch needs: a global, an opcode, a call, a structure."""
+    """The pickle uses a global, an opcode, a call or a structure that no honest patch needs."""
 
 
 class LimitExceededError(UntrustedDataError):
@@ -188,31 +188,31 @@ class LimitExceededError(UntrustedDataError):
 
 
 class PatchFormatError(UntrustedDataError):
-    """The value is harmless but is not a patch: truncated, a band missing or misshapen, metadata of another type."""
+    """The value is harmless but is not a patch: it is truncated, or a band or its metadata is malformed."""
 
 
 class TagMismatchError(UntrustedDataError):
-    """The value is not the one that was tagged under this LMDB key, context and MAC key, or it bears no tag."""
+    """The value is not the one that was tagged under this LMDB key, context and MAC key, or it has no tag."""
 
 
 class SignatureError(UntrustedDataError):
-    """The envelope of a manifest is not signed by the keys that the caller trusts, or says something else."""
+    """The envelope of a manifest is not signed by the keys that the caller trusts, or is about something else."""
 
 
 class ManifestMismatchError(UntrustedDataError):
-    """The database is not the one that the signed manifest lists: a value missing, added, changed or moved."""
+    """The database is not the one in the signed manifest: a value is missing, added, changed or moved."""
 
 
 class UndecidedError(BenSecureError):
-    """The data could not be judged (exit code 2); never raised itself."""
+    """The data could not be judged (exit code 2). Only its subclasses are raised."""
 
 
 class StoreError(UndecidedError):
-    """A database or a file cannot be read or written: missing, truncated, damaged, taken, or of another kind."""
+    """A database or a file cannot be read or written: it is missing, damaged, in use, or of another kind."""
 
 
 class TableError(UndecidedError):
-    """A file of names, labels or statistics cannot be used: missing, malformed, too large, or without what it needs."""
+    """A file of names, labels or statistics cannot be used: it is missing, malformed, too large or incomplete."""
 
 
 class EncodeError(UndecidedError):
@@ -220,15 +220,15 @@ class EncodeError(UndecidedError):
 
 
 class KeyFileError(UndecidedError):
-    """A key file cannot be used: missing, malformed, of another kind, or a secret that is not kept as one."""
+    """A key file cannot be used: it is missing, malformed, of another kind, or a secret that others can read."""
 
 
 class ResourceError(UndecidedError):
-    """There was not enough memory or stack to judge a value; that says nothing about the value."""
+    """There was not enough memory or stack to judge a value. This is not a verdict on the value."""
 
     @classmethod
     def reading(cls, size: int) -> ResourceError:
-        """The error for a value, or a part of a database, of ``size`` bytes."""
+        """Make the error for a value, or a part of a database, of ``size`` bytes."""
         return cls(
             f"there is not enough memory to read {size} bytes, which says nothing about them; free some memory and try "
             "again"

@@ -1,7 +1,7 @@
-"""Patches as safetensors values, the layout of rico-hdl and BigEarthNet v2: bytes in, a patch or a refusal out.
+"""Patches as safetensors values, in the layout of rico-hdl and BigEarthNet v2.
 
-Part of the trusted core, beside ``pickles``: no files, no keys. The format is read here, within bounds and by one set
-of rules, and never by the safetensors library, whichever is installed: a value has one verdict everywhere.
+Part of the trusted core, like ``pickles``: it uses no files and no keys. The format is read here, within bounds and by
+one set of rules. The safetensors library never reads it, so the verdict does not depend on the installed version.
 """
 
 from ben_secure.tensors.reading import SIGN, read

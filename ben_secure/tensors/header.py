@@ -1,12 +1,12 @@
-"""Read the header of one safetensors file in memory: which tensor lies where. Touches no byte behind the header.
+"""Read the header of one safetensors file in memory: where each tensor lies. Reads no byte behind the header.
 
-A file is a u64 (little-endian), a JSON object of so many bytes, and the tensors end to end. Everything in it is
-hostile. Nothing is allocated on its word: lengths are compared with what is there, JSON is bounded in bytes, depth
-and digits before it is parsed, and every number that is believed has been checked against the others.
+A file is a u64 (little-endian), a JSON object of that many bytes, and the tensors end to end. All of it is hostile.
+Nothing is allocated before its length is compared with the bytes at hand. JSON is bounded in bytes, depth and digits
+before it is parsed. Every number is checked against the others before it is used.
 
-Source: the format's description and the library's own rules (safetensors 0.3 to 0.8). What the library refuses is
-refused here; some of what it lets pass is refused too, because two readers could read it differently: names that are
-there twice (it keeps the last), members that it does not know (it skips them), whitespace before the object.
+Source: the format's description and the library's own rules (safetensors 0.3 to 0.8). A file that the library refuses
+is refused here. Files that two readers could read differently are refused, too, although the library accepts them:
+duplicate names (it keeps the last), unknown members (it skips them), whitespace before the object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ben_secure.limits import Limits
 LENGTH_BYTES = 8
 """Bytes of the header's length, in front of the header."""
 METADATA = "__metadata__"
-"""The member of the header that is no tensor: an object of str to str."""
+"""The member of the header that is not a tensor: an object of str to str."""
 
 DTYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -57,7 +57,7 @@ class Tensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a header says: the tensors in the order of their bytes, the sum of these, and the metadata if it has any."""
+    """A parsed header: the tensors in the order of their bytes, the total of these bytes, and the metadata or None."""
 
     tensors: tuple[Tensor, ...]
     nbytes: int
@@ -65,7 +65,7 @@ class Header(NamedTuple):
 
 
 def refuse(what: str, offset: int | None = LENGTH_BYTES) -> NoReturn:
-    """Refuse a value that is not a proper safetensors file."""
+    """Refuse a value that is not a well-formed safetensors file."""
     raise PatchFormatError(
         f"the safetensors value is invalid: {what}; fetch it again or ask its publisher",
         rule=Rule.TENSORS,
@@ -74,7 +74,7 @@ def refuse(what: str, offset: int | None = LENGTH_BYTES) -> NoReturn:
 
 
 def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
-    """Cut the header out of ``value[:end]``.
+    """Return the header of ``value[:end]``.
 
     Args:
         value: The stored bytes; hostile.
@@ -82,7 +82,7 @@ def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
         limits: Bounds on the value and its header.
 
     Returns:
-        The header, of exactly the length that the value announces.
+        The header. Its length is exactly the announced one.
 
     Raises:
         LimitExceededError: Value or header is longer than ``limits`` allow.
@@ -99,14 +99,14 @@ def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
     length = int.from_bytes(value[:LENGTH_BYTES], "little")
     if length > limits.max_header_bytes:
         raise LimitExceededError(
-            f"the header of the safetensors value has {length} bytes, at most {limits.max_header_bytes} are read (that "
-            "of a patch has some 1,000); if it is honest, pass Limits(max_header_bytes=...)",
+            f"the header of the safetensors value has {length} bytes, at most {limits.max_header_bytes} are read (a "
+            "patch has about 1,000); if it is honest, pass Limits(max_header_bytes=...)",
             rule=Rule.LIMIT,
             offset=0,
         )
     stop = LENGTH_BYTES + length
     if stop > end:
-        refuse(f"its header shall have {length} bytes, and {end - LENGTH_BYTES} follow", 0)
+        refuse(f"its header should have {length} bytes, but {end - LENGTH_BYTES} follow", 0)
     header = bytes(value[LENGTH_BYTES:stop])
     if header[:1] != b"{":
         refuse(f"its header begins with {printable(header[:8])}, expected '{{'")
@@ -119,9 +119,9 @@ _Result = TypeVar("_Result")
 
 
 def remembered(function: Callable[[bytes, Limits], _Result]) -> Callable[[bytes, Limits], _Result]:
-    """Remember what follows from the 32 latest short headers: those of one database repeat.
+    """Remember the results for the 32 latest short headers, because headers repeat in a database.
 
-    A header of ``MAX_REMEMBERED_BYTES`` and what is made of it take less than 40 kB, so that this holds 1.3 MB at most.
+    A header of ``MAX_REMEMBERED_BYTES`` and its result take less than 40 kB, so this holds at most 1.3 MB.
     """
     latest = lru_cache(maxsize=32)(function)
 
@@ -134,19 +134,19 @@ def remembered(function: Callable[[bytes, Limits], _Result]) -> Callable[[bytes,
 
 @remembered
 def read_header(header: bytes, limits: Limits) -> Header:
-    """Read a header; those of one archive repeat, and are read once.
+    """Read a header. Headers repeat in a database, so short ones are remembered.
 
     Args:
         header: From ``header_bytes``; hostile.
         limits: Bound on the number of tensors.
 
     Returns:
-        What it says, consistent in itself: the tensors lie end to end from 0 to ``nbytes``, in this order, and each
-        has as many bytes as its shape and dtype need.
+        The parsed header. Its tensors lie end to end from 0 to ``nbytes``, in this order, and each has as many bytes as
+        its shape and dtype need.
 
     Raises:
         LimitExceededError: There are more tensors than a patch may have bands.
-        PatchFormatError: Anything else is not as it must be.
+        PatchFormatError: The header breaks any other rule.
     """
     found = parse_json(header, _DEPTH, _DECODER)
     metadata = _metadata(found.pop(METADATA)) if METADATA in found else None
@@ -176,14 +176,14 @@ def _metadata(said: object) -> Mapping[str, str]:
         refuse(f"{METADATA} must be an object")
     for name, text in said.items():
         if type(text) is not str:
-            refuse(f"{METADATA} must have texts only, and {printable(name)} is none")
+            refuse(f"{METADATA} must have texts only, but {printable(name)} is not a text")
         _check_unicode(name)
         _check_unicode(text)
     return MappingProxyType(said)
 
 
 def _check_unicode(text: str) -> None:
-    """Refuse half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """Refuse half a surrogate pair, which JSON can write and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -191,7 +191,7 @@ def _check_unicode(text: str) -> None:
 
 
 def _tensor(name: str, said: object) -> Tensor:
-    """Check what a header says of one tensor, by itself."""
+    """Check the entry of one tensor in a header, by itself."""
     shown = printable(name)
     if type(said) is not dict or said.keys() != _MEMBERS:
         refuse(f"tensor {shown} must be an object with dtype, shape and data_offsets and nothing else")
@@ -219,7 +219,7 @@ def _tensor(name: str, said: object) -> Tensor:
 
 
 def strict_decoder(parse_float: Callable[[str], float], parse_int: Callable[[str], int]) -> json.JSONDecoder:
-    """Make a decoder that refuses names that are there twice, NaN and Infinity.
+    """Make a decoder that refuses duplicate names, NaN and Infinity.
 
     Args:
         parse_float: Makes a float of its text, or refuses it.
@@ -242,7 +242,7 @@ def parse_json(data: bytes, max_depth: int, decoder: json.JSONDecoder) -> dict[s
         The object.
 
     Raises:
-        PatchFormatError: It is not UTF-8 or not JSON, is nested too deeply, is no object, or the decoder refuses it.
+        PatchFormatError: It is not a JSON object in UTF-8, is nested too deeply, or the decoder refuses it.
     """
     try:
         text = data.decode()
@@ -261,7 +261,7 @@ def parse_json(data: bytes, max_depth: int, decoder: json.JSONDecoder) -> dict[s
 
 
 def _depth(text: str) -> int:
-    """How deep the brackets of JSON are nested, in linear time; of what is no JSON, up to where it ceases to be."""
+    """Return how deep the brackets of JSON are nested, in linear time; for malformed JSON, up to the first error."""
     outside = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
     depth = deepest = 0
     for bracket in _BRACKET.findall(outside):

@@ -1,9 +1,9 @@
-"""The note: what tensors alone do not say of a patch, as one JSON text in the metadata of the safetensors value.
+"""The note: facts about a patch that its tensors do not show, as one JSON text in the safetensors metadata.
 
-Kind, bands of a patch that lists its own, and metadata. A value of a bare Sentinel patch, as rico-hdl writes it, needs
-none and has none. JSON knows str, int, float, bool, None, list and dict; metadata of any other type is refused when it
-is written, by name: what comes back must be what was there. Judges only the note itself; ``patch_base.rebuild`` judges
-what it says.
+These are the kind, the bands of a patch that lists its own, and metadata. A bare Sentinel patch, as rico-hdl writes it,
+does not need a note and does not have one. JSON knows str, int, float, bool, None, list and dict. The writer refuses
+metadata of any other type by name, because reading must return exactly the metadata that was written. This module
+checks only the form of the note; ``patches.parts.rebuild`` checks its content.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "ben_secure.patch.v1"
 """The note's name in the metadata; the version of its format is part of it."""
 FAMILY = "ben_secure.patch."
-"""How the names of all versions begin."""
+"""The names of all versions begin with this."""
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _MEMBERS = ("kind", "bands", "stored", "extras")
@@ -31,13 +31,13 @@ _MAX_NUMBER_CHARACTERS = 160
 
 
 class Note(NamedTuple):
-    """What a note says; types checked, nothing else.
+    """A parsed note; only its types are checked.
 
     Attributes:
         kind: Name of a standard patch class, or module and qualified name of a declared one.
         bands: For a generic kind, in the buffer's order: attribute or None, band class, name, resolution_m.
         stored: Metadata as ``__stored_args__``.
-        extras: Attributes beyond or instead of these.
+        extras: Attributes in addition to these, or in place of them.
     """
 
     kind: str | tuple[str, str]
@@ -50,14 +50,14 @@ def read_note(text: str, limits: Limits) -> Note:
     """Read a note.
 
     Args:
-        text: JSON; hostile, and shorter than a header may be.
+        text: JSON; hostile. The limit of the header bounds its length.
         limits: Bound on the depth of metadata.
 
     Returns:
-        What it says.
+        The parsed note.
 
     Raises:
-        PatchFormatError: It is not strict JSON of this form.
+        PatchFormatError: The text is not strict JSON of this form.
     """
     said = parse_json(text.encode("utf-8", "surrogatepass"), limits.max_depth, _DECODER)
     if not {"kind", "stored"} <= said.keys() <= set(_MEMBERS):
@@ -88,7 +88,7 @@ def write_note(
         kind: As in ``Note``.
         entries: Bands of a generic patch, or None.
         stored: Metadata of a patch, checked by its own rules.
-        extras: More of it, or empty.
+        extras: Further metadata, or empty.
 
     Returns:
         JSON in ASCII.
@@ -109,7 +109,7 @@ def write_note(
 
 
 def _check_plain(place: str, value: Any) -> None:
-    """Refuse what JSON would lose or change; ``check_value`` has bounded the depth."""
+    """Refuse values that JSON would lose or change; ``check_value`` has bounded the depth."""
     kind = type(value)
     if kind is float and not math.isfinite(value):
         raise ValueError(
@@ -142,7 +142,7 @@ def refuse_version(name: str) -> NoReturn:
 def _float(text: str) -> float:
     number = float(text) if len(text) <= _MAX_NUMBER_CHARACTERS else math.inf
     if not math.isfinite(number):
-        refuse(f"{printable(text)} is no number of its metadata")
+        refuse(f"{printable(text)} is not a finite number")
     return number
 
 

@@ -1,9 +1,9 @@
-"""Make a patch of a safetensors value: names and shapes of the tensors say which.
+"""Make a patch of a safetensors value. Names and shapes of the tensors decide its kind.
 
-The twelve Sentinel-2 bands are a ``BigEarthNet_S2_Patch``, VH and VV a ``BigEarthNet_S1_Patch``, all fourteen both;
-anything else is a ``BigEarthNetPatch``. A note (``note.py``), which only this package writes, can say otherwise.
-Pixels are copied once, from the value into the patch's own buffer. What the bytes say is believed only after ``header``
-has checked it; what they mean for a patch is judged by ``patches.parts.rebuild``, as for every other value.
+The twelve Sentinel-2 bands make a ``BigEarthNet_S2_Patch``, VH and VV a ``BigEarthNet_S1_Patch``, and all fourteen a
+``BigEarthNet_S1_S2_Patch``. Other tensors make a ``BigEarthNetPatch``. A note (``note.py``), which only this package
+writes, can change the kind. Pixels are copied once, from the value into the patch's own buffer. ``header`` checks the
+bytes before they are used, and ``patches.parts.rebuild`` checks the patch, as for every other value.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ _CLASSES: Mapping[str, type[BigEarthNetPatch]] = {
 _KIND_OF_NAMES = {
     frozenset(spec.name for group in groups for spec in group): kind for kind, groups in STANDARD_KINDS.items()
 }
-# How ``writing`` begins a header with a note: what follows it then repeats in an archive, and is read once.
+# ``writing`` begins a header that has a note with this. The rest of the header then repeats, and is read once.
 _NOTE_BEGIN = f'{{"__metadata__":{{"{note.NAME}":"'.encode()
 _DECODER = json.JSONDecoder()
 SIGN = b"\0\0\0\0{"
-"""The bytes 4 to 9 of a safetensors file: the upper half of its header's length, and how the header begins.
+"""The bytes 4 to 9 of a safetensors file: the upper half of the header's length, and the first byte of the header.
 
-No pickle that the loader admits has them there, though a header's length may well begin with ``b"\\x80"`` as a pickle
-does. After PROTO, a pickle has FRAME or the name of a module that is in the allow-list. In a FRAME, the ``{`` would be
-the sixth byte of its length, 10**14 and more, which is refused; in a name (SHORT_BINUNICODE, BINUNICODE), one of these
-bytes would be NUL, and no name has one.
+A pickle that the loader accepts never has these bytes there, although the length of a header may begin with
+``b"\\x80"``, as a pickle does. After PROTO, a pickle has FRAME or the name of a module that is in the allow-list. In a
+FRAME, the ``{`` would be the sixth byte of its length, 10**14 or more, which is refused. In a name (SHORT_BINUNICODE,
+BINUNICODE), one of these bytes would be NUL, and no name contains NUL.
 """
 
 
 class Plan(NamedTuple):
-    """How to make the patch of one header.
+    """The steps that make a patch from a value with one header.
 
     Attributes:
         patch_class: The class.
         layout: Its layout, as ``rebuild`` takes it.
-        pieces: What the buffer is made of, in its order: bytes of the tensors from start to stop, or zeros.
+        pieces: The pieces of the buffer, in order: positions (start, stop) among the tensors' bytes, or zeros.
         nbytes: Bytes behind the header.
     """
 
@@ -75,7 +75,7 @@ def read(
         value: The stored bytes, which nobody else may change; hostile.
         end: Where the payload ends.
         classes: Subclasses of ``BigEarthNetPatch`` that may occur, as the caller declares.
-        limits: What the value may cost.
+        limits: Limits on the cost of the value.
 
     Returns:
         The patch, on a writable buffer of its own.
@@ -100,7 +100,7 @@ def read(
             raise PatchFormatError(f"not a valid patch: {error}", rule=Rule.PATCH) from error
     except (BenSecureError, MemoryError, RecursionError):
         raise
-    except Exception as error:  # the decode boundary: whatever else untrusted bytes may cause
+    except Exception as error:  # the decode boundary: any other error that untrusted bytes cause
         raise PatchFormatError(
             f"the value cannot be read as a patch: {type(error).__name__}: {printable(str(error))}; fetch it again",
             rule=Rule.TENSORS,
@@ -110,7 +110,7 @@ def read(
 def _planned(
     header: bytes, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits
 ) -> tuple[Plan, dict[str, object], dict[str, object] | None]:
-    """What a header means: how to make the patch, its metadata, and attributes beyond these."""
+    """Return the plan for a header, the metadata, and further attributes."""
     text, table = _cut_note(header) if header.startswith(_NOTE_BEGIN) else (None, header)
     metadata = read_header(table, limits).metadata
     if text is not None:
@@ -132,14 +132,14 @@ def _planned(
 
 
 def _cut_note(header: bytes) -> tuple[str | None, bytes]:
-    """Take the note out of a header that begins with one: its text, and the header as it would be without.
+    """Split a header that begins with a note: return the text of the note, and the header without it.
 
-    What is not spelled as ``writing`` does stays in; then ``read_header`` finds the same text, at more cost.
+    A note in another spelling than that of ``writing`` stays in; ``read_header`` then finds it, at a higher cost.
     """
     try:
         text = header.decode()
         said, end = _DECODER.raw_decode(text, len(_NOTE_BEGIN) - 1)
-    except ValueError:  # of UTF-8 or JSON; read_header says where
+    except ValueError:  # UTF-8 or JSON is malformed; read_header says where
         return None, header
     if type(said) is not str or text[end : end + 2] != "},":
         return None, header
@@ -148,10 +148,10 @@ def _cut_note(header: bytes) -> tuple[str | None, bytes]:
 
 @remembered
 def _plan(header: bytes, limits: Limits) -> Plan:
-    """What the tensors are by themselves.
+    """Make the plan of a header without a note.
 
     Raises:
-        PatchFormatError: They are no patch of BigEarthNet.
+        PatchFormatError: The tensors are not a patch of BigEarthNet.
     """
     found = read_header(header, limits)
     kind = _KIND_OF_NAMES.get(frozenset(tensor.name for tensor in found.tensors), GENERIC)
@@ -164,7 +164,7 @@ def _plan(header: bytes, limits: Limits) -> Plan:
 
 
 def _entry(tensor: Tensor) -> Entry:
-    """Describe a band of which nothing but the tensor is known."""
+    """Describe a band from its tensor alone."""
     rows, columns = tensor.shape
     spec = BANDS.get(tensor.name)
     if spec is not None:
@@ -216,10 +216,10 @@ def _generic_plan(
 
 
 def _noted_plan(header: bytes, said: note.Note, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> Plan:
-    """What the tensors are by a note.
+    """Make the plan of a header with a note.
 
     Raises:
-        PatchFormatError: They are not; or it names a class that the caller did not declare.
+        PatchFormatError: Tensors and note contradict each other, or it names a class that the caller did not declare.
     """
     found = read_header(header, limits)
     if type(said.kind) is str:
@@ -249,7 +249,7 @@ def _noted_plan(header: bytes, said: note.Note, classes: tuple[type[BigEarthNetP
 
 
 def _pieces(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int] | bytes, ...]:
-    """What to copy, in the buffer's order; what lies end to end on both sides is one piece."""
+    """Return the pieces to copy, in the order of the buffer. Neighbours on both sides become one piece."""
     pieces: list[tuple[int, int] | bytes] = []
     end = 0
     for slot in layout.slots:

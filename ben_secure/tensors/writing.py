@@ -1,8 +1,8 @@
 """Write a patch as a safetensors value: the layout of rico-hdl, byte for byte as the safetensors library writes it.
 
-Tensors are named as the bands, little-endian, the library's order; a patch that is more than the published bands of one
-sensor or both has a note (``note.py``) in the metadata. Nothing is lost without a word: what the format cannot hold is
-refused, by name. Judges no input but its caller's own patch.
+Tensors have the names of the bands. They are little-endian, in the library's order. A patch with metadata, or with
+bands other than the published ones, has a note (``note.py``) in the metadata of the value. Nothing is lost silently:
+content that the format cannot hold is refused by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, METADATA
 from ben_secure.tensors.reading import read
 
 _NAMES = {code: name for name, code in DTYPES.items()}
-# The library writes the dtypes from the last to the first, so that wide ones, which need to be aligned, come first.
+# The library writes the dtypes from last to first, so that wide ones, which need alignment, come first.
 _RANK = {code: -rank for rank, code in enumerate(_NAMES)}
 _ALIGNMENT = 8
 
@@ -28,20 +28,20 @@ _ALIGNMENT = 8
 def dumps(patch: BigEarthNetPatch) -> bytes:
     """Write the safetensors value of a patch.
 
-    Equal patches give equal bytes, except for the order of dicts. The value is read once before it is given out, so
-    that nothing is written that ``loads`` would refuse.
+    Equal patches give equal bytes, except for the order of dicts. The value is read back once before it is returned,
+    so ``loads`` never refuses it.
 
     Args:
         patch: The patch.
 
     Returns:
-        The value: exactly what ``safetensors.numpy.save`` makes of the bands, if the patch is of a standard class and
+        The value. It is identical to the output of ``safetensors.numpy.save`` if the patch is of a standard class and
         has no metadata.
 
     Raises:
-        TypeError: Metadata is of a type that JSON does not know (tuple, set, bytes, numpy); the message names it.
-        ValueError: A band has a dtype that the format does not have, or cannot be named there; a float of the metadata
-            is not finite; or the patch is beyond the limits of ``loads``.
+        TypeError: Metadata has a type that JSON lacks (tuple, set, bytes, numpy); the message names it.
+        ValueError: A band has a dtype or name that the format lacks, a float of the metadata is not finite, or the
+            patch exceeds the limits of ``loads``.
     """
     if not isinstance(patch, BigEarthNetPatch):
         raise TypeError(f"only a patch can be written, not {type(patch).__name__}")
@@ -74,7 +74,7 @@ def dumps(patch: BigEarthNetPatch) -> bytes:
 
 
 def _note(patch: BigEarthNetPatch) -> str | None:
-    """The note of a patch; None if the tensors alone say it all."""
+    """Return the note of a patch, or None if the tensors describe all of it."""
     # Checked as for a canonical value: lists and dicts may have been changed in place.
     _, kind, layout, *_ = patch.__reduce_ex__(5)[1]
     stored, extras = patch.__stored_args__, patch._extras()
