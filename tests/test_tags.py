@@ -200,7 +200,7 @@ def test_the_magic_can_be_told_from_text_and_from_pickles():
     [
         (
             b"payload",
-            "the value bears no tag, but a MAC key was given; get the tagged database from whoever keeps the key "
+            "the value bears no tag, but a MAC key was given; get the tagged database from the owner of the key "
             "[at LMDB key b'k']",
         ),
         (
@@ -211,7 +211,7 @@ def test_the_magic_can_be_told_from_text_and_from_pickles():
         (
             append_tag(OTHER, b"c", b"k", b"payload"),
             f"the value is tagged with the key {OTHER.fingerprint}, which is not among the keys given "
-            f"({KEY.fingerprint}); if it was rotated, get the present key file from whoever keeps it "
+            f"({KEY.fingerprint}); if it was rotated, get the current key file from its owner "
             "[at LMDB key b'k']",
         ),
     ],

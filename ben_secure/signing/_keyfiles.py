@@ -1,7 +1,7 @@
-"""Key files on disk: read a secret only if it is kept as one; write it whole or not at all, for its owner only.
+"""Key files on disk: read a secret only if it is private; write it whole or not at all, for its owner only.
 
-Knows nothing of what the files hold, and never shows a byte of it. ``_system.files`` writes them, one program at a
-time. Called by ``keys`` and, for passphrases, ``cli``.
+This module does not know the content of the files, and never shows a byte of it. ``_system.files`` writes them, one
+program at a time. ``keys`` and, for passphrases, ``cli`` call it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})"
 
 
 def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes], None] | None = None) -> bytes:
-    """Read a file that only its owner may know, or a pipe that was handed to this process.
+    """Read a file that only its owner may read, or a pipe that this process was given.
 
     Args:
-        path: The file, or ``/dev/stdin`` or ``/dev/fd/N``; a symbolic link is judged by what it leads to.
-        database: Database that the secret is for, if known: in its folder it would be copied and published with it.
-        check: Called with the content before anything is said about who can read it; raises if it is no secret.
+        path: The file, or ``/dev/stdin`` or ``/dev/fd/N``. For a symbolic link, its target is judged.
+        database: Database that the secret is for, if known. A secret in its folder would be published with it.
+        check: Called with the content before permissions are judged; raises if the content is not a secret.
 
     Returns:
         The whole content, at most 64 KiB.
 
     Raises:
-        KeyFileError: It cannot be read, is not a regular file, belongs to another user (but root), can be read or
-            changed by others, or lies in the folder of a database.
+        KeyFileError: It cannot be read, is not a regular file, belongs to a user other than this one or root, can be
+            read or changed by others, or lies in the folder of a database.
     """
     path = _named(path)
     content, found = _read(path)
@@ -41,7 +41,7 @@ def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes
         check(content)
     refuse_beside_data(path, database)
     if not stat.S_ISREG(found.st_mode):
-        return content  # who has handed us a pipe answers for it
+        return content  # the caller is responsible for a pipe
     if found.st_uid not in (0, os.geteuid()):
         raise KeyFileError(
             f"{_shown(path)} belongs to user {found.st_uid}, who can read and change it; expected a secret of user "
@@ -56,10 +56,10 @@ def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes
 
 
 def read_public(path: Path) -> bytes:
-    """Read a file that everybody may know, but nobody else may change, or a pipe that was handed to this process.
+    """Read a file that everybody may read but only its owner may change, or a pipe that this process was given.
 
     Args:
-        path: The file, or ``/dev/stdin`` or ``/dev/fd/N``; a symbolic link is judged by what it leads to.
+        path: The file, or ``/dev/stdin`` or ``/dev/fd/N``. For a symbolic link, its target is judged.
 
     Returns:
         The whole content, at most 64 KiB.
@@ -81,14 +81,14 @@ def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False)
     """Create a file, durably.
 
     Args:
-        path: Where; its directory must exist.
-        content: What the file will hold.
-        secret: Make it 0600 and refuse the folder of a database; otherwise everybody may read it, and nobody else may
-            change it.
-        overwrite: Replace the regular file that is there.
+        path: Path of the new file; its directory must exist.
+        content: Content of the new file.
+        secret: Use mode 0600 and refuse the folder of a database. Otherwise everybody may read the file, and only its
+            owner may change it.
+        overwrite: Replace an existing regular file.
 
     Raises:
-        KeyFileError: There is something already, or it cannot be written. What was there is as it was.
+        KeyFileError: The path exists, or the file cannot be written. An existing file is unchanged.
     """
     if secret:
         refuse_beside_data(path, None)
@@ -100,17 +100,17 @@ def create_pair(private: Path, secret: bytes, public: Path, content: bytes, *, o
     """Create two files, both or neither; otherwise as ``create``.
 
     Args:
-        private: Where the secret will be.
-        secret: What it is.
-        public: Where what everybody may read will be, in the same directory.
-        content: What it is.
-        overwrite: Replace the regular files that are there.
+        private: Path of the secret file.
+        secret: Its content.
+        public: Path of the file that everybody may read, in the same directory.
+        content: Its content.
+        overwrite: Replace existing regular files.
 
     Raises:
         KeyFileError: As ``create``.
     """
     refuse_beside_data(private, None)
-    # The secret last: without it, the public file that a killed process has left is good for nothing, and is removed.
+    # The secret last: without it, a public file that a killed process left is useless, and is removed.
     pair, kinds = (public, private), (Kind.TRUSTED, Kind.SECRET)
     with new_files(pair, kinds, overwrite=overwrite, error=KeyFileError) as (public_file, private_file):
         public_file.write(content)
@@ -118,14 +118,14 @@ def create_pair(private: Path, secret: bytes, public: Path, content: bytes, *, o
 
 
 def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Replace the content of a secret file by something made of it, atomically and durably.
+    """Replace the content of a secret file by a function of it, atomically and durably.
 
     Args:
-        path: The file; of a symbolic link what it leads to is replaced.
-        change: Makes the new content of the old one.
+        path: The file. For a symbolic link, its target is replaced.
+        change: Computes the new content from the old one.
 
     Raises:
-        KeyFileError: As ``read_secret``, or it cannot be written. The file is as it was.
+        KeyFileError: As ``read_secret``, or the file cannot be written. It is then unchanged.
     """
     target = os.path.realpath(_named(path))
     with new_files([target], [Kind.SECRET], overwrite=True, error=KeyFileError) as (file,):
@@ -133,7 +133,7 @@ def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 def _read(path: str) -> tuple[bytes, os.stat_result]:
-    """The content of a regular file, or of a pipe of ours, and its status, both of what was opened."""
+    """Return content and status of a regular file or of a pipe of ours, both from one open descriptor."""
     try:
         fd = _opened(path)
         try:
@@ -167,14 +167,14 @@ def _opened(path: str) -> int:
 
 
 def refuse_beside_data(path: Path, database: Path | None) -> None:
-    """Refuse a secret in the folder of the database that it is for, or of any that can be seen from where it lies.
+    """Refuse a secret in the folder of its database, or directly in the folder of any other.
 
     Raises:
-        KeyFileError: It lies there; the message has the command to type.
+        KeyFileError: The secret lies there. The message has the command to type.
     """
     path = _named(path)
     parent, name = os.path.split(os.path.abspath(path))
-    # Neither the secret nor a link to it: whoever may write to the folder would choose the key.
+    # Neither the secret nor a link to it: everyone who may write to the folder could replace the key.
     for place in {os.path.join(os.path.realpath(parent), name), os.path.realpath(path)}:
         folders = [os.path.dirname(place)] if _is_environment(os.path.dirname(place)) else []
         if database is not None:
@@ -188,7 +188,7 @@ def refuse_beside_data(path: Path, database: Path | None) -> None:
 
 
 def _folder(database: str) -> str:
-    """The folder that is the database; a data file under a name of its own (``subdir=False``) has none but itself."""
+    """Return the folder of a database, or the path of its data file if it has another name (``subdir=False``)."""
     return os.path.dirname(database) if os.path.basename(database) == _DATA_FILE_NAME else database
 
 

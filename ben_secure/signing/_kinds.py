@@ -1,13 +1,13 @@
-"""Keys of one kind never stand in for keys of another; checked wherever a key is used."""
+"""A key of one kind never stands in for a key of another. Every use of a key checks its kind."""
 
 from __future__ import annotations
 
 
 def expect(kind: type, given: object, what: str) -> None:
-    """Let ``given`` pass if it is of this kind.
+    """Check that ``given`` is an instance of this class.
 
     Raises:
-        TypeError: It is something else; only its type is told.
+        TypeError: It is not. The message shows only its type.
     """
     if not isinstance(given, kind):
         raise TypeError(f"{what} must be {kind.__name__}, not {type(given).__name__}")

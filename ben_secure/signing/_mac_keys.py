@@ -1,6 +1,6 @@
 """MAC keys: secrets that tag values, alone and in sets, and the JWK Sets (RFC 7517) that hold them.
 
-No secret is ever in a ``repr`` or in an error, not even as the cause of one. Public names are in ``keys``.
+No secret is ever in a ``repr`` or in an error, nor in the cause of one. The public names are in ``keys``.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from ben_secure.signing.publisher.forms import MAC, recognise
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than the hash
 _KEPT_STARTS = 16
 _SIGNS, _CHECKS = ["sign", "verify"], ["verify"]  # key_ops, RFC 7517, section 4.3
-_INFO = {Suite.HS256: b"", Suite.A256GMAC: b" A256GMAC"}  # what HKDF's info ends with
-_ALG = {  # RFC 7517, section 4.4: a registered name, or one that nobody else gives to something else
+_INFO = {Suite.HS256: b"", Suite.A256GMAC: b" A256GMAC"}  # the end of HKDF's info
+_ALG = {  # RFC 7517, section 4.4: a registered name, or a name under our own address
     Suite.HS256: "HS256",
     Suite.A256GMAC: "https://ben-secure.readthedocs.io/value-tag/a256gmac/v1",
 }
 
 
 class MacKey:
-    """A secret shared by all who may tag values; whoever can check a tag can also make one.
+    """A secret that everyone who may tag values shares. Everyone who can check a tag can also make one.
 
-    What the secret is used for is derived from it by HKDF (RFC 5869), differently for each suite, so the key id says
-    nothing of it. Pickling a key, which is how it gets into a spawned DataLoader worker, writes the secret: never
-    store that.
+    Key id and tag key are derived from the secret by HKDF (RFC 5869), differently for each suite, so the key id reveals
+    nothing about the secret. A pickled key contains the secret: pickles carry keys to spawned DataLoader workers, and
+    must never be stored.
 
     Attributes:
         key_id: 8 bytes that name the key in the values tagged with it.
-        suite: How it tags; a value whose footer names another suite is refused.
+        suite: The algorithm of its tags. A value whose footer names another suite is refused.
     """
 
     __slots__ = ("_secret", "_starts", "_tag_key", "key_id", "suite")
@@ -52,8 +52,8 @@ class MacKey:
         """Take a secret.
 
         Args:
-            secret: At least 32 random bytes (not a password, which could be guessed from one tagged value).
-            suite: How to tag with it.
+            secret: At least 32 random bytes. A password could be guessed from one tagged value.
+            suite: The algorithm of its tags.
 
         Raises:
             TypeError: ``secret`` is not bytes, or ``suite`` is not a ``Suite``.
@@ -76,17 +76,17 @@ class MacKey:
 
     @property
     def fingerprint(self) -> str:
-        """The key id in hexadecimal, for people to compare."""
+        """The key id in hexadecimal, for comparison by people."""
         return self.key_id.hex()
 
     def start(self, head: bytes) -> hmac.HMAC:
         """Begin an HMAC-SHA-256 under the value-tag key.
 
         Args:
-            head: The first bytes, alike for many values; what the key and they cost is paid once.
+            head: The first bytes, equal for many values. Key and head are processed once.
 
         Returns:
-            A new HMAC object that has been fed ``head``.
+            A new HMAC object, updated with ``head``.
         """
         started = self._starts.get(head)
         if started is None:
@@ -113,7 +113,7 @@ class MacKey:
         """Write the key as a JWK, the secret included.
 
         Args:
-            signs: Whether it tags new values.
+            signs: Whether the key tags new values.
         """
         return {
             "kty": "oct",
@@ -125,11 +125,11 @@ class MacKey:
 
 
 class MacKeySet:
-    """MAC keys of which one tags new values and all can check: so a key is rotated while old values stay valid.
+    """MAC keys of which one tags new values and all can check. A key can thus be rotated while old values stay valid.
 
-    They may be of different suites, so that a database moves from one to another in the same way. In a file they are a
-    JWK Set in which ``key_ops`` (RFC 7517, section 4.3) is ``["sign", "verify"]`` for the one that tags and
-    ``["verify"]`` for the others. Travels in a pickle as ``MacKey`` does.
+    They may have different suites, so a database can change its suite in the same way. In a file they are a JWK Set in
+    which ``key_ops`` (RFC 7517, section 4.3) is ``["sign", "verify"]`` for the key that tags and ``["verify"]`` for the
+    others. A pickle of the set contains the secrets, like that of a ``MacKey``.
 
     Attributes:
         signing: The key that tags.
@@ -147,7 +147,7 @@ class MacKeySet:
 
         Raises:
             TypeError: One is not a ``MacKey``.
-            ValueError: One is there twice, or for two suites.
+            ValueError: A key occurs twice, or one secret occurs for two suites.
         """
         keys = (signing, *others)
         for mac_key in keys:
@@ -161,11 +161,11 @@ class MacKeySet:
 
     @property
     def fingerprint(self) -> str:
-        """That of the key that tags."""
+        """The fingerprint of the key that tags."""
         return self.signing.fingerprint
 
     def rotated(self, signing: MacKey) -> MacKeySet:
-        """Make a set with a new key that tags, in which all of these still check."""
+        """Return a set in which a new key tags and all keys of this set still check."""
         return MacKeySet(signing, *self)
 
     def __iter__(self) -> Iterator[MacKey]:
@@ -193,20 +193,20 @@ def read_mac_keys(path: Path, database: Path | None = None) -> MacKeySet:
 
     Args:
         path: File of mode 0600, of this user or root.
-        database: Database that the keys are for, if known; its folder is no place for them.
+        database: Database that the keys are for, if known. Keys in its folder are refused.
 
     Raises:
-        KeyFileError: The file is not kept as a secret (the message has the command to type), or is not a set of MAC
-            keys of which one tags.
+        KeyFileError: The file is not private (the message has the command to type), or is not a set of MAC keys of
+            which one tags.
     """
     return _from_jwk_set(_keyfiles.read_secret(path, database, lambda content: _refuse_publisher(content, path)), path)
 
 
 def write_mac_keys(path: Path, mac_keys: MacKeySet, *, overwrite: bool = False) -> None:
-    """Write MAC keys into a new file of mode 0600, or over an old one if told so; whole or not at all.
+    """Write MAC keys into a file of mode 0600, whole or not at all. ``overwrite`` replaces an existing file.
 
     Raises:
-        KeyFileError: There is a file already, or it cannot be written.
+        KeyFileError: The file exists, or cannot be written.
         TypeError: ``mac_keys`` is not a ``MacKeySet``.
     """
     expect(MacKeySet, mac_keys, "mac_keys")
@@ -214,17 +214,17 @@ def write_mac_keys(path: Path, mac_keys: MacKeySet, *, overwrite: bool = False) 
 
 
 def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
-    """Rotate: add a new key to a file, which tags from now on, while the others go on checking; atomically.
+    """Rotate, atomically: add a new key, which tags from now on. The old keys of the file still check.
 
     Args:
         path: File of mode 0600, of this user or root.
-        suite: How the new key tags; None for that of the key that tags now.
+        suite: Suite of the new key; None for that of the key that tags now.
 
     Returns:
-        What the file holds now.
+        The new content of the file.
 
     Raises:
-        KeyFileError: As ``read_mac_keys``, or the file cannot be replaced; it is as it was.
+        KeyFileError: As ``read_mac_keys``, or the file cannot be replaced. It is then unchanged.
     """
 
     def rotated(content: bytes) -> bytes:
@@ -236,7 +236,7 @@ def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
 
 
 def _refuse_publisher(content: bytes, path: Path) -> None:
-    """Name a publisher's key as such, before anything is said about who can read it."""
+    """Identify a publisher's key before the permissions of the file are judged."""
     try:
         kind = recognise(content).kind
     except ValueError:
@@ -258,7 +258,7 @@ def _from_jwk_set(content: bytes, path: Path) -> MacKeySet:
         return _parsed_set(json.loads(content, object_pairs_hook=_unique))
     except (ValueError, RecursionError) as error:
         reason = str(error) if type(error) is ValueError else "it is not JSON"
-    # Not in the block above: an error of json carries the text that it is about, and would come along as the context.
+    # Not in the block above: an error of json carries the parsed text, and would become the context of this one.
     raise KeyFileError(
         f"{printable(os.fspath(path), 400)} does not hold MAC keys: {reason}; "
         "expected a JWK Set as ben-secure keygen mac writes it"
@@ -284,14 +284,14 @@ def _parsed_set(document: object) -> MacKeySet:
 
 
 def _from_jwk(entry: object) -> tuple[MacKey, bool]:
-    """One key, and whether it tags. Members that RFC 7517 does not require may be left out, but not say otherwise."""
+    """Parse one key, and whether it tags. Members that RFC 7517 does not require may be absent, but not contradict."""
     if not isinstance(entry, dict) or entry.get("kty") != "oct":
         raise ValueError('a key is not of "kty" "oct"')
     encoded = entry.get("k")
     if not isinstance(encoded, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", encoded) or len(encoded) % 4 == 1:
         raise ValueError('the "k" of a key is not base64url')
     secret = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-    if _base64url(secret) != encoded:  # bits to spare that are not zero
+    if _base64url(secret) != encoded:  # unused bits that are not zero
         raise ValueError('the "k" of a key is not base64url')
     mac_key = MacKey(secret, _suite(entry))
     for name, only in (("use", "sig"), ("kid", mac_key.fingerprint)):

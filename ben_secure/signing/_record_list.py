@@ -1,8 +1,8 @@
 """The file ``NAME.manifest``: every record of a database as its LMDB key and the digest of its stored value.
 
-Turns records into bytes and bytes into records; never opens a file by name and never says whom the bytes come from:
-that is ``manifest.Manifest``, which hands in only bytes whose digest was signed. Parsing is strict nevertheless, so
-that one list has one spelling. All integers are little-endian, nothing stands between the parts and nothing after:
+This module turns records into bytes and bytes into records. It never opens a file by name, and does not know the origin
+of the bytes: ``manifest.Manifest`` passes only bytes whose digest was signed. Parsing is strict nevertheless, so each
+list has one encoding. All integers are little-endian. Nothing is between the parts or after them:
 
 | offset | bytes | field |
 |---|---|---|
@@ -15,8 +15,8 @@ that one list has one spelling. All integers are little-endian, nothing stands b
 | 40 + 8 n | k | the LMDB keys, 1 to 511 bytes each, strictly ascending in LMDB's order (by byte; a prefix first) |
 | 40 + 8 n + k | 32 n | digests of the whole stored value of record i: in version 1 SHA-256 (FIPS 180-4) |
 
-SHA-256 is written as version 1 only, so that old readers read it. The version is raised for every change that a reader
-of the old version would misread or refuse; a reader refuses each version that it does not know.
+Lists of SHA-256 digests are written as version 1, so old readers can read them. Every change that a reader of the old
+version would misread or refuse raises the version. A reader refuses versions that it does not know.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Record = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What ``write_record_list`` wrote.
+    """Facts about a list that ``write_record_list`` wrote.
 
     Attributes:
         count: Records.
@@ -71,15 +71,15 @@ class Written:
 
 
 def write_record_list(records: Iterable[Record], file: IO[bytes], algorithm: Algorithm = Algorithm.SHA256) -> Written:
-    """Write the list of some records, with bounded memory however many there are.
+    """Write the list of some records, with bounded memory for any number of records.
 
     Args:
         records: Key and digest of each record, keys strictly ascending.
-        file: Where to write; need not be seekable.
+        file: The output; need not be seekable.
         algorithm: The hash that made the digests.
 
     Returns:
-        Their number, and the digest of what was written.
+        The number of records, and the digest of the output.
 
     Raises:
         ValueError: A key is empty, too long or does not ascend, or a digest does not have 32 bytes.
@@ -116,12 +116,12 @@ def write_record_list(records: Iterable[Record], file: IO[bytes], algorithm: Alg
 
 
 def max_file_bytes(count: int) -> int:
-    """Most bytes that the list of ``count`` records can have."""
+    """Return the greatest possible size in bytes of a list of ``count`` records."""
     return _HEADER.size + _OFFSET.size + count * (_OFFSET.size + MAX_KEY_BYTES + DIGEST_BYTES)
 
 
 class RecordList:
-    """A parsed list: views of one bytes object, so 600,000 records cost little more than their bytes.
+    """A parsed list. It consists of views of one bytes object, so 600,000 records take little more than their bytes.
 
     Attributes:
         algorithm: The hash that made the digests.
@@ -131,10 +131,10 @@ class RecordList:
         """Parse and check a whole list.
 
         Args:
-            data: The file; kept, and read on each lookup.
+            data: The content of the file. It is kept, and each lookup reads from it.
 
         Raises:
-            ManifestMismatchError: These bytes are not what ``write_record_list`` writes for any records.
+            ManifestMismatchError: ``write_record_list`` does not write these bytes for any records.
         """
         self._data = data
         self.algorithm, self._count, key_bytes = _read_header(data)
@@ -153,7 +153,7 @@ class RecordList:
         return self._count
 
     def __iter__(self) -> Iterator[Record]:
-        """Walk the records in key order: key and digest."""
+        """Iterate over the records (key and digest) in key order."""
         index = 0
         for lmdb_keys in self._key_chunks():
             for lmdb_key in lmdb_keys:
@@ -161,7 +161,7 @@ class RecordList:
                 index += 1
 
     def digest_of(self, lmdb_key: bytes) -> bytes | None:
-        """Find the digest that is listed for a key.
+        """Find the listed digest of a key.
 
         Args:
             lmdb_key: Raw key.
@@ -175,7 +175,7 @@ class RecordList:
         return None
 
     def keys_between(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
-        """Walk the keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
+        """Iterate over the keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
         first, last = (
             self._count if bound is None else bisect_left(range(self._count), bound, key=self._lmdb_key)
             for bound in (start, stop)
@@ -183,13 +183,13 @@ class RecordList:
         return map(self._lmdb_key, range(first, last))
 
     def key_of(self, digest: bytes) -> bytes | None:
-        """Find the key under which a digest is listed. The first call builds an index of 16 bytes a record.
+        """Find the key under which a digest is listed. The first call builds an index of 16 bytes per record.
 
         Args:
-            digest: That of a value, by the hash of the list.
+            digest: Digest of a value, made by the hash of the list.
 
         Returns:
-            A key that has this digest, or None. Of several keys it is the first.
+            The first key that has this digest, or None.
         """
         order, heads = self._by_digest
         head = np.frombuffer(digest, "<u8", 1)[0]
@@ -199,7 +199,7 @@ class RecordList:
 
     @cached_property
     def _by_digest(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.uint64]]:
-        """Record numbers in the order of the first eight bytes of their digests, and these eight bytes."""
+        """Record numbers, sorted by the first eight bytes of their digests, and these eight bytes."""
         heads = np.frombuffer(self._data, "<u8", self._count * DIGEST_BYTES // 8, self._digests_at)[
             :: DIGEST_BYTES // 8
         ]
@@ -208,7 +208,7 @@ class RecordList:
 
     def _check_offsets(self, key_bytes: int) -> None:
         offsets = self._offsets()
-        lengths = np.diff(offsets)  # of unsigned numbers: an offset that descends makes a huge length
+        lengths = np.diff(offsets)  # unsigned: a descending offset makes a huge length
         if offsets[0] != 0 or offsets[-1] != key_bytes or not np.all((lengths >= 1) & (lengths <= MAX_KEY_BYTES)):
             raise _malformed(f"its key offsets are not those of keys of 1 to {MAX_KEY_BYTES} bytes")
 
@@ -216,7 +216,7 @@ class RecordList:
         return np.frombuffer(self._data, "<u8", self._count + 1, self._offsets_at)
 
     def _key_chunks(self) -> Iterator[list[bytes]]:
-        """All keys in order, as lists of some thousands."""
+        """Iterate over all keys in order, in lists of at most ``_CHUNK_RECORDS``."""
         data = self._data
         offsets = self._offsets()
         for first in range(0, self._count, _CHUNK_RECORDS):
@@ -233,7 +233,7 @@ class RecordList:
 
 
 def _read_header(data: bytes) -> tuple[Algorithm, int, int]:
-    """Check the header against the length of the file; returns the hash, the number of records and of key bytes."""
+    """Check the header against the length of the file. Return the hash, and the numbers of records and key bytes."""
     if len(data) < _HEADER.size or data[: len(_MAGIC)] != _MAGIC:
         raise _malformed(f"it begins with {printable(data[: len(_MAGIC)])}, expected {printable(_MAGIC)}")
     _, version, detail, count, key_bytes = _HEADER.unpack_from(data)

@@ -1,13 +1,13 @@
 """The file ``NAME.manifest.dsse.json``: a statement and the publisher's signatures over it, in a DSSE envelope.
 
-Verifies bytes, then parses those same bytes: a payload is never looked at before enough trusted keys have signed it.
-Never takes a key, or a hint which key to try, from the envelope: ``keyid`` decides nothing. It is a profile of DSSE 1.0
-(https://github.com/secure-systems-lab/dsse, ``protocol.md`` and ``envelope.md``): any DSSE tool reads what is written
-here, and here an envelope has one spelling (sorted keys, no spaces, standard base64, a line feed at the end), so that
-a changed byte anywhere but in a ``keyid`` is refused, and one in a ``keyid`` changes nothing.
+This module verifies bytes, then parses those same bytes. It parses a payload only after enough trusted keys have
+verified it. It takes no key, and no hint about keys, from the envelope: ``keyid`` decides nothing. The format is a
+profile of DSSE 1.0 (https://github.com/secure-systems-lab/dsse, ``protocol.md`` and ``envelope.md``), so any DSSE tool
+can read these envelopes. An envelope has one encoding (sorted keys, no spaces, standard base64, a line feed at the
+end). A changed byte is therefore refused, except in a ``keyid``, where it changes nothing.
 
-Signing takes any ``Signer``: a key of a file, or one that a device keeps (``publisher.devices``). A key id in what is
-written is the fingerprint of the key.
+Signing takes any ``Signer``: a key from a file, or a key in a device (``publisher.devices``). The key ids that are
+written are fingerprints.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ben_secure.signing.statement import Statement, canonical_json, parse_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_ENVELOPE_BYTES = 2**16
-"""A statement has at most 44 kB, 58 kB in base64; the rest is room for signatures, and bounds how many are tried."""
+"""A statement has at most 44 kB, 58 kB in base64. The rest is room for signatures, and bounds the number tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedStatement:
-    """A statement that trusted keys have signed; made by ``verify_envelope`` and by nobody else.
+    """A statement that trusted keys have signed. Only ``verify_envelope`` makes one.
 
     Attributes:
-        statement: What the publisher says.
-        signed_by: Those of the caller's keys whose signatures were found to be good; at least the threshold.
+        statement: The publisher's statement.
+        signed_by: The keys of the caller whose signatures are valid; at least ``threshold``.
     """
 
     statement: Statement
@@ -40,7 +40,7 @@ class VerifiedStatement:
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """The bytes that are signed: DSSE 1.0, ``PAE(UTF8(PAYLOAD_TYPE), SERIALIZED_BODY)``. Lengths count bytes."""
+    """Return the signed bytes: DSSE 1.0, ``PAE(UTF8(PAYLOAD_TYPE), SERIALIZED_BODY)``. Lengths count bytes."""
     kind = payload_type.encode("utf-8")
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
@@ -49,11 +49,12 @@ def sign_statement(statement: Statement, signers: Sequence[Signer]) -> bytes:
     """Sign a statement.
 
     Args:
-        statement: What the publisher says.
-        signers: At least one; each has a key of its own.
+        statement: The publisher's statement.
+        signers: At least one. No two may have the same key.
 
     Returns:
-        The envelope; equal for equal arguments if all keys are of Ed25519 (RFC 8032), which is deterministic.
+        The envelope. Equal arguments give equal envelopes if all keys are of Ed25519 (RFC 8032), which is
+        deterministic.
 
     Raises:
         ValueError: There is no signer, two have one key, or a signer returned a signature that its own public key does
@@ -78,19 +79,19 @@ def sign_statement(statement: Statement, signers: Sequence[Signer]) -> bytes:
 
 
 def verify_envelope(unverified: bytes, verify_keys: Sequence[VerifyKey], threshold: int = 1) -> VerifiedStatement:
-    """Verify an envelope, and only then parse what was signed.
+    """Verify an envelope, and only then parse the signed payload.
 
     Args:
         unverified: The envelope.
-        verify_keys: Keys of publishers, each of which the caller trusts. The same key twice counts once.
-        threshold: How many of them must have signed.
+        verify_keys: Keys of publishers, each of which the caller trusts. A repeated key counts once.
+        threshold: Number of these keys that must have signed.
 
     Returns:
-        The statement, and who signed it.
+        The statement, and the keys that signed it.
 
     Raises:
-        SignatureError: These bytes are not an envelope, fewer keys than ``threshold`` have signed it, or what they
-            have signed is not a statement about a manifest.
+        SignatureError: These bytes are not an envelope, fewer keys than ``threshold`` have signed it, or the signed
+            payload is not a statement about a manifest.
         TypeError: A key is not a ``VerifyKey``.
         ValueError: ``threshold`` is not between 1 and the number of distinct keys.
     """
@@ -124,7 +125,7 @@ def _has_signed(verify_key: VerifyKey, signature: bytes, message: bytes) -> bool
 
 
 def _encode(payload: bytes, signatures: Sequence[tuple[str | None, bytes]]) -> bytes:
-    """Spell an envelope; ``None`` for a signature without a key id."""
+    """Encode an envelope. A key id of None is left out."""
     document = {
         "payload": base64.b64encode(payload).decode("ascii"),
         "payloadType": PAYLOAD_TYPE,
@@ -137,10 +138,10 @@ def _encode(payload: bytes, signatures: Sequence[tuple[str | None, bytes]]) -> b
 
 
 def _decode(unverified: bytes) -> tuple[bytes, list[tuple[str | None, bytes]]]:
-    """Take payload and signatures out of an envelope; all that is checked is that it is spelled as ``_encode`` does.
+    """Return payload and signatures of an envelope. Only its encoding is checked: it must be that of ``_encode``.
 
     Raises:
-        SignatureError: It is not.
+        SignatureError: It is encoded in another way.
     """
     if len(unverified) > MAX_ENVELOPE_BYTES:
         raise _malformed(f"it has {len(unverified)} bytes, expected at most {MAX_ENVELOPE_BYTES}")

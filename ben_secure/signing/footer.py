@@ -1,9 +1,9 @@
-"""The footer of a tagged value, and the one answer to whether a value bears a tag; by structure, without a key.
+"""The footer of a tagged value. This module decides, without a key, whether a value has a tag.
 
-Everything that reads, tags, untags, converts or verifies values asks here. Checks nothing that a key is needed for
-(``signing.tags`` does). 64 bytes behind the payload, integers little-endian: tag (32), key id (8), payload length
-(u64), suite (u8), version (u8), reserved (6, zero), magic (8). All of them must be right: pixels that end in the magic
-by chance are no tag.
+All code that reads, tags, untags, converts or verifies values uses it. It checks structure only; ``signing.tags``
+checks the tag itself with a key. The footer has 64 bytes behind the payload, with little-endian integers: tag (32), key
+id (8), payload length (u64), suite (u8), version (u8), reserved (6, zero), magic (8). All of these fields must be
+valid: pixels that end in the magic by chance are not a footer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ MAGIC = b"\x89BenTag\n"
 """The last 8 bytes of a tagged value. Not ASCII, not UTF-8, and not how a pickle ends (``.``)."""
 VERSION = 1
 Buffer = bytes | bytearray | memoryview
-"""What holds the bytes of a value; a memoryview is one of single bytes."""
+"""An object that holds the bytes of a value; a memoryview must have items of one byte."""
 
 
 class Suite(IntEnum):
-    """How tags are made: a property of the MAC key, never chosen by the data. The number stands in the footer."""
+    """The algorithm of tags: a property of the MAC key, never chosen by the data. The footer contains the number."""
 
     HS256 = 1
     """HMAC-SHA-256 (RFC 2104, FIPS 180-4)."""
     A256GMAC = 2
-    """AES-256-GMAC (SP 800-38D) under a key of its own for each tagging."""
+    """AES-256-GMAC (SP 800-38D) with a new key for each tag."""
 
 
 _SUITES = frozenset(Suite)
@@ -35,7 +35,7 @@ _FOOTER = struct.Struct("<32s8sQBB6s8s")  # tag, key id, payload bytes, suite, v
 
 
 class Footer(NamedTuple):
-    """The fields of a footer that are not fixed; unverified.
+    """The variable fields of a footer; unverified.
 
     Attributes:
         unverified_tag: 32 bytes.
@@ -48,7 +48,7 @@ class Footer(NamedTuple):
     suite: int
 
     def pack(self, payload_bytes: int) -> bytes:
-        """Write the 64 bytes that belong behind a payload of this length."""
+        """Return the 64 bytes to append to a payload of this length."""
         return _FOOTER.pack(self.unverified_tag, self.key_id, payload_bytes, self.suite, VERSION, _RESERVED, MAGIC)
 
 
@@ -59,8 +59,8 @@ def footer_of(value: Buffer) -> Footer | None:
         value: The stored bytes, unverified.
 
     Returns:
-        The footer if the value bears a tag: its last 64 bytes have the magic, a known suite and version, nothing in
-        the reserved bytes, and the length of what stands before them. Otherwise None.
+        The footer if the value has a tag: its last 64 bytes have the magic, a known suite and version, zeros in the
+        reserved bytes, and the length of the payload before them. Otherwise None.
     """
     fields = _fields(value)
     if fields is None:
@@ -78,20 +78,20 @@ def payload_end(value: Buffer) -> int:
         value: The stored bytes, unverified.
 
     Returns:
-        The position of the footer if the value bears a tag (``footer_of``), otherwise the length of the value.
+        The position of the footer if the value has a tag (``footer_of``), otherwise the length of the value.
     """
     return len(value) - FOOTER_BYTES if footer_of(value) is not None else len(value)
 
 
 def footer_fault(value: Buffer) -> str | None:
-    """Say why a value bears no tag although it seems to have been tagged, for a message; decides nothing.
+    """Explain, for a message, why a value that seems to be tagged does not have a tag. The result decides nothing.
 
     Args:
         value: The stored bytes, unverified, for which ``footer_of`` is None.
 
     Returns:
-        What is wrong with its footer if it has the magic and either the right length or a known suite and version;
-        otherwise None: there is no footer.
+        The fault of its footer if it has the magic and either the right length or a known suite and version; otherwise
+        None: there is no footer.
     """
     fields = _fields(value)
     if fields is None:
@@ -112,7 +112,7 @@ def footer_fault(value: Buffer) -> str | None:
 
 
 def _fields(value: Buffer) -> tuple[bytes, bytes, int, int, int, bytes, bytes] | None:
-    """The fields of what would be the footer, if it ends in the magic."""
+    """Return the fields of a possible footer, or None if the value does not end in the magic."""
     if value[-8:] != MAGIC or len(value) < FOOTER_BYTES:
         return None
     return _FOOTER.unpack(value[-FOOTER_BYTES:])

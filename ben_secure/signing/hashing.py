@@ -1,7 +1,7 @@
-"""The hashes that a manifest may list values by: SHA-256, which every reader has, and BLAKE3 (extra ``[blake3]``).
+"""The hashes of manifests: SHA-256, which every reader has, and BLAKE3 (extra ``[blake3]``).
 
-A closed list. Which one a manifest uses stands in its signed bytes and in the signed statement, and both must agree; a
-value never says it. BLAKE3 is used in its plain mode with 32 bytes, so ``b3sum`` prints the same. The only module that
+The list is closed. The signed bytes of a manifest and its signed statement both name the hash, and must agree. A value
+never chooses it. BLAKE3 is used in its plain mode with 32 bytes, so ``b3sum`` prints the same digest. No other module
 imports the library blake3.
 """
 
@@ -14,11 +14,11 @@ from enum import Enum
 from ben_secure._system.optional import require
 
 Hash = Callable[[bytes | bytearray | memoryview], bytes]
-"""Makes the digest (32 bytes) of some bytes; lets other threads run while it does."""
+"""Computes the digest (32 bytes) of some bytes; other threads can run meanwhile."""
 
 
 class Algorithm(Enum):
-    """A hash, under the name that a signed statement has for it."""
+    """A hash. The value is its name in a signed statement."""
 
     SHA256 = "sha256"
     """FIPS 180-4."""
@@ -27,10 +27,10 @@ class Algorithm(Enum):
 
 
 def hash_of(algorithm: Algorithm) -> Hash:
-    """Find the function.
+    """Return the function of a hash.
 
     Raises:
-        MissingExtraError: It is BLAKE3, and that library is not installed.
+        MissingExtraError: The hash is BLAKE3, and its library is not installed.
     """
     if algorithm is Algorithm.SHA256:
         return _sha256

@@ -1,7 +1,8 @@
 """Keys and their files: ``MacKey`` for tags; ``SigningKey``, ``DeviceKey`` and ``VerifyKey`` for manifests.
 
-Three types, so that one cannot stand in for another: whoever can check a tag can also make one, whoever can verify a
-signature cannot. Keys are told apart by their fingerprints; no secret is in a ``repr``, a message or an error.
+MAC, signing and verify keys are separate types, so one cannot stand in for another. Everyone who can check a tag can
+also make one; verifying a signature does not allow signing. Fingerprints identify keys. No secret is in a ``repr``, a
+message or an error.
 """
 
 from ben_secure.signing._mac_keys import MacKey, MacKeySet, add_mac_key, read_mac_keys, write_mac_keys

@@ -1,10 +1,10 @@
-"""The signed list of all records of a release: check a value against it, and a database as a whole.
+"""The signed list of all records of a release, to check single values or a whole database.
 
-Parses only bytes whose digest stands in a statement that trusted keys have signed, and takes no key, name or version
-from beside the data (T8). Order of steps in ``open_manifest``: envelope, name and version, digest of the manifest
-file, then its content, that it uses the hash of the statement, and the number of records; the reader compares that
-with the database's. Signing and checking do not touch the data file. What is read is read once, so what was hashed is
-what is used.
+This module parses only bytes whose digest is in a statement that trusted keys have signed. It takes no key, name or
+version from files beside the data (T8). ``open_manifest`` checks in this order: the envelope, name and version, the
+digest of the manifest file, its content, its hash against the statement, and the number of records. The reader compares
+that number with the database. Signing and checking do not change the data file. Each file is read once, so the hashed
+bytes are the bytes in use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DATA_FILE_NAME = "data.mdb"
 
 
 class MismatchKind(str, Enum):
-    """How a record can differ from the signed list."""
+    """The ways in which a record can differ from the signed list."""
 
     MISSING = "missing"
     ADDED = "added"
@@ -43,14 +43,14 @@ class MismatchKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """One record that is not as the publisher signed it.
+    """One record that differs from the signed list.
 
     Attributes:
         kind: ``missing``: listed, not in the database. ``added``: in the database, not listed. ``moved``: the value
             is listed under another key. ``changed``: the value is not listed at all.
         lmdb_key: The key in question.
-        belongs_to: Key under which the value is listed, if it is (``moved``, and ``added`` for a renamed or copied
-            record).
+        belongs_to: Key under which the value is listed (for ``moved``, and for ``added`` if the record was renamed or
+            copied); otherwise None.
     """
 
     kind: MismatchKind
@@ -58,7 +58,7 @@ class Mismatch:
     belongs_to: bytes | None = None
 
     def error(self) -> ManifestMismatchError:
-        """Say it as an error, to be raised."""
+        """Return the error to raise."""
         origin = printable(self.belongs_to)
         copied = "" if self.belongs_to is None else f", with the value of the LMDB key {origin}"
         what = {
@@ -73,14 +73,14 @@ class Mismatch:
 
 
 class Manifest:
-    """The records that a publisher has signed. It cannot be made without a verified statement.
+    """The records that a publisher has signed. A manifest cannot be made without a verified statement.
 
-    Threads may share one. It keeps the file's bytes, some 75 a record, and little more.
+    Threads may share one. It keeps the bytes of the file, about 75 per record, and little more.
 
     Attributes:
-        statement: What the publisher says of the release.
-        signed_by: Those of the caller's keys that have signed it.
-        hash: Makes the digest of a stored value that the list is compared with.
+        statement: The publisher's statement about the release.
+        signed_by: The keys of the caller that have signed it.
+        hash: Computes the digest of a stored value, for comparison with the list.
     """
 
     def __init__(self, unverified: bytes, verified: VerifiedStatement) -> None:
@@ -91,7 +91,7 @@ class Manifest:
             verified: From ``verify_envelope``.
 
         Raises:
-            ManifestMismatchError: They are not: the file was changed, or is that of another release.
+            ManifestMismatchError: They are not: the file was changed, or belongs to another release.
             MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         """
         self.signed_by: tuple[VerifyKey, ...] = verified.signed_by
@@ -123,7 +123,7 @@ class Manifest:
         return len(self._records)
 
     def __iter__(self) -> Iterator[Record]:
-        """Walk the records in key order: LMDB key, and digest of the stored value."""
+        """Iterate over the records (LMDB key, and digest of the stored value) in key order."""
         return iter(self._records)
 
     def __repr__(self) -> str:
@@ -131,11 +131,11 @@ class Manifest:
         return f"<{type(self).__name__} of {release}, {len(self)} records>"
 
     def digest_of(self, lmdb_key: bytes) -> bytes | None:
-        """Find the digest that is listed for a key: 32 bytes, or None if the key is not in the list."""
+        """Find the listed digest of a key: 32 bytes, or None if the key is not in the list."""
         return self._records.digest_of(lmdb_key)
 
     def keys_between(self, start: bytes, stop: bytes | None) -> Iterator[bytes]:
-        """Walk the listed keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
+        """Iterate over the keys from ``start`` (inclusive) to ``stop`` (exclusive; None for the end), in order."""
         return self._records.keys_between(start, stop)
 
     def check(self, lmdb_key: bytes, unverified_value: bytes | memoryview) -> None:
@@ -143,12 +143,12 @@ class Manifest:
 
         Args:
             lmdb_key: Raw key under which the value was found.
-            unverified_value: The whole stored value, the footer of a tagged one included; a private copy.
+            unverified_value: The whole stored value, with the footer if it is tagged; a private copy.
 
         Raises:
             ManifestMismatchError: The key is not in the list, or the value was changed or moved.
         """
-        # Everything compared here is public, so the comparison need not take constant time.
+        # Both digests are public, so the comparison need not take constant time.
         found = self.hash(unverified_value)
         listed = self._records.digest_of(lmdb_key)
         if found != listed:
@@ -159,10 +159,10 @@ class Manifest:
 
         Args:
             lmdb_key: Raw key.
-            digest: That of the whole value (``hash``); None if the database does not have the record.
+            digest: Digest of the whole value (``hash``); None if the database does not have the record.
 
         Returns:
-            How it differs, or None.
+            The difference, or None.
         """
         listed = self.digest_of(lmdb_key)
         if digest == listed:
@@ -174,7 +174,7 @@ class Manifest:
         )
 
     def spread(self, count: int) -> list[bytes]:
-        """Pick so many keys, or all if there are no more, spread evenly over the list."""
+        """Pick ``count`` keys, or all if there are fewer, spread evenly over the list."""
         total = len(self)
         return [
             lmdb_key
@@ -183,7 +183,7 @@ class Manifest:
         ]
 
     def check_absent(self, lmdb_key: bytes) -> None:
-        """Check that a record that the database does not have is not in the list.
+        """Check that a record missing from the database is not in the list.
 
         Raises:
             ManifestMismatchError: It was removed.
@@ -192,7 +192,7 @@ class Manifest:
             raise Mismatch(kind=MismatchKind.MISSING, lmdb_key=lmdb_key).error()
 
     def check_count(self, entries: int) -> None:
-        """Check that a database has as many records as the list: at open, before any value is read.
+        """Check that a database has as many records as the list. Readers do this before they read any value.
 
         Raises:
             ManifestMismatchError: It has more or fewer.
@@ -200,7 +200,7 @@ class Manifest:
         self._check_count(entries, "database")
 
     def check_subject(self, name: str) -> None:
-        """Check that this is the manifest of the database that is wanted, and not of another one of the release.
+        """Check that this is the manifest of the requested database, and not of another one in the release.
 
         Args:
             name: Its file name in the release.
@@ -224,7 +224,7 @@ class Manifest:
             records: Key and digest (``hash``) of the whole value of every record, keys ascending.
 
         Yields:
-            Each record that is not as signed, in key order; nothing if the database is the one that was signed.
+            Each record that differs from the list, in key order; nothing if the database is the signed one.
         """
         remaining = iter(self._records)
         expected = next(remaining, None)
@@ -268,18 +268,18 @@ def open_manifest(
     version: str | None = None,
     subject: str | None = None,
 ) -> Manifest:
-    """Open a manifest, whose envelope lies beside it (``PATH.dsse.json``).
+    """Open a manifest. Its envelope must be beside it (``PATH.dsse.json``).
 
     Args:
         path: The manifest file, or its URL.
         verify_keys: Keys of publishers, each of which the caller trusts.
-        threshold: How many of them must have signed.
-        name: Name of the dataset that is wanted; None if any that they have signed will do.
-        version: Version that is wanted; None if any will do, an old release included.
-        subject: Which database of a release of several is wanted, by its name in the statement; None if any will do.
+        threshold: Number of these keys that must have signed.
+        name: Required name of the dataset; None to accept any name that they have signed.
+        version: Required version; None to accept any version, also an old one.
+        subject: Required database of a release of several, by its name in the statement; None to accept any.
 
     Raises:
-        SignatureError: The envelope is not signed by ``threshold`` of these keys, or is none of a manifest.
+        SignatureError: The envelope is not signed by ``threshold`` of these keys, or does not describe a manifest.
         ManifestMismatchError: It is for another name or version, or the manifest is not the one that was signed.
         MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         StoreError: One of the two files is missing or cannot be read.
@@ -292,7 +292,7 @@ def open_manifest(
         verified = verify_envelope(_read(reading, MAX_ENVELOPE_BYTES), verify_keys, threshold)
         verified.statement.require(name, version)
         reading = path
-        # The statement says how many records there are, so nobody can make us read more than their list can have.
+        # The statement has the number of records, which bounds the bytes that are read here.
         manifest = Manifest(_read(path, max_file_bytes(verified.statement.max_count)), verified)
         if subject is not None:
             manifest.check_subject(subject)
@@ -303,13 +303,13 @@ def open_manifest(
 
 
 def manifest_path(database: str | os.PathLike[str]) -> str:
-    """Where the manifest of a database is looked for: beside it, under its name, never inside.
+    """Return the path of a database's manifest: beside the database, under its name, never inside it.
 
     Args:
-        database: Directory with ``data.mdb`` inside, or a data file; or the URL of one of them.
+        database: Directory with ``data.mdb`` inside, or a data file, or the URL of one of them.
 
     Returns:
-        ``DATABASE.manifest``; for a file ``data.mdb`` that of its directory.
+        ``DATABASE.manifest``; for a file ``data.mdb``, the path for its directory.
     """
     path = absolute(database)
     if is_remote(path):
@@ -326,9 +326,9 @@ def name_of(database: str | os.PathLike[str]) -> str:
 
 
 def _read(path: str, max_bytes: int) -> bytes:
-    """Read a whole file; of one that is longer than it may be, a byte more than that, which no check then passes."""
+    """Read a whole file. Of a longer file than allowed, read one byte too many, so that no check accepts it."""
     if is_remote(path):
-        from ben_secure.remote.range_file import read_small  # here, because who reads files does not wait for it
+        from ben_secure.remote.range_file import read_small  # here, because local files do not need it
 
         return read_small(path, max_bytes)
     try:

@@ -1,7 +1,7 @@
-"""What a caller asks to be verified (``Verification``), and its application to each value of a database (``Verifier``).
+"""The checks that a caller requests (``Verification``), and their application to each value (``Verifier``).
 
-Nothing in a database can lower what was asked for: a value is verified before a byte of it is decoded. Importing this
-costs nothing: keys bring cryptography, and a caller who has a key has imported that already.
+A database cannot weaken the requested checks. A value is verified before a byte of it is decoded. Importing this module
+is cheap: it does not load cryptography, which a caller who has a key has loaded already.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Keywords(TypedDict, total=False):
-    """The fields of a ``Verification``, for functions that take them as keyword arguments in its place."""
+    """The fields of a ``Verification``, for functions that accept them as keyword arguments."""
 
     mac_key: MacKey | MacKeySet | None
     context: str
@@ -37,30 +37,30 @@ class Keywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What must hold for every value of a database: a tag by the team's key, a publisher's signature, or both.
+    """The checks for every value of a database: a tag by the team's key, a publisher's signature, or both.
 
-    At least one of ``mac_key`` and ``verify_key`` must be given. One object is good for many databases, unless it names
-    a manifest. Its ``repr`` names keys by their ids; pickled, it carries the keys, secrets included.
+    At least one of ``mac_key`` and ``verify_key`` must be given. One object can serve many databases, unless it names a
+    manifest. Its ``repr`` shows key ids only. A pickle of it contains the keys, secrets included.
 
     Attributes:
-        mac_key: The team's key, or keys: every value must bear a tag of one of them, for its LMDB key and ``context``;
-            an untagged, changed, moved or renamed one is refused.
-        context: Name of the dataset in its tags, at most 255 bytes in UTF-8.
-        verify_key: The publisher's key, or keys: every value must be the one in the manifest that they signed. Kept as
-            a tuple.
-        threshold: How many of the publishers' keys must have signed.
-        manifest: The manifest, with its envelope beside it; None for the one beside the database, ``PATH.manifest``.
-            Kept as an absolute path or a URL.
-        name: Name of the dataset that the manifest must have; None for any.
-        version: Version that the manifest must have, so that an old signed release cannot pass for the new one; None
-            for any.
-        subject: Which database it must be, of a release of several that were signed together, by its file name there;
-            None for the one that has the file name of the database that is opened.
+        mac_key: The team's key or keys. Every value must have a tag by one of them, for its LMDB key and ``context``.
+            An untagged, changed, moved or renamed value is refused.
+        context: Dataset name bound into each tag, at most 255 bytes in UTF-8.
+        verify_key: The publisher's key or keys. Every value must be the one in the manifest that they signed. Kept as a
+            tuple.
+        threshold: Number of the publishers' keys that must have signed.
+        manifest: The manifest, with its envelope beside it; None for ``PATH.manifest`` beside the database. Kept as an
+            absolute path or a URL.
+        name: Required name of the dataset in the manifest; None to accept any.
+        version: Required version in the manifest, so an old signed release cannot pass for the new one; None to accept
+            any.
+        subject: Required database of a release of several, by its file name in the release; None for the file name of
+            the database that is opened.
 
     Raises:
-        TypeError: A key, a text or the manifest is of another type: a publisher's key is no MAC key.
-        ValueError: There is no key, a field means nothing without the key that it belongs to, ``verify_key`` is empty,
-            ``context`` is too long or not Unicode, or ``threshold`` is not between 1 and the number of different keys.
+        TypeError: A key, a text or the manifest has another type, such as a publisher's key as ``mac_key``.
+        ValueError: There is no key, a field lacks the key that it requires, ``verify_key`` is empty, ``context`` is too
+            long or not Unicode, or ``threshold`` is not between 1 and the number of different keys.
     """
 
     mac_key: MacKey | MacKeySet | None = None
@@ -113,18 +113,18 @@ class Verification:
 
     @classmethod
     def of(cls, verification: Verification | None, keywords: Keywords) -> Verification | None:
-        """Find what the caller of a function asks for, in one of two ways.
+        """Return the verification that a caller requests, either as an object or by keywords.
 
         Args:
-            verification: One that exists, or None.
-            keywords: Fields to make one of; those that have their defaults ask for nothing.
+            verification: An existing one, or None.
+            keywords: Fields of a new one. Fields that have their defaults request nothing.
 
         Returns:
-            ``verification``, or a new one; None if nothing is asked for.
+            ``verification``, or a new one; None if nothing is requested.
 
         Raises:
-            TypeError: ``verification`` or a field is of another type, or there is no such field.
-            ValueError: As for the class, or the caller asks in both ways.
+            TypeError: ``verification`` or a field has another type, or there is no such field.
+            ValueError: As for the class, or the caller uses both ways.
         """
         if verification is not None:
             expect(cls, verification, "verification")
@@ -145,11 +145,11 @@ class Verification:
 
     @property
     def verify_keys(self) -> tuple[VerifyKey, ...]:
-        """The publishers' keys, or nothing."""
+        """The publishers' keys, or an empty tuple."""
         return self.verify_key if isinstance(self.verify_key, tuple) else ()
 
     def check_databases(self, count: int) -> None:
-        """Check that this can be asked of so many databases at once.
+        """Check that this can be applied to ``count`` databases at once.
 
         Raises:
             ValueError: It names a manifest, and there is more than one database.
@@ -162,27 +162,27 @@ class Verifier:
     """Verifies the values of one database.
 
     Attributes:
-        verification: What was asked for.
+        verification: The requested checks.
         manifest: The signed list, or None.
     """
 
     def __init__(
         self, verification: Verification, database: str, *, entries: int | None = None, listed: bool = True
     ) -> None:
-        """Open what is needed.
+        """Open the manifest, if one is needed.
 
         Args:
-            verification: What is asked for.
-            database: Path of the database, beside which the manifest lies unless ``verification`` names it.
-            entries: Records that the database has, as many as the manifest must list; None for a caller who compares
-                all records with it.
-            listed: Whether values must be those of the manifest; otherwise it is opened, and only tags are verified.
+            verification: The requested checks.
+            database: Path of the database. The manifest is beside it, unless ``verification`` names another.
+            entries: Number of records in the database, to compare with the manifest; None for a caller who compares all
+                records.
+            listed: Whether values must be in the manifest. If false, the manifest is opened, but only tags are checked.
 
         Raises:
             SignatureError: The manifest is not signed by enough of the keys.
-            ManifestMismatchError: It is not the one that was signed, or of another name, version or number of records.
+            ManifestMismatchError: It is not the signed one, or has another name, version or number of records.
             StoreError: It is missing or cannot be read.
-            TypeError: ``verification`` is something else.
+            TypeError: ``verification`` is not a ``Verification``.
         """
         expect(Verification, verification, "verification")
         from ben_secure.signing.manifest import manifest_path, name_of, open_manifest
@@ -210,7 +210,7 @@ class Verifier:
         )
 
     def __str__(self) -> str:
-        """What is verified, and by whose keys."""
+        """Describe the checks and their keys."""
         texts = []
         if self.verification.mac_keys is not None:
             keys = ", ".join(key.fingerprint for key in self.verification.mac_keys)
@@ -226,15 +226,15 @@ class Verifier:
         """Verify a stored value, and find where its payload ends.
 
         Raises:
-            TagMismatchError: A MAC key was given, and the value is not the one that was tagged with it.
-            ManifestMismatchError: A verify key was given, and the value is not the one that was signed.
+            TagMismatchError: A MAC key was given, and the value is not the tagged one.
+            ManifestMismatchError: A verify key was given, and the value is not the signed one.
         """
         if self._listed is not None:
             self._listed.check(lmdb_key, value)
         return payload_end(value) if self._payload is None else len(self._payload(lmdb_key, value))
 
     def check_absent(self, lmdb_key: bytes) -> None:
-        """Check that a record that the database does not have is not one that was signed.
+        """Check that a record missing from the database was not signed.
 
         Raises:
             ManifestMismatchError: It was removed.

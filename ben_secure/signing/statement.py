@@ -1,11 +1,11 @@
-"""What a publisher says of a release: an in-toto Statement v1 about the manifest file, as the bytes that are signed.
+"""A publisher's statement about a release: an in-toto Statement v1 about the manifest file, as the signed bytes.
 
-Decides from bytes alone. Nobody but ``envelope`` may parse a statement, and only after its signature was verified. A
-statement has one spelling (JSON without spaces, keys sorted, ASCII only): what does not encode to the very bytes that
-were read is refused, which leaves no room for keys given twice, unknown fields or numbers in disguise. Specification:
-https://github.com/in-toto/attestation, ``spec/v1/statement.md``. The predicate is this project's own; a change that an
-old reader would misread or refuse gets a new predicate type. Version 2 is written only for what version 1 cannot say:
-digests of another hash than SHA-256, a release of several databases, or one that names the release before it.
+Only ``envelope`` may parse a statement, and only after it has verified the signature. A statement has one encoding
+(JSON without spaces, sorted keys, ASCII only). A statement that does not encode to exactly the bytes that were read is
+refused, which excludes duplicate keys, unknown fields and unusual numbers. Specification:
+https://github.com/in-toto/attestation, ``spec/v1/statement.md``. The predicate is this project's own. A change that an
+old reader would misread or refuse gets a new predicate type. Version 2 is written only where version 1 does not
+suffice: for a hash other than SHA-256, a release of several databases, or one that names its predecessor.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ben_secure.signing.hashing import Algorithm
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPES = tuple(f"https://ben-secure.readthedocs.io/manifest/v{version}" for version in (1, 2))
-"""Never that of OpenSSF model signing, whose reference tool reserves its predicate to ECDSA keys."""
+"""Never the predicate of OpenSSF model signing, whose reference tool reserves it for ECDSA keys."""
 
 MAX_TEXT_CHARACTERS = 256
-"""Longest name, version, licence; bounds a statement, with all that is below."""
+"""Maximum length of name, version and licence. It bounds the size of a statement, together with the limits below."""
 
 MAX_SUBJECTS = 64
-"""Most databases of one release: with all that else is in a statement, an envelope still has less than 64 kB."""
+"""Maximum number of databases in one release. It keeps an envelope below 64 kB, with all other fields."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _SUBJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predecessor:
-    """The release before.
+    """The previous release.
 
     Attributes:
         version: Its version.
@@ -80,12 +80,12 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """What a publisher says of one release of a dataset, with the manifest that is in question.
+    """A publisher's statement about one release of a dataset, and the manifest that it is used for.
 
     Attributes:
-        name: Name of the dataset, 1 to 256 printable characters, as the next two.
+        name: Name of the dataset, 1 to 256 printable characters, like the next two.
         version: Version of the release.
-        license: Licence of the dataset, or None if the publisher says nothing.
+        license: Licence of the dataset, or None if the publisher does not state it.
         count: Records in the manifest.
         algorithm: The hash that made the digests in the manifest.
         manifest_sha256: SHA-256 of the manifest file, 64 lowercase hexadecimal digits, as ``sha256sum`` prints it.
@@ -93,8 +93,8 @@ class Statement:
         tool_name: Program that made the manifest.
         tool_version: Its version.
         subjects: All databases of a release of several, by name, no manifest twice; ``count`` and ``manifest_sha256``
-            are those of the one that is in question. Nothing for a release of one.
-        predecessor: The release before, or None if the publisher names none.
+            are those of the manifest in use. Empty for a release of one database.
+        predecessor: The previous release, or None if the publisher does not name one.
     """
 
     name: str
@@ -192,13 +192,13 @@ class Statement:
         """Parse the payload of an envelope.
 
         Args:
-            payload: Bytes whose signature was verified.
+            payload: Bytes with a verified signature.
 
         Returns:
             The one statement that encodes to ``payload``.
 
         Raises:
-            SignatureError: There is none: what was signed is a statement of another type or version, or none at all.
+            SignatureError: There is none: the payload is a statement of another type or version, or not a statement.
         """
         document = parse_json(payload, "the signed statement")
         if not isinstance(document, dict):
@@ -236,11 +236,11 @@ class Statement:
         return statement
 
     def require(self, name: str | None = None, version: str | None = None) -> None:
-        """Check that this is the release that was asked for, and not an older one passed off as it.
+        """Check that this is the requested release, and not an older one that passes for it.
 
         Args:
-            name: Dataset that was asked for; None if any will do.
-            version: Version that was asked for; None if any will do.
+            name: Required name of the dataset; None to accept any.
+            version: Required version; None to accept any.
 
         Raises:
             ManifestMismatchError: The publisher signed this for another dataset or version.
@@ -270,16 +270,16 @@ def _check_sha256(what: str, digest: object) -> None:
 
 
 def canonical_json(document: object) -> bytes:
-    """Encode plain data the one way in which this package signs it: sorted keys, no spaces, ASCII only."""
+    """Encode plain data in the one way that this package signs: sorted keys, no spaces, ASCII only."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def parse_json(data: bytes, what: str) -> object:
-    """Parse JSON whose size the caller has bounded; the caller compares what it took with ``canonical_json``.
+    """Parse JSON. The caller has bounded its size, and compares the result with ``canonical_json``.
 
     Args:
         data: UTF-8.
-        what: What this should be, for the message.
+        what: Expected kind of document, for the message.
 
     Returns:
         Unchecked plain data.

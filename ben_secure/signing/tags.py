@@ -1,9 +1,9 @@
 """Value tags: a footer of 64 bytes behind each value, with a MAC of the value, its LMDB key and its dataset.
 
-Computes and checks tags; never decodes the value, and never gives out a byte of it that the tag does not cover. A
-pickle ends at its STOP opcode, so programs that know nothing of tags read a tagged pickle as before. There are two
-suites, and the key says which is used. The format, and why it is sound, are in docs/format.md. The MAC is computed over
-the caller's private copy, in place.
+This module computes and checks tags. It never decodes a value, and returns only bytes that the tag covers. A pickle
+ends at its STOP opcode, so programs that do not know tags can read a tagged pickle. There are two suites; the key
+chooses one. docs/format.md describes the format and why it is sound. The MAC is computed over the caller's private
+copy, in place.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 def context_bytes(context: str) -> bytes:
-    """Encode the name that the user gives a dataset, so that no value of another one under the same key passes.
+    """Encode the user's name for a dataset. It prevents that a value of another dataset with the same key passes.
 
     Args:
-        context: The name, at most 255 bytes in UTF-8, taken literally (no Unicode normalisation). Empty is a name too.
+        context: The name, at most 255 bytes in UTF-8, without Unicode normalisation. It may be empty.
 
     Raises:
         TypeError: It is not a str.
@@ -54,9 +54,9 @@ def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer) 
         payload: The value without a footer.
 
     Returns:
-        32 bytes. With HS256 the HMAC over domain, suite, key id, context, LMDB key and payload, each of variable length
-        after its length; with A256GMAC a new random N (16 bytes) and the GMAC of the payload under a key that is
-        derived from the same parts, the payload's length and N.
+        32 bytes. With HS256, the HMAC over domain, suite, key id, context, LMDB key and payload; fields of variable
+        length follow their lengths. With A256GMAC, a new random N (16 bytes) and the GMAC of the payload, under a key
+        derived from the same fields, the payload's length and N.
 
     Raises:
         TypeError: ``mac_key`` is not a ``MacKey``.
@@ -67,14 +67,14 @@ def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer) 
 
 
 def _computed(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: memoryview, nonce: bytes) -> bytes:
-    """The tag of the key's suite; ``nonce`` is N, of which there is none with HS256."""
+    """Compute the tag in the key's suite; ``nonce`` is N, and is empty for HS256."""
     mac = mac_key.start(b"".join((_DOMAIN, bytes([mac_key.suite]), mac_key.key_id, _U32.pack(len(context)), context)))
     mac.update(b"".join((_U32.pack(len(lmdb_key)), lmdb_key, _U64.pack(len(payload)))))
     if mac_key.suite is Suite.HS256:
         mac.update(payload)
         return mac.digest()
     mac.update(nonce + b"\x01")  # HKDF-Expand (RFC 5869, section 2.3) of one block
-    # The nonce of GCM may be the same each time because the key is not; and that key is never kept.
+    # The nonce of GCM may be constant, because each tag has a new key, which is never kept.
     return nonce + AESGCM(mac.digest()).encrypt(bytes(12), b"", payload)
 
 
@@ -88,11 +88,11 @@ def append_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer
         payload: The value.
 
     Returns:
-        What is to be stored: the payload, and 64 bytes behind it.
+        The value to store: the payload, followed by a footer of 64 bytes.
 
     Raises:
         TypeError: ``mac_key`` is not a ``MacKey``.
-        ValueError: The payload bears a tag already; with two of them no reader would take it.
+        ValueError: The payload has a tag already; readers refuse a value with two.
     """
     payload = memoryview(payload).cast("B")
     if footer_of(payload) is not None:
@@ -105,17 +105,17 @@ def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unver
     """Check that a stored value is the one that was tagged for this LMDB key in this dataset.
 
     Args:
-        mac_keys: Keys of which any may have tagged it.
+        mac_keys: The keys, any of which may have tagged the value.
         context: Name of the dataset, from ``context_bytes``.
         lmdb_key: Raw LMDB key under which the value was found.
-        unverified_value: The stored bytes: a private copy, which nobody else can change while it is checked or
-            afterwards. Only the footer is copied.
+        unverified_value: The stored bytes, as a private copy that nobody else can change during the check or later.
+            Only the footer is copied.
 
     Returns:
-        The payload: a view of ``unverified_value``, of which every byte was authenticated.
+        The payload: a view of ``unverified_value``. Every byte of it is authenticated.
 
     Raises:
-        TagMismatchError: It bears no tag, one of an unknown kind or key, or is not what was tagged.
+        TagMismatchError: The value has no tag, has a tag of an unknown kind or key, or is not the tagged value.
         TypeError: ``mac_keys`` is not a ``MacKeySet``, or the value is not contiguous bytes.
     """
     expect(MacKeySet, mac_keys, "mac_keys")
@@ -134,7 +134,7 @@ def _verified(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: memor
         if fault is not None:
             raise TagMismatchError(fault, rule=Rule.TAG_INVALID)
         raise TagMismatchError(
-            "the value bears no tag, but a MAC key was given; get the tagged database from whoever keeps the key",
+            "the value bears no tag, but a MAC key was given; get the tagged database from the owner of the key",
             rule=Rule.TAG_MISSING,
         )
     payload = value[:-FOOTER_BYTES]
@@ -143,7 +143,7 @@ def _verified(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: memor
         known = ", ".join(known_key.fingerprint for known_key in mac_keys)
         raise TagMismatchError(
             f"the value is tagged with the key {footer.key_id.hex()}, which is not among the keys given ({known}); "
-            "if it was rotated, get the present key file from whoever keeps it",
+            "if it was rotated, get the current key file from its owner",
             rule=Rule.TAG_FOREIGN,
         )
     if footer.suite != mac_key.suite:

@@ -1,11 +1,11 @@
-"""Private keys that a device or a service keeps, through the signers of securesystemslib (extra ``[signers]``).
+"""Private keys in a device or a service, through the signers of securesystemslib (extra ``[signers]``).
 
 The only module that imports securesystemslib, and only to sign: its ``Envelope.verify`` skips a signature whose
 ``keyid`` is not that of the key, so there an unsigned field decides. The public key comes from the caller and never
 from the device, and each signature is verified with it before it is written (``envelope.sign_statement``).
 
-Tested with a PKCS#11 module (SoftHSM 2). URIs of other kinds, such as those of cloud services, are handed on as they
-are; nothing is promised about them.
+Tested with a PKCS#11 module (SoftHSM 2). URIs of other kinds, such as those of cloud services, are passed on unchanged
+and are not tested.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _IN_FILES = ("file", "file2")
 
 
 class DeviceKey:
-    """A private key that signs somewhere else.
+    """A private key that signs outside this process.
 
     Attributes:
-        verify_key: The public key that belongs to it, as the caller states it.
+        verify_key: Its public key, as the caller states it.
     """
 
     __slots__ = ("_signer", "verify_key")
@@ -40,8 +40,8 @@ class DeviceKey:
         """Take a signer of securesystemslib.
 
         Args:
-            signer: It; whatever key it says it has does not count.
-            verify_key: The public key to its private one.
+            signer: The signer. The key that it claims to have is ignored.
+            verify_key: The public key to its private key.
         """
         expect(VerifyKey, verify_key, "the public key of a DeviceKey")
         self._signer = signer
@@ -49,18 +49,18 @@ class DeviceKey:
 
     @classmethod
     def from_uri(cls, uri: str, verify_key: VerifyKey, secret: Callable[[str], str]) -> DeviceKey:
-        """Find a key by its URI, and have it sign something once: better now than after hours of hashing.
+        """Find a key by its URI, and test it with one signature, before hours of hashing.
 
         Args:
-            uri: As securesystemslib has it: ``hsm:2?label=TOKEN`` is key 2 of a PKCS#11 token, whose module the
-                environment variable ``PYKCS11LIB`` names.
+            uri: A URI of securesystemslib. ``hsm:2?label=TOKEN`` is key 2 of a PKCS#11 token; the environment variable
+                ``PYKCS11LIB`` names the module.
             verify_key: The public key to it.
-            secret: Called at most once for each secret that is needed, with its name (``pin``).
+            secret: Called at most once for each required secret, with its name (``pin``).
 
         Raises:
             MissingExtraError: securesystemslib is not installed, or a library that it needs for this signer.
             KeyFileError: There is no such signer, it fails, or it signs with another key.
-            ValueError: The URI is that of a file.
+            ValueError: The URI names a file.
         """
         expect(VerifyKey, verify_key, "the public key of a DeviceKey")
         require("a key in a device", "securesystemslib")
@@ -91,7 +91,7 @@ class DeviceKey:
         """Have the device sign a message.
 
         Raises:
-            KeyFileError: It fails, or what it returns is not a signature of this kind of key.
+            KeyFileError: It fails, or it does not return a signature of this kind of key.
         """
         try:
             return one_spelling(self.verify_key.public_key, bytes.fromhex(self._signer.sign(message).signature))
@@ -105,6 +105,6 @@ class DeviceKey:
 
 
 def _failed(error: Exception) -> KeyFileError:
-    """Say that a signer failed, without its URI, which may hold a secret. Other libraries raise whatever they like."""
+    """Make the error for a failed signer, without its URI, which may hold a secret. Libraries raise any error."""
     reason = ": ".join(filter(None, [type(error).__name__, printable(str(error))]))
     return KeyFileError(f"the signer cannot be used ({reason}); check its URI, its PIN and that it is connected")

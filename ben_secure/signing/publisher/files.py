@@ -1,7 +1,7 @@
 """The files of a publisher's keys: read in every encoding that ``forms`` knows, written as PEM (RFC 8410).
 
-A file of another kind is named as that, and only a private key is judged by who can read it. No secret is ever in an
-error. Public names are in ``signing.keys``.
+A file of another kind is reported as that kind. Only a private key must be unreadable for others. No secret is ever in
+an error. The public names are in ``signing.keys``.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path |
 
     Args:
         path: File of mode 0600, of this user or root; or ``/dev/stdin`` or ``/dev/fd/N``.
-        passphrase: For an encrypted key; a str is taken as UTF-8. None for one that is not encrypted. A function is
+        passphrase: For an encrypted key; a str is encoded as UTF-8. None for a key that is not encrypted. A function is
             called only if a passphrase is needed.
-        database: Database that will be signed, if known; its folder is no place for the key.
+        database: Database that will be signed, if known. A key in its folder is refused.
 
     Raises:
-        KeyFileError: The file is not kept as a secret (the message has the command to type), is not a private key of
-            Ed25519, ECDSA P-256 or ECDSA P-384, or the passphrase is missing, wrong or of no use.
+        KeyFileError: The file is not private (the message has the command to type), is not a private key of Ed25519,
+            ECDSA P-256 or ECDSA P-384, or the passphrase is missing, wrong or superfluous.
         ValueError: The passphrase is empty.
     """
     content = _keyfiles.read_secret(path, database, lambda content: _refuse_public(content, path))
@@ -76,10 +76,11 @@ def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path |
 def write_signing_key(
     path: Path, signing_key: SigningKey, passphrase: str | bytes | None = None, *, overwrite: bool = False
 ) -> None:
-    """Write a private key as PEM (PKCS#8) into a new file of mode 0600, or over an old one if told so.
+    """Write a private key as PEM (PKCS#8) into a file of mode 0600. ``overwrite`` replaces an existing file.
 
-    With a passphrase it is encrypted as OpenSSL does by default (PBES2, AES-256, PBKDF2 of 2,048 rounds), which
-    protects a random passphrase, not a short one; ``openssl pkcs8 -topk8 -scrypt`` makes a harder one, read as well.
+    With a passphrase it is encrypted with the defaults of OpenSSL (PBES2, AES-256, PBKDF2 of 2,048 rounds). That
+    protects a random passphrase, but not a short one. Keys encrypted with ``openssl pkcs8 -topk8 -scrypt`` resist
+    guessing better, and can be read, too.
 
     Raises:
         KeyFileError: There is a file already, or it cannot be written.

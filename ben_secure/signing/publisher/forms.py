@@ -1,8 +1,8 @@
-"""From the bytes of a file to a publisher's key: PEM, DER, OpenSSH and JWK, as tools and secret stores hand them out.
+"""From the bytes of a file to a publisher's key: PEM, DER, OpenSSH and JWK, as tools and secret stores write them.
 
-Decides from bytes alone and says what they hold, so that a key of another kind is named and not called damaged. PEM may
-have its line ends lost, spelled ``\\n`` or the whole encoded once more in base64, as secret stores do it. A file says
-one thing: of several keys none is taken. No secret is ever in an error, not even as the cause of one.
+The bytes alone decide the kind of key, so a key of another kind is not reported as damaged. PEM may lack its line ends,
+have them as ``\\n``, or be encoded in base64 as a whole, because secret stores do this. A file with several keys is
+refused. No secret is ever in an error, nor in the cause of one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _JWK_ALG = {"Ed25519": ("EdDSA", "Ed25519"), "P-256": ("ES256",), "P-384": ("ES3
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What a file holds.
+    """The recognised content of a file.
 
     Attributes:
         kind: ``PRIVATE`` or ``PUBLIC``, both a publisher's, or ``MAC``.
@@ -60,15 +60,15 @@ class Encoded:
 
 
 def recognise(content: bytes) -> Encoded:
-    """Find out what a file holds.
+    """Recognise the content of a file.
 
     Args:
         content: The whole file.
 
     Raises:
-        ValueError: Nothing that is known here, or more than one thing; the text says which.
+        ValueError: The content is unknown, or holds several keys; the text explains which.
     """
-    if content[:1] == b"\x30":  # SEQUENCE; "0" in ASCII, with which none of the others begins
+    if content[:1] == b"\x30":  # SEQUENCE; "0" in ASCII, which begins none of the other forms
         return _der(content)
     text = content.strip().strip(b"\"'")
     if b"-----BEGIN " in text:
@@ -88,7 +88,7 @@ def recognise(content: bytes) -> Encoded:
 
 
 def _pem(text: bytes) -> Encoded:
-    """The one key among the PEM blocks (RFC 7468). Parameters of a curve, which OpenSSL writes before it, repeat it."""
+    """Return the one key among the PEM blocks (RFC 7468). OpenSSL may write redundant curve parameters before it."""
     begun = [label.decode() for label in re.findall(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----", text)]
     labels = [label for label in begun if label != "EC PARAMETERS"]
     if len(labels) != 1 or labels[0] not in _LABELS:
@@ -99,7 +99,7 @@ def _pem(text: bytes) -> Encoded:
     if body is None:
         raise ValueError("it is cut off: the END line is missing; copy the whole file again")
     body = body.replace(b"\\r", b"").replace(b"\\n", b"\n")
-    if b"Proc-Type:" in body:  # what OpenSSL before 1.0 encrypted with a passphrase (RFC 1421)
+    if b"Proc-Type:" in body:  # encrypted by OpenSSL before 1.0 (RFC 1421)
         return Encoded(PRIVATE, True, partial(load_pem_private_key, _block(labels[0], body.strip())))
     decoded = _base64(body)
     if labels[0].startswith("OPENSSH"):
@@ -114,7 +114,7 @@ def _block(label: str, body: bytes) -> bytes:
 
 
 def _der(data: bytes) -> Encoded:
-    """PKCS#8, SEC 1 and SPKI, told apart by the first elements: an integer; an algorithm, then octets or bits."""
+    """Distinguish PKCS#8, SEC 1 and SPKI by the first elements: an integer; an algorithm, then octets or bits."""
     first = data[_content(data, 0) :]
     if first[:1] == b"\x02":
         return Encoded(PRIVATE, False, partial(load_der_private_key, data))
@@ -127,7 +127,7 @@ def _der(data: bytes) -> Encoded:
 
 
 def _content(data: bytes, at: int) -> int:
-    """Where the content of the element at the start of ``data`` begins (X.690, section 8.1.3)."""
+    """Return where the content of the element at the start of ``data`` begins (X.690, section 8.1.3)."""
     length = data[at + 1] if len(data) > at + 1 else 0
     return at + 2 + (length & 0x7F if length & 0x80 else 0)
 
@@ -138,7 +138,7 @@ def _length(data: bytes) -> int:
 
 
 def _base64(text: bytes) -> bytes:
-    """Decode, whatever the lines; empty if it is something else."""
+    """Decode base64 with any line breaks; return empty bytes for other text."""
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error:
@@ -146,7 +146,7 @@ def _base64(text: bytes) -> bytes:
 
 
 def _jwk(text: bytes) -> Encoded:
-    """A JWK (RFC 7517, RFC 8037), alone or as the one member of a set."""
+    """Recognise a JWK (RFC 7517, RFC 8037), alone or as the one member of a set."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

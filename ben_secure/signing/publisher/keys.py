@@ -1,6 +1,6 @@
-"""A publisher's keys: ``VerifyKey``, ``SigningKey``, and ``Signer``, which is all that signing needs.
+"""A publisher's keys: ``VerifyKey``, ``SigningKey``, and ``Signer``, the interface that signing needs.
 
-No secret is ever in a ``repr`` or in an error. Public names are in ``signing.keys``.
+No secret is ever in a ``repr`` or in an error. The public names are in ``signing.keys``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ben_secure.signing.publisher.schemes import KINDS, PrivateKey, PublicKey
 
 
 class VerifyKey:
-    """A publisher's public key; whoever has it can verify, not sign.
+    """A publisher's public key. It can verify, but not sign.
 
     Attributes:
         public_key: The key as ``cryptography`` has it.
-        scheme: How it verifies: ``ed25519``, ``ecdsa-sha2-nistp256`` or ``ecdsa-sha2-nistp384``. The key decides it.
-        fingerprint: SHA-256 of the key in DER (SPKI), in hexadecimal, for people to compare; the same as
+        scheme: Signature scheme: ``ed25519``, ``ecdsa-sha2-nistp256`` or ``ecdsa-sha2-nistp384``. The key decides it.
+        fingerprint: SHA-256 of the key in DER (SPKI), in hexadecimal, for comparison by people; the same as
             ``openssl pkey -pubin -in FILE -outform DER | sha256sum``.
     """
 
@@ -51,7 +51,7 @@ class VerifyKey:
         """Check that the holder of the private key has signed exactly this message.
 
         Raises:
-            SignatureError: Not so.
+            SignatureError: The signature is not valid.
         """
         try:
             schemes.verify(self.public_key, signature, message)
@@ -80,18 +80,18 @@ def _verify_key(der: bytes) -> VerifyKey:
 
 
 class Signer(Protocol):
-    """A private key that signs, wherever it is kept: a ``SigningKey``, or a ``DeviceKey``."""
+    """A private key that signs: a ``SigningKey`` in memory, or a ``DeviceKey``."""
 
     @property
     def verify_key(self) -> VerifyKey:
-        """The public key that belongs to it."""
+        """Its public key."""
 
     def sign(self, message: bytes) -> bytes:
         """Sign a message."""
 
 
 class SigningKey:
-    """A publisher's private key. It cannot be pickled: nothing that reads needs it.
+    """A publisher's private key. It cannot be pickled, because no reader needs it.
 
     Attributes:
         private_key: The key as ``cryptography`` has it.
@@ -119,7 +119,7 @@ class SigningKey:
 
     @property
     def fingerprint(self) -> str:
-        """That of the public key."""
+        """The fingerprint of the public key."""
         return self.verify_key.fingerprint
 
     def sign(self, message: bytes) -> bytes:

@@ -1,10 +1,10 @@
 """The three signature schemes of a publisher: Ed25519, and ECDSA on P-256 with SHA-256 and on P-384 with SHA-384.
 
-The key alone says which scheme it is: its curve decides the hash, and nothing that is verified can name another.
-Every signature has one spelling. Ed25519 sees to that itself (RFC 8032: S is below the order). ECDSA (FIPS 186-5) does
-not: with (r, s) also (r, n - s) is valid, and lax readers take several encodings of either. Here a signature is strict
-DER (SEC 1, appendix C.8) and s is at most n / 2. Many signers make either s; ``one_spelling`` gives theirs this one.
-Names are those of securesystemslib and TUF.
+The key alone decides the scheme: its curve decides the hash, and verified data cannot choose another. Every signature
+has one encoding. Ed25519 ensures this itself (RFC 8032: S is below the order). ECDSA (FIPS 186-5) does not: if (r, s)
+is valid, so is (r, n - s), and lax readers accept several encodings of either. Here a signature is strict DER (SEC 1,
+appendix C.8) and s is at most n / 2. Many signers return either s; ``one_spelling`` normalises it. The names are those
+of securesystemslib and TUF.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ECDSA = {
 
 
 def scheme_of(given: object) -> str | None:
-    """Name the scheme of a key of ``cryptography``, public or private; None for what is no key of the three."""
+    """Name the scheme of a key of ``cryptography``, public or private; None for any other object."""
     if isinstance(given, PublicKey | PrivateKey):
         if isinstance(given, Ed25519PublicKey | Ed25519PrivateKey):
             return ED25519
@@ -56,10 +56,10 @@ def sign(private_key: PrivateKey, message: bytes) -> bytes:
 
 
 def one_spelling(public_key: PublicKey, signature: bytes) -> bytes:
-    """Give a signature of ECDSA the one spelling that is accepted; one of Ed25519 has no other.
+    """Return a signature of ECDSA in the one accepted encoding; a signature of Ed25519 has no other.
 
     Raises:
-        ValueError: It is not DER, or no signature of any key.
+        ValueError: It is not DER, or not a signature of any key.
     """
     if isinstance(public_key, Ed25519PublicKey):
         return signature
