@@ -100,7 +100,7 @@ def test_every_command_without_a_feature(name, lacks, tmp_path, without):
     assert fault_points.hidden(tmp_path) == []
     again = fault_points.command(case.arguments, tmp_path)
     assert again.returncode == (0 if case.repeats else 2)
-    assert case.repeats or b"exists and" in again.stderr
+    assert case.repeats or any(words in again.stderr for words in fault_points.REFUSES)
 
 
 @pytest.mark.slow
@@ -272,3 +272,24 @@ def test_a_note_does_not_lead_elsewhere(tmp_path):
         write_file(folder / "first", b"one", overwrite=True)
         assert half.exists() == stays
         assert os.listdir(folder) == ["first"]
+
+
+def test_a_replaced_file_whose_folder_fails_stays_and_is_told(tmp_path, monkeypatch):
+    """The old one is gone; what is in its place is whole. Of a new file nothing stays."""
+    for name, overwrite in (("old", True), ("new", False)):
+        (tmp_path / "old").write_bytes(b"old")
+        fsync = os.fsync
+
+        def failing(fd, fsync=fsync):
+            if os.fstat(fd).st_ino == tmp_path.stat().st_ino:
+                raise OSError(5, "Input/output error")
+            fsync(fd)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", failing)
+            words = "check it, and do it again" + ("; it is in its place all the same, .*" if overwrite else "") + "$"
+            with pytest.raises(StoreError, match=words):
+                write_file(tmp_path / name, b"new", overwrite=overwrite)
+    assert os.listdir(tmp_path) == ["old"]
+    (tmp_path / "old").unlink()
+    write_file(tmp_path / "old", b"new")

@@ -231,7 +231,9 @@ class Place:
         except FileExistsError:
             raise exists(failing, self._error) from None
         except OSError as failure:
-            raise self._error(unwritable(failing, failure)) from failure
+            stays = overwrite and len(targets) == 1 and not os.listdir(self.directory)
+            kept = "; it is in its place all the same, and may be lost if the power fails" if stays else ""
+            raise self._error(unwritable(failing, failure) + kept) from failure
 
     def discard(self) -> None:
         """Remove what is left in the place, unless it is kept, and give it up; doing it twice is harmless."""

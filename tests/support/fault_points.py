@@ -33,6 +33,7 @@ Place = pathlib.Path
 Outcomes = collections.Counter[str]
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 RELEASE = ["--name", "a", "--version", "1"]
+REFUSES = b"exists and is not", b"are in db already"
 APPEND = """
 from ben_secure.store.writer import PatchWriter
 from support.strategies import make_patch
@@ -142,7 +143,15 @@ CASES = {
     ),
     "show": Case(["show", "db", "a", "-o", "new.png"], exists("new.png", b"\x89PNG")),
     "demo": Case(["demo", "new"], lambda place: (place / "new" / "attacked.lmdb").exists()),
-    "append": Case([APPEND], lambda place: succeeds("inspect", "db", "c")(place), repeats=True),
+    "append": Case(
+        ["append", "db", "more"],
+        succeeds("inspect", "db", "c"),
+        prepare=lambda place: write_patches(place / "more", "c"),
+    ),
+    "audit --shard": Case(
+        ["audit", "db", "--no-fickling", "--workers", "1", "--shard", "1/1", "--output", "part"], exists("part", b"{")
+    ),
+    "PatchWriter(append=True)": Case([APPEND], lambda place: succeeds("inspect", "db", "c")(place), repeats=True),
 }
 
 
@@ -181,11 +190,16 @@ def command(arguments: list[str], place: Place, prefix: list[str] | None = None)
         return Done(status, error.read())
 
 
+def write_patches(path: Place, *names: str) -> None:
+    """Write a database of patches."""
+    with PatchWriter(path) as writer:
+        for seed, name in enumerate(names):
+            writer[name] = make_patch(seed=seed)
+
+
 def make_place(place: Place) -> None:
     """Make what the commands work on."""
-    with PatchWriter(place / "db") as writer:
-        writer["a"] = make_patch()
-        writer["b"] = make_patch(seed=1)
+    write_patches(place / "db", "a", "b")
     write_key_pair(place / "key", place / "key.pub", SigningKey.generate())
     write_mac_keys(place / "mac", MacKeySet(MacKey.generate()))
     geotiffs.make_pairs(place, 2)
@@ -240,7 +254,9 @@ def judged(case: Case, model: Place, call: str, number: int, fault: str) -> str:
         if not killed and left and b"is kept in" not in first.stderr:
             return f"BAD: it left {left}"
         second = command(case.arguments, place)
-        refused = complete and not case.repeats and second.returncode == 2 and b"exists and" in second.stderr
+        refused = (
+            complete and not case.repeats and second.returncode == 2 and any(word in second.stderr for word in REFUSES)
+        )
         if second.returncode and not refused:
             return f"BAD: the repetition ended with {second.returncode}: {second.stderr[-300:]!r}"
         if not case.complete(place) or hidden(place):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ben_secure._system.appear import refuse_taken
+from ben_secure._system.appear import collect, refuse_taken
 from ben_secure.errors import PatchFormatError, Rule, StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
+from ben_secure.pages.data_file import data_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.remote.addresses import is_remote
 from ben_secure.signing.footer import FOOTER_BYTES, footer_of, payload_end
@@ -76,6 +77,7 @@ def append(
         if is_remote(database):
             raise StoreError("a database on a server cannot be changed; write a copy (--out COPY)")
         refuse_if_released(database, "write a copy (--out COPY), and sign that one with --since")
+        collect(os.path.realpath(data_file_path(database)))  # of an append that was killed when all was added
     else:
         refuse_taken(os.path.abspath(out))  # before anything is judged
     max_bytes = limits.max_value_bytes + FOOTER_BYTES
