@@ -293,7 +293,10 @@ def test_several_databases_under_one_signature(tmp_path):
         sign_release([train, test], [PUBLISHER], **RELEASE)
     for databases, match in (
         (several(tmp_path / "same", one=TRAIN, two=TRAIN), "two of the databases have the same records"),
-        (several(tmp_path / "odd", **{"one": TRAIN, "two two": TEST}), "the name of a database is two two.lmdb"),
+        (
+            several(tmp_path / "odd", **{"one": TRAIN, "two two": TEST}),
+            "a database of a release is called two two.lmdb",
+        ),
     ):
         with pytest.raises((ValueError, StoreError), match=match):
             sign_release(databases, [PUBLISHER], **RELEASE)

@@ -54,8 +54,8 @@ class Subject:
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _SUBJECT_NAME.fullmatch(self.name):
             raise ValueError(
-                f"the name of a database is {printable(self.name)}, expected 1 to 100 ASCII letters, digits, '.', '-' "
-                "and '_'"
+                f"a database of a release is called {printable(self.name)}, expected 1 to 100 ASCII letters, digits, "
+                "'.', '-' and '_'"
             )
         _check_count(self.count)
         _check_sha256("manifest_sha256", self.manifest_sha256)
