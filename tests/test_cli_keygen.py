@@ -206,7 +206,7 @@ def test_a_passphrase_from_the_environment(tmp_path, capsys, monkeypatch):
         (["--passphrase-file", "missing"], "No such file"),
         (["--passphrase-file", "exposed"], "type chmod 600 -- "),
         (["--passphrase-env", "GOOD", "--passphrase-file", "good"], "not both"),
-        (["--passphrase-env", "GOOD", "--no-passphrase"], "no other passphrase option"),
+        (["--passphrase-env", "GOOD", "--no-passphrase"], "cannot be combined with --passphrase-file"),
         (["--passphrase", "correct horse"], "there is no option --passphrase"),
         ([], "there is no terminal to ask on"),
     ],

@@ -331,7 +331,7 @@ BOTH = [FIRST.verify_key, SECOND.verify_key]
         ({"mac_key": KEY, "manifest": "m"}, "manifest, .* require verify_key", {"manifest": "m", **PUBLISHED}),
         ({"mac_key": KEY, "name": "n"}, "name, .* require verify_key", {"name": "n", **PUBLISHED}),
         ({"mac_key": KEY, "version": "1"}, "version and .* require verify_key", {"version": "1", **PUBLISHED}),
-        ({"verify_key": []}, "verify_key is empty", {"verify_key": BOTH[:1]}),
+        ({"verify_key": []}, "verify_key must contain at least one key", {"verify_key": BOTH[:1]}),
         ({"verify_key": BOTH, "threshold": 3}, "threshold is 3, expected 1 to 2", {"verify_key": BOTH, "threshold": 2}),
         ({"verify_key": BOTH, "threshold": 0}, "threshold is 0, expected 1 to 2", {"verify_key": BOTH, "threshold": 1}),
         ({"verify_key": BOTH[:1] * 2, "threshold": 2}, "expected 1 to 1", {"verify_key": BOTH[:1] * 2}),
