@@ -1,1 +1,1 @@
-"""What ``ben-secure demo`` shows: an honest database, one with attacks in it, and both ways to sign one."""
+"""The tour of ``ben-secure demo``: an honest database, a copy with attacks, and both ways to sign a database."""

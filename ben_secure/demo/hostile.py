@@ -1,6 +1,6 @@
-"""The nine hostile values of the demo, built opcode by opcode; four of them would create a file if they were unpickled.
+"""The nine hostile values of the demo, built opcode by opcode. Unpickling any of four of them would create a file.
 
-Makes bytes and nothing else: no value is ever unpickled here. What each opcode does, ``pickletools.dis`` shows.
+This module only makes bytes. It never unpickles a value. ``pickletools.dis`` shows the effect of each opcode.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PROTO = b"\x80\x04"
 
 
 class Attack(NamedTuple):
-    """One hostile value: what it holds, what ``pickle`` would do with it, and its bytes."""
+    """One hostile value: a description of its content, the effect of unpickling it, and its bytes."""
 
     holds: str
     would: str
@@ -28,7 +28,7 @@ def attacks(honest: bytes, canary: str) -> tuple[Attack, ...]:
         canary: Path of the file that the first four of them would create.
 
     Returns:
-        The attacks, as far apart as possible.
+        The attacks; each is of a different kind.
     """
     command = f"touch {shlex.quote(canary)}"
     shell = _call("posix", "system", _text(command)) + b"."
@@ -47,7 +47,7 @@ def attacks(honest: bytes, canary: str) -> tuple[Attack, ...]:
 
 
 def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogatepass")  # as pickle does; a path may be other than UTF-8
+    data = text.encode("utf-8", "surrogatepass")  # as pickle does; a path need not be UTF-8
     return b"X" + struct.pack("<I", len(data)) + data
 
 
@@ -64,13 +64,13 @@ def _dict(**items: bytes) -> bytes:
 
 
 def _s1_patch(vh: bytes) -> bytes:
-    """A patch of the original package with this VH."""
+    """Make a patch of the original package with this VH."""
     cls = _global("bigearthnet_patch_interface.s1_interface", "BigEarthNet_S1_Patch")
     return _PROTO + cls + b")\x81" + _dict(bandVH=vh) + b"b."
 
 
 def _band(pixels: bytes) -> bytes:
-    """A band of the original package (pydantic 1) with these pixels."""
+    """Make a band of the original package (pydantic 1) with these pixels."""
     fields = {"name": _text("VH"), "spatial_resolution": b"K\x0a", "data_shape": b"KxKx\x86", "data": pixels}
     given = b"\x8f(" + b"".join(map(_text, fields)) + b"\x90"
     state = _dict(__dict__=_dict(**fields), __fields_set__=given, __private_attribute_values__=b"}")
@@ -78,7 +78,7 @@ def _band(pixels: bytes) -> bytes:
 
 
 def _array(shape: bytes) -> bytes:
-    """numpy's empty array of a shape, as its pickles begin."""
+    """Make the empty array of a shape with which numpy's pickles begin."""
     return _call("numpy.core.multiarray", "_reconstruct", _global("numpy", "ndarray") + shape + b"C\x01b")
 
 
@@ -87,7 +87,7 @@ def _dtype(code: str, state: bytes) -> bytes:
 
 
 def _pointers() -> bytes:
-    """A whole band with a dtype that hides an object field: numpy takes its bytes for addresses of objects."""
+    """Make a band with a dtype that hides an object field: numpy uses its bytes as addresses of objects."""
     objects = _dtype("O8", b"K\x03" + _text("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3f")
     fields = b"}" + _text("f") + objects + b"K\0\x86s"
     hidden = _dtype("V8", b"K\x03" + _text("|") + b"N" + _text("f") + b"\x85" + fields + b"K\x08K\x01K\0")
@@ -97,13 +97,14 @@ def _pointers() -> bytes:
 
 
 def _hidden(program: bytes) -> bytes:
-    """A frame that ends inside a string.
+    """Make a frame that ends inside a string.
 
-    Read opcode by opcode this is a string of seven characters, then bytes. CPython's unpickler drops the rest of the
-    frame when it reads across its end from a BytesIO: it is five bytes further than one thinks, and runs those bytes.
+    Read opcode by opcode, this is a string of seven characters, then bytes. CPython's unpickler drops the rest of the
+    frame when it reads across its end from a BytesIO. It continues five bytes later than expected, and runs those
+    bytes.
     """
     frame = b"X\x07\0\0\0abcde"
-    # Its length becomes a part of the string and has to be UTF-8; nothing runs behind the first STOP.
+    # Its length becomes a part of the string and must be UTF-8. Nothing runs after the first STOP.
     program = program.ljust(len(program) // 256 * 256 + 256, b".")
     return (
         _PROTO

@@ -1,7 +1,7 @@
-"""The two-minute tour: write made-up patches, read them, attack a copy, sign, tamper, and show what is refused.
+"""The two-minute tour: write synthetic patches, read them, attack a copy, sign, tamper, and show the refusals.
 
-The attacks (``hostile``) are real and are never run; four of them would create a canary file, which must be absent at
-the end. It writes into a directory of its own, or into an empty one that the user names; keys are never written.
+The attacks (``hostile``) are real and are never run. Four of them would create a canary file, which must be absent at
+the end. The tour writes into a temporary directory, or into an empty one that the user names. It never writes keys.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FIELDS = 5  # along each side of a patch
 _ATTACKED = "attacked.lmdb"
 
 # Typical digital numbers of Level-2A (reflectance times 10,000) of B01 ... B12 in natural order, then backscatter of VH
-# and VV in dB: invented, but with the marks of each cover (water dark, leaves bright in the infrared).
+# and VV in dB. They are invented, but typical of each cover (water is dark, leaves are bright in the infrared).
 _COVERS = {
     "Arable land": (450, 560, 850, 820, 1300, 2400, 2800, 2900, 3100, 3100, 2300, 1400, -18, -11),
     "Coniferous forest": (240, 260, 420, 280, 700, 1900, 2300, 2400, 2600, 2600, 1200, 550, -14, -8.5),
@@ -52,11 +52,11 @@ def make_patch(column: int, row: int) -> BigEarthNet_S1_S2_Patch:
     """Make a patch of square fields of a few covers.
 
     Args:
-        column: Place of the patch in its tile; with ``row`` the seed.
-        row: The same.
+        column: Column of the patch in its tile. Column and row are the seed.
+        row: Row of the patch in its tile.
 
     Returns:
-        uint16 digital numbers and float32 dB, and the metadata ``labels``: the covers.
+        The patch, with uint16 digital numbers, float32 backscatter in dB, and the covers as metadata ``labels``.
     """
     random = np.random.default_rng((column, row))
     covers = random.choice(len(_COVERS), (_FIELDS, _FIELDS), p=random.dirichlet(np.full(len(_COVERS), 0.5)))
@@ -74,11 +74,11 @@ def run(directory: str | None, out: Console) -> int:
     """Show the tour.
 
     Args:
-        directory: Where the databases will be, new or empty. None for a temporary directory.
-        out: Where to print; must not interpret markup.
+        directory: Directory for the databases, new or empty; None for a temporary directory.
+        out: The output; it must not interpret markup.
 
     Returns:
-        0 if everything behaved as it must, 1 if an attack got through or an honest patch did not.
+        0 if everything behaved as expected, 1 if an attack was accepted or an honest patch was refused.
 
     Raises:
         StoreError: The directory is not empty, or cannot be made.
@@ -119,7 +119,7 @@ def _tour(place: Path, out: Console, hint: str) -> int:
 
 
 def _show_attacked(place: Path, stored: dict[str, bytes], planted: dict[str, Attack], out: Console) -> list[str]:
-    """Audit a copy with attacks in it: what went wrong."""
+    """Audit a copy with attacks in it, and return the problems."""
     out.print(f"\n2. Plant {len(planted)} hostile values in a copy, and audit it", style="bold")
     _write(place / _ATTACKED, stored | {name: attack.value for name, attack in planted.items()})
     report = _audited(place / _ATTACKED, out)
@@ -136,7 +136,7 @@ def _show_attacked(place: Path, stored: dict[str, bytes], planted: dict[str, Att
 
 
 def _show_signing(folder: Path, patches: dict[str, BigEarthNet_S1_S2_Patch], out: Console) -> list[str]:
-    """Tag and sign patches, tamper with copies, and read them: what went wrong."""
+    """Tag and sign patches, tamper with copies and read them, and return the problems."""
     mac_key, publisher = MacKey.generate(), SigningKey.generate()
     team: dict[str, Any] = {"mac_key": mac_key, "context": "demo"}
     release: dict[str, Any] = {"verify_key": publisher.verify_key, "name": "demo", "version": "2.0"}
@@ -171,7 +171,7 @@ def _name(column: int, row: int) -> str:
 
 
 def _write(database: Path, patches: Mapping[str, bytes | BigEarthNet_S1_S2_Patch], **asked: Any) -> dict[str, bytes]:
-    """Write patches, or values as they are; gives what is stored."""
+    """Write patches, or values unchanged, and return the stored values."""
     with PatchWriter(database, **asked) as writer:
         for name, patch in patches.items():
             if isinstance(patch, bytes):
@@ -183,7 +183,7 @@ def _write(database: Path, patches: Mapping[str, bytes | BigEarthNet_S1_S2_Patch
 
 
 def _refusal(database: Path, **asked: Any) -> str | None:
-    """Read every patch as a user who asks for this; None, or the first sentence of the refusal."""
+    """Read every patch with these checks. Return None, or the first sentence of the refusal."""
     try:
         with PatchReader(database, **asked) as reader:
             list(reader.values())

@@ -1,14 +1,14 @@
 """The two label nomenclatures of BigEarthNet and the published mapping between them: data only.
 
 Sources: Sumbul et al., "BigEarthNet: A Large-Scale Benchmark Archive for Remote Sensing Image Understanding", IGARSS
-2019 (43 level-3 classes of CORINE Land Cover 2018, as the label files of the archive spell them); Sumbul et al.,
+2019 (43 level-3 classes of CORINE Land Cover 2018, in the spelling of the published label files); Sumbul et al.,
 "BigEarthNet-MM", IEEE Geoscience and Remote Sensing Magazine 9(3), 2021 (the 19 classes; 11 of the 43 are dropped).
 Orders are those of ``original_labels``, ``BigEarthNet-19_labels`` and ``label_conversion`` in ``label_indices.json``
-of the authors' models (git.tu-berlin.de/rsim/BigEarthNet-S2_19-classes_models). Texts in the field also sort the
-classes by the alphabet; a multi-hot vector means nothing without its order.
+of the authors' models (git.tu-berlin.de/rsim/BigEarthNet-S2_19-classes_models). Other publications sort the classes
+alphabetically, so a multi-hot vector has no meaning without its order.
 
-BigEarthNet v2 (Clasen et al., "reBEN", IGARSS 2025) has only the 19 classes, spelled as here. One class changes its
-spelling on the way: ``Transitional woodland/shrub`` of the 43 is ``Transitional woodland, shrub`` of the 19.
+BigEarthNet v2 (Clasen et al., "reBEN", IGARSS 2025) has only the 19 classes, in this spelling. One class changes its
+spelling: ``Transitional woodland/shrub`` of the 43 is ``Transitional woodland, shrub`` of the 19.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BEN_19: tuple[str, ...] = (
     "Inland waters",
     "Marine waters",
 )
-"""The 19 classes; the place of each is its published index."""
+"""The 19 classes; the position of each is its published index."""
 
 TO_19: Mapping[str, str | None] = MappingProxyType(
     {
@@ -89,7 +89,7 @@ TO_19: Mapping[str, str | None] = MappingProxyType(
 """Each of the 43 classes with its class of the 19, or None if it was dropped; in published order."""
 
 CORINE_43: tuple[str, ...] = tuple(TO_19)
-"""The 43 classes; the place of each is its published index."""
+"""The 43 classes; the position of each is its published index."""
 
 
 _CODES = (
@@ -106,14 +106,14 @@ REFERENCE_MAP = "reference_map"
 
 
 def to_19(labels: Iterable[str]) -> list[str]:
-    """Translate labels of the 43 classes to the 19, as archives of the field store them.
+    """Translate labels of the 43 classes to the 19, as existing databases store them.
 
     Args:
         labels: Labels of ``CORINE_43``.
 
     Returns:
-        One label for each that is not dropped, in the order given: two labels that fall into one class give that
-        class twice. Empty if all are dropped (archives of the field store None then).
+        One label for each that is not dropped, in the given order. Two labels of one class give that class twice. Empty
+        if all are dropped (existing databases then store None).
 
     Raises:
         KeyError: A label is not one of the 43.

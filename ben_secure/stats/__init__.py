@@ -1,6 +1,6 @@
-"""Statistics of a database: counts, labels, and the numbers of every band; exact, in one pass.
+"""Exact statistics of a database, in one pass: counts, labels, and the pixels of every band.
 
-``stats`` walks, ``Statistics`` is what it found, ``plot_png`` draws it. Every value goes through ``PatchReader``.
+``stats`` computes them, ``Statistics`` holds them, ``plot_png`` draws them. ``PatchReader`` reads every value.
 """
 
 from ben_secure.stats.plot import plot_png

@@ -1,7 +1,7 @@
-"""Draw statistics as one PNG: a histogram for each band, and how many patches have each label.
+"""Draw statistics as one PNG: a histogram for each band, and the number of patches for each label.
 
-The only home of matplotlib (extra ``plot``), which is imported when a plot is made and not before. Text from the
-database is escaped, and never read as mathematics or markup.
+Only this module imports matplotlib (extra ``plot``), and only when it makes a plot. Text from the database is escaped,
+and never read as mathematics or markup.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_BANDS = 32
-"""Most bands in a plot."""
+"""Maximum number of bands in a plot."""
 
 MAX_LABELS = 50
-"""Most labels of one field in a plot: all of CORINE's 43."""
+"""Maximum number of labels of one field in a plot; CORINE has 43."""
 
 _ACROSS = 4
 _COLOUR = "#2a6f97"
@@ -51,7 +51,7 @@ def plot_png(statistics: Statistics) -> bytes:
     across = math.ceil(len(bands) / _ACROSS)
     heights = [2.0 * across, *(0.7 + 0.24 * len(labels) for labels in fields.values())]
     figure = Figure(figsize=(11, 0.4 + sum(heights)), dpi=_DPI, layout="constrained")
-    # Separate figures, so that long labels do not take the room of the histograms.
+    # Separate figures, so that long labels do not take space from the histograms.
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     for place, (name, band) in enumerate(bands, 1):
         _draw_band(parts[0].add_subplot(across, _ACROSS, place), name, band)
@@ -68,7 +68,7 @@ def plot_png(statistics: Statistics) -> bytes:
 
 
 def _draw_band(axes: Axes, name: str, band: BandStatistics) -> None:
-    """One histogram, as numbers for each unit, because bins differ in width; cut where one in a thousand is beyond."""
+    """Draw one histogram as a density, because bins differ in width. Cut off one thousandth at each end."""
     axes.tick_params(labelsize=7)
     axes.set_yticks([])
     shown = printable(name, 20)

@@ -1,7 +1,7 @@
-"""What the statistics of a database are, for code and as plain data for JSON.
+"""The statistics of a database, for code and as plain data for JSON.
 
-Made of a tally alone: the same counts give the same numbers, bit for bit. Names of labels and bands are as they are in
-the database; ``to_json`` escapes them.
+A tally alone determines them: equal counts give equal numbers, bit for bit. Names of labels and bands are those of the
+database; ``to_json`` escapes them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ben_secure.stats.sums import Sums, code_of, edge_of
 from ben_secure.stats.tally import Tally
 
 BINS = 128
-"""Bins of a histogram, about."""
+"""Approximate number of bins in a histogram."""
 
 _NAME_CHARACTERS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """How often numbers were seen; exact, though the bins are not of quite the same width.
+    """A histogram. Its counts are exact; its bins may differ slightly in width.
 
     Attributes:
-        edges: Ascending; bin i is from edge i, which belongs to it, to edge i + 1. Integers up to 16 bits have bins of
-            whole numbers; the edges of others lie on the fine grid that is kept while counting.
-        counts: One a bin, one fewer than edges.
+        edges: Ascending. Bin i is from edge i (inclusive) to edge i + 1 (exclusive). Integers up to 16 bits have bins
+            of whole numbers; the edges of other numbers lie on the fine grid that counting uses.
+        counts: One per bin, one fewer than edges.
     """
 
     edges: tuple[float, ...]
@@ -39,20 +39,21 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandStatistics:
-    """The numbers of one band in all patches that have it.
+    """Statistics of one band over all patches that have it.
 
-    ``mean`` and ``std`` are the exact ones, rounded to float64 once (``std`` within one unit in the last place).
+    ``mean`` and ``std`` are exact, rounded to float64 once (``std`` to within one unit in the last place).
 
     Attributes:
-        mean: Mean of the finite numbers; None, as are the next three and the histogram, if there are none.
-        std: Their standard deviation, of the population (divided by ``count``, as ``numpy.std`` does).
-        minimum: Smallest of them; an int if all are of integer dtypes of at most 16 bits.
-        maximum: Largest of them, likewise.
-        count: How many finite numbers there are.
-        nan: How many NaN.
-        positive_infinite: How many +inf.
-        negative_infinite: How many -inf.
-        histogram: How often the finite numbers were seen.
+        mean: Mean of the finite pixels. If there are no finite pixels, it is None, like the next three and the
+            histogram.
+        std: Standard deviation of the finite pixels as a population (divided by ``count``, as in ``numpy.std``).
+        minimum: Minimum of the finite pixels; an int if all have integer dtypes of at most 16 bits.
+        maximum: Maximum of the finite pixels, likewise.
+        count: Number of finite pixels.
+        nan: Number of NaN.
+        positive_infinite: Number of +inf.
+        negative_infinite: Number of -inf.
+        histogram: Histogram of the finite pixels.
     """
 
     mean: float | None
@@ -72,12 +73,12 @@ class Statistics:
 
     Attributes:
         database: Its path.
-        patches: How many there are.
-        classes: Patches by name of their class.
+        patches: Number of patches.
+        classes: Number of patches by name of their class.
         bands: By band name, in natural order.
-        labels: For ``labels`` and ``new_labels``: patches by label, the most frequent first. A field that no patch has
-            is left out.
-        unlabelled: For the same fields, patches that have none at all.
+        labels: For ``labels`` and ``new_labels``: number of patches by label, the most frequent first. A field that no
+            patch has is left out.
+        unlabelled: For the same fields, number of patches without the field.
     """
 
     database: str
@@ -89,7 +90,7 @@ class Statistics:
 
     @classmethod
     def of(cls, database: str, tally: Tally) -> Statistics:
-        """Make them of a tally of all patches."""
+        """Compute the statistics from a tally of all patches."""
         names = sorted(tally.bands, key=lambda name: (natural_key(name), name))
         fields = [field for field in tally.labels if tally.labelled[field]]
         return cls(
@@ -123,13 +124,13 @@ def _band(sums: Sums) -> BandStatistics:
 
 
 def _histogram(fine_bins: list[tuple[float, int]], low: float, high: float) -> Histogram:
-    """Put fine bins together; every edge is one of theirs, so that no count is guessed."""
+    """Merge fine bins. Every edge is an edge of theirs, so all counts are exact."""
     edges: list[float]
     if isinstance(low, int) and isinstance(high, int):
         width = -(-(high - low + 1) // BINS)
         edges = [*range(low, high + width + 1, width)]
     else:
-        # Not low + step * (high - low): the difference may be beyond float64.
+        # Not low + step * (high - low): the difference may overflow float64.
         steps = np.linspace(0, 1, BINS + 1)
         codes = code_of(low * (1 - steps) + high * steps).tolist()
         edges = sorted({edge_of(code) for code in (*codes, codes[-1] + 1)})
@@ -146,10 +147,10 @@ def to_json(statistics: Statistics) -> dict[str, object]:
         statistics: The statistics.
 
     Returns:
-        ``database``, ``patches``, ``classes``, ``ddof`` (0: deviations are of the population), ``bands`` (by name, each
+        ``database``, ``patches``, ``classes``, ``ddof`` (0: population standard deviation), ``bands`` (by name, each
         with ``mean``, ``std``, ``min``, ``max``, ``count``, ``nan``, ``positive_infinite``, ``negative_infinite`` and
         ``histogram``: ``edges`` and ``counts``), ``labels`` (by field, patches by label) and ``unlabelled``. Names are
-        escaped; should two be the same then, their labels are one and of bands the last one stands.
+        escaped. If two escaped names are equal, labels are added up, and the last of the bands is kept.
     """
     labels: dict[str, Counter[str]] = {}
     for field, counted in statistics.labels.items():

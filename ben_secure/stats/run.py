@@ -1,8 +1,8 @@
-"""Walk a database once and tally its patches, in this process or in several.
+"""Read a database once and tally its patches, in this process or in several.
 
-Every value goes through the reader, which verifies and decodes it; nothing of a refused one is counted, and a database
-with a refused value has no statistics. Workers are spawned, never forked, and get the reader (with its keys) through
-the pipe that starts them; they give back tallies, which add up to the same whatever the cut.
+The reader verifies and decodes every value. A database with a refused value has no statistics. Workers are spawned,
+never forked, and receive the reader (with its keys) through the pipe that starts them. They return tallies. The sum of
+the tallies does not depend on the division of the work.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ben_secure.stats.tally import Tally
 from ben_secure.store.reader import PatchReader
 
 Progress = Callable[[int, int], None]
-"""Called with how many patches were counted and how many there are."""
+"""Called with the number of patches counted so far, and the number of all patches."""
 
-_BATCH = 256  # patches a task: a tenth of a second, and a few kB of names to send
-_AHEAD = 3  # tasks for each worker that wait
+_BATCH = 256  # patches per task: a tenth of a second, and a few kB of names to send
+_AHEAD = 3  # waiting tasks per worker
 
-_CHANGED = "the database was written to while it was counted; begin again when the writer is done"
+_CHANGED = "the database was written to while it was counted; start again when the writer is done"
 
 
 def stats(
@@ -40,24 +40,24 @@ def stats(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Statistics:
-    """Take the statistics of all patches of a database, exactly, reading each once.
+    """Compute exact statistics of all patches of a database, reading each once.
 
     Args:
         source: Path of the database; or a reader, which has its own verification, limits and classes.
-        verification: What must hold for every value of the database at a path.
-        workers: Processes that read. With more than one, a script has to keep what it does under
+        verification: The checks for every value, if ``source`` is a path.
+        workers: Number of processes. With more than one, a script must have its code under
             ``if __name__ == "__main__":``, as always with spawned processes.
         progress: Called after each batch.
 
     Returns:
-        The statistics; the same to the last bit whatever ``workers`` is.
+        The statistics. They do not depend on ``workers``, to the last bit.
 
     Raises:
-        UntrustedDataError: A value was refused: the error has its LMDB key. Or there are too many different labels.
+        UntrustedDataError: A value was refused (the error has its LMDB key), or there are too many different labels.
         StoreError: The database is missing, empty or damaged, was written to meanwhile, holds complex numbers, or a
             worker was lost.
-        TypeError: ``verification`` is something else.
-        ValueError: ``workers`` is less than 1, or there is a ``verification`` beside a reader.
+        TypeError: ``verification`` is not a ``Verification``.
+        ValueError: ``workers`` is less than 1, or ``source`` is a reader and there is a ``verification``.
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
@@ -103,14 +103,14 @@ def _tally(reader: PatchReader, names: list[str]) -> Tally:
 
 
 def _tallied_by(reader: PatchReader, batches: Iterator[list[str]], workers: int) -> Iterator[Tally]:
-    """Tally in processes: a bounded number of batches waits, and results come in key order, as refusals then do."""
+    """Tally in processes. A bounded number of batches waits. Results, and so refusals, come in key order."""
     pending: deque[Future[Tally]] = deque()
     pool = ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(reader,)
     )
     try:
         for names in batches:
-            with uninterrupted():  # it starts a worker if none is idle
+            with uninterrupted():  # submitting starts a worker if none is idle
                 pending.append(pool.submit(_work, names))
             if len(pending) > workers * _AHEAD:
                 yield pending.popleft().result()
@@ -118,7 +118,7 @@ def _tallied_by(reader: PatchReader, batches: Iterator[list[str]], workers: int)
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise StoreError(
-            "a worker process was lost, perhaps for want of memory; try again with fewer workers", database=reader.path
+            "a worker process was lost, perhaps for lack of memory; try again with fewer workers", database=reader.path
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -128,7 +128,7 @@ _readers: list[PatchReader] = []
 
 
 def _start(reader: PatchReader) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the main process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
     _readers[:] = [reader]
 
 

@@ -1,7 +1,7 @@
-"""Exact sums and fine histograms of numbers: the same in any order, however they are cut into parts.
+"""Exact sums and fine histograms of numbers. They do not depend on the order or the division of the numbers.
 
-Everything that is kept is an integer, a minimum or a maximum, so adding rounds nothing. Means and deviations are
-rounded once, when they are asked for. Arrays are read and never changed.
+Only integers, minima and maxima are kept, so additions are exact. Means and standard deviations are rounded once, when
+they are computed. Arrays are read and never changed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _DIGIT = 19  # bits
-_BLOCK = 2**15  # numbers added at a time: so many products of two digits have a sum below 2**53
+_BLOCK = 2**15  # numbers added at a time: the sum of this many products of two digits is below 2**53
 _UNIT = 1074 + _DIGIT  # the smallest float64 is 2**-1074 (IEEE 754), and its last digit may end below that
-_CODE_SHIFT = 52 - 7  # bits of the mantissa that are not in a code: a bin is at most 1/128 of its numbers wide
+_CODE_SHIFT = 52 - 7  # bits of the mantissa that are not in a code; the width of a bin is at most 1/128 of its numbers
 
 
 class Counts:
-    """How often each integer was seen: a run of counters, one for each from the first to the last.
+    """The frequency of each integer, as a run of counters from the first integer to the last.
 
     Attributes:
-        first: The integer that the first counter is for.
-        counters: int64; empty if no integer was seen.
+        first: The integer of the first counter.
+        counters: int64; empty if no integer was counted.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Counts:
         self.counters: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
     def add(self, integers: npt.NDArray[Any], first: int) -> None:
-        """Count integers that fit in int64, none less than ``first``, with a counter for each from there on."""
+        """Count integers that fit in int64 and are at least ``first``, with counters from ``first`` on."""
         self.merge(first, np.bincount(integers.astype(np.int64) - first if first else integers))
 
     def merge(self, first: int, counters: npt.NDArray[np.int64]) -> None:
@@ -53,7 +53,7 @@ class Counts:
         self.counters[first - self.first :][: len(counters)] += counters
 
     def items(self) -> list[tuple[int, int]]:
-        """The integers that were seen, ascending, and how often."""
+        """Return the counted integers, ascending, and their frequencies."""
         places = np.flatnonzero(self.counters)
         return list(zip((places + self.first).tolist(), self.counters[places].tolist(), strict=True))
 
@@ -62,16 +62,16 @@ class Sums:
     """Sums, extremes and fine histogram of numbers, in at most 5 MB.
 
     Attributes:
-        integers: How often each integer of a dtype of at most 16 bits was seen.
-        codes: How often each bin (see ``code_of``) of other finite numbers was seen: below zero, at zero, above zero.
-            One run of counters for all three would be megabytes of zeros.
-        odd: How many numbers were ``nan``, ``positive_infinite``, ``negative_infinite``.
+        integers: Frequency of each integer of a dtype of at most 16 bits.
+        codes: Frequency of each bin (see ``code_of``) of other finite numbers: below zero, at zero, above zero. One run
+            of counters for all three would be megabytes of zeros.
+        odd: Number of ``nan``, ``positive_infinite`` and ``negative_infinite``.
     """
 
     def __init__(self) -> None:
         self.integers, self.codes = Counts(), (Counts(), Counts(), Counts())
         self.odd: Counter[str] = Counter()
-        # Of the numbers that have codes; the sums in units of 2**-_UNIT and of its square.
+        # For the numbers that have codes. The units of the sums are 2**-_UNIT and its square.
         self._low, self._high, self._sum, self._squares = math.inf, -math.inf, 0, 0
 
     def add(self, array: npt.NDArray[Any]) -> None:
@@ -81,7 +81,7 @@ class Sums:
             array: Integers or floats of at most 64 bits, of any size and shape.
 
         Raises:
-            TypeError: It holds something else, such as complex numbers.
+            TypeError: It has another dtype, such as complex numbers.
         """
         kind, flat = array.dtype.kind, array.ravel()
         if kind not in "iuf" or array.dtype.itemsize > 8:
@@ -114,12 +114,12 @@ class Sums:
         for counts, part in zip(self.codes, (codes[codes < 0], codes[codes == 0], codes[codes > 0]), strict=True):
             if len(part):
                 counts.add(part, int(part.min()))
-        # The sum with 0.0 makes -0.0 positive: which of the two is the minimum would depend on the order.
+        # Adding 0.0 makes -0.0 positive. Otherwise the minimum of the two would depend on the order.
         self._low = min(self._low, float(numbers.min(initial=math.inf)) + 0.0)
         self._high = max(self._high, float(numbers.max(initial=-math.inf)) + 0.0)
 
     def merge(self, other: Sums) -> None:
-        """Add what another has seen."""
+        """Add the numbers of another one."""
         for mine, counts in zip((self.integers, *self.codes), (other.integers, *other.codes), strict=True):
             mine.merge(counts.first, counts.counters)
         self.odd.update(other.odd)
@@ -129,11 +129,11 @@ class Sums:
 
     @property
     def count(self) -> int:
-        """How many finite numbers there were."""
+        """Number of finite numbers."""
         return sum(int(counts.counters.sum()) for counts in (self.integers, *self.codes))
 
     def extremes(self) -> tuple[float, float] | None:
-        """Smallest and largest finite number: ints if all were of dtypes of at most 16 bits; None if there is none."""
+        """Return minimum and maximum of the finite numbers (ints if all dtypes had at most 16 bits), or None."""
         seen = self.integers.items()
         numbers: list[float] = [seen[0][0], seen[-1][0]] if seen else []
         if self._low <= self._high:
@@ -141,10 +141,10 @@ class Sums:
         return (min(numbers), max(numbers)) if numbers else None
 
     def mean_and_deviation(self) -> tuple[float, float] | None:
-        """Mean and standard deviation of the finite numbers, each the exact one rounded to float64.
+        """Return mean and standard deviation of the finite numbers, each exact before it is rounded to float64.
 
         Returns:
-            Mean, and deviation of the population (divided by n, as ``numpy.std`` does); None if there is no number.
+            Mean, and standard deviation of the population (divided by n, as in ``numpy.std``); None without numbers.
         """
         n, seen = self.count, self.integers.items()
         if not n:
@@ -155,7 +155,7 @@ class Sums:
         return float(Fraction(total, n << _UNIT)), float(Fraction(root, n << _UNIT))
 
     def fine_bins(self) -> list[tuple[float, int]]:
-        """The histogram as it is kept: left edges (see ``edge_of``; small integers stand for themselves) and counts."""
+        """Return the fine histogram: left edges (see ``edge_of``; small integers are their own edges) and counts."""
         coded = [(edge_of(code), times) for counts in self.codes for code, times in counts.items()]
         return [*self.integers.items(), *coded]
 
@@ -163,8 +163,8 @@ class Sums:
 def _moments(numbers: npt.NDArray[np.float64]) -> tuple[int, int]:
     """Sum numbers and their squares, exactly.
 
-    The largest numbers are cut into digits of 19 bits (integers, as float64) until nothing is left of them, and then
-    the next largest. Sums of digits, and of products of two digits, are integers below 2**53, hence exact.
+    The largest numbers are split into digits of 19 bits (integers, as float64) until the rest is zero, and then the
+    next largest. Sums of digits, and of products of two digits, are integers below 2**53, hence exact.
 
     Args:
         numbers: Finite; at most ``_BLOCK``.
@@ -193,7 +193,7 @@ def _moments(numbers: npt.NDArray[np.float64]) -> tuple[int, int]:
 
 
 def code_of(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Find the histogram bins of floats: sign, exponent and the first 7 bits of the mantissa, as one integer.
+    """Return the histogram bins of floats: sign, exponent and the first 7 bits of the mantissa, as one integer.
 
     Law: x <= y implies code_of(x) <= code_of(y), and edge_of(code) <= x < edge_of(code + 1) for the code of x.
 
@@ -201,14 +201,14 @@ def code_of(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         numbers: Finite float64.
 
     Returns:
-        int64, same shape. Code 0 begins at zero; the codes below are of negative numbers.
+        int64, same shape. Code 0 begins at zero. Negative numbers have negative codes.
     """
     magnitude = np.abs(numbers).view(np.int64)
-    # Towards minus infinity also below zero, so that every bin is closed on its left.
+    # Rounded towards minus infinity also below zero, so every bin includes its left edge.
     return np.where(numbers < 0, -((magnitude + (1 << _CODE_SHIFT) - 1) >> _CODE_SHIFT), magnitude >> _CODE_SHIFT)
 
 
 def edge_of(code: int) -> float:
-    """The left edge of a histogram bin; the largest float64 for one beyond all numbers."""
+    """Return the left edge of a histogram bin; the largest float64 for a bin beyond all numbers."""
     edge = float(np.int64(abs(code) << _CODE_SHIFT).view(np.float64))
     return math.copysign(min(edge, sys.float_info.max), code)

@@ -1,7 +1,7 @@
-"""What was counted of some patches: how many of which class, their labels, and the sums of every band.
+"""Counts of some patches: classes, labels, and the sums of every band.
 
-Adding a patch reads it once and keeps nothing of it but names and numbers. Names come from the database, so their
-number and length are bounded; they are escaped where they are shown.
+Adding a patch reads it once, and keeps only names and numbers. Names come from the database, so their number and length
+are bounded. They are escaped before they are shown.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
 
 LABEL_FIELDS = ("labels", "new_labels")
-"""Metadata that holds labels, as the encoder names it: of CORINE (43 classes), and of the nomenclature of 19."""
+"""Metadata with labels, as the encoder names it: CORINE (43 classes), and the nomenclature of 19 classes."""
 
 MAX_LABELS = 10_000
-"""Most different labels of one field: nomenclatures have tens. A database with more is refused."""
+"""Maximum number of different labels of one field. Nomenclatures have tens. A database with more is refused."""
 
 MAX_LABEL_CHARACTERS = 500
-"""Longer labels are cut, so that the characters of both fields take at most 40 MB; reports show fewer."""
+"""Longer labels are cut, so that both fields take at most 40 MB. Reports show fewer characters."""
 
 MAX_BANDS = 256
-"""Most different band names."""
+"""Maximum number of different band names."""
 
 
 class Tally:
-    """The counts of some patches; tallies of parts add up to the tally of the whole, in any order.
+    """The counts of some patches. Tallies of parts add up to the tally of the whole, in any order.
 
     Attributes:
-        patches: How many there were.
-        classes: Patches by name of their class.
+        patches: Number of patches.
+        classes: Number of patches by name of their class.
         bands: Sums by band name.
-        labels: For each of ``LABEL_FIELDS``, patches by label.
-        labelled: For each of ``LABEL_FIELDS``, patches that have it, an empty list included.
+        labels: For each of ``LABEL_FIELDS``, number of patches by label.
+        labelled: For each of ``LABEL_FIELDS``, number of patches that have the field, even with an empty list.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ def _bound(names: Mapping[str, object], most: int, kind: str) -> None:
 
 
 def _labels(value: object) -> Iterable[str]:
-    """The texts of a label field, however they are kept; anything else is not a label."""
+    """Return the texts of a label field in any container. Other objects are not labels."""
     items: Any = value
     if isinstance(value, str):
         items = [value]

@@ -1,7 +1,7 @@
-"""What a notebook shows of a patch, a reader or a dataset: HTML without scripts, every text escaped, of bounded size.
+"""Cards of a patch, a reader or a dataset for notebooks: HTML of bounded size without scripts, with all text escaped.
 
-It knows patches only as things with bands to draw. Whatever cannot be drawn or read is left out or named: a notebook
-shows something of everything.
+It knows patches only as objects with bands. A patch that cannot be drawn has no picture. A patch that cannot be read is
+replaced by the error message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_ROWS = 12
 _MOST_CHARACTERS = 200
 _MOST_PICTURES = 4
 _MOST_NAMES = 100_000
-_SIDE = 120  # pixels of a thumbnail at most, which is what a patch has
+_SIDE = 120  # maximum side of a thumbnail in pixels; a patch has 120
 
 
 def card(title: str, rows: Sequence[tuple[str, object]], pictures: Iterable[str] = ()) -> str:
@@ -30,8 +30,8 @@ def card(title: str, rows: Sequence[tuple[str, object]], pictures: Iterable[str]
 
     Args:
         title: Its heading.
-        rows: Names and what they have: a str, a number, or a list or tuple of these.
-        pictures: What ``thumbnail`` returned.
+        rows: Names and values: a str, a number, or a list or tuple of these.
+        pictures: Results of ``thumbnail``.
 
     Returns:
         HTML.
@@ -43,7 +43,7 @@ def card(title: str, rows: Sequence[tuple[str, object]], pictures: Iterable[str]
 
 
 def thumbnail(bands: Mapping[str, npt.NDArray[Any]], *captions: object) -> str:
-    """Draw some bands (see ``quicklook.look``); only the captions if no composite can be made, or without Pillow."""
+    """Draw some bands (see ``quicklook.look``). Without Pillow or a fitting composite, show only the captions."""
     picture = ""
     try:
         image = look(bands).image
@@ -57,16 +57,16 @@ def thumbnail(bands: Mapping[str, npt.NDArray[Any]], *captions: object) -> str:
 
 
 def gallery(title: str, names: Collection[str], load: Callable[[str], Any], verified: str | None) -> str:
-    """Make the card of many patches, with pictures, names and labels of the first.
+    """Make the card of many patches, with pictures, names and labels of the first ones.
 
     Args:
         title: Its heading.
-        names: Of the patches.
-        load: Reads one.
-        verified: What is verified of each; None for nothing.
+        names: Names of the patches.
+        load: Reads one patch.
+        verified: Description of the checks for each patch; None if there are none.
 
     Returns:
-        HTML; in the place of what cannot be read, the message that says so.
+        HTML. An error message replaces a patch that cannot be read.
     """
     rows: list[tuple[str, object]] = []
     pictures = []
@@ -92,12 +92,12 @@ def _message(error: Exception) -> str:
 
 
 def completions(names: Iterable[str]) -> list[str]:
-    """Names to complete what is typed between brackets: the first ``_MOST_NAMES``, without unprintable ones."""
+    """Return names for completion between brackets: the first ``_MOST_NAMES``, without unprintable ones."""
     return [name for name in itertools.islice(names, _MOST_NAMES) if name.isprintable()]
 
 
 def _text(value: object) -> str:
-    """Escape a value; lists are written with commas."""
+    """Escape a value. A list is written with commas."""
     if type(value) in (list, tuple):
         value = ", ".join(printable(item, _MOST_CHARACTERS) for item in value[:32])  # type: ignore[index]
     return html.escape(printable(value, _MOST_CHARACTERS))

@@ -1,10 +1,10 @@
 """Pictures of patches for people: colour composites, PNG, contact sheets.
 
-Reads pixels and returns new arrays; it never changes a patch, and no measurement should be taken from its output, whose
-contrast is stretched for the eye. Row 0 of a patch is its northern edge and stays the upper edge of every picture.
-The only home of Pillow, which is imported when a PNG or a sheet is made and not before.
+This module reads pixels and returns new arrays. It never changes a patch. Its output has a stretched contrast, and is
+not suitable for measurements. Row 0 of a patch is its northern edge, and the upper edge of every picture. Only this
+module imports Pillow, and only when it makes a PNG or a sheet.
 
-Whatever a patch holds has a bounded price: bands of any sides are sampled to at most ``MAX_SIDE`` pixels a side.
+The cost is bounded for every patch: bands of any size are sampled to at most ``MAX_SIDE`` pixels a side.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "radar": ("VV", "VH"),
     }
 )
-"""The bands of each composite, as red, green and blue; blue of radar is VV - VH in decibel, the ratio of the powers.
+"""The bands of each composite, as red, green and blue. Blue of radar is VV - VH in dB, the ratio of the powers.
 
-The first that fits a patch is its default. Infrared tends to show healthy plants red; swir shows them green, bare soil
-magenta, water black; radar shows smooth ground and water blue, rough ground and buildings bright.
+The default is the first composite that fits the patch. Infrared (colour-infrared: B08, B04, B03) tends to show healthy
+plants red. Swir shows plants green, bare soil magenta and water black. Radar shows smooth ground and water blue, and
+rough ground and buildings bright.
 """
 
 MAX_SIDE = 2048
-"""Most pixels along one side of a composite."""
+"""Maximum number of pixels along one side of a composite."""
 
 _PERCENTILES = (2.0, 98.0)  # drawn black and white: robust against clouds and single bright roofs
-_SHOWN_SIDE = 480  # a patch of 120 pixels is a stamp on a screen
-_CELL = 240  # pixels a side on a contact sheet: twice a patch's 120, and wide enough for a patch name in two lines
+_SHOWN_SIDE = 480  # a patch of 120 pixels is too small on a screen
+_CELL = 240  # side of a cell on a contact sheet in pixels: twice a patch's 120, and enough for a name in two lines
 _LINE_CHARACTERS, _LINE_PIXELS = 38, 13
 _GAP = 8
 _PAPER = (255, 255, 255)
@@ -56,7 +57,7 @@ _INK = (32, 32, 32)
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Quicklook:
-    """A composite of one patch; notebooks show it as a picture.
+    """A composite of one patch. Notebooks show it as a picture.
 
     Attributes:
         kind: One of ``KINDS``.
@@ -70,36 +71,36 @@ class Quicklook:
         return to_png(self.image, scale=max(1, _SHOWN_SIDE // max(self.image.shape[:2])))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the picture as PNG, a small one enlarged by a whole number to some 480 pixels.
+        """Write the picture as PNG. A small picture is enlarged by a whole number, to about 480 pixels.
 
         Args:
-            path: The file; its directory must exist. A character device or a FIFO is written to.
-            overwrite: Whether a regular file of this name is replaced.
+            path: The file. Its directory must exist. It may be a character device or a FIFO.
+            overwrite: Whether to replace an existing regular file.
 
         Raises:
-            StoreError: There is something of this name, and ``overwrite`` was not asked for or it is not a regular
-                file; or the file cannot be written. Nothing is left.
+            StoreError: The path exists without ``overwrite`` or is not a regular file, or the file cannot be written.
+                Nothing is left.
         """
         write_file(path, self._repr_png_(), overwrite=overwrite)
 
 
 def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None) -> Quicklook:
-    """Draw three bands as red, green and blue: what ``patch.quicklook`` returns.
+    """Draw three bands as red, green and blue, for ``patch.quicklook``.
 
-    Each band is stretched by itself from its 2nd to its 98th percentile, so that hues compare places within one patch
-    and not patches; in true colour one stretch over all three keeps the hue. Values beyond are clipped; a band without
-    contrast is mid-grey; NaN is black, and does not count for the percentiles, nor do infinities. Bands of different
-    resolution are brought to the finest by nearest neighbour. Complex bands are drawn by magnitude.
+    Each band is stretched separately from its 2nd to its 98th percentile, so hues can be compared within a patch, but
+    not between patches. True colour uses one stretch for all three bands, which keeps the hue. Values outside are
+    clipped. A band without contrast is mid-grey. NaN is black. The percentiles ignore NaN and infinities. Bands are
+    resampled to the finest resolution by nearest neighbour. Complex bands are drawn by magnitude.
 
     Args:
         bands: Two-dimensional pixels by band name; names are hostile.
-        kind: One of ``KINDS``; None for the first of which there are the bands.
+        kind: One of ``KINDS``; None for the first one that fits the bands.
 
     Returns:
         The picture, of at most ``MAX_SIDE`` rows and columns.
 
     Raises:
-        ValueError: The kind is unknown, or there are not the bands that it takes.
+        ValueError: The kind is unknown, or a band that it needs is missing.
     """
     if kind is not None and kind not in KINDS:
         raise ValueError(f"composite {printable(kind)} is unknown, expected one of {', '.join(KINDS)}")
@@ -111,7 +112,7 @@ def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None) -> Quic
         raise ValueError(f"{kind} takes bands {', '.join(KINDS[kind])}, and this patch has {names}{choose}")
     channels = _on_one_grid([bands[name] for name in KINDS[kind]])
     if kind == "radar":
-        with np.errstate(all="ignore"):  # inf - inf is NaN, and drawn as such
+        with np.errstate(all="ignore"):  # inf - inf is NaN, and is drawn as NaN
             channels.append(channels[0] - channels[1])
     groups = [channels] if kind == "true-colour" else [[channel] for channel in channels]
     return Quicklook(kind=kind, image=np.stack([drawn for group in groups for drawn in _stretched(group)], axis=-1))
@@ -126,7 +127,7 @@ def _on_one_grid(bands: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float
         band[(np.arange(rows) * band.shape[0] // rows)[:, None], np.arange(columns) * band.shape[1] // columns]
         for band in bands
     ]
-    with np.errstate(all="ignore"):  # numbers beyond float64 become infinite, and are drawn as such
+    with np.errstate(all="ignore"):  # numbers outside float64 become infinite, and are drawn as infinities
         return [np.asarray(abs(band) if band.dtype.kind == "c" else band, dtype=np.float64) for band in sampled]
 
 
@@ -136,7 +137,7 @@ def _stretched(channels: Sequence[npt.NDArray[np.float64]]) -> list[Picture]:
     values = values[np.isfinite(values)]
     with np.errstate(all="ignore"):
         low, high = np.percentile(values, _PERCENTILES) if values.size else (0.0, 0.0)
-        if not high > low and values.size:  # few pixels differ: better seen than hidden
+        if not high > low and values.size:  # few pixels differ: show them
             low, high = values.min(), values.max()
         if not (high > low and np.isfinite(high - low)):
             return [np.where(np.isnan(channel), 0, 128).astype(np.uint8) for channel in channels]
@@ -152,7 +153,7 @@ def to_png(image: Picture, *, scale: int = 1) -> bytes:
         scale: Pixels of the PNG along each pixel of the picture, at least 1.
 
     Returns:
-        The file's bytes, the same for the same picture.
+        The bytes of the file. Equal pictures give equal bytes.
     """
     require("a picture", "pillow")
     from PIL import Image
