@@ -1,17 +1,16 @@
 """Make a file or a folder appear, whole or not at all: databases, keys, manifests, reports, pictures, states.
 
-What is to appear is made in a private folder ``.NAME.ben-secure-writing`` beside the place where it will be, on the
-same file system, held for one writer (``locks``). When it is whole and on disk, one rename gives it its name. A process
-that is killed at any moment leaves what was there before, or the new thing, and perhaps that folder: the next writer
-to the same name removes it, or takes it up if it says the same of what it is about (a fingerprint in the file
-``resume``), which only this user can have put there.
+New content is made in a private folder ``.NAME.ben-secure-writing`` beside the target, on the same file system, locked
+for one writer (``locks``). When it is complete and on disk, one rename gives it its name. A process that is killed at
+any moment leaves the old content or the new, and perhaps that folder. The next writer to the same name removes the
+folder, or resumes from it if the fingerprint in its file ``resume`` is equal and only this user can have put it there.
 
-Several files that belong together appear in order, the one that makes them valid last. A file ``placing`` says before
-what will be placed: of a set that is not complete, what was placed is taken back, by its digest, and what was replaced
-is put back. So a half never outlives the next writer.
+Several files that belong together appear in order; the file that makes them valid is the last. A file ``placing`` lists
+them beforehand. If a set is incomplete, the next writer removes the placed files, recognised by digest, and restores
+the replaced ones. So an incomplete set never survives the next writer.
 
-Nothing here needs hard links, locks, a durable folder or permissions: each is used where the file system has it. Only
-secrets need permissions (``files``).
+Hard links, locks, durable folders and permissions are used where the file system has them, but are not required. Only
+secrets require permissions (``files``).
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ Path = str | os.PathLike[str]
 
 
 def left_beside(target: str) -> str | None:
-    """Find the place where a writer that can be resumed has left what it wrote for a target.
+    """Find the private folder that an interrupted, resumable writer has left for a target.
 
     Args:
-        target: The database as its writer named it.
+        target: Path of the database, as its writer named it.
 
     Returns:
-        Path of the place, or None if nothing was left.
+        Path of the folder, or None if there is none.
     """
     place = _place_of(os.path.abspath(target))
     left = all(os.path.exists(os.path.join(place, name)) for name in (_NEW, _RESUME))
@@ -51,10 +50,10 @@ def left_beside(target: str) -> str | None:
 
 
 def collect(target: str) -> None:
-    """Remove what a killed writer left beside a target that exists, unless a writer is at work or can be resumed.
+    """Remove the remains of a killed writer beside an existing target, unless a writer is active or can be resumed.
 
     Args:
-        target: The file or folder as its writer named it.
+        target: Path of the file or folder, as its writer named it.
     """
     if os.path.isdir(_place_of(os.path.abspath(target))) and left_beside(target) is None:
         with contextlib.suppress(StoreError):
@@ -62,26 +61,26 @@ def collect(target: str) -> None:
 
 
 class Place:
-    """The private folder, from ``__init__``, which takes it, to ``discard``, which gives it up.
+    """The private folder of a writer, from ``__init__``, which locks it, to ``discard``, which releases it.
 
     Attributes:
-        directory: Path of a directory to make the new thing in; empty unless ``resumed``.
-        resumed: Whether ``directory`` holds what an earlier writer with the same fingerprint left.
+        directory: Path of a directory for the new content; empty unless ``resumed``.
+        resumed: Whether ``directory`` holds the work of an earlier writer with the same fingerprint.
     """
 
     def __init__(
         self, target: str, fingerprint: bytes | None = None, *, error: type[UndecidedError] = StoreError
     ) -> None:
-        """Take the place beside a target; remove what a killed writer left there.
+        """Lock the private folder beside a target, and remove the remains of a killed writer.
 
         Args:
-            target: Path of the file or folder that will appear; of several files the first.
-            fingerprint: Digest of what a writer that can be resumed is about, at most 64 bytes: what was left with the
-                same fingerprint stays. None to start over in any case.
+            target: Path of the file or folder that will appear; for several files, the first.
+            fingerprint: Digest that identifies the work of a resumable writer, at most 64 bytes. Work with the same
+                fingerprint is kept. None to start over in any case.
             error: Class of the errors.
 
         Raises:
-            UndecidedError: Another writer is at work on this target, or the place cannot be made.
+            UndecidedError: Another writer is active on this target, or the folder cannot be made.
         """
         self._target = os.path.abspath(named(target, error))
         self._parent = os.path.dirname(self._target)
@@ -114,7 +113,7 @@ class Place:
                     f"another writer is at work on {printable(self._target, 400)}; {busy.strerror}"
                 ) from None
             except OSError:
-                if made:  # what is in it now is not another writer's
+                if made:  # its content does not belong to another writer
                     self._clear()
                     locks.Lock(self._folder, locks.NAME).give_up()
                 raise
@@ -123,12 +122,12 @@ class Place:
         raise self._error(f"writers come and go at {printable(self._target, 400)}; try again when they have finished")
 
     def _made(self) -> bool:
-        """Make the place; False if it is there already, and only this user can have made it."""
+        """Make the folder. Return False if it exists already and only this user can have made it."""
         try:
             os.mkdir(self._folder, 0o700)
         except FileExistsError:
             found = os.lstat(self._folder)
-            # In a directory that others may write to, somebody could lay a place of his own in our way.
+            # In a directory that others may write to, somebody could put a folder of his own here.
             if not stat.S_ISDIR(found.st_mode) or not _looks_like_ours(found, self._folder):
                 raise self._error(
                     f"{printable(self._folder, 400)} is in the way and is not a private directory of this user; "
@@ -138,7 +137,7 @@ class Place:
         return True
 
     def _left_with(self, fingerprint: bytes) -> bool:
-        """Whether something was left here with this fingerprint, and nobody else can have written to it."""
+        """Whether work with this fingerprint was left here, and nobody else can have written to it."""
         try:
             place = os.lstat(self._folder)
             with open(os.path.join(self._folder, _RESUME), "rb") as file:
@@ -149,11 +148,11 @@ class Place:
             return False
 
     def _begin(self, fingerprint: bytes | None) -> None:
-        """Make an empty directory, and say last what it is about."""
+        """Make an empty directory, and then write the fingerprint."""
         self._clear()
         os.mkdir(self.directory)
         note = os.path.join(self._folder, _RESUME)
-        if os.path.lexists(note):  # of another writer: what is written now must never pass for its work
+        if os.path.lexists(note):  # of another writer: new content must never pass for its work
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), note)
         if fingerprint is not None:
             with open(note, "xb") as file:
@@ -170,14 +169,14 @@ class Place:
                 locks.removed(shutil.rmtree, path)
 
     def keep(self, kept: bool = True) -> None:
-        """Leave what is in the place for a later writer: ``discard`` will only give the place up. Or do not keep it."""
+        """Keep the content for a later writer, so ``discard`` only releases the lock; or stop keeping it."""
         self._kept = kept
 
     def put_folder(self) -> None:
-        """Make ``directory`` itself the target, durably; the target must not exist, or be an empty folder.
+        """Rename ``directory`` to the target, durably. The target must not exist, or be an empty folder.
 
         Raises:
-            UndecidedError: The operating system refuses; the target is as it was.
+            UndecidedError: The operating system refuses. The target is unchanged.
         """
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -202,7 +201,7 @@ class Place:
             raise self._error(unwritable(self._target, failure)) from failure
 
     def put_files(self, targets: Mapping[str, str], *, overwrite: bool = False) -> None:
-        """Give finished files their names, durably and in this order: all of them or none.
+        """Give finished files their names, durably and in this order, all of them or none.
 
         Args:
             targets: Path of each file, in the folder of the target, by its name in ``directory``. The last one makes
@@ -210,8 +209,8 @@ class Place:
             overwrite: Whether regular files of these names are replaced.
 
         Raises:
-            UndecidedError: A name is taken, or the operating system refuses. All names are as they were; only if a
-                single file was replaced and its folder could not be synchronised, the new one stays.
+            UndecidedError: A name is taken, or the operating system refuses. All files are unchanged, with one
+                exception: if a single file was replaced and its folder could not be synchronised, the new file stays.
         """
         files = NamedSet(self._folder, targets)
         failing = self._target
@@ -236,7 +235,7 @@ class Place:
             raise self._error(unwritable(failing, failure) + kept) from failure
 
     def discard(self) -> None:
-        """Remove what is left in the place, unless it is kept, and give it up; doing it twice is harmless."""
+        """Remove the content, unless it is kept, and release the lock. A second call has no effect."""
         if self._lock is None:
             return
         if not self._kept:
@@ -246,13 +245,13 @@ class Place:
 
 
 def refuse_taken(target: str) -> None:
-    """Find before work begins that a folder cannot get a name.
+    """Refuse, before work begins, a name that a new folder cannot have.
 
     Args:
-        target: Where it shall be.
+        target: Path of the new folder.
 
     Raises:
-        StoreError: There is something. What a killed writer has left beside it is removed.
+        StoreError: The path exists. Remains of a killed writer beside it are removed.
     """
     if os.path.lexists(target):
         collect(target)
@@ -260,13 +259,13 @@ def refuse_taken(target: str) -> None:
 
 
 def refuse_full(target: str) -> None:
-    """Find before work begins that a folder cannot get a name that an empty folder may have.
+    """Refuse, before work begins, a name that a new folder cannot have; an empty folder may have it.
 
     Args:
-        target: Where it shall be.
+        target: Path of the new folder.
 
     Raises:
-        StoreError: There is something else, or an empty folder that no rename can replace.
+        StoreError: Something else has this name, or it is an empty folder that a rename cannot replace.
     """
     shown = printable(target, 400)
     if not os.path.lexists(target):
@@ -284,10 +283,10 @@ def refuse_full(target: str) -> None:
 
 
 def _is_mount_point(path: str) -> bool:
-    """Whether something is mounted at a path, which therefore cannot be renamed or replaced."""
+    """Whether a path is a mount point, which cannot be renamed or replaced."""
     if os.path.ismount(path):
         return True
-    # A folder of the same file system that is mounted there (mount --bind) is seen in the list of mounts only.
+    # Only the list of mounts shows a folder of the same file system that is mounted there (mount --bind).
     real = os.fsencode(os.path.realpath(path))
     for character in b"\\ \t\n":
         real = real.replace(bytes([character]), b"\\%03o" % character)
@@ -299,13 +298,13 @@ def _is_mount_point(path: str) -> bool:
 
 
 def exists(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
-    """Write the error for a name that is taken; ``force`` if it could be overwritten."""
+    """Make the error for a name that is taken; ``force`` if it could be overwritten."""
     remedy = ", or overwrite it knowingly (--force, overwrite=True)" if force else ""
     return error(f"{printable(target, 400)} exists and is not overwritten; choose another name{remedy}")
 
 
 def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
-    """Write a path as a str that the operating system can take.
+    """Return a path as a str that the operating system accepts.
 
     Raises:
         UndecidedError: It cannot be the name of a file.
@@ -322,7 +321,7 @@ def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
 def _place_of(target: str) -> str:
     parent, name = os.path.split(target)
     raw = os.fsencode(name)
-    if len(raw) > _MAX_NAME_BYTES:  # with the suffix it would be too long
+    if len(raw) > _MAX_NAME_BYTES:  # it would be too long with the suffix
         import hashlib
 
         start = raw[: _MAX_NAME_BYTES - 70].decode("utf-8", "ignore")
@@ -331,7 +330,7 @@ def _place_of(target: str) -> str:
 
 
 def _looks_like_ours(found: os.stat_result, folder: str) -> bool:
-    """Whether a folder has the owner and the permissions that one has which this process makes now beside it."""
+    """Whether owner and permissions of a folder are those of a new folder that this process makes beside it."""
     if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
         return True
     # A file system without owners or permissions gives all folders the same.
@@ -347,7 +346,7 @@ def _looks_like_ours(found: os.stat_result, folder: str) -> bool:
 
 
 def _is_own(path: str) -> bool:
-    """Whether this is a directory or a file of this user under no other name."""
+    """Whether this is a directory of this user, or a file of this user without other hard links."""
     found = os.lstat(path)
     regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
     return found.st_uid == os.geteuid() and (regular or stat.S_ISDIR(found.st_mode))

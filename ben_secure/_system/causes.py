@@ -1,4 +1,4 @@
-"""Say in plain words why the operating system would not write, and what to do about it."""
+"""Explain in plain words why the operating system did not write, and the remedy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _TRIAL_BYTES = 2**20
 
 
 def unwritable(path: str, error: OSError) -> str:
-    """Write the message for a file or folder that cannot be written.
+    """Return the message for a file or folder that cannot be written.
 
     Args:
-        path: The file or folder as its user named it.
-        error: What the operating system said.
+        path: The file or folder, as its user named it.
+        error: The error of the operating system.
 
     Returns:
         One line of printable ASCII: the cause, the path, the remedy.
@@ -41,14 +41,14 @@ def unwritable(path: str, error: OSError) -> str:
 
 
 def from_text(text: str, folder: str) -> OSError | None:
-    """Find the system error that a library has told in words; some call a full disk an input/output error.
+    """Find the system error in the message of a library. Some libraries report a full disk as an input/output error.
 
     Args:
-        text: What the library said, with the system's words for the error.
-        folder: Folder of what was to be written, in which this user may write.
+        text: The message of the library, with the system's text for the error.
+        folder: Folder of the output, in which this user may write.
 
     Returns:
-        The error, or None if the text names none.
+        The error, or None if the text does not name one.
     """
     number = next((number for number in (*_NO_ROOM, errno.EFBIG, errno.EIO) if os.strerror(number) in text), None)
     if number is None:
@@ -58,7 +58,7 @@ def from_text(text: str, folder: str) -> OSError | None:
 
 
 def _trial(path: str) -> OSError | None:
-    """Write a small file and remove it: the error if that cannot be done."""
+    """Write a small file and remove it; return the error if that fails."""
     try:
         with open(path, "xb") as file:
             file.write(bytes(_TRIAL_BYTES))
@@ -83,10 +83,10 @@ def _no_room(error: OSError, path: str) -> str:
 
 
 def _free(path: str) -> tuple[int, int | None] | None:
-    """Bytes and inodes that this user may take on the disk of a path; None for inodes where there are none."""
+    """Return the free bytes and inodes for this user on the disk of a path; None for inodes if it has none."""
     path = os.path.abspath(path)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return None  # a device, which is on no disk
+        return None  # a device is not on a disk
     while True:
         try:
             found = os.statvfs(path)

@@ -1,8 +1,8 @@
-"""Find out who could change a file, or put another in its place, apart from those who are trusted.
+"""Find the users, apart from trusted ones, who could change a file or replace it by another.
 
-One walk for all who ask. It goes the way of the kernel, component by component and through every symbolic link, so it
-sees each folder in which the file, or a link on the way to it, could be exchanged. It shows what ``stat`` shows: a
-POSIX ACL shows in the group bits, which are its mask; NFSv4 ACLs, capabilities and other hosts do not (T11).
+All callers share one walk. It resolves the path like the kernel, component by component and through every symbolic
+link, so it visits each folder in which the file, or a link to it, could be replaced. It relies on ``stat``. A POSIX ACL
+is visible there, because its mask is in the group bits; NFSv4 ACLs, capabilities and other hosts are not (T11).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Place:
     """The file itself, or a folder or link on the way to it.
 
     Attributes:
-        path: Where it is.
-        status: What ``lstat`` says of it.
-        folder: What ``lstat`` says of the folder that it is in.
+        path: Its path.
+        status: Its ``lstat``.
+        folder: The ``lstat`` of the folder that contains it.
     """
 
     path: str
@@ -33,15 +33,15 @@ class Place:
 
     @property
     def writable(self) -> bool:
-        """Whether group or others may write to it; in a sticky folder they cannot exchange what others own."""
+        """Whether group or others may write to it. In a sticky folder they cannot replace the files of others."""
         mode = self.status.st_mode
         sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX  # unlink(2), EPERM
         return not stat.S_ISLNK(mode) and bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not sticky
 
     def foreign(self, trusted: Collection[int]) -> bool:
-        """Whether its owner is none of these users, and could change or exchange it."""
+        """Whether its owner is not one of these users, and could change or replace it."""
         if stat.S_ISLNK(self.status.st_mode) and not self.folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return False  # the folder protects a link, whoever made it
+            return False  # the folder protects a link of any owner
         return self.status.st_uid not in trusted
 
     def __str__(self) -> str:
@@ -50,16 +50,16 @@ class Place:
 
 
 def places(path: str) -> Iterator[Place]:
-    """Walk to a file as the kernel does.
+    """Walk to a file like the kernel.
 
     Args:
         path: The file.
 
     Yields:
-        Each folder, each link and at last the file; a folder that is passed twice, once.
+        Each folder, each link and finally the file. A folder that the path passes twice occurs once.
 
     Raises:
-        OSError: One of them is not there or cannot be looked at, or there are too many links.
+        OSError: One of them does not exist or cannot be accessed, or there are too many links.
     """
     current = "/"
     status = os.lstat(current)

@@ -1,7 +1,7 @@
-"""Write files, one or several that belong together: whole or not at all, and never over what is there unasked.
+"""Write one or several files, whole or not at all, and replace existing files only on request.
 
-For manifests, keys, reports, pictures and states; ``appear`` puts them in place. A link is never followed or replaced,
-a folder or a device never replaced. Devices, FIFOs and terminals are written to as they are (``write_file``).
+For manifests, keys, reports, pictures and states; ``appear`` puts them in place. A link is never followed or replaced.
+A folder or a device is never replaced. ``write_file`` can write into devices, FIFOs and terminals.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ben_secure.errors import StoreError, UndecidedError, printable
 
 
 class Kind(Enum):
-    """Who may use a file; the value has its permissions. The umask takes bits from the first two."""
+    """Who may use a file. The value has the permissions. The umask applies to the first two."""
 
     OPEN = "0666"
-    """The user's other files are the same."""
+    """Like other files of the user."""
     TRUSTED = "0644"
-    """Everybody may read it, nobody else may change it."""
+    """Everybody may read it. Only its owner may change it."""
     PRIVATE = "0600"
-    """It is the user's own, where the file system has permissions."""
+    """Only its owner may use it, if the file system has permissions."""
     SECRET = "0600, always"
-    """It is the user's own; on a file system without permissions it is refused."""
+    """Only its owner may use it. A file system without permissions is refused."""
 
     @property
     def mode(self) -> int:
@@ -55,13 +55,13 @@ def write_file(
     kind: Kind = Kind.OPEN,
     error: type[UndecidedError] = StoreError,
 ) -> None:
-    """Write a file: a reader sees the old one or the new one. Write into a character device or a FIFO.
+    """Write a file. A reader sees the old content or the new. A character device or a FIFO is written into.
 
     Args:
         path: The file; its directory must exist.
-        content: All of it.
-        overwrite: Whether a regular file of this name is replaced.
-        kind: Who may use it. An open file keeps owner and permissions of the one that it replaces.
+        content: The whole content.
+        overwrite: Whether to replace an existing regular file.
+        kind: Who may use it. A file of kind ``OPEN`` keeps owner and permissions of the file that it replaces.
         error: Class of the errors.
 
     Raises:
@@ -87,21 +87,20 @@ def new_files(
     overwrite: bool = False,
     error: type[UndecidedError] = StoreError,
 ) -> Iterator[list[BinaryIO]]:
-    """Give files to write to while the block runs; they get their names, all or none, when it ends.
+    """Yield files to write to. When the block ends, all of them get their names, or none.
 
     Args:
-        paths: The files, in one directory, which must exist. The last one makes the others valid.
+        paths: The files, in one existing directory. The last one makes the others valid.
         kinds: Who may use each of them.
-        overwrite: Whether regular files of these names are replaced.
+        overwrite: Whether to replace existing regular files.
         error: Class of the errors.
 
     Yields:
         A file for each path.
 
     Raises:
-        UndecidedError: There is something of one of the names and ``overwrite`` was not asked for, or it is not a
-            regular file; another writer is at work on it; a secret cannot be kept as one; or the operating system
-            refuses. All names are as they were.
+        UndecidedError: A path exists without ``overwrite``, or is not a regular file; another writer is active on it;
+            a secret cannot be kept private; or the operating system refuses. All files are unchanged.
     """
     targets = [named(path, error) for path in paths]
     place = Place(targets[0], error=error)
@@ -126,16 +125,16 @@ def new_files(
 def check_free(
     target: str, *, overwrite: bool = False, streams: bool = False, error: type[UndecidedError] = StoreError
 ) -> None:
-    """Check that a file can get a name.
+    """Check that a new file can have a name.
 
     Args:
         target: The path.
-        overwrite: Whether a regular file is replaced.
-        streams: Whether a character device or a FIFO will do, which is written to.
+        overwrite: Whether an existing regular file will be replaced.
+        streams: Whether a character device or a FIFO is accepted.
         error: Class of the errors.
 
     Raises:
-        UndecidedError: Something else is there, or nobody can look.
+        UndecidedError: Something else has this name, or the path cannot be accessed.
     """
     try:
         found = os.lstat(target)
@@ -157,13 +156,13 @@ def check_free(
         kind = _NODES.get(stat.S_IFMT(found.st_mode), "a special file")
         raise error(f"{shown} is {kind}, which is not replaced; name another file")
     if not overwrite:
-        collect(target)  # it may be half of what a killed writer has left
+        collect(target)  # it may be half of a set that a killed writer left
         if os.path.lexists(target):
             raise exists(target, error)
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path leads to a character device or a FIFO: what is written there is not kept as a file."""
+    """Whether a path leads to a character device or a FIFO, which do not keep their content."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -176,11 +175,11 @@ def _opened(path: str, mode: int) -> BinaryIO:
 
 
 def _set_permissions(fd: int, target: str, kind: Kind, error: type[UndecidedError]) -> None:
-    """Give an empty file the permissions that it shall have, before there is anything to read in it."""
+    """Set the permissions of an empty file, before it has any content."""
     if kind is Kind.OPEN:
         with contextlib.suppress(FileNotFoundError):
             make_like(fd, os.lstat(target))
-    elif kind is not Kind.TRUSTED and stat.S_IMODE(os.fstat(fd).st_mode) != kind.mode:  # the umask took some
+    elif kind is not Kind.TRUSTED and stat.S_IMODE(os.fstat(fd).st_mode) != kind.mode:  # because of the umask
         with contextlib.suppress(OSError):
             os.fchmod(fd, kind.mode)
     found = stat.S_IMODE(os.fstat(fd).st_mode)

@@ -1,8 +1,8 @@
-"""A process without threads that imports once and forks children: to start one, or to lose it, costs milliseconds.
+"""A process without threads that imports once and forks children, so starting or losing one takes milliseconds.
 
-The caller itself never forks, for it may have threads, locks and memory of any library. The server knows nothing of its
-caller but a socket. Its children end with it, and it ends with its caller. It must never run what a database says: that
-is for the children.
+The caller itself never forks, because it may have threads, locks and memory of any library. The server shares only a
+socket with its caller. Its children end with it, and it ends with its caller. It must never process content of a
+database; only its children do.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a proces
 
 
 class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
-    """Forks children that have a module imported; to be closed.
+    """Forks children that have a module imported. It must be closed.
 
-    It is started at once, and nothing waits for it until a child is ended.
+    It starts immediately. Nothing waits for it before ``end``.
     """
 
     def __init__(self, module: str) -> None:
         """Start the process.
 
         Args:
-            module: Dotted name; its function ``main`` is what a child runs, with the descriptors that it is given.
+            module: Dotted name. A child calls its function ``main`` with the descriptors of the child.
 
         Raises:
             StoreError: No process can be started.
@@ -60,16 +60,16 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
                 raise StoreError(f"a worker process could not be started: {printable(str(error), 400)}") from error
 
     def fork(self, *fds: int) -> int:
-        """Ask for a child.
+        """Request a child.
 
         Args:
-            fds: Descriptors that it gets copies of. If there can be no child, they are closed over there.
+            fds: Descriptors that the child gets copies of. If there is no child, the server closes the copies.
 
         Returns:
             Its number, for ``end``.
         """
         self._children += 1
-        with contextlib.suppress(OSError):  # the server is gone, which shows as if the child were
+        with contextlib.suppress(OSError):  # a lost server looks like a lost child
             socket.send_fds(self._control, [_NUMBER.pack(self._children)], fds)
         return self._children
 
@@ -77,10 +77,10 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
         """Kill a child, if it still runs, and wait for its end.
 
         Args:
-            child: What ``fork`` returned; each is ended once.
+            child: Result of ``fork``. Each child is ended once.
 
         Returns:
-            Its exit code, or minus the signal that ended it; that of the server if there is neither.
+            Its exit code, or minus the signal that ended it; those of the server if the server is lost.
         """
         answer = b""
         with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
         self.close()
 
     def close(self) -> None:
-        """End the server and its children, whatever they are at."""
+        """End the server and its children immediately."""
         self._control.close()
         if not self._children:  # it may still be importing
             self._process.kill()
@@ -127,14 +127,14 @@ def end_begun() -> None:
 
 
 def serve(control_fd: int, module: str) -> None:
-    """Fork and end children as the caller asks, until it closes its side.
+    """Fork and end children on request, until the caller closes its side.
 
     Args:
         control_fd: Inherited descriptor of the socket.
         module: As for ``ForkServer``.
     """
     main = importlib.import_module(module).main
-    gc.freeze()  # what is imported stays shared between the children
+    gc.freeze()  # imported objects stay shared between the children
     control = socket.socket(fileno=control_fd)
     children: dict[int, int] = {}
     while True:
@@ -145,7 +145,7 @@ def serve(control_fd: int, module: str) -> None:
         if not fds:
             control.sendall(_NUMBER.pack(_ended(children.pop(number, 0))))
             continue
-        with contextlib.suppress(OSError):  # no process to be had: who waits for it finds the other end closed
+        with contextlib.suppress(OSError):  # no child can be made: the waiting process finds the other end closed
             children[number] = os.fork()
         if children.get(number) == 0:
             control.close()
@@ -160,8 +160,8 @@ def serve(control_fd: int, module: str) -> None:
 
 
 def _ended(pid: int) -> int:
-    """Kill a child and return its exit code, or minus the signal that ended it; 1 if it was never there."""
+    """Kill a child and return its exit code, or minus the signal that ended it; 1 if it never existed."""
     if pid == 0:
         return 1
-    os.kill(pid, signal.SIGKILL)  # it was not waited for, so the number is still its own
+    os.kill(pid, signal.SIGKILL)  # nobody has waited for it yet, so the number is still its own
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,7 +1,7 @@
 """Start worker processes that Ctrl-C cannot reach before they can ignore it.
 
-A terminal sends SIGINT to all processes of a job. A spawned worker needs a second to import what it works with, and
-would print a traceback until then. What is blocked here is never lost: it arrives when the block ends.
+A terminal sends SIGINT to all processes of a job. A spawned worker needs a second for its imports, and would print a
+traceback until then. A blocked signal is not lost: it arrives when the block ends.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Keep SIGINT from this thread while the block runs; processes that are spawned in it inherit that and keep it."""
-    from multiprocessing import resource_tracker  # here, because commands that start no workers would wait for it
+    """Block SIGINT in this thread during the block. Processes that are spawned in it inherit this permanently."""
+    from multiprocessing import resource_tracker  # here, because commands without workers do not need it
 
     # Starting the first spawned process starts the tracker before it, which unblocks SIGINT.
     resource_tracker.ensure_running()
@@ -30,7 +30,7 @@ def uninterrupted() -> Iterator[None]:
 @contextmanager
 def deferred() -> Iterator[None]:
     """Hold an interruption of the main thread back until the block ends: what is begun in it is not left half done."""
-    if threading.current_thread() is not threading.main_thread():  # only that one is interrupted, or may set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main one has interrupts and sets handlers
         yield
         return
     received: list[int] = []

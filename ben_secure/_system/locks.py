@@ -1,10 +1,10 @@
-"""Hold a folder for one writer: by ``flock``, or, where the file system has no locks, by a file that names the writer.
+"""Lock a folder for one writer: by ``flock``, or, if the file system has no locks, by a file that names the writer.
 
-Without ``flock``, every writer first makes a file of its own, whose name says which process it is, and then looks for
-those of others. Of two at once, the one that looks last sees the other, so that at most one goes on. A file is stale
-only if its process is known to have ended: it was of this boot and this PID namespace, and no process has its number
-and its time of start. Nothing is known of a process of another machine or another boot, so its file holds the folder
-until somebody removes it.
+Without ``flock``, every writer first makes a file of its own, whose name identifies the process, and then looks for
+files of others. If two writers do this at once, the one that looks last sees the other, so at most one continues. A
+file is stale only if its process has certainly ended: it was of this boot and this PID namespace, and no process has
+its number and its start time. The state of a process of another machine or another boot is unknown, so its file holds
+the lock until somebody removes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ENDED = b"ZX"  # states of a process that has ended and was not waited for (pro
 
 
 class Lock:
-    """A folder that is held, from ``take`` to ``give_up``."""
+    """A locked folder, from ``take`` to ``give_up``."""
 
     def __init__(self, folder: str, name: str, fd: int = -1) -> None:
         self._folder = folder
@@ -33,11 +33,11 @@ class Lock:
         self._fd = fd
 
     def give_up(self) -> None:
-        """Remove the folder if nothing else is in it, and let the next writer have it; twice is harmless."""
+        """Remove the folder if it is otherwise empty, and release the lock. A second call has no effect."""
         if not self._name:
             return
-        # While it is open nobody else can have it. What is removed is never removed twice: the next writer may have
-        # made it again.
+        # Nobody else can lock it while it is open. Nothing is removed twice, because the next writer may have made it
+        # again.
         removed(os.unlink, os.path.join(self._folder, self._name))
         removed(os.rmdir, self._folder)
         if self._fd >= 0:
@@ -46,10 +46,10 @@ class Lock:
 
 
 def removed(remove: Callable[[str], None], path: str) -> None:
-    """Remove something, if it is there; a failure that may be of the moment is met by a second attempt.
+    """Remove a file or folder if it exists, with a second attempt after a failure that may be temporary.
 
     Args:
-        remove: Such as ``os.unlink``.
+        remove: A function such as ``os.unlink``.
         path: What to remove.
     """
     for _ in range(2):
@@ -63,16 +63,16 @@ def removed(remove: Callable[[str], None], path: str) -> None:
 
 
 def take(folder: str) -> Lock | None:
-    """Try to take a folder.
+    """Try to lock a folder.
 
     Args:
         folder: A private folder of this user.
 
     Returns:
-        The lock; None if the folder is gone, or was given up just now: make it and try again.
+        The lock; None if the folder does not exist or was released just now: make it and try again.
 
     Raises:
-        BlockingIOError: Another writer holds it; the text says what is known of it.
+        BlockingIOError: Another writer holds it. The text describes that writer.
         OSError: The operating system refuses.
     """
     path = os.path.join(folder, NAME)
@@ -82,7 +82,7 @@ def take(folder: str) -> Lock | None:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The writer that had it may have removed the file after we opened it: then this lock holds nothing.
+        # The previous writer may have removed the file after we opened it: then this lock has no effect.
         if not os.path.samestat(os.fstat(fd), os.stat(path)):
             return None
         lock, fd = Lock(folder, NAME, fd), -1
@@ -97,7 +97,7 @@ def take(folder: str) -> Lock | None:
     finally:
         if fd >= 0:
             os.close(fd)
-    with contextlib.suppress(FileNotFoundError):  # it holds nothing here
+    with contextlib.suppress(FileNotFoundError):  # it has no effect here
         os.unlink(path)
     return _take_by_name(folder)
 
@@ -132,13 +132,13 @@ def _others(folder: str, own: str) -> Iterator[str]:
 
 
 def identity(pid: int) -> tuple[str, str, str, str]:
-    """Tell a process from all others.
+    """Return the identity of a process.
 
     Args:
         pid: Its number.
 
     Returns:
-        Boot, PID namespace, number, and time of start; "0" for what is unknown, and for a process that has ended.
+        Boot, PID namespace, number, and start time; "0" for an unknown part, and for a process that has ended.
     """
     boot = namespace = start = "0"
     with contextlib.suppress(OSError, IndexError):
@@ -153,7 +153,7 @@ def identity(pid: int) -> tuple[str, str, str, str]:
 
 
 def _has_ended(name: str) -> bool:
-    """Whether the process that made a file is known to have ended."""
+    """Whether the process that made a file has certainly ended."""
     boot, namespace, pid, start = [*name[len(_HELD) :].split("-"), *["0"] * 4][:4]
     if "0" in (boot, namespace, start) or not pid.isdecimal():
         return False

@@ -1,7 +1,7 @@
-"""Give finished files and folders their names: exclusively if asked, durably, several together or none of them.
+"""Give finished files and folders their names: durably, on request only if the name is free, several or none.
 
-Called by ``appear`` only, for files in its private folder. Each way is used where the file system has it: a rename that
-replaces nothing (``renameat2``), a hard link, or an empty file that holds the name until the rename.
+Only ``appear`` calls this, for files in its private folder. The first method that the file system supports is used: a
+rename that does not replace (``renameat2``), a hard link, or an empty file that holds the name until the rename.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 OLD = "old"
-_PLACING = "placing"  # what will be placed
+_PLACING = "placing"  # the list of files to place
 _HOLDING = "holding"  # the name that an empty file of ours holds
 NOTES = _PLACING, _HOLDING
 _LACKING = {errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK}
@@ -27,7 +27,7 @@ _READ_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Placed:
-    """One file of a set: its names in the private folder and outside, its content, whether it replaces another."""
+    """One file of a set: its names in the private folder and outside, its digest, and whether it replaces another."""
 
     source: str
     target: str
@@ -79,7 +79,7 @@ class NamedSet:
         """Give one of the files its name.
 
         Raises:
-            FileExistsError: The name is taken, and ``overwrite`` was not asked for.
+            FileExistsError: The name is taken, and ``overwrite`` is false.
             OSError: The operating system refuses.
         """
         path, target = os.path.join(self._folder, "new", source), self._targets[source]
@@ -92,12 +92,12 @@ class NamedSet:
 
 
 def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
-    """Undo what a set that is not complete has placed: remove what is new, put back what was replaced.
+    """Undo an incomplete set: remove the new files, and restore the replaced ones.
 
     Args:
         folder: The private folder.
-        parent: Where the set was placed.
-        complete: Do so even if all of it was placed.
+        parent: Directory of the set.
+        complete: Undo a complete set, too.
 
     Raises:
         OSError: The operating system refuses.
@@ -107,7 +107,7 @@ def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
             noted = [_Placed(**placed) for placed in json.load(file)]
     except FileNotFoundError:
         return
-    except (ValueError, TypeError):  # it was cut off, so nothing was placed yet
+    except (ValueError, TypeError):  # the list is incomplete, so nothing was placed yet
         return
     if not complete and all(placed.is_at(os.path.join(parent, placed.target)) for placed in noted):
         return
@@ -121,7 +121,7 @@ def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
 
 
 def _is_held(folder: str, target: str) -> bool:
-    """Whether a name is held by an empty file of ours."""
+    """Whether an empty file of ours holds a name."""
     with contextlib.suppress(OSError), open(os.path.join(folder, _HOLDING), "rb") as file:
         found = os.lstat(target)
         name = os.fsencode(os.path.basename(target))
@@ -147,7 +147,7 @@ def _put_exclusively(source: str, target: str, holding: str) -> None:
 
 
 def _rename_to_nothing(source: str, target: str) -> None:
-    """Rename in one step, only if nothing has the name (renameat2(2))."""
+    """Rename in one step, only if the name is free (renameat2(2))."""
     try:
         import ctypes  # here, because few programs need it
 
@@ -159,15 +159,15 @@ def _rename_to_nothing(source: str, target: str) -> None:
 
 
 def rename_folder(source: str, target: str) -> None:
-    """Rename a folder to a name that nothing has, or an empty folder.
+    """Rename a folder to a name that is free or that an empty folder has.
 
     Raises:
         OSError: Something else has the name, or the operating system refuses.
     """
     try:
-        os.rename(source, target)  # replaces nothing but an empty folder (rename(2))
+        os.rename(source, target)  # replaces only an empty folder (rename(2))
     except FileExistsError:
-        os.rmdir(target)  # some network file systems replace not even that
+        os.rmdir(target)  # some network file systems do not replace even that
         os.rename(source, target)
 
 
@@ -198,7 +198,7 @@ def _sha256(path: str) -> str:
 
 
 def sync(path: str) -> None:
-    """Wait until a file or folder is on disk; a folder where the file system can do that.
+    """Wait until a file or folder is on disk; a folder only if the file system supports it.
 
     Raises:
         OSError: The disk failed.
@@ -207,7 +207,7 @@ def sync(path: str) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError:
-        if folder:  # one that may be written to and not be listed
+        if folder:  # it may be writable but not readable
             return
         raise
     try:
@@ -220,7 +220,7 @@ def sync(path: str) -> None:
 
 
 def make_like(path: str | int, found: os.stat_result) -> None:
-    """Give owner and permissions of another to a file or folder, as far as this user and the file system can."""
+    """Copy owner and permissions to a file or folder, as far as this user and the file system can."""
     ours = os.stat(path)
     if (ours.st_uid, ours.st_gid) != (found.st_uid, found.st_gid):
         try:

@@ -1,6 +1,7 @@
-"""Libraries that only some functions need: each is asked for by name when it is used, never before.
+"""Libraries that only some functions need. Each is imported when it is used, never before.
 
-A message names the library itself and no extra of this package: that holds for an installation from a checkout, too.
+A message names the library itself, not an extra of this package. That is right for an installation from a checkout,
+too.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from importlib.util import find_spec
 
 from ben_secure.errors import MissingExtraError, printable
 
-_MODULES = {"pillow": "PIL"}  # where a library's module has another name
+_MODULES = {"pillow": "PIL"}  # libraries whose module has another name
 
 
 def require(use: str, *libraries: str, otherwise: str = "") -> None:
     """Import optional libraries, before any work begins.
 
     Args:
-        use: What needs them; the subject of the message.
+        use: The feature that needs them, as the subject of the message.
         libraries: Their names for pip.
-        otherwise: What works without them; the end of the message.
+        otherwise: The alternative without them, as the end of the message.
 
     Raises:
         MissingExtraError: One of them is not installed, or cannot be imported.
@@ -45,9 +46,9 @@ def _is_installed(use: str, library: str) -> bool:
 
 
 def has_lmdb_verify() -> bool:
-    """Whether the package lmdb is of release 3 or newer; does not import it.
+    """Whether the package lmdb has version 3 or newer, without importing it.
 
-    Only since then it has ``lmdb.verify``, which checks a data file without liblmdb, and knows two file formats.
+    Version 3 introduced ``lmdb.verify``, which checks a data file without liblmdb, and a second file format.
     """
     spec = find_spec("lmdb")
     return spec is not None and PathFinder.find_spec("lmdb.verify", spec.submodule_search_locations) is not None

@@ -1,4 +1,4 @@
-"""How many processors there are to run on; the one place that asks."""
+"""The number of available processors."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def processors() -> int:
-    """Count the processors that this process may use, where the operating system tells; otherwise all."""
+    """Count the processors that this process may use, if the operating system reports them; otherwise all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
