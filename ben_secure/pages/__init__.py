@@ -1,1 +1,1 @@
-"""Read an LMDB data file by its pages, with ``pread`` and without liblmdb: raw records out, hostile bytes in."""
+"""Read records from the pages of a hostile LMDB data file, with ``pread`` and without liblmdb."""

@@ -1,9 +1,9 @@
-"""The two meta pages of an LMDB 0.9 file: parse them, and say what a file is that has none.
+"""The two meta pages of an LMDB 0.9 file: parse them, and identify a file that does not have them.
 
-Decides from bytes alone; never reads a file. The layout is ``MDB_meta`` of liblmdb 0.9 (mdb.c) on a 64-bit
+This module works on bytes alone and never reads a file. The layout is ``MDB_meta`` of liblmdb 0.9 (mdb.c) on a 64-bit
 little-endian machine: a page header of 16 bytes (page number u64, pad u16, flags u16, lower u16, upper u16), then
 magic u32, version u32, address u64, map size u64, the records (``MDB_db``, 48 bytes) of the free-page database and of
-the main database, last page u64, transaction id u64. The page size stands in the first field of the first record.
+the main database, last page u64, transaction id u64. The first field of the first record is the page size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HEAD_BYTES = 512
 """First bytes of a file by which it is called what it is; a tar archive says so at byte 257."""
 
 META_BYTES = 152
-"""Bytes of a meta page that mean something: page header (16) and ``MDB_meta`` (136)."""
+"""Bytes of a meta page that are used: page header (16) and ``MDB_meta`` (136)."""
 
 PAGE_SIZES = tuple(1 << bits for bits in range(8, 16))
 """Page sizes that LMDB 0.9 writes: powers of two up to 32768 (``MAX_PAGESIZE``; 65536 does not fit ``mp_upper``)."""
@@ -63,7 +63,7 @@ def parse_meta(data: bytes, slot: int) -> Meta | None:
     """Parse the meta page of slot 0 or 1.
 
     Args:
-        data: The first ``META_BYTES`` bytes of the page, or fewer if the file ends.
+        data: The first ``META_BYTES`` bytes of the page, or fewer at the end of the file.
         slot: Number of the page.
 
     Returns:
@@ -84,7 +84,7 @@ def parse_meta(data: bytes, slot: int) -> Meta | None:
 
 
 def check_meta(meta: Meta, file_bytes: int) -> None:
-    """Check that the state that a meta page describes is possible, and of the kind that is read here.
+    """Check that a meta page describes a possible state of a supported kind of database.
 
     Args:
         meta: An intact meta page.
@@ -112,7 +112,7 @@ def check_meta(meta: Meta, file_bytes: int) -> None:
 
 
 def not_lmdb(head: bytes) -> StoreError:
-    """Say what a file is in which no intact meta page was found.
+    """Make the error for a file without an intact meta page, which identifies the kind of file.
 
     Args:
         head: The first bytes of the file, ``HEAD_BYTES`` if there are so many.

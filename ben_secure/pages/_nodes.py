@@ -1,6 +1,6 @@
 """Branch and leaf pages of an LMDB 0.9 B+ tree: bounds-checked access to the nodes in a private copy of a page.
 
-Decides from bytes alone; never reads a file and never follows a page number. Every offset is checked against the
+This module works on bytes alone: it never reads a file or follows a page number. Every offset is checked against the
 page before it is used (T5). The layout, from mdb.c: a page header of 16 bytes (page number u64, pad u16, flags u16,
 lower u16, upper u16); node offsets (u16 each) up to ``lower``; nodes from ``upper`` to the end. A node is low u16,
 high u16, flags u16, key size u16, the key and, in a leaf, the data: the value itself, whose length is
@@ -30,13 +30,13 @@ _BIG_DATA, _SUB_DATABASE, _DUPLICATES = 0x01, 0x02, 0x04
 
 
 class Node(NamedTuple):
-    """Where a value is.
+    """The location of a value.
 
     Attributes:
         lmdb_key: The key.
         length: Bytes of the value.
-        overflow_page: First overflow page of the value, or None if it stands in the leaf.
-        data: Offset of the value in the leaf, if it stands there.
+        overflow_page: First overflow page of the value, or None if the value is in the leaf.
+        data: Offset of the value in the leaf, if it is there.
     """
 
     lmdb_key: bytes
@@ -46,7 +46,7 @@ class Node(NamedTuple):
 
 
 class _TreePage:
-    """What branch and leaf pages have in common: a checked header and checked nodes."""
+    """The common part of branch and leaf pages: a checked header and checked nodes."""
 
     __slots__ = ("count", "number", "page", "upper")
     _flags: int
@@ -76,7 +76,7 @@ class _TreePage:
     _ascend: Callable[[bytes, bytes], bool] = staticmethod(operator.lt)
 
     def damaged(self, what: str) -> StoreError:
-        """Make the error that says what is wrong with this page."""
+        """Make the error for this damaged page."""
         return StoreError(
             f"{self._kind} page {self.number} of this LMDB file is damaged: {what}; fetch this database again",
             rule=Rule.DAMAGED,
@@ -84,7 +84,7 @@ class _TreePage:
         )
 
     def key_span(self, index: int) -> tuple[int, int]:
-        """Where in the page the key of a node begins and ends; ``index`` must be below ``count``."""
+        """Return where the key of a node begins and ends in the page; ``index`` must be below ``count``."""
         page = self.page
         (node,) = _POINTER.unpack_from(page, PAGE_HEADER + 2 * index)
         start = node + _NODE_HEADER
@@ -97,7 +97,7 @@ class _TreePage:
 
 
 class Branch(_TreePage):
-    """A branch page, read as a whole: lookups pass here often, so it is searched with ``bisect``.
+    """A branch page. It is parsed as a whole and searched with ``bisect``, because lookups use it often.
 
     Attributes:
         children: Page numbers, in key order.
@@ -116,7 +116,7 @@ class Branch(_TreePage):
             number: The page number under which it was read.
 
         Raises:
-            StoreError: The page is damaged; for ``separators`` that do not ascend or nodes that overlap as well.
+            StoreError: The page is damaged; also if separators do not ascend or nodes overlap.
         """
         super().__init__(page, number)
         self.children: list[int] = []
@@ -132,23 +132,23 @@ class Branch(_TreePage):
                 raise self.damaged(f"separator {index} does not ascend")
             self.separators.append(separator)
             room -= _NODE_HEADER + end - start
-        if room < 0:  # bounds the memory of a parsed page by that of its bytes
+        if room < 0:  # so the size of the page bounds the memory of the parsed page
             raise self.damaged("its nodes overlap")
 
     def child_index(self, lmdb_key: bytes) -> int:
-        """Index of the child that holds ``lmdb_key`` if any does: the last whose separator is not above it."""
+        """Return the index of the child that may hold ``lmdb_key``: the last whose separator is not above it."""
         return bisect_right(self.separators, lmdb_key) - 1
 
 
 class Leaf(_TreePage):
-    """A leaf page. The first lookup searches it in place (most pages see no other), later ones the list of its keys."""
+    """A leaf page. The first lookup (usually the only one) searches the page, later ones a list of its keys."""
 
     __slots__ = ("_keys", "_searched")
     _flags = LEAF_PAGE
     _kind = "leaf"
 
     def __init__(self, page: bytes, number: int) -> None:
-        """Check the header of a leaf page; arguments and errors as for every page of the tree."""
+        """Check the header of a leaf page. Arguments and errors are those of every page of the tree."""
         super().__init__(page, number)
         self._keys: list[bytes] = []
         self._searched = False
@@ -183,7 +183,7 @@ class Leaf(_TreePage):
         """Read every node.
 
         Args:
-            previous: Last key of the leaf before, or empty; the keys here must ascend from it.
+            previous: Last key of the previous leaf, or empty; the keys here must be greater.
 
         Returns:
             The nodes in key order; at least one.
@@ -201,7 +201,7 @@ class Leaf(_TreePage):
             previous = node.lmdb_key
             room -= _NODE_HEADER + end - start + (node.length if node.overflow_page is None else _PAGE_NUMBER.size)
             result.append(node)
-        if room < 0:  # else many nodes could share one value, and a small file stand for a huge database
+        if room < 0:  # otherwise many nodes could share one value, so a small file would hold a huge database
             raise self.damaged("its nodes overlap")
         return result
 
@@ -248,7 +248,7 @@ def check_overflow_header(header: bytes | bytearray, number: int, pages_needed: 
     Args:
         header: The first ``PAGE_HEADER`` bytes of the page.
         number: The page number under which it was read.
-        pages_needed: Pages that header and value fill.
+        pages_needed: Number of pages that header and value take.
         last_page: Number of the last page of the database.
 
     Raises:
@@ -256,7 +256,7 @@ def check_overflow_header(header: bytes | bytearray, number: int, pages_needed: 
     """
     own_number, flags, low, high = _PAGE.unpack(header)
     pages = low | high << 16
-    # More pages than needed are honest: LMDB keeps them if a value is made smaller in the transaction that wrote it.
+    # An honest file can have more pages: LMDB keeps them if the same transaction makes a value smaller.
     if own_number != number or flags != OVERFLOW_PAGE or pages < pages_needed or number + pages - 1 > last_page:
         raise StoreError(
             f"overflow page {number} of this LMDB file is damaged: found page {own_number}, type {flags:#x}, {pages} "

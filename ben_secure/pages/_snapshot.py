@@ -1,8 +1,8 @@
-"""One committed state of a database: look a key up, read a value, walk the records, all from one meta page.
+"""One committed state of a database: look up a key, read a value, iterate over the records, all from one meta page.
 
-It takes for granted that the pages of this state are not overwritten meanwhile; ``pages.PageReader``, its only
-caller, checks that after each read and throws the answer away if they may have been. It never follows a page number
-that was not checked against the database and the file, and never reads more than a bounded number of bytes at once.
+It assumes that the pages of this state are not overwritten meanwhile. ``pages.PageReader``, its only caller, checks
+this after each read, and discards the answer if they may have been overwritten. It checks every page number against the
+database and the file before it follows it, and reads a bounded number of bytes at once.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ben_secure.pages.data_file import DataFile
 if TYPE_CHECKING:
     from ben_secure.remote.range_file import RangeFile
 
-# Bytes of pages kept of each kind. The branch pages of 600,000 patches are 2 MB; leaf pages are kept for readers
-# that go in key order. A parsed branch page takes some three times its bytes.
+# Bytes of cached pages of each kind. The branch pages of 600,000 patches take 2 MB. Leaf pages are cached for readers
+# that read in key order. A parsed branch page takes about three times its bytes.
 _CACHE_BYTES = 8 * 2**20
 
 _Page = TypeVar("_Page", Branch, Leaf)
 Place: TypeAlias = Callable[[int], memoryview]
-"""Gives a writable view of so many bytes."""
+"""Returns a writable view of the given number of bytes."""
 
 
 class Snapshot:
-    """One committed state; its caches live and die with it.
+    """One committed state, with its caches.
 
     Attributes:
         meta: The meta page that describes the state.
-        meta_pages: The bytes of both, from the beginning of the file to the end of the second.
-        file_bytes: Size of the data file when the snapshot was taken. Its pages were all written by then.
+        meta_pages: The bytes from the beginning of the file to the end of the second meta page.
+        file_bytes: Size of the data file when the snapshot was taken. All of its pages had been written.
     """
 
     __slots__ = ("_branches", "_file", "_leaves", "_max_pages", "_max_value_bytes", "file_bytes", "meta", "meta_pages")
@@ -44,7 +44,7 @@ class Snapshot:
 
         Args:
             file: The data file.
-            max_value_bytes: Longer values are refused before they are read.
+            max_value_bytes: Maximum length of a value. Longer ones are refused before they are read.
 
         Raises:
             StoreError: There is no intact meta page, or it describes a database of an unsupported kind.
@@ -52,7 +52,7 @@ class Snapshot:
         self._file = file
         self._max_value_bytes = max_value_bytes
         self.meta_pages, metas = _read_metas(file)
-        # As mdb_env_pick_meta: the higher transaction id, the first page if both are equal.
+        # As mdb_env_pick_meta: the higher transaction id, or the first page if both are equal.
         self.meta = max(metas, key=lambda meta: meta.txnid)
         self.file_bytes = file.size()
         check_meta(self.meta, self.file_bytes)
@@ -61,7 +61,7 @@ class Snapshot:
         self._leaves: dict[int, Leaf] = {}
 
     def is_current(self) -> bool:
-        """Whether the meta pages still are, byte for byte, those that this snapshot was made from."""
+        """Whether the meta pages are still, byte for byte, those of this snapshot."""
         return self._file.read_up_to(0, len(self.meta_pages)) == self.meta_pages
 
     def find(self, lmdb_key: bytes) -> tuple[Leaf, Node] | None:
@@ -84,7 +84,7 @@ class Snapshot:
         return None if node is None else (leaf, node)
 
     def get(self, lmdb_key: bytes, place: Place | None = None) -> Any:
-        """Read the value of a key, or None if there is no such key; into ``place(length)`` if that is given.
+        """Read the value of a key, into ``place(length)`` if given. Return None if there is no such key.
 
         Raises:
             StoreError: A page on the way is damaged, outside the file or of an unsupported kind.
@@ -94,16 +94,16 @@ class Snapshot:
         return None if found is None else self._value(*found, place)
 
     def key_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[bytes]]:
-        """Walk the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.
+        """Iterate over the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.
 
         Raises:
-            StoreError: As ``find``, or keys do not ascend, or there are not as many as the meta page says.
+            StoreError: As ``find``, or keys do not ascend, or their number is not that of the meta page.
         """
         for _, nodes in self.walk(start, stop):
             yield [node.lmdb_key for node in nodes]
 
     def item_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[tuple[bytes, bytes]]]:
-        """Walk the records from ``start`` (inclusive) to ``stop`` (exclusive), one at a time.
+        """Iterate over the records from ``start`` (inclusive) to ``stop`` (exclusive), one at a time.
 
         Raises:
             StoreError: As ``key_batches``.
@@ -113,7 +113,7 @@ class Snapshot:
             yield [item]
 
     def items_in(self, start: bytes | None, stop: bytes | None, place: Place | None) -> Iterator[tuple[bytes, Any]]:
-        """Walk the records as ``item_batches``, each value read as ``get`` reads it."""
+        """Iterate over the records like ``item_batches``, and read each value like ``get``."""
         for leaf, nodes in self.walk(start, stop):
             self._file.expect(
                 (self._offset(node.overflow_page), PAGE_HEADER + node.length) for node in nodes if node.overflow_page
@@ -129,12 +129,12 @@ class Snapshot:
     def walk(
         self, start: bytes | None, stop: bytes | None, census: Census | None = None
     ) -> Iterator[tuple[Leaf, list[Node]]]:
-        """Walk the leaves from ``start`` (inclusive) to ``stop`` (exclusive), each with its records.
+        """Iterate over the leaves from ``start`` (inclusive) to ``stop`` (exclusive), each with its records.
 
         Args:
             start: First key, or None.
-            stop: Last one, or None.
-            census: Counts what is met; None for a new one.
+            stop: Key to end before, or None.
+            census: Counts pages and records; None for a new one.
 
         Raises:
             StoreError: As ``key_batches``.
@@ -146,7 +146,7 @@ class Snapshot:
                 meta, self.file_bytes, min(meta.last_page + 1, self.file_bytes // meta.page_bytes) if whole else None
             )
         previous = b""
-        # Each page with the keys that can be below it: from the first on, and less than the second.
+        # Each page with the range of keys below it: from the first (inclusive) to the second (exclusive).
         paths: list[Iterator[tuple[int, bytes, bytes | None]]] = [iter([(meta.root, b"", None)] if meta.depth else [])]
         descent = start or b""
         while paths:
@@ -158,12 +158,12 @@ class Snapshot:
                 branch = self._page(Branch, self._branches, number)
                 census.count(number, None)
                 first = branch.child_index(descent)
-                if previous:  # a walk that goes on; one for the first keys does not need them
+                if previous:  # not for the first keys, which do not need the other pages
                     self._expect_pages(branch.children[first:])
                 least_keys = [least, *branch.separators[1:]]
                 paths.append(iter([*zip(branch.children, least_keys, [*least_keys[1:], end], strict=True)][first:]))
                 continue
-            descent = b""  # the first leaf is reached; from here on every child is walked
+            descent = b""  # the first leaf is reached; from here on every child is visited
             leaf = self._page(Leaf, self._leaves, number)
             nodes = leaf.nodes(previous)
             census.count(number, nodes, self.runs(nodes))
@@ -180,7 +180,7 @@ class Snapshot:
             raise miscounted(f"{census.entries} entries, not the {meta.entries}")
 
     def spread(self, count: int) -> list[bytes]:
-        """Pick so many keys, or a few less, spread evenly over the tree; reads no leaf without one of them.
+        """Pick ``count`` keys or a few less, spread evenly over the tree, and read only the leaves that have them.
 
         Raises:
             StoreError: As ``find``.
@@ -207,11 +207,11 @@ class Snapshot:
         self._file.expect((number * size, size) for number in numbers if number not in self._branches)
 
     def read_page(self, number: int) -> bytes:
-        """Read one page; raises as ``read_pages``."""
+        """Read one page. Errors are those of ``read_pages``."""
         return self.read_pages(number, 1)
 
     def read_pages(self, number: int, pages: int) -> bytes:
-        """Read pages that follow each other.
+        """Read consecutive pages.
 
         Raises:
             StoreError: They are not inside the database and the file.
@@ -219,11 +219,11 @@ class Snapshot:
         return self._file.read(self._offset(number, pages), pages * self.meta.page_bytes)
 
     def runs(self, nodes: Sequence[Node]) -> list[tuple[int, int]]:
-        """First page and number of pages of each value outside the tree; raises as ``overflow_run``."""
+        """Return first page and number of pages of each value outside the tree; raises like ``overflow_run``."""
         return [self.overflow_run(node) for node in nodes if node.overflow_page is not None]
 
     def overflow_run(self, node: Node) -> tuple[int, int]:
-        """First page and number of pages of a value outside the tree; for no other.
+        """Return first page and number of pages of a value. The value must be outside the tree.
 
         Raises:
             StoreError: They are not inside the database and the file.
@@ -256,13 +256,13 @@ class Snapshot:
             self._file.read_into(offset, header, view)
             check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
             return view
-        # Both are of one commit, or the caller notices.
+        # If they are not of one commit, the caller notices.
         header_page, value = self._file.read_behind(offset, PAGE_HEADER, node.length)
         check_overflow_header(header_page, node.overflow_page, pages, self.meta.last_page)
         return value
 
     def _offset(self, number: int, pages: int = 1) -> int:
-        """Byte offset of a run of pages, all of them checked to be inside the database and the file."""
+        """Return the byte offset of a run of pages, after checking that all are inside the database and the file."""
         size, last_page = self.meta.page_bytes, self.meta.last_page
         if not 2 <= number <= last_page - pages + 1:
             raise StoreError(
@@ -284,21 +284,21 @@ class Snapshot:
         if page is None:
             page = kind(self.read_page(number), number)
             if len(cache) >= self._max_pages:
-                cache.clear()  # one step, so safe between threads; reading a page again costs a microsecond
+                cache.clear()  # one step, so thread-safe; reading a page again takes a microsecond
             cache[number] = page
         return page
 
 
 def _shares(count: int, places: int) -> list[int]:
-    """Spread a count evenly over places."""
+    """Distribute a count evenly over places."""
     return [count * (place + 1) // places - count * place // places for place in range(places)]
 
 
 def _read_metas(file: DataFile | RangeFile) -> tuple[bytes, list[Meta]]:
-    """Read both meta pages at once: their bytes, and those of them (one or two) that are intact."""
+    """Read both meta pages at once. Return their bytes, and the intact pages (one or two)."""
     head = file.read_up_to(0, META_BYTES)
     first = parse_meta(head, 0)
-    # The first page says where the second begins. If the first is torn, the second is known by its own page size.
+    # The first page has the position of the second. If the first is torn, the second is found by its own page size.
     for size in (first.page_bytes,) if first else PAGE_SIZES:
         pages = file.read_up_to(0, size + META_BYTES)
         metas = [parse_meta(pages[:META_BYTES], 0), parse_meta(pages[size:], 1)]

@@ -1,8 +1,8 @@
 """The data file of an LMDB environment: open it read-only and read byte ranges with ``os.pread``.
 
-It never maps the file (a file that shrinks under a map kills the process, T7), never writes, never creates or opens
-``lock.mdb``, and never blocks on something that is not a regular file. Whatever the operating system says leaves as
-a ``StoreError``.
+It never maps the file, because a mapped file that shrinks kills the process (T7). It never writes, never creates or
+opens ``lock.mdb``, and never blocks on anything but a regular file. Every error of the operating system becomes a
+``StoreError``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DATA_FILE_NAME = "data.mdb"
 
 
 def data_file_path(path: str) -> str:
-    """Find the data file of an environment, which is a directory or (``subdir=False``) the file itself.
+    """Return the data file of an environment, which is a directory or (``subdir=False``) the file itself.
 
     Args:
         path: What the user calls the database.
@@ -30,7 +30,7 @@ def data_file_path(path: str) -> str:
 
 
 def lock_file_path(path: str) -> str:
-    """Where liblmdb keeps the lock file of an environment (``LOCKNAME`` and ``LOCKSUFF`` in mdb.c).
+    """Return the path of liblmdb's lock file of an environment (``LOCKNAME`` and ``LOCKSUFF`` in mdb.c).
 
     Args:
         path: What the user calls the database.
@@ -42,10 +42,10 @@ def lock_file_path(path: str) -> str:
 
 
 class DataFile:
-    """A file descriptor and what may be done with it.
+    """A file descriptor and its operations.
 
-    ``os.pread`` takes its offset as an argument, so threads share one descriptor without a lock, and a forked child
-    keeps using the one that it inherited: there is no common file offset that one could move under the other.
+    ``os.pread`` takes the offset as an argument, so there is no common file offset. Threads can share one descriptor
+    without a lock, and a forked child can use the inherited one.
     """
 
     _fd = -1  # so that __del__ finds it if __init__ fails
@@ -82,18 +82,18 @@ class DataFile:
 
     @property
     def descriptor(self) -> int:
-        """The file descriptor, for a child process that is to read this very file."""
+        """The file descriptor, for a child process that reads the same file."""
         return self._fd
 
     def size(self) -> int:
-        """Bytes in the file now; raises as ``status``."""
+        """Return the present size of the file in bytes; raises like ``status``."""
         return self.status().st_size
 
     def status(self) -> os.stat_result:
-        """What the operating system says of the file that was opened, now.
+        """Return the present ``fstat`` of the open file.
 
         Raises:
-            StoreError: The operating system refuses to say.
+            StoreError: The operating system refuses.
             ValueError: The file was closed.
         """
         try:
@@ -102,14 +102,14 @@ class DataFile:
             raise self._failed(error) from error
 
     def is_in_place(self) -> bool:
-        """Whether its path still leads to the file that was opened, and not to another one or to none."""
+        """Whether the path still leads to the open file."""
         try:
             return os.path.samestat(os.stat(self._path), self.status())
         except OSError:
             return False
 
     def read_up_to(self, offset: int, size: int) -> bytes:
-        """Read a private copy of a byte range; shorter than asked for where the file ends.
+        """Read a private copy of a byte range. It is shorter at the end of the file.
 
         Raises:
             StoreError: The operating system reports an error.
@@ -120,14 +120,14 @@ class DataFile:
             return os.pread(self._fd, size, offset)
         except MemoryError as error:
             raise ResourceError.reading(size) from error
-        except (OSError, OverflowError) as error:  # OverflowError: an offset that no system can express
+        except (OSError, OverflowError) as error:  # OverflowError: an offset beyond the range of the system
             raise self._failed(error) from error
 
     def read(self, offset: int, size: int) -> bytes:
         """Read a private copy of exactly ``size`` bytes.
 
         Raises:
-            StoreError: The file ends before, or the operating system reports an error.
+            StoreError: The file is shorter, or the operating system reports an error.
             ValueError: The file was closed.
         """
         data = self.read_up_to(offset, size)
@@ -136,8 +136,8 @@ class DataFile:
         return data
 
     def read_behind(self, offset: int, header_bytes: int, size: int) -> tuple[bytes, bytes]:
-        """Read a header and, in a copy of its own, what follows it; otherwise as ``read``."""
-        # What follows first: then the header is in the page cache, and a cold read costs one access to the disk.
+        """Read a header and, as a separate copy, the data after it; otherwise as ``read``."""
+        # The data first: then the header is in the page cache, so a cold read needs one access to the disk.
         data = self.read(offset + header_bytes, size)
         return self.read(offset, header_bytes), data
 
@@ -151,7 +151,7 @@ class DataFile:
             raise self._truncated(offset, len(header) + len(view), size)
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Take note that ranges (offset, bytes) will be read; the operating system reads ahead by itself."""
+        """Do nothing: the operating system reads ahead by itself. ``RangeFile`` prefetches these (offset, bytes)."""
 
     @staticmethod
     def _truncated(offset: int, expected: int, size: int) -> StoreError:
@@ -168,7 +168,7 @@ class DataFile:
         return StoreError(f"cannot read the data file: {printable(str(error))}")
 
     def close(self) -> None:
-        """Close the file; doing it twice is harmless. No other thread may be reading."""
+        """Close the file. A second call has no effect. No other thread may be reading."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,24 +1,24 @@
-"""Read an LMDB 0.9 database that nobody vouches for, through ``os.pread``: bounds-checked, private copies, no liblmdb.
+"""Read an untrusted LMDB 0.9 database through ``os.pread``: bounds-checked, as private copies, without liblmdb.
 
-It never maps the file, never hands it to liblmdb, never writes, never touches ``lock.mdb``, and whatever the file
-holds ends in an answer or a ``BenSecureError``, after work in proportion to the file at most. Against liblmdb's map:
-a crafted file cannot crash the process (T5), a writer cannot change bytes between check and use (T6), and a file that
-shrinks is an error and not a SIGBUS (T7). It agrees with liblmdb on every well-formed plain database.
+It never maps the file, never passes it to liblmdb, never writes, and never opens ``lock.mdb``. Every file gives an
+answer or a ``BenSecureError``, after work at most in proportion to its size. In contrast to liblmdb with its map, a
+crafted file cannot crash the process (T5), a writer cannot change bytes between check and use (T6), and a file that
+shrinks causes an error, not a SIGBUS (T7). The results for every well-formed plain database are those of liblmdb.
 
-Consistency without a lock. LMDB never overwrites a page of the last committed state. Say that our snapshot is the
-state of transaction T. Its pages are freed by transactions F >= T + 1, which enter them in the free list under F. A
-writer W takes from the free list only what was entered before ``mdb_find_oldest``, which is W - 1 where no reader is
-registered (we never are), so F <= W - 2 and W >= T + 3. There is one writer at a time, so before W may begin, T + 1
-and T + 2 were committed, and each commit changes a meta page: N goes to page N & 1, its transaction id written last.
-Pages of the file are written before the meta page that refers to them. So: **read first; if the meta pages then still
-are those that the snapshot was made from, what was read is of state T and was current when it was checked.** If they
-changed, the snapshot and its cached pages are dropped and the read is done again. This holds for errors too: what
-looks damaged while a writer moves is read again before it is reported. A meta page that was torn when it was read
-differs at the check as well. (It does not hold over a network file system with the writer on another host, where LMDB
-itself does not work either; a value is still read within its bounds there, and a signature covers its content.)
+Consistency without a lock. LMDB never overwrites a page of the last committed state. Let our snapshot be the state of
+transaction T. Transactions F >= T + 1 free its pages, and enter them in the free list under F. A writer W reuses only
+entries older than ``mdb_find_oldest``, which is W - 1 if no reader is registered (we never register), so F <= W - 2 and
+W >= T + 3. There is one writer at a time, so T + 1 and T + 2 were committed before W began. Each commit changes a meta
+page: transaction N writes page N & 1, with its transaction id last. Other pages are written before the meta page that
+refers to them. So: **read first; if the meta pages are then still those of the snapshot, the bytes belong to state T,
+which was current at the check.** If they changed, the snapshot and its cached pages are dropped, and the read is
+repeated. This holds for errors, too: an apparent damage during a commit is read again before it is reported. A meta
+page that was torn when it was read also differs at the check. (This does not hold on a network file system with the
+writer on another host, where LMDB itself does not work either. There, a value is still read within its bounds, and a
+signature covers its content.)
 
-The parts: ``data_file`` reads bytes, ``_meta`` and ``_nodes`` decide on bytes alone, ``_snapshot`` puts one committed
-state together, this module notices that a state has passed.
+The parts: ``data_file`` reads bytes, ``_meta`` and ``_nodes`` parse them, ``_snapshot`` reads one committed state, and
+this module notices that a state is no longer current.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseFacts:
-    """What the newer meta page says of a database; unverified, as everything in the file.
+    """Facts about a database from its newer meta page; unverified, like everything in the file.
 
     Attributes:
         page_bytes: Page size.
         depth: Levels of the tree; 0 for an empty database.
-        branch_pages: Pages of branches.
-        leaf_pages: Pages of leaves.
-        overflow_pages: Pages of values that do not fit into a leaf.
+        branch_pages: Number of branch pages.
+        leaf_pages: Number of leaf pages.
+        overflow_pages: Number of pages of values that do not fit into a leaf.
         last_page: Number of the last page in use.
-        entries: Records.
+        entries: Number of records.
         txnid: Id of the last committed transaction.
         map_bytes: Map size of the last writer.
         file_bytes: Size of the data file.
@@ -76,21 +76,20 @@ class DatabaseFacts:
 
 
 MAX_STORED_BYTES = DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES
-"""Longest value that is read unless the caller says otherwise: a payload at the default limit, and its footer."""
+"""Default maximum length of a value: a payload at the default limit, and its footer."""
 
 
 class PageReader(AbstractContextManager["PageReader"]):
     """The records of one plain LMDB database, by raw key.
 
-    Threads may share a reader; a forked child may go on using the one that it inherited; pickled, it travels as its
-    path and opens the file anew. A reader keeps the file that it opened: if a writer puts a new file in its place
-    (as ``PatchWriter`` does), open a new reader to see it.
+    Threads may share a reader. A forked child may use the inherited one. A pickle of a reader contains its path, and
+    unpickling opens the file again. A reader keeps the file that it opened: if a writer replaces the file (as
+    ``PatchWriter`` does), open a new reader to see the new one.
 
     Attributes:
         path: The database as the caller named it; a URL without its credentials.
-        absolute_path: The same from the root, for another process; a URL as it is, with the version
-            that was opened.
-        max_value_bytes: Longer values are refused before they are read.
+        absolute_path: The absolute path, for another process; for a URL, the URL with the version that was opened.
+        max_value_bytes: Maximum length of a value. Longer ones are refused before they are read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_value_bytes: int = MAX_STORED_BYTES) -> None:
@@ -101,8 +100,8 @@ class PageReader(AbstractContextManager["PageReader"]):
             max_value_bytes: Longest value to read, with its footer if it is tagged.
 
         Raises:
-            StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database, 64-bit and
-                little-endian, or it is damaged on the way to its first record.
+            StoreError: There is no readable file at ``path``, it is not a plain LMDB 0.9 database (64-bit,
+                little-endian), or it is damaged on the path to its first record.
             MissingExtraError: It is a URL, and the packages of the extra ``[remote]`` are not installed.
         """
         self.absolute_path = absolute(path)
@@ -111,7 +110,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         try:
             self._file = self._opened(os.fspath(path))
             self._snapshot = self._take_snapshot()
-            next(self.keys(b""), None)  # named databases and damaged roots show here, not in the middle of the work
+            next(self.keys(b""), None)  # find named databases and damaged roots here, not in the middle of the work
         except BenSecureError as error:
             self.close()
             error.located(self.path)
@@ -120,7 +119,7 @@ class PageReader(AbstractContextManager["PageReader"]):
     def _opened(self, path: str) -> DataFile | RangeFile:
         if not is_remote(path):
             return DataFile(path)
-        from ben_secure.remote.range_file import open_data_file  # here, because who reads files does not wait for it
+        from ben_secure.remote.range_file import open_data_file  # here, because local files do not need it
 
         file = open_data_file(path)
         self.absolute_path = file.url
@@ -128,7 +127,7 @@ class PageReader(AbstractContextManager["PageReader"]):
 
     @property
     def remote(self) -> bool:
-        """Whether each read waits for a server: then many at a time are faster."""
+        """Whether each read waits for a server, so that many reads at a time are faster."""
         return not isinstance(self._file, DataFile)
 
     def get(self, lmdb_key: bytes) -> bytes | None:
@@ -142,75 +141,75 @@ class PageReader(AbstractContextManager["PageReader"]):
 
         Raises:
             LimitExceededError: The value is longer than ``max_value_bytes``; it was not read.
-            StoreError: The database is damaged or truncated, or a writer is too busy for a consistent read.
+            StoreError: The database is damaged or truncated, or a writer commits too often for a consistent read.
         """
         value: bytes | None = self._consistent(Snapshot.get, lmdb_key)
         return value
 
     def get_into(self, lmdb_key: bytes, place: Place) -> memoryview | None:
-        """Read the value of a key into memory of the caller's; otherwise as ``get``.
+        """Read the value of a key into memory of the caller; otherwise as ``get``.
 
         Args:
             lmdb_key: Raw key.
-            place: Gives a writable view of as many bytes as it is asked for. It may be asked several times.
+            place: Returns a writable view of the requested number of bytes. It may be called several times.
 
         Returns:
-            The view that was filled, or None if there is no such key.
+            The filled view, or None if there is no such key.
         """
         view: memoryview | None = self._consistent(partial(Snapshot.get, place=place), lmdb_key)
         return view
 
     def __contains__(self, lmdb_key: bytes) -> bool:
-        """Whether there is such a key; does not read the value. Raises as ``get`` does."""
+        """Whether there is such a key. The value is not read. Errors are those of ``get``."""
         return self._consistent(Snapshot.find, lmdb_key) is not None
 
     def __len__(self) -> int:
-        """Number of records, as the meta page has it; a full walk checks it."""
+        """Number of records, from the meta page. A full iteration checks it."""
         return self._consistent(lambda snapshot, _: snapshot.meta.entries)
 
     def keys(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[bytes]:
-        """Walk the keys in order without reading values that stand outside the tree.
+        """Iterate over the keys in order, without reading values outside the tree.
 
-        If a writer commits meanwhile, the walk goes on in the new state, behind the last key that it gave.
+        If a writer commits meanwhile, the iteration continues in the new state, after its last key.
 
         Args:
-            start: First key to give, if it is there; None for the beginning.
+            start: First key, if it exists; None for the beginning.
             stop: Key to end before; None for the end.
 
         Yields:
             Keys, strictly ascending.
 
         Raises:
-            StoreError: As ``get``; and if the keys do not ascend or are not as many as the database claims.
+            StoreError: As ``get``; also if the keys do not ascend, or their number is not that of the meta page.
         """
         return self._follow(Snapshot.key_batches, lambda lmdb_key: lmdb_key, start, stop)
 
     def items(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Walk the records in key order; arguments and errors as for ``keys``.
+        """Iterate over the records in key order; arguments and errors as for ``keys``.
 
         Yields:
             Key and value, keys strictly ascending.
 
         Raises:
-            LimitExceededError: A value is longer than ``max_value_bytes``. This ends the walk; go on with
+            LimitExceededError: A value is longer than ``max_value_bytes``. This ends the iteration; continue with
                 ``start=error.lmdb_key + b"\\0"``.
             StoreError: As ``keys``.
         """
         return self._follow(Snapshot.item_batches, itemgetter(0), start, stop)
 
     def items_into(self, place: Place, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, memoryview]]:
-        """Walk the records in key order, each value in memory of the caller's; does not look whether they are current.
+        """Iterate over the records in key order, into memory of the caller, without a check that they are current.
 
-        Values and errors alike mean something only if the caller finds, behind the walk or where it ends, that
-        ``facts`` are what they were before it (see the module's docstring).
+        Values and errors are valid only if ``facts`` are the same before the iteration and after its end (see the
+        module's docstring). The caller must check this.
 
         Args:
-            place: As for ``get_into``; the same memory may serve all values.
-            start: First key to give, if it is there.
+            place: As for ``get_into``. All values may use the same memory.
+            start: First key, if it exists.
             stop: Key to end before; None for the end.
 
         Yields:
-            Key and the view that was filled, keys strictly ascending.
+            Key and filled view, keys strictly ascending.
 
         Raises:
             LimitExceededError: As ``items``.
@@ -223,13 +222,13 @@ class PageReader(AbstractContextManager["PageReader"]):
             raise
 
     def spread(self, count: int) -> list[bytes]:
-        """Pick keys spread evenly over the tree, the same ones each time, without a walk over all of them.
+        """Pick keys spread evenly over the tree, the same ones each time, without reading all keys.
 
         Args:
-            count: How many; at least one.
+            count: Number of keys, at least one.
 
         Returns:
-            So many keys, or a few less, ascending; all of them if there are no more.
+            ``count`` keys or a few less, ascending; all keys if there are not more.
 
         Raises:
             StoreError: As ``get``.
@@ -241,19 +240,19 @@ class PageReader(AbstractContextManager["PageReader"]):
 
     @property
     def facts(self) -> DatabaseFacts:
-        """What the newer meta page says now."""
+        """The present facts, from the newer meta page."""
         return self._consistent(_facts)
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the file that was opened, and not to another one or to none."""
+        """Whether the path still leads to the open file."""
         return self._file.is_in_place()
 
     def file_content(self, offset: int, size: int) -> bytes:
-        """Read bytes of the data file as they are; no page is looked for, and no writer noticed.
+        """Read raw bytes of the data file, without parsing pages and without noticing writers.
 
         Args:
             offset: First byte.
-            size: How many; fewer are returned where the file ends.
+            size: Number of bytes; fewer are returned at the end of the file.
 
         Raises:
             StoreError: The operating system reports an error.
@@ -261,14 +260,15 @@ class PageReader(AbstractContextManager["PageReader"]):
         return self._file.read_up_to(offset, size)
 
     def page_fault(self) -> str | None:
-        """Find out whether every page of the database is accounted for; reads no value outside the trees.
+        """Check that every page of the database has one owner. Values outside the trees are not read.
 
         Returns:
-            None, or what is wrong: a page has two owners or none, is out of place or damaged, or a count of the meta
-            page is wrong.
+            None, or a description of the fault: a page has two owners or none, is out of place or damaged, or a count
+            of the meta page is wrong.
 
         Raises:
-            StoreError: The operating system reports an error, it is another kind of database, or a writer is too busy.
+            StoreError: The operating system reports an error, the database is of another kind, or a writer commits too
+                often.
         """
 
         def look(snapshot: Snapshot, _: bytes) -> str | None:
@@ -284,17 +284,17 @@ class PageReader(AbstractContextManager["PageReader"]):
 
     @property
     def status(self) -> os.stat_result:
-        """What the operating system says of the data file that was opened: inode, size, time of the last change.
+        """The present ``fstat`` of the open data file: inode, size, time of the last change.
 
         Raises:
-            StoreError: It does not say, or it is not a file of this machine.
+            StoreError: The operating system refuses, or it is not a file of this machine.
         """
         if not isinstance(self._file, DataFile):
             raise StoreError("this needs a database in a file; download it first", database=self.path)
         return self._file.status()
 
     def _take_snapshot(self) -> Snapshot:
-        # A meta page may be read while it is written; what is still wrong the third time is not a writer's doing.
+        # A meta page may be read while it is written. An error that persists three times has another cause.
         for _ in range(2):
             try:
                 return Snapshot(self._file, self.max_value_bytes)
@@ -303,7 +303,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         return Snapshot(self._file, self.max_value_bytes)
 
     def _consistent(self, read: Callable[[Snapshot, bytes], _Result], lmdb_key: bytes = b"") -> _Result:
-        """Read, then check that the snapshot is current; else again in a new one (see the module's docstring)."""
+        """Read, then check that the snapshot is current; otherwise repeat in a new one (see the module's docstring)."""
         snapshot = self._snapshot
         for _ in range(_ATTEMPTS):
             try:
@@ -325,7 +325,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         start: bytes | None,
         stop: bytes | None,
     ) -> Iterator[_Result]:
-        """Yield what a walk gives, checking each batch as ``_consistent`` does."""
+        """Yield the results of a walk, and check each batch like ``_consistent``."""
         snapshot = self._snapshot
         walk = batches(snapshot, start, stop)
         failures = 0
@@ -342,7 +342,7 @@ class PageReader(AbstractContextManager["PageReader"]):
                         return
                     if batch:
                         yield from batch
-                        start = key_of(batch[-1]) + b"\0"  # the least key behind it
+                        start = key_of(batch[-1]) + b"\0"  # the least greater key
                         failures = 0
                     continue
             failures += 1
@@ -360,7 +360,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         self.close()
 
     def close(self) -> None:
-        """Close the file; doing it twice is harmless. No other thread may be reading."""
+        """Close the file. A second call has no effect. No other thread may be reading."""
         if hasattr(self, "_file"):
             self._file.close()
 
