@@ -688,7 +688,7 @@ def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
             [*command, "--resume", str(state), "--json"], stdout=file, stderr=subprocess.PIPE, text=True
         )
     workers = []
-    while running.poll() is None and not any(_ticks(worker) > 40 for worker in workers):
+    while running.poll() is None and not any(_ticks(worker) > 120 for worker in workers):
         servers = [child for child in _children(running.pid) if b"_system.forks" in _command_line(child)]
         workers = [int(worker) for server in servers for worker in _children(server)]
         time.sleep(0.01)
