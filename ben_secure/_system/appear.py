@@ -23,6 +23,7 @@ from collections.abc import Mapping
 
 from ben_secure._system import locks
 from ben_secure._system.causes import unwritable
+from ben_secure._system.interrupts import deferred
 from ben_secure._system.naming import NOTES, OLD, NamedSet, make_like, rename_folder, sync, take_back
 from ben_secure.errors import StoreError, UndecidedError, printable
 
@@ -91,7 +92,8 @@ class Place:
         self.directory = os.path.join(self._folder, _NEW)
         self.resumed = False
         try:
-            self._lock = self._taken()
+            with deferred():
+                self._lock = self._taken()
             take_back(self._folder, self._parent)
             self.resumed = fingerprint is not None and self._left_with(fingerprint)
             if not self.resumed:
@@ -236,12 +238,12 @@ class Place:
 
     def discard(self) -> None:
         """Remove the content, unless it is kept, and release the lock. A second call has no effect."""
-        if self._lock is None:
-            return
-        if not self._kept:
-            self._clear()
-        lock, self._lock = self._lock, None
-        lock.give_up()
+        with deferred():
+            lock, self._lock = self._lock, None
+            if lock is not None:
+                if not self._kept:
+                    self._clear()
+                lock.give_up()
 
 
 def refuse_taken(target: str) -> None:
