@@ -101,7 +101,7 @@ def test_a_database_that_grows_is_walked_again(tmp_path, reader):
     with lmdb.open(str(tmp_path / "db")) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"S2C", S2.dumps())
     assert len(paired) == 3
-    with pytest.raises(StoreError, match=r"the Sentinel-1 twin of S2C: there is no such record .*S1C.*db"):
+    with pytest.raises(StoreError, match=r"the Sentinel-1 record paired with S2C: there is no such record .*S1C.*db"):
         paired["S2C"]
 
 
@@ -110,9 +110,9 @@ def test_what_is_not_there(reader):
     paired = PairedReader(reader, {**PAIRS, S2_NAME: "S1 nowhere"})
     with pytest.raises(KeyError, match="no patch named S2Z"):
         paired["S2Z"]
-    with pytest.raises(KeyError, match="gives S2 without a twin no Sentinel-1 twin"):
+    with pytest.raises(KeyError, match="does not pair S2 without a twin with a Sentinel-1 record"):
         paired["S2 without a twin"]
-    with pytest.raises(StoreError, match=f"twin of {S2_NAME}: there is no such record .*b'S1 nowhere'"):
+    with pytest.raises(StoreError, match=f"paired with {S2_NAME}: there is no such record .*b'S1 nowhere'"):
         paired[S2_NAME]
     with pytest.raises(TypeError, match="names are str"):
         paired[1]
@@ -126,12 +126,12 @@ def test_hostile_and_wrong_records_are_refused(tmp_path, kind):
     good = {b"S2B": S2.dumps(), b"S1B": S1.dumps()}
     lmdb_key = f"{kind}B".encode()
     with PatchReader(make_database(tmp_path / "hostile", good | {lmdb_key: SHELL})) as reader:
-        words = r"posix.system.*S2B" if kind == "S2" else r"twin of S2B: .*posix.system.*S1B"
+        words = r"posix.system.*S2B" if kind == "S2" else r"paired with S2B: .*posix.system.*S1B"
         with pytest.raises(UnsafePickleError, match=words):
             PairedReader(reader, {"S2B": "S1B"})["S2B"]
     other = {"S2": S1, "S1": S2}[kind].dumps()
     with PatchReader(make_database(tmp_path / "wrong", good | {lmdb_key: other})) as reader:
-        words = rf"a BigEarthNet_S._Patch, expected a BigEarthNet_{kind}_Patch.*twin S1B.*S2B"
+        words = rf"a BigEarthNet_S._Patch, expected a BigEarthNet_{kind}_Patch.*record S1B.*S2B"
         with pytest.raises(PatchFormatError, match=words):
             PairedReader(reader, {"S2B": "S1B"})["S2B"]
     with PatchReader(make_database(tmp_path / "good", good)) as reader:
@@ -157,7 +157,7 @@ def test_both_records_are_verified(tmp_path):
             verified = PairedReader(reader, PAIRS, second).verified
             assert verified == f"Sentinel-2: {reader.verified}; Sentinel-1: {second.verified}"
     with PatchReader(tmp_path / "twin", mac_key=KEY) as reader:
-        with pytest.raises(TagMismatchError, match=r"twin of S2B: .*S1B"):
+        with pytest.raises(TagMismatchError, match=r"paired with S2B: .*S1B"):
             PairedReader(reader, PAIRS)["S2B"]
         assert PairedReader(reader, PAIRS)[S2_NAME]
 

@@ -1,4 +1,4 @@
-"""Databases of patches on disk: ``reader`` reads them, ``pairs`` two at a time, ``writer`` writes new ones.
+"""Databases of patches on disk: ``reader`` reads one, ``pairs`` joins two, ``writer`` writes a new one.
 
-Nothing is imported here: who only reads must not pull in liblmdb, which only ``writer`` uses.
+Nothing is imported here, because only ``writer`` uses liblmdb, and a reader must not load it.
 """

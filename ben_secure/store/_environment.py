@@ -1,4 +1,4 @@
-"""Open a database with liblmdb, by any release of the package lmdb from 1.4 on."""
+"""Open a database with liblmdb, through version 1.4 or newer of the package lmdb."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ben_secure._system.optional import has_lmdb_verify
 
 
 def open_environment(path: str | bytes, **options: Any) -> lmdb.Environment:
-    """Open a database as ``lmdb.open`` does, in the file format of LMDB 0.9.
+    """Open a database like ``lmdb.open``, in the file format of LMDB 0.9.
 
-    Release 3 of lmdb knows another format, too, and an environment variable that asks for it; older ones do not.
+    Version 3 of lmdb knows a second format, which an environment variable can select; older versions do not.
     """
     if has_lmdb_verify():
         options["lib_version"] = 0
-    return lmdb.open(os.fsencode(path), **options)  # liblmdb takes bytes, also such as are not UTF-8
+    return lmdb.open(os.fsencode(path), **options)  # liblmdb takes any bytes, even if they are not UTF-8

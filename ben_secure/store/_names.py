@@ -1,11 +1,11 @@
-"""The name of a patch and its LMDB key: one rule for readers, converters and the audit. Pure; reads nothing."""
+"""The name of a patch and its LMDB key: one rule for readers, converters and the audit, without I/O."""
 
 from __future__ import annotations
 
 from ben_secure.errors import PatchFormatError, Rule
 
 MAX_KEY_BYTES = 511
-"""MDB_MAXKEYSIZE of liblmdb; other builds can store more, which no writer or manifest takes."""
+"""MDB_MAXKEYSIZE of liblmdb. Other builds can store longer keys, which writers and manifests refuse."""
 
 
 def name_of(lmdb_key: bytes) -> str:
@@ -18,7 +18,7 @@ def name_of(lmdb_key: bytes) -> str:
         The name.
 
     Raises:
-        PatchFormatError: The key is not UTF-8 or too long. What its name would be is not guessed.
+        PatchFormatError: The key is not UTF-8 or too long.
     """
     check_length(lmdb_key)
     try:
@@ -50,7 +50,7 @@ def lmdb_key_of(name: object) -> bytes | None:
     """Encode a name.
 
     Args:
-        name: Of a patch.
+        name: Name of a patch.
 
     Returns:
         The LMDB key; None for a str that cannot be one.

@@ -1,6 +1,6 @@
-"""Find the manifest of a signed release, so that nobody changes a database that a publisher has signed.
+"""Find the manifest of a signed release, to protect signed databases from changes.
 
-A signed manifest lists the stored values as they are: one that is added or changed makes readers refuse the release.
+A signed manifest lists the stored values. After a value is added or changed, readers refuse the release.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ben_secure.pages.data_file import data_file_path
 
 
 def refuse_if_released(path: str, instead: str) -> None:
-    """Refuse to change a database beside which a manifest lies: under its own name, or under that of a link to it.
+    """Refuse to change a database that has a manifest beside it, under its own name or the name of a link to it.
 
     Args:
-        path: Directory with ``data.mdb`` inside, or the data file; perhaps reached through links.
-        instead: What to do, for the message.
+        path: Directory with ``data.mdb`` inside, or the data file, possibly through links.
+        instead: The remedy, for the message.
 
     Raises:
         StoreError: There is a manifest.
@@ -26,7 +26,7 @@ def refuse_if_released(path: str, instead: str) -> None:
 
     try:
         on_the_way = [place.path for place in places(data_file_path(path))]
-    except OSError:  # what opens it says so
+    except OSError:  # the code that opens it reports this
         return
     for name in (path, *reversed(on_the_way)):
         manifest = manifest_path(name)

@@ -1,7 +1,7 @@
-"""``PairedReader``: Sentinel-2 records joined to their Sentinel-1 twins, where a table says which belong together.
+"""``PairedReader``: Sentinel-2 records joined to the Sentinel-1 patches of the same place, as a table pairs them.
 
-For databases that keep the two apart, as rico-hdl's do. Each record comes from a ``PatchReader`` and is verified as
-that reader verifies it; nothing is joined by a likeness of names, and nothing is written.
+For databases that keep the two apart, such as those of rico-hdl. A ``PatchReader`` reads and verifies each record.
+Similar names are never a reason to join records. Nothing is written.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
 
     Args:
         s2: A Sentinel-2 patch.
-        s1: Its Sentinel-1 twin.
-        limits: Bounds on the metadata of both together.
+        s1: The Sentinel-1 patch of the same place.
+        limits: Bounds on the metadata of both patches together.
 
     Returns:
-        The merged patch. Its metadata is that of both; what has one name and two values keeps the name for Sentinel-2,
-        and is called ``s1_NAME`` for Sentinel-1.
+        The merged patch, with the metadata of both. If a name has two values, Sentinel-2 keeps the name, and the value
+        of Sentinel-1 is called ``s1_NAME``.
 
     Raises:
-        PatchFormatError: One is of another class, or the metadata cannot be joined.
+        PatchFormatError: One has another class, or the metadata cannot be joined.
     """
     for patch, cls in ((s2, BigEarthNet_S2_Patch), (s1, BigEarthNet_S1_Patch)):
         if kind_of(type(patch)) != cls.__name__:
@@ -56,31 +56,31 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
         joined = name if name not in metadata else f"{_S1_PREFIX}{name}"
         if joined in metadata:
             raise PatchFormatError(
-                f"both twins have metadata {printable(name)!r}, and there is {printable(joined)!r} already; "
+                f"both patches have metadata {printable(name)!r}, and there is {printable(joined)!r} already; "
                 "rename one of them",
                 rule=Rule.PATCH,
             )
         metadata[joined] = value
     kind = BigEarthNet_S1_S2_Patch.__name__
-    # The buffer of a merged patch is that of the Sentinel-2 patch and behind it the other's (bands.STORAGE_ORDER).
+    # The buffer of a merged patch is that of the Sentinel-2 patch, then that of the other (bands.STORAGE_ORDER).
     layout = Layout.spell(kind, [slot.dtype.str for slot in (*s2._layout.slots, *s1._layout.slots)])
     try:
         return rebuild(
             BigEarthNet_S1_S2_Patch, layout, bytearray().join((s2._pixels, s1._pixels)), metadata, None, limits
         )
     except (TypeError, ValueError) as error:
-        raise PatchFormatError(f"the twins cannot be joined: {error}", rule=Rule.PATCH) from error
+        raise PatchFormatError(f"the two patches cannot be joined: {error}", rule=Rule.PATCH) from error
 
 
 class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarthNet_S1_S2_Patch]):
     """Merged patches by the name of the Sentinel-2 record, in key order.
 
-    They are those Sentinel-2 records of the database that the table gives a twin; others are not there. It is as
-    picklable, and as fit for threads and forks, as the readers that it has.
+    It has those Sentinel-2 records of the database that the table pairs with a Sentinel-1 record. It can be pickled,
+    and used in threads and forked processes, like its readers.
 
     Attributes:
-        s2_reader: Where the Sentinel-2 records are.
-        s1_reader: Where the Sentinel-1 records are; may be the same.
+        s2_reader: The reader of the Sentinel-2 records.
+        s1_reader: The reader of the Sentinel-1 records; may be the same.
         pairs: Name of the Sentinel-1 record by that of the Sentinel-2 record; read-only.
     """
 
@@ -89,11 +89,11 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
 
         Args:
             s2_reader: The reader of the Sentinel-2 records.
-            pairs: Sentinel-1 name by Sentinel-2 name, such as ``tables.pairs_of`` gives.
+            pairs: Sentinel-1 name by Sentinel-2 name, for example from ``tables.pairs_of``.
             s1_reader: The reader of the Sentinel-1 records; None if they are in the same database.
 
         Raises:
-            TypeError: A reader is no ``PatchReader``, or a name no str.
+            TypeError: A reader is not a ``PatchReader``, or a name is not a str.
             ValueError: There are no pairs.
         """
         s1_reader = s2_reader if s1_reader is None else s1_reader
@@ -115,7 +115,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
 
     @property
     def verified(self) -> str | None:
-        """What is verified for every patch; None if nothing is for one of its two records."""
+        """Description of the checks for every patch; None if one of its two records is not verified."""
         s2, s1 = self.s2_reader.verified, self.s1_reader.verified
         if self.s1_reader is self.s2_reader or s2 is None or s1 is None:
             return s2 and s1
@@ -125,41 +125,41 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
         """Read one pair.
 
         Raises:
-            KeyError: There is no Sentinel-2 record of this name, or the table gives it no twin.
-            StoreError: The twin is not there, or a database is damaged.
-            UntrustedDataError: As ``PatchReader`` raises for either record; or they are not of the two classes.
+            KeyError: There is no Sentinel-2 record of this name, or the table does not pair it.
+            StoreError: The Sentinel-1 record does not exist, or a database is damaged.
+            UntrustedDataError: As ``PatchReader`` for either record; also if they do not have the two classes.
             TypeError: ``name`` is not a str.
         """
         s2 = self.s2_reader[name]
         twin = self.pairs.get(name)
         if twin is None:
-            raise KeyError(f"the table gives {printable(name)} no Sentinel-1 twin")
+            raise KeyError(f"the table does not pair {printable(name)} with a Sentinel-1 record")
         try:
             try:
                 s1 = self.s1_reader[twin]
             except KeyError:
                 raise StoreError("there is no such record", lmdb_key=_lmdb_key(twin)) from None
         except BenSecureError as error:
-            error.message = f"the Sentinel-1 twin of {printable(name)}: {error.message}"
+            error.message = f"the Sentinel-1 record paired with {printable(name)}: {error.message}"
             error.located(self.s1_reader.path, _lmdb_key(twin))
             raise
         try:
             return join(s2, s1, self.s2_reader.limits)
         except BenSecureError as error:
-            error.message = f"{error.message} (Sentinel-1 twin {printable(twin)})"
+            error.message = f"{error.message} (Sentinel-1 record {printable(twin)})"
             error.located(self.s2_reader.path, _lmdb_key(name))
             raise
 
     def get_many(self, names: Iterable[str]) -> list[BigEarthNet_S1_S2_Patch]:
-        """Read several pairs; the result is in the order of ``names``. Raises as ``reader[name]`` does."""
+        """Read several pairs, in the order of ``names``. Errors are those of ``reader[name]``."""
         return [self[name] for name in names]
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a Sentinel-2 record of this name with a twin in the table; reads neither."""
+        """Whether there is a Sentinel-2 record of this name that the table pairs. Neither record is read."""
         return name in self.s2_reader and name in self.pairs
 
     def _found(self) -> tuple[str, ...]:
-        """Names, walked anew when the database has changed."""
+        """Return the names. They are read again after the database has changed."""
         transaction = self.s2_reader.facts.txnid
         if self._names[0] != transaction:
             self._names = transaction, tuple(name for name in self.s2_reader if name in self.pairs)
@@ -190,7 +190,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
         self.close()
 
     def close(self) -> None:
-        """Close both readers; doing it twice is harmless."""
+        """Close both readers. A second call has no effect."""
         self.s2_reader.close()
         self.s1_reader.close()
 

@@ -1,8 +1,8 @@
 """``PatchReader``: an LMDB database of patches as a mapping from patch name to patch.
 
-Every value goes through ``pages`` (no liblmdb), through ``signing.policy`` if a key was given, and through
-``values.Decoder`` (no code execution), in this order. It never writes, never imports lmdb, and never gives out a
-patch that the trusted core has not passed.
+Every value passes through ``pages`` (no liblmdb), ``signing.policy`` (if a key was given) and ``values.Decoder`` (no
+code execution), in this order. It never writes, never imports lmdb, and only returns patches that the trusted core has
+accepted.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNetPatch]):
     """The patches of one database, by name, in key order.
 
-    Threads may share a reader, a forked DataLoader worker may go on using it, and pickled (for a spawned worker) it
-    travels as its path and opens the file anew. Any number of readers of one database is fine. It notices when
-    another process commits to the file; a file that was put in place of the one that it opened it does not see.
+    Threads may share a reader, and a forked DataLoader worker may use it. A pickle (for a spawned worker) contains the
+    path, and unpickling opens the file again. There may be any number of readers of one database. A reader notices
+    commits of other processes to the file, but not that the file is replaced by another.
 
-    Two readers are equal only if they are the same object: a comparison must not read two archives.
+    Two readers are equal only if they are the same object, because a comparison must not read two databases.
 
     Attributes:
         path: The database as the caller named it; a URL without its credentials.
-        verification: What must hold for every value, or None.
-        limits: What one value may cost.
-        classes: Patch classes of the caller that may occur besides the interface's own.
+        verification: The checks for every value, or None.
+        limits: Limits on the cost of one value.
+        classes: Patch classes of the caller that may occur, in addition to the interface's own.
     """
 
     def __init__(
@@ -58,30 +58,30 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
     ) -> None:
         """Open a database: a directory with ``data.mdb`` inside, the data file itself (``subdir=False``), or its URL.
 
-        What is asked for here holds for every value, and nothing in the database can lower it.
+        The requested checks hold for every value. The database cannot weaken them.
 
         Args:
             path: The directory or the file; or an ``https``, ``http`` or ``s3`` URL (docs/remote.md).
-            verification: What must hold for every value; None if any patch will do.
-            limits: What one value may cost.
+            verification: The checks for every value; None to accept any patch.
+            limits: Limits on the cost of one value.
             classes: Subclasses of ``BigEarthNetPatch`` that may occur; declared by the caller, never by the data.
-            **keywords: ``mac_key``, ``context``, ``verify_key``, ``threshold``, ``manifest``, ``name`` and ``version``:
-                fields of a ``Verification`` to be made here.
+            **keywords: The fields of a new ``Verification``: ``mac_key``, ``context``, ``verify_key``, ``threshold``,
+                ``manifest``, ``name``, ``version`` and ``subject``.
 
         Raises:
-            StoreError: There is nothing to read at ``path``, or it is not a plain LMDB 0.9 database; or the manifest
-                is missing.
+            StoreError: There is no readable file at ``path``, it is not a plain LMDB 0.9 database, or the manifest is
+                missing.
             SignatureError: The manifest is not signed by enough of the keys.
-            ManifestMismatchError: The manifest was changed, is of another name or version than asked for, or has
-                another number of records than the database.
-            TypeError: As ``Verification``; or ``verification`` is something else.
-            ValueError: As ``Verification``; or there is a ``verification`` and a field of one.
+            ManifestMismatchError: The manifest was changed, does not have the requested name or version, or has another
+                number of records than the database.
+            TypeError: As ``Verification``; also if ``verification`` is not one.
+            ValueError: As ``Verification``; also if there are a ``verification`` and fields of one.
         """
         self.limits = limits
         self.classes = tuple(classes)
         self.verification = Verification.of(verification, keywords)
         self._decoder = Decoder(self.classes, limits)
-        # Whether the last value's pixels were copied: a database is of one form, and new memory costs more than a copy.
+        # Whether the last value's pixels were copied. A database has one form, and new memory costs more than a copy.
         self._copied = False
         self._pages = PageReader(path, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES)
         self.path = self._pages.path
@@ -99,7 +99,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
     @property
     def verified(self) -> str | None:
-        """What is verified for every patch that this reader gives out: tags, manifest, by whom. None for nothing."""
+        """Description of the checks for every patch (tags, manifest, keys), or None."""
         return None if self._verifier is None else str(self._verifier)
 
     def __getitem__(self, name: str) -> BigEarthNetPatch:
@@ -109,18 +109,18 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             KeyError: There is no patch of this name.
             TagMismatchError: As ``raw``.
             ManifestMismatchError: As ``raw``.
-            UntrustedDataError: The value is not a patch, or asks for what no honest patch needs.
+            UntrustedDataError: The value is not a patch, or uses something that no honest patch needs.
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
         """
         copied = self._copied
         patch = self._load(name, scratch if copied else _fresh)
-        # A bytearray is a copy of what was read, which may be overwritten; anything else is that memory itself.
+        # A bytearray is a copy, so the memory that was read into may be overwritten; otherwise the pixels are in it.
         self._copied = type(patch._pixels) is bytearray
         return self._load(name, _fresh) if copied and not self._copied else patch
 
     def _load(self, name: str, place: Callable[[int, int], memoryview]) -> BigEarthNetPatch:
-        """Read one patch into ``place(length, aligned)``, which is its own from then on (see ``Loader.load``)."""
+        """Read one patch into ``place(length, aligned)``, which the patch then owns (see ``Loader.load``)."""
         lmdb_key = lmdb_key_of(name)
         aligned = self._decoder.pickles.pixels_at % ALIGNMENT
         value = None if lmdb_key is None else self._pages.get_into(lmdb_key, lambda size: place(size, aligned))
@@ -133,7 +133,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             raise
 
     def _verified_end(self, name: str, lmdb_key: bytes | None, value: bytes | memoryview | None) -> int:
-        """Verify a value that was read, and find where the payload ends; raises as ``raw``."""
+        """Verify a value, and return where its payload ends; raises like ``raw``."""
         try:
             if value is None or lmdb_key is None:
                 if self._verifier is not None and lmdb_key is not None:
@@ -147,16 +147,16 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             raise
 
     def raw(self, name: str) -> bytes:
-        """Read the stored bytes of one patch, verified as the reader was asked to, and not decoded.
+        """Read the stored bytes of one patch, verified but not decoded.
 
         Returns:
-            The whole value, with the footer of a tagged one.
+            The whole value, with the footer if it is tagged.
 
         Raises:
             KeyError: There is no patch of this name.
-            TagMismatchError: A ``mac_key`` was given, and the value is not the one that was tagged.
-            ManifestMismatchError: A ``verify_key`` was given, and the value is not the one that was signed, or the
-                publisher's record of this name was removed.
+            TagMismatchError: A ``mac_key`` was given, and the value is not the tagged one.
+            ManifestMismatchError: A ``verify_key`` was given, and the value is not the signed one, or the publisher's
+                record of this name was removed.
             LimitExceededError: The value is longer than ``limits.max_value_bytes``.
             StoreError: The database is damaged or truncated.
             TypeError: ``name`` is not a str.
@@ -167,7 +167,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         return value  # type: ignore[return-value] # not None: it has an end
 
     def get_many(self, names: Iterable[str]) -> list[BigEarthNetPatch]:
-        """Read several patches, from a server many at a time.
+        """Read several patches. From a server, many are read at a time.
 
         Args:
             names: Their names.
@@ -176,11 +176,11 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             The patches, in the order of ``names``.
 
         Raises:
-            KeyError: As ``reader[name]``, and so the others.
+            KeyError: As ``reader[name]``; likewise all other errors.
         """
         if not self._pages.remote:
             return [self[name] for name in names]
-        from concurrent.futures import ThreadPoolExecutor  # here, because who reads files does not need it
+        from concurrent.futures import ThreadPoolExecutor  # here, because local files do not need it
 
         pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="ben-secure-remote")
         try:
@@ -189,7 +189,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             pool.shutdown(cancel_futures=True)
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is a patch of this name; does not read the value.
+        """Whether there is a patch of this name. The value is not read.
 
         Raises:
             StoreError: The database is damaged or truncated.
@@ -201,10 +201,10 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         return len(self._pages)
 
     def __iter__(self) -> Iterator[str]:
-        """Walk the names in key order, without reading values.
+        """Iterate over the names in key order, without reading values.
 
         Raises:
-            PatchFormatError: A key is not UTF-8 or too long. What its name would be is not guessed.
+            PatchFormatError: A key is not UTF-8 or too long.
             StoreError: The database is damaged or truncated.
         """
         for lmdb_key in self._pages.keys():  # noqa: SIM118
@@ -232,14 +232,14 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
     @property
     def facts(self) -> DatabaseFacts:
-        """What the database says of itself: page size, depth, entries, ...; unverified."""
+        """Facts from the meta page of the database: page size, depth, entries, ...; unverified."""
         return self._pages.facts
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the file; doing it twice is harmless. No other thread may be reading."""
+        """Close the file. A second call has no effect. No other thread may be reading."""
         self._pages.close()
 
     def __reduce__(self) -> tuple[Callable[..., PatchReader], tuple[object, ...]]:
@@ -248,7 +248,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
 
 def _fresh(size: int, aligned: int) -> memoryview:
-    """Uninitialised memory for one value, such that positions that are ``aligned`` modulo 16 are aligned."""
+    """Return uninitialised memory for one value, in which positions equal to ``aligned`` modulo 16 are aligned."""
     shift = -aligned % ALIGNMENT
     try:
         memory: Any = np.empty(size + shift, np.uint8)  # numpy's memory is aligned to 16 bytes
@@ -263,9 +263,9 @@ _scratch = threading.local()
 
 
 def scratch(size: int, aligned: int) -> memoryview:
-    """The same as ``_fresh``, but memory that the next call in this thread gives out again.
+    """Like ``_fresh``, but the next call in this thread returns the same memory again.
 
-    For callers that copy the pixels and drop the patch. At most ``_SCRATCH_BYTES`` are kept for each thread.
+    For callers that copy the pixels and discard the patch. At most ``_SCRATCH_BYTES`` are kept for each thread.
     """
     shift = -aligned % ALIGNMENT
     if size + shift > _SCRATCH_BYTES:

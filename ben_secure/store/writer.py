@@ -1,9 +1,8 @@
 """``PatchWriter``: write patches as canonical values into an LMDB database that appears complete or not at all.
 
-It opens with liblmdb nothing but files that it has made itself, in this run or in one that was interrupted and is
-resumed (which only this user can have changed, see ``_system.appear``): to add to an existing database, its records are
-read with ``pages`` and written anew, so that liblmdb never parses pages from elsewhere (T5). It never changes a
-database in place.
+It opens only its own files with liblmdb, made in this run or in an interrupted run that is resumed (only this user can
+have changed them, see ``_system.appear``). To add to an existing database, it reads the records with ``pages`` and
+writes them again, so liblmdb never parses pages from elsewhere (T5). It never changes a database in place.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ _MAX_RESUME_BYTES = 64
 class PatchWriter:
     """Writes patches by name: ``with PatchWriter(path) as writer: writer[name] = patch``.
 
-    The database is built in a hidden directory beside ``path`` and renamed to ``path`` when the block ends. An
-    exception that leaves the block, or a crash, leaves what was at ``path`` as it was. A writer is for one thread.
-    With ``resume``, what was written before such an end is kept, and found again with ``name in writer``.
+    The database is built in a hidden directory beside ``path`` and renamed to ``path`` when the block ends. If an
+    exception leaves the block, or the process crashes, ``path`` is unchanged. A writer is for one thread. With
+    ``resume``, the patches written before such an end are kept; ``name in writer`` finds them.
 
     Attributes:
         path: The database as the caller named it.
-        limits: No payload may be longer than ``limits.max_value_bytes``, or readers would refuse it.
+        limits: No payload may be longer than ``limits.max_value_bytes``, because readers would refuse it.
     """
 
     def __init__(
@@ -59,25 +58,25 @@ class PatchWriter:
         context: str = "",
         resume: bytes | None = None,
     ) -> None:
-        """Name the database; nothing is touched before the ``with`` block begins.
+        """Store the arguments. No file is touched before the ``with`` block begins.
 
         Args:
             path: Directory to make (with ``data.mdb`` inside); with ``append`` an existing database, which may be
                 the data file itself.
-            append: Add to an existing database: copy its records as they are, unverified, then add the new ones. It
-                takes the space of both. No other program may write to the database meanwhile.
-            limits: Limits for values, the existing ones included; a tag does not count.
-            mac_key: Key to tag the patches with (the one of a set that tags), so that a reader with the key takes
-                nothing but them. What is there already is copied as it is and not tagged.
-            context: Name of the dataset that the tags are good for, at most 255 bytes in UTF-8.
-            resume: What will be written, as at most 64 bytes of a digest: go on where an earlier writer to ``path``
-                with the same ones was interrupted. Values are then written through to the disk as they come. Not
-                with ``append``.
+            append: Add to an existing database: copy its records unchanged and unverified, then add the new ones. This
+                needs the space of both. No other program may write to the database meanwhile.
+            limits: Limits for values, existing ones included; the tag does not count.
+            mac_key: Key to tag the patches with (in a set, the key that tags), so a reader with the key accepts only
+                these. Existing values are copied unchanged and not tagged.
+            context: Dataset name bound into each tag, at most 255 bytes in UTF-8.
+            resume: Digest of the planned content, at most 64 bytes: continue the work of an interrupted writer to
+                ``path`` with an equal digest. Values are then written through to the disk at once. Not with
+                ``append``.
 
         Raises:
-            TypeError: ``mac_key`` is something else, or ``context`` is not a str.
-            ValueError: ``context`` is too long or not Unicode, or there is one without a key; ``resume`` is empty,
-                too long or comes with ``append``.
+            TypeError: ``mac_key`` is not a key, or ``context`` is not a str.
+            ValueError: ``context`` is too long, not Unicode, or given without a key; ``resume`` is empty, too long or
+                combined with ``append``.
         """
         if resume is not None and (append or not 1 <= len(resume) <= _MAX_RESUME_BYTES):
             raise ValueError(f"resume takes 1 to {_MAX_RESUME_BYTES} bytes, and not with append")
@@ -92,8 +91,8 @@ class PatchWriter:
         """Begin to write.
 
         Raises:
-            StoreError: ``path`` exists (without ``append``), or is not a readable database or is signed (with it),
-                another writer is at work on it, or its directory cannot be written to.
+            StoreError: ``path`` exists (without ``append``), or is signed or not a readable database (with it), another
+                writer is active on it, or its directory cannot be written to.
         """
         self._target = target = os.path.abspath(self.path)
         self._target_file = os.path.realpath(data_file_path(target))
@@ -108,8 +107,8 @@ class PatchWriter:
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
             self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())
-            # Written through in one go at the end (``Place``): until then nobody needs this file, unless it
-            # shall outlive a power failure. No other process knows of it, so it needs no lock.mdb.
+            # Written through once at the end (``Place``): until then nobody needs this file, unless it must survive a
+            # power failure. No other process uses it, so it does not need a lock.mdb.
             try:
                 self._env = cleanup.enter_context(
                     open_environment(
@@ -128,10 +127,10 @@ class PatchWriter:
         return self
 
     def __contains__(self, name: str) -> bool:
-        """Whether a patch of this name is written already, in this run or in the one that is resumed.
+        """Whether a patch of this name is written already, in this run or in the resumed one.
 
         Raises:
-            ValueError: This is outside the ``with`` block, or the name cannot be one.
+            ValueError: The call is outside the ``with`` block, or the name is not valid.
         """
         self._refuse_outside()
         return self._taken(_lmdb_key(name))
@@ -144,7 +143,7 @@ class PatchWriter:
             patch: The patch.
 
         Raises:
-            ValueError: The name is empty, too long, not Unicode, or taken; or this is outside the ``with`` block.
+            ValueError: The name is empty, too long, not Unicode, or taken; or the call is outside the ``with`` block.
             TypeError: ``name`` is not a str, or ``patch`` is not a patch.
             LimitExceededError: The patch is larger than ``limits.max_value_bytes``.
             StoreError: The disk is full or fails.
@@ -155,14 +154,14 @@ class PatchWriter:
         self.put_payload(name, patch.dumps())
 
     def put_payload(self, name: str, payload: bytes) -> None:
-        """Write a patch that is ``dumps`` already, for who has made it so: nothing is decoded or checked.
+        """Write the result of ``dumps``, for callers that have made it themselves: nothing is decoded or checked.
 
         Args:
             name: As for a patch.
-            payload: What its ``dumps`` returned; tagged if there is a key.
+            payload: Result of ``dumps``; it is tagged if there is a key.
 
         Raises:
-            ValueError: As for a patch, and so the others.
+            ValueError: As for a patch.
             TypeError: ``name`` is not a str.
             LimitExceededError: The payload is larger than ``limits.max_value_bytes``.
             StoreError: The disk is full or fails.
@@ -173,14 +172,14 @@ class PatchWriter:
         self._put(lmdb_key, self._tag(lmdb_key, payload))
 
     def put_stored(self, lmdb_key: bytes, value: bytes) -> None:
-        """Write a value as it will be stored, for who has made it: nothing is decoded, checked or tagged.
+        """Write a stored value, for callers that have made it themselves: nothing is decoded, checked or tagged.
 
         Args:
             lmdb_key: Raw LMDB key, 1 to 511 bytes.
             value: The stored bytes.
 
         Raises:
-            ValueError: The key is empty, too long or taken; or this is outside the ``with`` block.
+            ValueError: The key is empty, too long or taken; or the call is outside the ``with`` block.
             LimitExceededError: The value is larger than ``limits.max_value_bytes``.
             StoreError: The disk is full or fails.
         """
@@ -195,18 +194,18 @@ class PatchWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Put the database into service, or throw the new one away if an exception leaves the block.
+        """Put the new database in place, or discard it if an exception leaves the block.
 
         Raises:
-            StoreError: The last values cannot be written or the database cannot be put in place; what was at ``path``
-                is as it was.
+            StoreError: The last values cannot be written, or the database cannot be put in place. ``path`` is then
+                unchanged.
         """
         cleanup, self._cleanup = self._cleanup, None
         if cleanup is not None:
             with cleanup:
                 if self._resume is not None and (exc_type is None or self._env.stat()["entries"]):
-                    # Whatever happens now, what is written stays. What is pending goes: it may be why the block was
-                    # left.
+                    # Written values stay in any case. Pending ones are dropped, because they may be the reason for the
+                    # exception.
                     self._place.keep()
                 if exc_type is None:
                     self._publish()
@@ -229,7 +228,7 @@ class PatchWriter:
             return lmdb_key in self._pending or transaction.get(lmdb_key) is not None
 
     def _staged_bytes(self) -> int:
-        """Size of the file that is resumed, if there is one."""
+        """Return the size of the file that is resumed, or 0."""
         try:
             return os.stat(os.path.join(self._place.directory, DATA_FILE_NAME)).st_size
         except FileNotFoundError:
@@ -256,7 +255,7 @@ class PatchWriter:
             self._write_chunk()
 
     def _write_chunk(self) -> None:
-        """Commit the pending values; a chunk that does not fit is done again in a map of twice the size."""
+        """Commit the pending values. If they do not fit, try again in a map of twice the size."""
         try:
             while True:
                 try:
@@ -294,8 +293,8 @@ class PatchWriter:
                     database=self.path,
                 )
         self._place.put_files({DATA_FILE_NAME: self._target_file}, overwrite=True)
-        # liblmdb's lock file goes with the file that was replaced: programs that still have both open agree on it, but
-        # its transaction id would send those that open the new file to an older state of that.
+        # The lock file of liblmdb belongs to the replaced file. Programs that have both open still agree on it, but its
+        # transaction id would lead programs that open the new file to an older state.
         with contextlib.suppress(OSError):
             os.unlink(lock_file_path(self._target))
 
@@ -307,7 +306,7 @@ class PatchWriter:
 
 
 def _lmdb_key(name: object) -> bytes:
-    """The LMDB key of a name, or ValueError or TypeError if it cannot be one."""
+    """Return the LMDB key of a name; raise ValueError or TypeError if the name is not valid."""
     if not isinstance(name, str):
         raise TypeError(f"patch names are str, not {type(name).__name__}")
     lmdb_key = name.encode()
@@ -323,12 +322,12 @@ def _check_length(lmdb_key: bytes, name: str | bytes) -> None:
 
 
 def _tagger(mac_key: MacKey | MacKeySet | None, context: str) -> Callable[[bytes, bytes], bytes]:
-    """What makes the value to be stored of an LMDB key and a payload."""
+    """Return the function that makes the stored value from an LMDB key and a payload."""
     if mac_key is None:
         if context:
             raise ValueError("context requires mac_key")
         return lambda lmdb_key, payload: payload
-    # Here, because it loads cryptography, which who writes without a key does not need.
+    # Here, because it loads cryptography, which a writer without a key does not need.
     from ben_secure.signing.keys import MacKey, MacKeySet
     from ben_secure.signing.tags import append_tag, context_bytes
 
