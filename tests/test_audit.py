@@ -404,7 +404,7 @@ def test_what_is_wrong_with_the_call_is_raised(tmp_path):
         Options(classes=(int,))
     with pytest.raises(TypeError, match="verification must be Verification, not MacKey"):
         Options(verification=MAC_KEY)
-    with pytest.raises(ValueError, match="since_manifest belongs to verify_key"):
+    with pytest.raises(ValueError, match="since_manifest requires"):
         Options(since_manifest=True)
     main_class = type("Mine", (TwoBandPatch,), {"__module__": "__main__"})
     with pytest.raises(ValueError, match="Mine is defined in the main program"):

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import threading
+import time
 import timeit
 import tracemalloc
 from datetime import datetime, timezone
@@ -463,9 +464,12 @@ class TestLabels:
             tracemalloc.stop()
 
     def test_labels_cost_little(self):
-        """Some 2 us a patch, or ten times that on a busy machine; and each vector is the caller's own."""
+        """A vector costs about fifteen times an empty one; and each vector is the caller's own."""
         labels, metadata = Labels("multi-hot-43"), {"labels": list(CORINE_43[:3])}
-        assert min(timeit.repeat(lambda: labels.of(metadata), number=5000, repeat=5)) < 0.1
+        empty = min(timeit.repeat(lambda: np.zeros(43, "f4"), timer=time.process_time, number=5000, repeat=5))
+        assert (
+            min(timeit.repeat(lambda: labels.of(metadata), timer=time.process_time, number=5000, repeat=5)) < 60 * empty
+        )
         first = labels.of(metadata)
         first[:] = 7
         assert labels.of(metadata).tolist() == [1.0] * 3 + [0.0] * 40
