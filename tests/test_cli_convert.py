@@ -244,8 +244,8 @@ def test_records_without_a_twin_are_not_lost_without_a_word(twins, capsys):
     """Each is refused with its reason; with --skip-refused the pairs are written."""
     for database, lmdb_key, why, left in (
         ("more", "S3", "the table of pairs does not name it", JOINED),
-        ("without S1A", "S2A", "its Sentinel-1 twin b'S1A' is not there", {b"S2B": JOINED[b"S2B"]}),
-        ("without S2B", "S1B", "its Sentinel-2 twin b'S2B' is not there", {b"S2A": JOINED[b"S2A"]}),
+        ("without S1A", "S2A", "its Sentinel-1 record b'S1A' is not there", {b"S2B": JOINED[b"S2B"]}),
+        ("without S2B", "S1B", "its Sentinel-2 record b'S2B' is not there", {b"S2A": JOINED[b"S2A"]}),
     ):
         assert main(["convert", database, "new", "--pairs", "pairs.csv"]) == 1
         out = capsys.readouterr().out
@@ -268,12 +268,12 @@ def test_a_hostile_or_untagged_twin_is_refused(twins, capsys):
     make_database(twins / "hostile", TWINS | {b"S1A": SHELL})
     code, out, _ = run("convert hostile new --pairs pairs.csv", capsys)
     assert code == 1
-    assert out.startswith("S2A: with its Sentinel-1 twin b'S1A': the payload asks for posix.system")
+    assert out.startswith("S2A: with its Sentinel-1 record b'S1A': the payload asks for posix.system")
     tagged = {lmdb_key: append_tag(KEYS.signing, b"", lmdb_key, value) for lmdb_key, value in TWINS.items()}
     make_database(twins / "half", tagged | {b"S1A": TWINS[b"S1A"]})
     code, out, _ = run("convert half new --pairs pairs.csv --source-mac-key key", capsys)
     assert code == 1
-    assert out.startswith("S2A: with its Sentinel-1 twin b'S1A': ")
+    assert out.startswith("S2A: with its Sentinel-1 record b'S1A': ")
     make_database(twins / "whole", tagged)
     assert run("convert whole new --pairs pairs.csv --source-mac-key key --mac-key key", capsys)[0] == 0
     assert run("verify new --mac-key key", capsys)[0] == 0

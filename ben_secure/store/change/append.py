@@ -1,7 +1,7 @@
-"""Add the records of one database to another: all of them or none, each judged first, and nothing replaced.
+"""Add the records of one database to another: all or none, each judged first, without replacing any.
 
-The database is written once more, and the new file takes the place of the old one when it is whole (``store.writer``).
-A released database, one with a manifest beside it, is never changed: its records and the new ones go into a copy.
+The database is written again, and the new file replaces the old one when it is complete (``store.writer``). A released
+database (one with a manifest beside it) is never changed: its records and the new ones go into a copy.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ben_secure.values import Decoder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appended:
-    """What ``append`` did.
+    """Result of ``append``.
 
     Attributes:
-        checked: New records that were judged; all that there are.
-        added: Those that were added: all of them, or none if one was refused.
-        kept: Records that were there.
-        refusals: New values that were refused.
+        checked: Number of new records, all of which were judged.
+        added: Number of added records: all, or none if one was refused.
+        kept: Number of existing records.
+        refusals: Refused new values.
     """
 
     checked: int
@@ -54,23 +54,23 @@ def append(
     """Add the records of ``new`` to a database.
 
     Args:
-        database: The database to add to. Its records are copied as they are, unjudged.
-        new: The database whose records are added; it is only read. Each must be a patch under a name.
+        database: The database to add to. Its records are copied unchanged, without judging them.
+        new: The database with the new records; it is only read. Each must be a patch under a name.
         out: Directory to make, for all records; None to add to ``database`` itself, which takes the space of both
             meanwhile.
         tagger: Tags the new values, for a database whose values are tagged.
         limits: Limits for all values.
-        progress: Called after each new record that was judged.
+        progress: Called after each judged new record.
 
     Returns:
-        What was done.
+        The result.
 
     Raises:
         StoreError: ``database`` is released and ``out`` is None; an LMDB key is in both; tags and ``tagger`` do not go
             together; one of them cannot be read, ``new`` is empty, one was written to meanwhile; or the result cannot
-            be written. Everything is as it was.
-        TagMismatchError: The first value that was there, or a new one, bears a tag that is not of the tagger's keys.
-        LimitExceededError: A value that was there is too long.
+            be written. Nothing is changed then.
+        TagMismatchError: The first existing value, or a new one, has a tag that is not of the tagger's keys.
+        LimitExceededError: An existing value is too long.
     """
     database, new = os.fspath(database), os.fspath(new)
     if out is None:
@@ -109,7 +109,7 @@ def append(
 
 
 class _Maker:
-    """Judges a new value, and makes it as it will be stored."""
+    """Judges a new value, and makes the stored value."""
 
     def __init__(self, old: PageReader, tagger: Tagger | None, limits: Limits) -> None:
         self._decoder = Decoder(limits=limits)
@@ -131,10 +131,10 @@ class _Maker:
                 database=old.path,
             )
         if tagger is not None:
-            tagger.bare(*first)  # else new values could get the tags of another dataset
+            tagger.bare(*first)  # otherwise new values could get the tags of another dataset
 
     def __call__(self, lmdb_key: bytes, value: bytes) -> bytes:
-        """The value to store; raises UntrustedDataError if it is not a patch under a name."""
+        """Return the value to store; raise UntrustedDataError if it is not a patch under a name."""
         self._decoder.load(value, payload_end(value))
         name_of(lmdb_key)
         if self._tagger is not None:

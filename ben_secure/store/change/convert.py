@@ -1,7 +1,7 @@
 """Make the new value of a stored one: verify it, load it with the restricted loader, write it again, tag it.
 
-In this order: nothing is decoded before it has verified, where that is asked for. The Sentinel-1 record that is to be
-joined to another is checked like any value.
+In this order: if verification is requested, nothing is decoded before it has verified. A Sentinel-1 record to be joined
+is checked like any value.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ben_secure.values import loads
 
 
 class Form(str, Enum):
-    """What values are written as."""
+    """The form of the written values."""
 
     CANONICAL = "canonical"
     SAFETENSORS = "safetensors"
 
 
 class _Pairing:
-    """Which records of a database become one, and where they are: ``s1`` is None if all are in ``s2``."""
+    """The pairs of records to join, and their databases; ``s1`` is None if all records are in ``s2``."""
 
     def __init__(self, pairs: Mapping[str, str], s2: PageReader, s1: PageReader | None) -> None:
         self._s1_keys = {_encoded(s2_name): _encoded(s1_name) for s2_name, s1_name in pairs.items()}
@@ -42,22 +42,22 @@ class _Pairing:
         self._s1 = s2 if s1 is None else s1
 
     def twin(self, lmdb_key: bytes) -> tuple[bytes, bytes] | None:
-        """Find key and value of the Sentinel-1 twin of a record; None if this is one, and goes with the other record.
+        """Find key and value of the Sentinel-1 record paired with a Sentinel-2 record; None for a Sentinel-1 record.
 
         Raises:
-            UntrustedDataError: No table names the record, or its twin is not there.
+            UntrustedDataError: The table does not name the record, or the other record of its pair is missing.
         """
         s1_key = self._s1_keys.get(lmdb_key)
         if s1_key is not None:
             value = self._s1.get(s1_key)
             if value is not None:
                 return s1_key, value
-            raise _alone(f"its Sentinel-1 twin {printable(s1_key)} is not there", lmdb_key)
+            raise _alone(f"its Sentinel-1 record {printable(s1_key)} is not there", lmdb_key)
         s2_key = self._s2_keys.get(lmdb_key)
         if s2_key is None:
             raise _alone("the table of pairs does not name it", lmdb_key)
         if s2_key not in self._s2:
-            raise _alone(f"its Sentinel-2 twin {printable(s2_key)} is not there", lmdb_key)
+            raise _alone(f"its Sentinel-2 record {printable(s2_key)} is not there", lmdb_key)
         return None
 
 
@@ -75,7 +75,7 @@ def _alone(why: str, lmdb_key: bytes) -> PatchFormatError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Converter:
-    """Makes new values as the arguments of ``convert`` say; ``s1_verifier`` is for the Sentinel-1 records of pairs."""
+    """Makes new values for ``convert``; ``s1_verifier`` is for the Sentinel-1 records of pairs."""
 
     verifier: Verifier | None
     pairing: _Pairing | None
@@ -84,11 +84,11 @@ class _Converter:
     tagger: Tagger | None
 
     def new(self, lmdb_key: bytes, value: bytes) -> bytes | None:
-        """Make the new value of the same patch, or of both twins; None for a Sentinel-1 record that goes with its twin.
+        """Make the new value of a patch or of a pair; return None for a Sentinel-1 record that is joined to another.
 
         Raises:
-            UntrustedDataError: The value does not verify or has a tag and no key verifies it, it is not a patch and
-                nothing else, the new form cannot hold it, it has no twin, or no reader can name it.
+            UntrustedDataError: The value does not verify, has a tag without a key to verify it, is not a patch, cannot
+                be written in the new form, is not paired, or has a key that readers cannot name.
         """
         twin = None
         if self.pairing is not None:
@@ -106,14 +106,14 @@ class _Converter:
         try:
             return join(patch, _patch(s1_key, s1_value, self.s1_verifier))
         except UntrustedDataError as error:
-            error.message = f"with its Sentinel-1 twin {printable(s1_key)}: {error.message}"
+            error.message = f"with its Sentinel-1 record {printable(s1_key)}: {error.message}"
             error.lmdb_key = lmdb_key
             raise
 
     def _written(self, lmdb_key: bytes, patch: BigEarthNetPatch) -> bytes:
         try:
             return patch.dumps() if self.form is Form.CANONICAL else tensors.dumps(patch)
-        except (TypeError, ValueError) as error:  # what the form cannot hold; or only the old one is within the limits
+        except (TypeError, ValueError) as error:  # the new form cannot hold it, or exceeds the limits
             raise PatchFormatError(
                 f"the patch has no {self.form.value} value: {printable(str(error), 400)}",
                 rule=Rule.LIMIT if self.form is Form.CANONICAL else Rule.TENSORS,
@@ -124,7 +124,7 @@ class _Converter:
 def _patch(lmdb_key: bytes, value: bytes, verifier: Verifier | None) -> BigEarthNetPatch:
     if verifier is not None:
         value = value[: verifier.payload_end(lmdb_key, value)]
-    if footer_of(value) is not None:  # it would be gone, and nobody would know whether it was good
+    if footer_of(value) is not None:  # the tag would be lost without having been verified
         raise TagMismatchError(
             "the value bears a tag, and no key was given to verify it; pass the key of the old database "
             "(--source-mac-key FILE)",
@@ -151,23 +151,23 @@ def convert(
     Args:
         source: The database; it is not changed.
         target: Database to make; nothing may be there yet.
-        verification: What must hold for every old value.
-        tagger: Tags the new values; None to leave them bare.
-        form: What to write.
-        pairs: Sentinel-1 name by Sentinel-2 name, to join the records to merged patches; None to leave each by itself.
-        s1: Where the Sentinel-1 records are, if not in ``source``.
+        verification: The checks for every old value.
+        tagger: Tags the new values; None to leave them untagged.
+        form: The form of the new values.
+        pairs: Sentinel-1 name by Sentinel-2 name, to join the records to merged patches; None to keep them apart.
+        s1: Database of the Sentinel-1 records, if they are not in ``source``.
         skip_refused: As for ``rewrite``.
         progress: Called after each record.
 
     Returns:
-        What was done.
+        The result.
 
     Raises:
         SignatureError: The manifest is not signed by enough of the keys.
-        ManifestMismatchError: It is not the one that was signed, or of another name, version or number of records.
-        StoreError: It is missing; or as for ``rewrite``.
-        TypeError: ``verification`` is something else.
-        ValueError: ``verification`` names one manifest for two databases; or ``s1`` comes without ``pairs``.
+        ManifestMismatchError: It is not the signed one, or has another name, version or number of records.
+        StoreError: It is missing; also as for ``rewrite``.
+        TypeError: ``verification`` is not a ``Verification``.
+        ValueError: ``verification`` names one manifest for two databases, or ``s1`` is given without ``pairs``.
     """
     if s1 is not None and pairs is None:
         raise ValueError("s1 requires pairs")

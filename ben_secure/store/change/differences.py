@@ -1,6 +1,6 @@
-"""What changed between two releases: records added, changed and removed, by their lists alone.
+"""The changes between two releases: records added, changed and removed, by their lists alone.
 
-Pure: compares two lists of records in key order, and counts. It says nothing of who signed them.
+This module compares two lists of records in key order, and counts. It does not verify signatures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ben_secure.signing._record_list import Record
 
 KEPT = 20
-"""LMDB keys kept of each kind; the rest are counted."""
+"""Number of LMDB keys that are kept of each kind. Further ones are only counted."""
 
 
 @dataclass(slots=True)
@@ -20,7 +20,7 @@ class Kind:
     """Records of one kind.
 
     Attributes:
-        count: All of them.
+        count: Number of records.
         first: LMDB keys of the first ones, at most ``KEPT``.
     """
 
@@ -36,13 +36,13 @@ class Kind:
 
 @dataclass(slots=True)
 class Changes:
-    """How one list of records differs from the one before.
+    """The differences between a list of records and the previous one.
 
     Attributes:
         added: Records that only the new list has.
         changed: Records with another value.
         removed: Records that only the old list has.
-        unchanged: How many are in both, with the same value.
+        unchanged: Number of records in both lists, with the same value.
     """
 
     added: Kind = field(default_factory=Kind)
@@ -52,14 +52,14 @@ class Changes:
 
 
 def changes(old: Iterable[Record], new: Iterable[Record]) -> Changes:
-    """Compare two lists of records, in memory that does not grow with them.
+    """Compare two lists of records, in constant memory.
 
     Args:
-        old: LMDB key and digest of each record of the release before, keys ascending.
-        new: The same of the release after, with the same kind of digest.
+        old: LMDB key and digest of each record of the previous release, keys ascending.
+        new: The same for the new release, with the same kind of digest.
 
     Returns:
-        What changed.
+        The changes.
     """
     found = Changes()
     deque(compared(old, new, found), maxlen=0)
@@ -67,12 +67,12 @@ def changes(old: Iterable[Record], new: Iterable[Record]) -> Changes:
 
 
 def compared(old: Iterable[Record], new: Iterable[Record], found: Changes) -> Iterator[Record]:
-    """Compare two lists as ``changes`` does, while the new one passes by.
+    """Compare two lists like ``changes``, while iterating over the new one.
 
     Args:
         old: As for ``changes``.
         new: As for ``changes``.
-        found: Where changes are counted; complete when the iterator is at its end.
+        found: Counts the changes; complete when the iterator is at its end.
 
     Yields:
         The records of ``new``.

@@ -1,7 +1,7 @@
-"""A function of every value of a database, a hash above all: in threads, with bounded memory, in key order.
+"""Apply a function, such as a hash, to every value of a database: in threads, with bounded memory, in key order.
 
-Reads through ``pages`` only (private copies by pread, no liblmdb) and decodes nothing. Hashes and ``pread`` release
-the GIL, so threads are enough and no value crosses the border of a process.
+This module reads only through ``pages`` (private copies by pread, no liblmdb) and decodes nothing. Hashes and ``pread``
+release the GIL, so threads suffice, and values stay in this process.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ben_secure.errors import LimitExceededError, StoreError
 from ben_secure.pages.reader import DatabaseFacts, PageReader
 from ben_secure.signing.hashing import Algorithm, hash_of
 
-_BATCH_RECORDS = 256  # so many that handing a batch over costs nothing
-_BATCHES_A_WORKER = 8  # so few records in a batch that all threads are busy to the end, also in a small database
+_BATCH_RECORDS = 256  # enough that the cost of passing a batch is negligible
+_BATCHES_A_WORKER = 8  # at least, so that all threads are busy to the end, even in a small database
 _REQUESTS = 32  # in flight, to a server
-_BATCHES_AHEAD = 3  # for each thread; bounds what waits for a slow caller
+_BATCHES_AHEAD = 3  # for each thread; bounds the results that wait for a slow caller
 
 _Result = TypeVar("_Result")
 
@@ -32,7 +32,7 @@ def record_digests(
 
     Args:
         pages: The database.
-        workers: Threads; None for as many as there are processors to run on.
+        workers: Number of threads; None for the number of available processors.
         algorithm: The hash.
 
     Yields:
@@ -41,7 +41,7 @@ def record_digests(
     Raises:
         StoreError: The database is damaged or truncated, or it was written to meanwhile.
         LimitExceededError: A value is longer than ``pages.max_value_bytes``.
-        MissingExtraError: The hash is BLAKE3, and that library is not installed.
+        MissingExtraError: The hash is BLAKE3, and its library is not installed.
     """
     function = hash_of(algorithm)
     return map_values(pages, lambda _, value: function(value), workers)
@@ -54,9 +54,9 @@ def map_values(
 
     Args:
         pages: The database.
-        function: Gets LMDB key and value; worth it if it releases the GIL for most of its time. What it raises ends
-            the walk.
-        workers: Threads; None for as many as there are processors to run on.
+        function: Receives LMDB key and value. Threads help if it releases the GIL most of the time. An exception ends
+            the iteration.
+        workers: Number of threads; None for the number of available processors.
 
     Yields:
         LMDB key and what the function returned, keys strictly ascending.
@@ -88,7 +88,7 @@ def map_values(
     finally:
         pool.shutdown(cancel_futures=True)
     check_unchanged(pages, facts)
-    # The walk over all keys has counted the records. A crafted tree can lead a search past some that a walk finds.
+    # The iteration over all keys has counted the records. A crafted tree can hide some of them from a search.
     if given != facts.entries:
         raise StoreError(
             f"this LMDB file is damaged: {facts.entries} records are in its tree, and {given} are found by their keys; "
@@ -98,14 +98,14 @@ def map_values(
 
 
 def check_unchanged(pages: PageReader, before: DatabaseFacts) -> None:
-    """Check that a database that was read is what it was, and where it was.
+    """Check that a database was neither changed nor replaced while it was read.
 
     Args:
         pages: The database.
         before: Its facts when it was opened.
 
     Raises:
-        StoreError: It was written to, or another file was put in its place.
+        StoreError: It was written to or replaced.
     """
     if not pages.is_in_place():
         raise StoreError(
@@ -126,11 +126,11 @@ def map_some(
 
     Args:
         pages: The database.
-        function: Gets LMDB key and value, or None if there is no such record. What it raises ends the walk.
-        lmdb_keys: Which records.
+        function: Receives LMDB key and value, or None if there is no such record. An exception ends the iteration.
+        lmdb_keys: Keys of the records.
 
     Yields:
-        LMDB key and what the function returned, or the error for a value that is too long to be read; in the order of
+        LMDB key and result of the function, or the error for a value that is too long to be read; in the order of
         ``lmdb_keys``.
 
     Raises:
@@ -158,7 +158,7 @@ def map_some(
 
 
 def _ranges(pages: PageReader, records: int) -> Iterator[tuple[bytes, bytes | None]]:
-    """Cut the keys into ranges of so many records: first key of this one, first key of the next."""
+    """Divide the keys into ranges of ``records`` records: first key of the range, first key of the next range."""
     starts = islice(pages.keys(), 0, None, records)
     start = next(starts, None)
     while start is not None:

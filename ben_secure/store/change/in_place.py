@@ -1,14 +1,13 @@
-"""Change values of an existing database where they are, in transactions that happen or do not.
+"""Change values of an existing database in place, in atomic transactions.
 
-The one place where liblmdb opens a file that it may not have written itself. liblmdb trusts every byte of a file and a
-crafted one crashes it (T5), so it gets this one only after ``lmdb.verify``, which never hands the file to liblmdb, has
-found no fault, and only if nobody but this user could have changed it since. For any other database there is
-``rewrite``. Killed at any moment, what was committed is whole and what was not is as before (LMDB copies on write and
-syncs each commit); doing it again does the rest.
+Only this module lets liblmdb open a file that this package may not have written. liblmdb trusts every byte of a file,
+and a crafted one crashes it (T5). So liblmdb opens the file only after ``lmdb.verify``, which works without liblmdb,
+has found no fault, and only if only this user could have changed it since. ``rewrite`` is for all other databases.
+After a kill at any moment, committed values are complete and the others are unchanged (LMDB copies on write and syncs
+each commit). The same call again does the rest.
 
-Order of steps: take the place of the next writer (``_system.appear``: no other writer of this package), refuse if
-another program has the database open, ask every value (nothing is written if one is refused), ``lmdb.verify``, then
-change.
+The order of steps: lock out other writers of this package (``_system.appear``), refuse if another program has the
+database open, check every value (nothing is written if one is refused), run ``lmdb.verify``, then change.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ _SHOWN_FAULTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """What ``change_in_place`` did.
+    """Result of ``change_in_place``.
 
     Attributes:
-        checked: Records looked at; all that there are.
-        changed: Values that were written anew.
-        refusals: Values that were refused; if there are any, nothing was written.
+        checked: Number of records, all of which were checked.
+        changed: Number of changed values.
+        refusals: Refused values. If there are any, nothing was written.
     """
 
     checked: int
@@ -61,22 +60,22 @@ def change_in_place(
     *,
     progress: Progress | None = None,
 ) -> Changed:
-    """Replace each value by what ``transform`` makes of it, if that is another one.
+    """Replace each value by the result of ``transform``, if that is another object.
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself. Nobody else may be able to write to either,
             and no program may have the database open.
-        transform: Called for each record twice: once before anything is written, and when it is.
-        progress: Called after each record, first of the check and then, from 0 again, of the change.
+        transform: Called twice for each record: before anything is written, and for writing.
+        progress: Called after each record, first for the check and then, from 0 again, for the change.
 
     Returns:
-        What was done.
+        The result.
 
     Raises:
         MissingExtraError: The package lmdb is older than release 3.
         StoreError: The database cannot be read or written, is empty, damaged, open in another program, others can
-            write to it, or ``transform`` says so of a value. What was committed until then stays, and doing it again
-            goes on from there.
+            write to it, or ``transform`` raises this error. Committed changes stay, and the same call again continues
+            from there.
     """
     path = os.fspath(path)
     with (
@@ -98,14 +97,14 @@ def change_in_place(
 
 
 class _Opened:
-    """The data file that is verified and changed, and the folder that it is in, both held open.
+    """The data file that is verified and changed, and its folder, both held open.
 
     Attributes:
         path: The database as the caller named it.
-        data_file: The data file without links on the way.
-        descriptor: Of the data file, for ``lmdb.verify``.
-        environment: What liblmdb opens: a name in the very folder that was looked at, whatever its path leads to by
-            then.
+        data_file: Path of the data file, with links resolved.
+        descriptor: Descriptor of the data file, for ``lmdb.verify``.
+        environment: Path for liblmdb: a name in the checked folder itself, even if the path of that folder leads
+            elsewhere by then.
         directory: Whether the database is a directory.
     """
 
@@ -129,14 +128,14 @@ class _Opened:
             cleanup.callback(os.close, self.descriptor)
         except OSError as error:
             raise StoreError(f"cannot open the database: {printable(str(error))}", database=path) from error
-        pinned = f"/proc/self/fd/{held}"  # where there is no such file system, nobody untrusted can exchange the folder
+        pinned = f"/proc/self/fd/{held}"  # without /proc, the path is used: nobody untrusted can replace the folder
         folder = pinned if os.path.isdir(pinned) else folder
         self.environment = folder if self.directory else os.path.join(folder, name)
         if not os.path.samestat(os.fstat(self.descriptor), reader.status):
             raise _exchanged(path)
 
     def _refuse_if_shared(self) -> None:
-        """Whoever could write to the file could change it between ``lmdb.verify`` and liblmdb."""
+        """Refuse a file that others could change between ``lmdb.verify`` and liblmdb."""
         trusted = {0, os.geteuid()}
         try:
             shared = [
@@ -156,7 +155,7 @@ class _Opened:
             )
 
     def check_same(self, data_file: str) -> None:
-        """Check that a path leads to the file that was verified."""
+        """Check that a path leads to the verified file."""
         try:
             same = os.path.samestat(os.stat(data_file), os.fstat(self.descriptor))
         except OSError:
@@ -174,7 +173,7 @@ def _exchanged(path: str) -> StoreError:
 
 
 def _check(reader: PageReader, transform: Transform, progress: Progress | None) -> tuple[int, int, Refusals]:
-    """Ask every value: how many there are, how many would change, which are refused."""
+    """Check every value. Return the number of values, the number that would change, and the refusals."""
 
     def changes(lmdb_key: bytes, value: bytes) -> bool | UntrustedDataError:
         try:
@@ -202,13 +201,13 @@ def _check(reader: PageReader, transform: Transform, progress: Progress | None) 
 
 
 def _refuse_if_open(place: _Opened) -> None:
-    """Refuse if another program has the database open: liblmdb holds a lock on byte 0 of the lock file for as long."""
+    """Refuse if another program has the database open: liblmdb then holds a lock on byte 0 of the lock file."""
     lock_file = lock_file_path(os.path.dirname(place.data_file) if place.directory else place.data_file)
     try:
         fd = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # liblmdb would write to whatever it is
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # liblmdb would write to it
                 raise OSError("it is not a regular file of its own; find out who put it there")
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
         finally:
@@ -251,15 +250,15 @@ def _verify_structure(place: _Opened) -> None:
 
 
 class _Editor:
-    """Changes the values of one verified data file through liblmdb, a bounded number of bytes to a transaction."""
+    """Changes the values of one verified data file through liblmdb, a bounded number of bytes per transaction."""
 
     def __init__(self, place: _Opened, folder: str) -> None:
         self._place = place
-        self._folder = folder  # on the same disk, and of this user
+        self._folder = folder  # on the same disk, owned by this user
         self._map_bytes = os.fstat(place.descriptor).st_size + _SPARE_MAP_BYTES
 
     def run(self, transform: Transform, to_change: int, progress: Progress | None) -> int:
-        """Change all values; returns how many were."""
+        """Change all values, and return the number of changed ones."""
         changed = 0
         start = b""
         try:
@@ -296,7 +295,7 @@ def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transfo
     """Change values from a key on until enough bytes were written.
 
     Returns:
-        How many were changed, and the key to go on with, or None at the end.
+        The number of changed values, and the key to continue with, or None at the end.
     """
     changed = written = 0
     cursor = transaction.cursor()

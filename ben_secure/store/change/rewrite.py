@@ -1,7 +1,7 @@
-"""Copy a database record by record, each value made anew of the old one; the copy appears complete or not at all.
+"""Copy a database record by record, transforming each value. The copy appears complete or not at all.
 
-Reads raw records with ``pages`` and never changes the source. A value that cannot be made anew is refused; nothing of
-such a database is copied unless the caller says so, and all refusals are counted in either case.
+This module reads raw records with ``pages`` and never changes the source. A value that cannot be transformed is
+refused. By default, nothing is copied from a database with a refused value. All refusals are counted in any case.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from ben_secure.store.change.digests import check_unchanged
 from ben_secure.store.writer import PatchWriter
 
 KEPT = 20
-"""Refusals kept in detail; the rest are counted."""
+"""Number of refusals that are kept in detail. Further ones are only counted."""
 
 Progress = Callable[[int, int], None]
-"""Called with how many records were done and how many there are."""
+"""Called with the number of processed records, and the number of all records."""
 
 Transform = Callable[[bytes, bytes], bytes]
 """Makes the new value of an LMDB key and an old value, or raises ``UntrustedDataError``."""
 
 CopyTransform = Callable[[bytes, bytes], bytes | None]
-"""The same for a copy; None leaves the record out, since another one has its content."""
+"""The same for a copy. None leaves the record out, because another record has its content."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Refusals:
-    """Values that were refused: how many, and the first of them.
+    """The number of refused values, and the first of them.
 
     Attributes:
-        count: All of them.
-        first: The errors of the first ones in key order, at most ``KEPT``; each knows its LMDB key.
+        count: Number of refused values.
+        first: The errors of the first ones in key order, at most ``KEPT``, each with its LMDB key.
     """
 
     count: int = 0
@@ -54,13 +54,13 @@ class Refusals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """What ``rewrite`` did.
+    """Result of ``rewrite``.
 
     Attributes:
-        checked: Records read; all that there are.
-        written: Records in the new database; 0 if there is none.
-        refusals: Values that could not be made anew.
-        joined: Records whose content went into another record.
+        checked: Number of records, all of which were read.
+        written: Number of records in the new database; 0 if there is none.
+        refusals: Values that could not be transformed.
+        joined: Number of records whose content is in another record.
     """
 
     checked: int
@@ -70,13 +70,13 @@ class Rewritten:
 
 
 def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededError]]:
-    """Walk all records, also past values that are too long to be read.
+    """Iterate over all records, and continue after values that are too long to be read.
 
     Args:
         reader: The database.
 
     Yields:
-        LMDB key, and the stored bytes or why they were not read.
+        LMDB key, and the stored bytes or the error for a value that is too long.
 
     Raises:
         StoreError: The database is damaged, or it was changed while it was read.
@@ -91,7 +91,7 @@ def records(reader: PageReader) -> Iterator[tuple[bytes, bytes | LimitExceededEr
             if error.lmdb_key is None:
                 raise
             yield error.lmdb_key, error
-            start = error.lmdb_key + b"\0"  # the least key behind it
+            start = error.lmdb_key + b"\0"  # the least greater key
     check_unchanged(reader, before)
 
 
@@ -105,25 +105,25 @@ def rewrite(
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
 ) -> Rewritten:
-    """Write a new database of the values of another.
+    """Write a new database from the values of another.
 
     Args:
         source: The database to read.
-        target: Directory to make; there must be nothing yet.
+        target: Directory to make; it must not exist.
         transform: Makes each new value.
-        skip_refused: Leave refused values out and write the rest; otherwise one refused value means that nothing is
-            written, and the others are still looked at.
-        others: Databases that ``transform`` reads, too, or that were verified, with their facts by then: they must not
-            be changed or replaced meanwhile.
+        skip_refused: Leave refused values out and write the rest. Otherwise nothing is written if a value is refused,
+            but the others are still checked.
+        others: Further databases that ``transform`` reads, or that were verified, with their facts at that time. They
+            must not be changed or replaced meanwhile.
         limits: Limits for old and new values.
         progress: Called after each record.
 
     Returns:
-        What was done. There is a new database exactly if ``written`` is not 0.
+        The result. There is a new database exactly if ``written`` is not 0.
 
     Raises:
-        StoreError: There is no database at ``source``, it is empty, damaged or was changed meanwhile, there is
-            something at ``target``, or it cannot be written.
+        StoreError: There is no database at ``source``, it is empty, damaged or was changed meanwhile, ``target``
+            exists, or it cannot be written.
     """
     target = os.fspath(target)
     refuse_taken(target)
@@ -163,4 +163,4 @@ def rewrite(
 
 
 class _Abandoned(Exception):
-    """Leaves the block of a writer whose database shall not appear."""
+    """Leaves the block of a writer without a new database."""

@@ -1,8 +1,8 @@
-"""Sign a database, or several together, as their publisher: hash every value, write the manifests and the envelope.
+"""Sign one or several databases as their publisher: hash every value, write the manifests and the envelope.
 
-Never changes or decodes a database. All files appear when they are whole and on disk, or none, the envelope last:
-without it, or with that of another, no manifest passes as a release. Each database of a release of several has the
-same envelope beside its manifest: one statement, signed once, with a subject for each.
+This module never changes or decodes a database. Either all files appear, complete and on disk, or none. The envelope is
+the last, because a manifest without its own envelope does not pass as a release. Each database of a release of several
+has the same envelope beside its manifest: one statement, signed once, with a subject for each.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """What ``sign_database`` made.
+    """Result of ``sign_database``.
 
     Attributes:
-        statement: What was signed.
+        statement: The signed statement.
         manifest: Absolute path of the manifest; the envelope is ``manifest + ".dsse.json"``.
     """
 
@@ -66,30 +66,30 @@ def sign_database(
 
     Args:
         database: Directory with ``data.mdb`` inside, or the data file.
-        signers: Who signs; at least one (see ``sign_statement``).
+        signers: The signers, at least one (see ``sign_statement``).
         name: Name of the dataset.
-        version: Version of the release; a reader that asks for a version gets no other.
-        created: Time to be signed, UTC, in whole seconds.
+        version: Version of the release. Readers can require it.
+        created: Time in the statement, UTC, in whole seconds.
         license: Licence of the dataset.
-        algorithm: The hash that values are listed by; with BLAKE3 every reader needs the extra ``[blake3]``.
-        manifest: Where to write the manifest; None for the place where readers look, beside the database.
-        since: The verified manifest of the release before; the statement will name it. Every value is hashed all the
-            same.
-        on_changes: Called with what changed since then, before anything is signed; what it raises ends it.
-        overwrite: Replace a manifest and an envelope that are there.
-        limits: Values longer than ``limits.max_value_bytes`` are refused: a reader would not take them.
-        progress: Called after each record with how many were hashed and how many there are.
+        algorithm: The hash of the manifest; with BLAKE3 every reader needs the extra ``[blake3]``.
+        manifest: Path of the manifest; None for the default beside the database.
+        since: The verified manifest of the previous release, which the statement will name. Every value is hashed
+            nevertheless.
+        on_changes: Called with the changes since then, before anything is signed. An exception stops the signing.
+        overwrite: Replace an existing manifest and envelope.
+        limits: Values longer than ``limits.max_value_bytes`` are refused, because readers would refuse them.
+        progress: Called after each record with the number of hashed records, and the number of all records.
 
     Returns:
-        What was signed, and where it is.
+        The signed statement and its path.
 
     Raises:
-        StoreError: The database is empty, damaged, or was written to meanwhile; a manifest or an envelope is there
+        StoreError: The database is empty, damaged, or was written to meanwhile; a manifest or an envelope exists
             already; or they cannot be written.
         LimitExceededError: A value is too long.
-        MissingExtraError: The hash is BLAKE3, and that library is not installed.
-        ValueError: Name, version, licence, time or a signer is not as it must be; or the release before has another
-            name or the same version.
+        MissingExtraError: The hash is BLAKE3, and its library is not installed.
+        ValueError: Name, version, licence, time or a signer is not valid; or the previous release has another name or
+            the same version.
     """
     if is_remote(os.fspath(database)):
         raise StoreError("a database on a server cannot be signed; download it, and sign the local copy")
@@ -129,23 +129,23 @@ def sign_release(
     license: str | None = None,
     progress: Progress | None = None,
 ) -> Statement:
-    """Sign one or several databases in one folder with one statement; what was signed lies beside each of them.
+    """Sign one or several databases in one folder with one statement. Each has its manifest and envelope beside it.
 
     Args:
         databases: One, or several with different file names and different records.
-        signers: As for ``sign_database``, and so the others.
+        signers: As for ``sign_database``.
         name: Name of the dataset.
         version: Version of the release.
-        created: Time to be signed.
+        created: Time in the statement.
         license: Licence of the dataset.
         progress: Called after each record, counted over all databases.
 
     Returns:
-        What was signed.
+        The signed statement.
 
     Raises:
-        StoreError: As ``sign_database``, and so the others.
-        ValueError: As ``sign_database``; or two databases have the same name or the same records.
+        StoreError: As ``sign_database``.
+        ValueError: As ``sign_database``; also if two databases have the same name or the same records.
     """
     draft = Statement(
         name=name,
@@ -185,7 +185,7 @@ def _sign(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Statement:
-    """List each database, by the path of its manifest; sign once, and let all files appear or none."""
+    """List each database, by the path of its manifest, and sign once. All files appear, or none."""
     with ExitStack() as stack:
         readers = [
             stack.enter_context(PageReader(database, max_value_bytes=limits.max_value_bytes + FOOTER_BYTES))
@@ -214,7 +214,7 @@ def _sign(
 
 
 def _filled(draft: Statement, targets: Sequence[str], written: Sequence[Written]) -> Statement:
-    """The statement about the lists that were written."""
+    """Return the statement about the written lists."""
     if len({one.sha256 for one in written}) != len(written):
         raise StoreError("two of the databases have the same records; leave one of them out")
     subjects = tuple(
@@ -233,7 +233,7 @@ class _Hashed:
     """The records of several databases, counted together."""
 
     def __init__(self, total: int, algorithm: Algorithm, progress: Progress | None) -> None:
-        hash_of(algorithm)  # without the library it fails here
+        hash_of(algorithm)  # fails here if the library is missing
         self._algorithm = algorithm
         self._done = 0
         self._total = total

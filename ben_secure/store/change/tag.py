@@ -1,7 +1,7 @@
-"""What is done to value tags, one record at a time: put one on, check it, take it off. Never decodes a payload.
+"""Operations on value tags, one record at a time: add, check, remove. Payloads are never decoded.
 
-Pure rules: a MAC key and bytes in, bytes or a refusal out. A tag that none of the given keys made is never replaced,
-only refused: ``Tagger`` says for each value whether it is to be changed, and ``rewrite`` and ``in_place`` do it.
+The functions take MAC keys and bytes, without I/O. A tag of an unknown key is refused, never replaced. ``Tagger``
+decides for each value whether it is changed, and ``rewrite`` and ``in_place`` change it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ben_secure.tensors import SIGN
 
 
 class Tagger:
-    """Gives values a tag that ``mac_keys`` make and check, and leaves alone what has one.
+    """Tags values with ``mac_keys``, and leaves values with valid tags unchanged.
 
     Attributes:
         mac_keys: Keys whose tags are valid; one of them tags.
@@ -31,14 +31,13 @@ class Tagger:
         old_mac_keys: MacKeySet | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        """Decide on keys.
+        """Choose the keys.
 
         Args:
             mac_keys: The key that tags, and others whose valid tags stay.
             context: Name of the dataset, at most 255 bytes in UTF-8.
-            old_mac_keys: Replace valid tags that are not of the key that tags: of these keys, and of the others in
-                ``mac_keys``.
-            limits: No payload may be longer than ``limits.max_value_bytes``: a reader would not take it.
+            old_mac_keys: If given, replace valid tags of these keys, and of the other keys in ``mac_keys``.
+            limits: No payload may be longer than ``limits.max_value_bytes``, because readers would refuse it.
 
         Raises:
             ValueError: The context is too long or not Unicode.
@@ -49,18 +48,18 @@ class Tagger:
         self._max_bytes = limits.max_value_bytes
 
     def tagged(self, lmdb_key: bytes, value: bytes) -> bytes:
-        """Make the value as it shall be stored.
+        """Return the value to store.
 
         Args:
             lmdb_key: Raw LMDB key.
             value: The stored bytes, a private copy.
 
         Returns:
-            ``value`` itself if it bears a tag that stays, otherwise the value with a new tag.
+            ``value`` itself if it has a tag that stays, otherwise the value with a new tag.
 
         Raises:
-            TagMismatchError: It bears a tag that none of the keys made for this LMDB key and dataset.
-            LimitExceededError: It is longer than a reader takes.
+            TagMismatchError: It has a tag that none of the keys made for this LMDB key and dataset.
+            LimitExceededError: It is longer than readers accept.
         """
         footer = footer_of(value)
         if footer is None:
@@ -83,11 +82,11 @@ class Tagger:
         return value if valid else append_tag(self.mac_keys.signing, self.context, lmdb_key, payload)
 
     def tagged_in_place(self, lmdb_key: bytes, value: bytes) -> bytes:
-        """Make the value as it shall be stored in the place of the old one; otherwise as ``tagged``.
+        """Return the value to store in place of the old one; otherwise as ``tagged``.
 
         Raises:
-            StoreError: It is a bare safetensors file. With a tag behind it no other program would read it any more, and
-                here it is the only one.
+            StoreError: It is an untagged safetensors file, and there is no other copy. Other programs could not read it
+                with a tag.
         """
         if value[4:9] == SIGN and footer_of(value) is None:
             raise StoreError(
@@ -99,10 +98,10 @@ class Tagger:
         return self.tagged(lmdb_key, value)
 
     def bare(self, lmdb_key: bytes, value: bytes) -> bytes:
-        """Give the payload of a value, after its tag was verified.
+        """Return the payload of a value after verifying its tag.
 
         Raises:
-            TagMismatchError: The value bears no tag that one of the keys made for this LMDB key and dataset.
+            TagMismatchError: The value does not have a tag that one of the keys made for this LMDB key and dataset.
         """
         return bytes(verified_payload(self.mac_keys, self.context, lmdb_key, value))
 

@@ -1,7 +1,7 @@
-"""Check every value of a database: its tag, its digest against a publisher's manifest, or both. Never decodes one.
+"""Check every value of a database by its tag, its digest in a publisher's manifest, or both, without decoding it.
 
-Reads each raw record once with ``pages``, in threads. Keeps no value, and of what it finds the first of each kind;
-what a finding means for an exit code is for the caller.
+Each raw record is read once with ``pages``, in threads. Values are not kept. Of each kind of fault, the first ones are
+kept. The caller derives the exit code.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MANIFEST_KINDS = tuple(str(kind) for kind in MismatchKind)
 
 @dataclass(slots=True, kw_only=True)
 class Listed:
-    """Records with one kind of fault.
+    """The records with one kind of fault.
 
     Attributes:
-        count: All of them.
+        count: Number of records.
         first: LMDB keys of the first ones, at most ``KEPT``, each with the LMDB key to which its value belongs, if
-            that is known.
+            known.
     """
 
     count: int = 0
@@ -51,16 +51,17 @@ class Listed:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What was found in one database.
+    """The result for one database.
 
     Attributes:
-        checked: Values that were checked.
-        manifest: What they were compared with, or None.
-        tag_faults: By kind (``TAG_KINDS``), the records that have it; nothing if tags were not verified.
-        unknown_keys: Ids of keys that were not given, in hexadecimal, with which values are tagged; some of them.
-        manifest_faults: By kind (``MANIFEST_KINDS``), likewise.
-        sample: Whether only a sample of the records was to be checked.
-        stopped: Why not every value could be checked, if so: one is longer than a reader takes. It is refused then.
+        checked: Number of checked values.
+        manifest: The manifest for the comparison, or None.
+        tag_faults: The faulty records by kind (``TAG_KINDS``); empty if tags were not verified.
+        unknown_keys: Key ids in tags, in hexadecimal, that are not among the given keys; at most ``KEPT``.
+        manifest_faults: The faulty records by kind (``MANIFEST_KINDS``), likewise.
+        sample: Whether only a sample of the records was checked.
+        stopped: The error that stopped the check, if a value is longer than readers accept. The database is then
+            refused.
     """
 
     checked: int = 0
@@ -73,32 +74,32 @@ class Outcome:
 
     @property
     def refused(self) -> bool:
-        """Whether anything is not as it was signed."""
+        """Whether there is any fault."""
         faults = [*self.tag_faults.values(), *self.manifest_faults.values()]
         return self.stopped is not None or any(listed.count for listed in faults)
 
     def add(self, mismatch: Mismatch) -> None:
-        """Count one record that is not as in the manifest."""
+        """Count one record that differs from the manifest."""
         self.manifest_faults[str(mismatch.kind)].add(mismatch.lmdb_key, mismatch.belongs_to)
 
 
 def verify(pages: PageReader, verification: Verification, progress: Progress | None = None) -> Outcome:
-    """Check every value: its tag, its place in the signed list, or both; and that nothing on the list is missing.
+    """Check every value by its tag, the signed list, or both, and that no listed record is missing.
 
     Args:
         pages: The database.
-        verification: What must hold.
+        verification: The checks.
         progress: Called after each record.
 
     Returns:
-        What was found. A value with a ``changed`` tag may also have been moved here from another LMDB key or dataset.
+        The result. A value with a ``changed`` tag may also have been moved from another LMDB key or dataset.
 
     Raises:
         SignatureError: The manifest is not signed by enough of the keys.
-        ManifestMismatchError: It is not the one that was signed, or of another name or version.
-        MissingExtraError: It lists digests of BLAKE3, and that library is not installed.
-        StoreError: It is missing; or the database is damaged, or was written to meanwhile.
-        TypeError: ``verification`` is something else.
+        ManifestMismatchError: It is not the signed one, or has another name or version.
+        MissingExtraError: It lists digests of BLAKE3, and the library is not installed.
+        StoreError: It is missing, or the database is damaged or was written to meanwhile.
+        TypeError: ``verification`` is not a ``Verification``.
     """
     outcome, examined = _begin(pages, verification)
     records = _counted(outcome, map_values(pages, examined), len(pages), progress)
@@ -116,21 +117,21 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
 def verify_sample(
     pages: PageReader, verification: Verification, count: int, progress: Progress | None = None
 ) -> Outcome:
-    """Check some records as ``verify`` checks all, and that there are as many as the signed list has.
+    """Check some records like ``verify``, and compare the number of records with the signed list.
 
     Args:
         pages: The database.
-        verification: What must hold.
-        count: How many records, spread evenly over the signed list, or over the database if there is none. If there are
-            no more, this is ``verify``.
+        verification: The checks.
+        count: Number of records, spread evenly over the signed list, or over the database if there is none. If there
+            are not more records, all are checked, as with ``verify``.
         progress: Called after each record.
 
     Returns:
-        What was found; the same records are checked each time.
+        The result. The same records are checked each time.
 
     Raises:
-        ManifestMismatchError: As ``verify``, or the number of records is not the one that was signed.
-        SignatureError: As ``verify``, and so the others.
+        ManifestMismatchError: As ``verify``; also if the number of records is not the signed one.
+        SignatureError: As ``verify``.
     """
     if count >= len(pages):
         return verify(pages, verification, progress)
@@ -157,7 +158,7 @@ def verify_sample(
 def _begin(
     pages: PageReader, verification: Verification
 ) -> tuple[Outcome, Callable[[bytes, bytes], tuple[str | None, bytes]]]:
-    """An outcome without faults, and the function that examines one value."""
+    """Return an outcome without faults, and the function that examines one value."""
     manifest = Verifier(verification, pages.absolute_path).manifest
     mac_keys, context = verification.mac_keys, context_bytes(verification.context)
     outcome = Outcome(
@@ -195,7 +196,7 @@ def _counted(
 
 
 def _tag_fault(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: bytes) -> str | None:
-    """Which of ``TAG_KINDS`` a value has, if any."""
+    """Return the fault of a value's tag (one of ``TAG_KINDS``), or None."""
     try:
         verified_payload(mac_keys, context, lmdb_key, value)
     except TagMismatchError as error:
