@@ -1,8 +1,8 @@
-"""Load, audit and publish BigEarthNet LMDB archives without running what is in them.
+"""Load, audit and publish BigEarthNet LMDB databases without running code from them.
 
-``loads`` and ``PatchReader`` read patches that ``pickle.loads`` would have to be trusted with, and safetensors values;
-``PatchWriter`` writes them in the canonical form. Importing this package pulls in numpy and nothing heavier; the
-reader, the writer and the unpickler are imported when they are first used.
+``loads`` and ``PatchReader`` read pickled patches safely, and safetensors values. ``PatchWriter`` writes patches in the
+canonical form. Importing this package loads numpy and nothing heavier. The reader, the writer and the unpickler are
+imported when they are first used.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ BAND_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Groups of bands that are trained on, each in its order: by resolution, within it as ``get_stacked_*`` have them.
 
 ConfigILM (Hackel et al., SoftwareX 2024), whose readers the published models were trained with, has the same groups
-in the same order (``channel_configurations`` of its BigEarthNet v2 dataset), but for one band: it puts B8A behind
+in the same order (``channel_configurations`` of its BigEarthNet v2 dataset), except for one band: it puts B8A after
 B12. For such weights list the bands: B02 B03 B04 B08 B05 B06 B07 B11 B12 B8A.
 """
 

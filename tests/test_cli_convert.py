@@ -370,7 +370,7 @@ def test_untag_gives_back_what_was_signed(place, capsys):
         ("convert empty new", "the database is empty"),
         ("convert legacy no/where", "cannot write"),
         ("convert legacy new --mac-key missing", "cannot read missing"),
-        ("convert legacy new --mac-key legacy/data.mdb", "so it is no key file"),
+        ("convert legacy new --mac-key legacy/data.mdb", "so it is not a key file"),
         ("convert legacy new --context c", "--context requires"),
         ("convert legacy new --source-context c", "--source-context requires"),
         ("convert legacy", "NEW is missing"),

@@ -139,8 +139,8 @@ def no_secret(name):
         ("nothing:7", KeyFileError, "Unsupported private key scheme nothing"),
         ("", KeyFileError, "Unsupported private key scheme"),
         ("hsm:seven", KeyFileError, "the signer cannot be used .ValueError"),
-        ("file2:publisher.pem", ValueError, "a key in a file is checked for who can read it"),
-        ("file:publisher.pem?encrypted=false", ValueError, "a key in a file is checked for who can read it"),
+        ("file2:publisher.pem", ValueError, "use --signing-key FILE, which checks the permissions"),
+        ("file:publisher.pem?encrypted=false", ValueError, "use --signing-key FILE, which checks the permissions"),
     ],
 )
 def test_uris_that_lead_to_no_signer(uri, error, match):

@@ -369,7 +369,7 @@ def test_valid_vectors(vector):
 def test_invalid_payloads(vector):
     """The signature is good, and what is signed is no statement about a manifest."""
     message = str(refused(vector["envelope"].encode(), [vector_keys()[0].verify_key]))
-    assert re.match("what is signed is not a statement|the signed statement is not JSON", message)
+    assert re.match("the signed payload is not a statement|the signed statement is not JSON", message)
 
 
 @pytest.mark.threat("T8")

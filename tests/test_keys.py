@@ -318,7 +318,7 @@ def test_keys_that_readers_need_travel_in_a_pickle():
             assert again.fingerprint == key.fingerprint
     assert [key.suite for key in pickle.loads(pickle.dumps(mixed))] == [Suite.A256GMAC, Suite.HS256]
     for call in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="a SigningKey is not pickled"):
+        with pytest.raises(TypeError, match="a SigningKey cannot be pickled"):
             call(SIGNING)
 
 

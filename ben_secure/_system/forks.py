@@ -107,16 +107,16 @@ _begun: dict[str, ForkServer] = {}
 
 
 def begin(module: str) -> None:
-    """Start a server that ``server_for`` will hand out: it imports while its user still does. Ended by ``end_begun``.
+    """Start a server for ``server_for``, which imports in parallel to its user. ``end_begun`` ends it.
 
     Args:
-        module: As for ``ForkServer``, which says what is raised.
+        module: As for ``ForkServer``; so are the errors.
     """
     _begun[module] = ForkServer(module)
 
 
 def server_for(module: str) -> ForkServer:
-    """The server that was begun for a module, once; otherwise a new one. It is the caller's to close."""
+    """Return the server that was begun for a module, once; otherwise a new one. The caller must close it."""
     return _begun.pop(module, None) or ForkServer(module)
 
 

@@ -29,7 +29,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold an interruption of the main thread back until the block ends: what is begun in it is not left half done."""
+    """Defer an interruption of the main thread until the block ends, so that the work of the block is complete."""
     if threading.current_thread() is not threading.main_thread():  # only the main one has interrupts and sets handlers
         yield
         return

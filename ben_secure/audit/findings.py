@@ -25,7 +25,7 @@ EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 MAX_PROGRAMS = 500
 """Distinct programs of values that load, and as many of refused ones, about which fickling is asked in one audit."""
 MAX_FINDINGS = 10_000
-"""Findings kept in detail (some 1 kB each); the rest are counted. An archive of 590,326 may be hostile throughout."""
+"""Findings kept in detail (about 1 kB each); the rest are counted. All of 590,326 values may be hostile."""
 
 NO_OPINION = "fickling has no opinion"
 """How an opinion begins that is none."""

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Path: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = PatchReader | PairedReader
 
-# A float64 that float32 cannot hold becomes infinite without a warning: a hostile archive could make many.
+# A float64 that float32 cannot hold becomes infinite without a warning: a hostile database could make many.
 _QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Vector: TypeAlias = npt.NDArray[Any]
 
 KINDS = ("multi-hot-19", "multi-hot-43", "names")
-"""The forms that labels come in, besides None for none."""
+"""The forms of labels, in addition to None for no labels."""
 
 # A label of the 43 counts for its class of the 19; those that are in both nomenclatures mean the same in both.
 _CLASSES: Mapping[str, Mapping[str, str | None]] = {

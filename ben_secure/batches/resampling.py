@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Places = npt.NDArray[np.intp]
 
 MODES = ("nearest", "bilinear", "bicubic", "bilinear-corners", "bicubic-corners")
-"""What ``resample`` can do; names as torch has them, but for ``align_corners``."""
+"""The modes of ``resample``; names are those of torch, except for ``align_corners``."""
 
 _CUBIC_A = -0.75  # torch, aten/src/ATen/native/UpSample.h
 

@@ -50,4 +50,4 @@ class _Commands(Group):
 )
 @click.version_option(ben_secure.__version__, message=f"ben-secure {ben_secure.__version__}")
 def app() -> None:
-    """Load, audit and publish BigEarthNet LMDB archives without running what is in them."""
+    """Load, audit and publish BigEarthNet LMDB databases without running code from them."""

@@ -1,6 +1,6 @@
-"""From folders of GeoTIFFs to an archive: ``encode`` writes a whole database, ``read_patch`` reads one patch.
+"""From folders of GeoTIFFs to a database: ``encode`` writes a whole database, ``read_patch`` reads one patch.
 
-The folders are untrusted like an archive: nothing outside of them is read, and nothing in them is believed unchecked.
+The folders are untrusted, like a database. Nothing outside of them is read, and all of their content is checked.
 """
 
 from ben_secure.encode.patch import read_patch

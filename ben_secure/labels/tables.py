@@ -17,7 +17,7 @@ from ben_secure.labels import _columnar, _delimited
 from ben_secure.labels._sheet import ID_COLUMNS, refused
 
 S1_NAME = "s1_name"
-"""Column that names the Sentinel-1 twin of a Sentinel-2 patch."""
+"""Column that names the Sentinel-1 patch of the same place as a Sentinel-2 patch."""
 
 LABEL_COLUMNS = ("labels", "new_labels")
 """Columns that are lists of labels, also in CSV."""
@@ -131,7 +131,7 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
 
     Args:
         path: Text or CSV in UTF-8, one patch a line, its name in the first cell: as the splits of BigEarthNet v1
-            are, or those of BigEarthNet-MM, which have the twin in the second. If the first line has one of
+            are, or those of BigEarthNet-MM, which have the paired name in the second. If the first line has one of
             ``ID_COLUMNS``, it is a header, and names are taken from that column.
 
     Returns:

@@ -83,7 +83,7 @@ def check_accounts(snapshot: Snapshot) -> None:
 
 
 def _check_counts(of: str, tree: _Tree, census: Census) -> int:
-    """Compare what was met with what the meta page says; returns the pages that values made smaller have kept."""
+    """Compare the counts with the meta page. Return the surplus pages that shrunk values have kept."""
     found = census.branches, census.leaves, census.entries
     claimed = tree.branch_pages, tree.leaf_pages, tree.entries
     if found != claimed or census.overflows > tree.overflow_pages:

@@ -31,9 +31,9 @@ class Census:
         """Begin to count.
 
         Args:
-            meta: Of what is walked.
+            meta: Meta page of the tree.
             file_bytes: Size of the data file.
-            pages: Pages of the database, to find the owner of each; None not to.
+            pages: Number of pages in the database, to find the owner of each; None to skip this.
         """
         self._last_page = meta.last_page
         self._most = min(meta.last_page + 1, file_bytes // meta.page_bytes) - 2  # all but the meta pages

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ben_secure.errors import StoreError
 
 HEAD_BYTES = 512
-"""First bytes of a file by which it is called what it is; a tar archive says so at byte 257."""
+"""Number of bytes that identify the kind of a file; the mark of a tar file is at byte 257."""
 
 META_BYTES = 152
 """Bytes of a meta page that are used: page header (16) and ``MDB_meta`` (136)."""
@@ -142,7 +142,7 @@ def not_lmdb(head: bytes) -> StoreError:
     return StoreError(reason, offset=0)
 
 
-# First bytes of files that lie in the place of a database, what they are, and how to get at what is inside.
+# First bytes of files that can be in the place of a database, their kind, and the remedy.
 _KINDS = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself", "fetch it: git lfs pull"),
     (b"/annex/objects/", "a git-annex pointer, not the file itself", "fetch it: git annex get"),
@@ -160,7 +160,7 @@ _PAGE = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 
 
 def _another_kind(head: bytes) -> str:
-    """Call a file that is no LMDB file what it is."""
+    """Return the reason for a file that is not an LMDB file, with its kind if it is known."""
     for begins, kind, remedy in _KINDS:
         if head.startswith(begins):
             return f"this is not an LMDB file, but {kind}; {remedy}"

@@ -145,7 +145,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
     except OSError as error:
         raise KeyFileError(f"cannot read {_shown(path)}: {printable(error.strerror)}; check the path") from error
     if len(content) > _MAX_BYTES:
-        raise KeyFileError(f"{_shown(path)} has more than {_MAX_BYTES} bytes, so it is no key file; check the path")
+        raise KeyFileError(f"{_shown(path)} has more than {_MAX_BYTES} bytes, so it is not a key file; check the path")
     return content, found
 
 

@@ -297,7 +297,7 @@ def parse_json(data: bytes, what: str) -> object:
 
 def _another_kind(what: str) -> SignatureError:
     return SignatureError(
-        f"what is signed is not a statement about a manifest of version 1 or 2: {what}; a newer ben-secure may read "
-        "it, or the publisher signed something else with this key",
+        f"the signed payload is not a statement about a manifest of version 1 or 2: {what}; a newer ben-secure may "
+        "read it, or the publisher signed something else with this key",
         rule=Rule.SIGNATURE,
     )

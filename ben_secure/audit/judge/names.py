@@ -1,6 +1,6 @@
 """Tell whether an LMDB key is a patch name of BigEarthNet. Decides from bytes alone and refuses nothing.
 
-The forms, each from the archives themselves:
+The forms, each from published data:
 
 * v1, Sentinel-2: ``S2A_MSIL2A_20170613T101031_87_48``: satellite, product, sensing time, column and row of the patch
   in its tile (Sumbul et al. 2019, BigEarthNet, IGARSS). The time is no clock time: ``T93020`` and

@@ -28,7 +28,7 @@ from ben_secure.pages.reader import PageReader
 
 _WORKER = str(pathlib.Path(__file__).with_name("_verify_worker.py"))
 # Measured on honest files: 0.3 s for 2.8 GB (680,000 pages, 10,000 records), 3 us for a record in a leaf, 2 bytes a
-# page. An archive of 100 GB has 25 million pages and 600,000 records.
+# page. A database of 100 GB has 25 million pages and 600,000 records.
 _CPU_SECONDS, _CPU_SECONDS_A_PAGE, _CPU_SECONDS_A_RECORD, _MAX_CPU_SECONDS = 10, 2e-6, 2e-5, 240
 _MEMORY_BYTES, _MEMORY_BYTES_A_PAGE, _MAX_MEMORY_BYTES = 2**28, 8, 2**33
 

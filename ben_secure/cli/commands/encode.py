@@ -1,4 +1,4 @@
-"""``ben-secure encode``: folders of GeoTIFFs to an archive of patches.
+"""``ben-secure encode``: folders of GeoTIFFs to a database of patches.
 
 Names and paths come from the input: they are in messages that ``encode`` has escaped.
 """
@@ -64,7 +64,7 @@ def command(
     keep_going: bool,
     as_json: bool,
 ) -> int:
-    """Write an archive of the patches in a folder of GeoTIFFs, or of the pairs in two.
+    """Write a database of the patches in a folder of GeoTIFFs, or of the pairs in two.
 
     A run that was interrupted, or stopped at a bad patch, is resumed by the same command: what it wrote is kept in a
     hidden folder beside OUT, and patches that are written are not read again.

@@ -68,7 +68,7 @@ class DeviceKey:
         from securesystemslib.signer import Signer, SSlibKey
 
         if uri.partition(":")[0] in _IN_FILES:
-            raise ValueError("the signer is a file; a key in a file is checked for who can read it: --signing-key FILE")
+            raise ValueError("the signer is a file; use --signing-key FILE, which checks the permissions of the file")
         public_key = SSlibKey.from_crypto(verify_key.public_key, keyid=verify_key.fingerprint)
         try:
             signer = Signer.from_priv_key_uri(uri, public_key, cache(secret))

@@ -160,7 +160,7 @@ def _public_pem(verify_key: VerifyKey) -> bytes:
 
 
 def _refuse_public(content: bytes, path: Path) -> None:
-    """Refuse what is no private key, before anything is said about who can read it."""
+    """Refuse content that is not a private key, before the permissions of the file are judged."""
     try:
         kind = recognise(content).kind
     except ValueError:

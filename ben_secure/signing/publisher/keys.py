@@ -130,4 +130,4 @@ class SigningKey:
         return f"SigningKey({self.fingerprint})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a SigningKey is not pickled; give its file to whoever must sign")
+        raise TypeError("a SigningKey cannot be pickled; pass the path of its file instead")

@@ -1,1 +1,1 @@
-"""What is done to a database that exists: sign, tag, convert, copy, verify. Each goes through all of its records."""
+"""Operations on an existing database: sign, tag, convert, copy, verify. Each reads all of its records."""
