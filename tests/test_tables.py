@@ -182,6 +182,25 @@ def test_parquet_is_read_in_batches_with_bounds(tmp_path, monkeypatch):
                 read_table(path)
 
 
+@pytest.mark.threat("T25")
+def test_cells_that_are_nothing_in_the_file_are_counted(tmp_path, monkeypatch):
+    """Rows times columns, and values of lists over all batches, are bounded, however small the file; at the bound
+    a table is read."""
+    pa = pytest.importorskip("pyarrow")
+    rows = 5_000  # more than one batch
+    names = [f"P{i}" for i in range(rows)]
+    nulls = parquet(tmp_path / "n.parquet", {"patch_id": names, "a": pa.nulls(rows, pa.int8()), "b": [0] * rows})
+    lists = parquet(tmp_path / "l.parquet", {"patch_id": names, "a": [[0] * 3] * rows})
+    empty = write(tmp_path / "e.csv", "patch_id,a,b\n" + "".join(f"{name},,\n" for name in names))
+    for path, module, cells in ((nulls, tables, 2 * rows), (empty, tables, 2 * rows), (lists, _columnar, 5 * rows)):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "MAX_CELLS", cells)
+            assert len(read_table(path)) == rows
+            patched.setattr(module, "MAX_CELLS", cells - 1)
+            with pytest.raises(TableError, match="cells"):
+                read_table(path)
+
+
 def test_csv_of_pandas_and_excel(tmp_path):
     """Indices without a name, semicolons, tabs, a byte order mark, spaces and empty cells and rows at the end."""
     expected = {"A": {"split": "train"}, "B": {"split": "test"}}

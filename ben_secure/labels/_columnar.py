@@ -14,7 +14,7 @@ from typing import Any
 
 from ben_secure._system.optional import require
 from ben_secure.errors import printable
-from ben_secure.labels._sheet import MAX_CELL_BYTES, MAX_FILE_BYTES, Cells, Selection, check_size, refused
+from ben_secure.labels._sheet import MAX_CELL_BYTES, MAX_CELLS, MAX_FILE_BYTES, Cells, Selection, check_size, refused
 
 MAX_ROWS = 4_000_000
 _BATCH_ROWS = 4_096
@@ -170,17 +170,21 @@ class _Budget:
 
     Attributes:
         values: Values of the batch so far, those in lists included.
+        all_values: The same of all batches so far.
         text_bytes: Bytes of text in all batches so far, where equal texts of one batch are one object.
     """
 
     def __init__(self) -> None:
         self.values = 0
+        self.all_values = 0
         self.text_bytes = 0
 
     def take(self, values: int, text_bytes: int = 0) -> None:
         self.values += values
+        self.all_values += values
         self.text_bytes += text_bytes
-        if self.values > _MAX_BATCH_VALUES or self.text_bytes > MAX_FILE_BYTES:
+        excess = self.values > _MAX_BATCH_VALUES or self.all_values > MAX_CELLS
+        if excess or self.text_bytes > MAX_FILE_BYTES:
             raise _Odd("its lists are too long for metadata, or its cells too large together")
 
 

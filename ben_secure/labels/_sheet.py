@@ -13,6 +13,9 @@ ID_COLUMNS = ("patch_id", "name", "patch")
 MAX_FILE_BYTES = 2**30  # BigEarthNet v2 has 480,038 rows; as CSV some 150 MB
 MAX_COLUMNS = 1_000
 MAX_CELL_BYTES = 2**17  # as Python's csv has it
+MAX_CELLS = (
+    2**26
+)  # of a table, with the values of its lists; each takes some 36 bytes here, and may take none in a file
 
 Cells = dict[str, object]
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 from ben_secure.errors import TableError, printable
 from ben_secure.labels import _columnar, _delimited
-from ben_secure.labels._sheet import ID_COLUMNS, refused
+from ben_secure.labels._sheet import ID_COLUMNS, MAX_CELLS, refused
 
 S1_NAME = "s1_name"
 """Column that names the Sentinel-1 patch of the same place as a Sentinel-2 patch."""
@@ -65,6 +65,7 @@ def read_table(
         raise refused(path, f"its name ends in {printable(suffix)!r}, expected .csv, .tsv or .parquet")
     odd: dict[str, str] = {}
     rows: Rows = {}
+    cells = 0
     for number, name, row in (_columnar if suffix in PARQUET else _delimited).rows_of(path, columns, odd):
         if type(name) is not str or not name:
             raise refused(path, f"row {number} has no patch name, expected one in each row")
@@ -72,6 +73,9 @@ def read_table(
             raise refused(path, f"row {number} names the patch {printable(name)}, which an earlier row has named")
         if len(rows) >= _MAX_ROWS:
             raise refused(path, f"it has more than {_MAX_ROWS} rows")
+        cells += len(row)
+        if cells > MAX_CELLS:
+            raise refused(path, f"it has more than {MAX_CELLS} cells; name the columns that you need (--columns)")
         for column in LABEL_COLUMNS:
             if type(cell := row.get(column)) is str and cell.startswith("["):
                 row[column] = _list(path, number, column, cell)
