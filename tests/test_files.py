@@ -55,6 +55,26 @@ def test_a_directory_is_said_to_be_one(tmp_path, overwrite):
 
 
 @pytest.mark.threat("T21")
+@pytest.mark.threat("T21")
+def test_a_file_in_the_place_of_a_fifo_is_not_written_to(tmp_path, monkeypatch):
+    """A link that is put there between the look and the opening leads to a file that stays as it is."""
+    fifo, precious = tmp_path / "fifo", tmp_path / "precious"
+    os.mkfifo(fifo)
+    precious.write_bytes(b"precious")
+    opened = os.open
+
+    def exchanged(path, flags, *mode, **options):
+        if os.fspath(path) == str(fifo):
+            fifo.unlink()
+            fifo.symlink_to(precious)
+        return opened(path, flags, *mode, **options)
+
+    monkeypatch.setattr(os, "open", exchanged)
+    with pytest.raises(StoreError, match="was exchanged while it was opened"):
+        write_file(fifo, b"report")
+    assert precious.read_bytes() == b"precious"
+
+
 def test_a_fifo_is_written_to(tmp_path):
     """Through the FIFO itself or a link to it, overwriting or not; a secret and a set of files are refused."""
     fifo = tmp_path / "fifo"

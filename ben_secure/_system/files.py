@@ -71,6 +71,8 @@ def write_file(
     if kind is Kind.OPEN and is_stream(target):
         try:
             with open(os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY), "wb") as stream:
+                if not _keeps_nothing(os.fstat(stream.fileno()).st_mode):  # a link to a file was put in its place
+                    raise error(f"{printable(target, 400)} was exchanged while it was opened; name another file")
                 stream.write(content)
         except OSError as failure:
             raise error(unwritable(target, failure)) from failure
@@ -164,9 +166,12 @@ def check_free(
 def is_stream(path: str) -> bool:
     """Whether a path leads to a character device or a FIFO, which do not keep their content."""
     try:
-        mode = os.stat(path).st_mode
+        return _keeps_nothing(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def _keeps_nothing(mode: int) -> bool:
     return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
 
 
