@@ -57,7 +57,7 @@ PUBLISHER = SigningKey.generate()
 @pytest.fixture(autouse=True)
 def no_structure(monkeypatch):
     """What is found of the database as a whole has tests of its own (test_structure), and takes a process."""
-    monkeypatch.setattr(structure, "structure_findings", lambda path: [])
+    monkeypatch.setattr(structure, "structure_findings", lambda *_: [])
 
 
 def errors(report):
@@ -499,11 +499,11 @@ def test_it_does_not_matter_how_long_the_check_of_the_whole_takes(database, monk
     of_the_whole = Finding(rule=Rule.FOREIGN_FILE, message="odd")
     judged = threading.Event()
 
-    def slow(path):
+    def slow(*_):
         assert judged.wait(60)
         return [of_the_whole]
 
-    monkeypatch.setattr(structure, "structure_findings", lambda path: [of_the_whole])
+    monkeypatch.setattr(structure, "structure_findings", lambda *_: [of_the_whole])
     expected = audit_database(database, run=Run(workers=1), options=QUIET)
     monkeypatch.setattr(structure, "structure_findings", slow)
     how = Run(workers=1, progress=lambda done, *_: done >= 64 and judged.set())
@@ -516,7 +516,7 @@ def test_what_comes_before_damage_is_told(tmp_path, monkeypatch):
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
     damage_key(database, b"%0200d" % 900)
     found = Finding(rule=Rule.DAMAGED, message="torn")
-    monkeypatch.setattr(structure, "structure_findings", lambda path: [found])
+    monkeypatch.setattr(structure, "structure_findings", lambda *_: [found])
     report = audit_database(database, run=Run(workers=1), options=QUIET)
     assert report.refused > 100
     assert report.rules == {Rule.DAMAGED: 1, Rule.NOT_A_PICKLE: report.refused}
@@ -528,7 +528,7 @@ def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, m
     """Nothing waits for that, what was judged is kept, and the next run looks at the whole."""
     interrupted = threading.Event()
     found = Finding(rule=Rule.FOREIGN_FILE, message="odd")
-    monkeypatch.setattr(structure, "structure_findings", lambda path: interrupted.wait(60) and [])
+    monkeypatch.setattr(structure, "structure_findings", lambda *_: interrupted.wait(60) and [])
     state = tmp_path / "state"
 
     def interrupt(*_):
@@ -537,7 +537,7 @@ def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, m
 
     report = audit_database(database, run=Run(workers=1, resume=state, progress=interrupt), options=QUIET)
     assert (report.checked, report.refused, report.interrupted) == (32, 1, True)
-    monkeypatch.setattr(structure, "structure_findings", lambda path: [found])
+    monkeypatch.setattr(structure, "structure_findings", lambda *_: [found])
     report = audit_database(database, run=Run(resume=state), options=QUIET)
     assert (report.resumed, report.rules[Rule.FOREIGN_FILE]) == (32, 1)
 
@@ -546,16 +546,38 @@ def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, m
 def test_the_database_as_a_whole_is_looked_at_again_by_a_resumed_audit(database, tmp_path, monkeypatch):
     """What could not be looked at then is undecided now if it still cannot; the pair, where it can, is not."""
 
-    def busy(path):
+    def busy(*_):
         raise StoreError("somebody writes all the time")
 
     state = tmp_path / "state"
-    for check, words in ((busy, "somebody writes all the time"), (lambda path: [], None)):
+    for check, words in ((busy, "somebody writes all the time"), (lambda *_: [], None)):
         audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
         monkeypatch.setattr(structure, "structure_findings", check)
         report = audit_database(database, run=Run(resume=state), options=QUIET)
         assert (report.resumed, report.undecided) == (32, words)
         state.unlink(missing_ok=True)
+
+
+@pytest.mark.threat("T12")
+def test_a_file_that_was_written_behind_the_tool_is_not_gone_on_with(database, tmp_path):
+    """Who writes a hostile value into the judged part and sets the time of the file back is found out; untouched, it
+    is gone on with."""
+    state, data = tmp_path / "state", database / "data.mdb"
+    for touched, words in ((False, None), (True, "the database was changed since")):
+        audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
+        before = data.stat()
+        time.sleep(0.05)  # file systems count in ticks of the kernel
+        if touched:
+            with open(data, "r+b") as file:
+                byte = file.read(1)
+                file.seek(0)
+                file.write(byte)
+            os.utime(data, ns=(before.st_atime_ns, before.st_mtime_ns))
+            file_now = data.stat()
+            assert (file_now.st_mtime_ns, file_now.st_size) == (before.st_mtime_ns, before.st_size)
+        report = audit_database(database, run=Run(resume=state), options=QUIET)
+        assert (report.undecided or "").startswith(words or "")
+        assert bool(report.undecided) == touched
 
 
 def test_a_sample_is_resumed_too(database, tmp_path):

@@ -1,12 +1,14 @@
 """A database as a whole: pages that contradict each other, foreign files, and who can write. Honest ones are quiet."""
 
 import random
+import shutil
 import signal
 import stat
 import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import lmdb
 import pytest
@@ -330,11 +332,22 @@ def test_a_check_in_the_background_says_the_same(database):
         ([Rule.OPINION], (leaves, "<Q", 77)),
         ([Rule.DAMAGED], (page * 4096, "<Q", page)),
     ):
-        check = StructureCheck(str(database))
-        time.sleep(1)  # as if values were judged
-        assert [finding.rule for finding in check.findings()] == expected
-        check.close()
+        with PageReader(database) as pages, closing(StructureCheck(str(database), pages)) as check:
+            time.sleep(1)  # as if values were judged
+            assert [finding.rule for finding in check.findings()] == expected
         patch_file(database, *change)
+
+
+@pytest.mark.threat("T11")
+def test_the_pages_that_are_accounted_for_are_those_of_the_judged_file(database, tmp_path):
+    """A sound file that is put in the place of a damaged one while values are judged does not speak for it."""
+    sound = shutil.copytree(database, tmp_path / "sound")
+    patch_file(database, newer_meta(database) + MAIN + FIELDS["leaves"][0], "<Q", 77)
+    with PageReader(database) as pages:
+        (sound / "data.mdb").rename(database / "data.mdb")
+        assert structure_findings(database) == []
+        with closing(StructureCheck(str(database), pages)) as check:
+            assert [finding.rule for finding in check.findings()] == [Rule.DAMAGED]
 
 
 @pytest.mark.threat("T5")
@@ -347,10 +360,9 @@ def test_a_second_opinion_is_not_waited_for(database, monkeypatch):
         return running[-1]
 
     monkeypatch.setattr(structure.subprocess, "Popen", sleeping)
-    check = StructureCheck(str(database))
-    assert check.findings() == []
-    assert running[0].poll() is None
-    check.close()
+    with PageReader(database) as pages, closing(StructureCheck(str(database), pages)) as check:
+        assert check.findings() == []
+        assert running[0].poll() is None
     assert running[0].returncode == -signal.SIGKILL
 
 

@@ -123,7 +123,7 @@ def test_a_sample_is_spread_evenly(database, pages, whole):
 def test_another_state_of_the_database_is_not_judged(database, pages):
     """A range of a file that was changed since has no findings that could be believed."""
     (task,) = cut(pages, database, OPTIONS, 1000)
-    for change in ({"txnid": 99}, {"mtime_ns": 1}, {"inode": 1}):
+    for change in ({"txnid": 99}, {"mtime_ns": 1}, {"ctime_ns": 1}, {"inode": 1}):
         other = dataclasses.replace(task, identity=dataclasses.replace(task.identity, **change))
         tally = judge_range(other)
         assert (tally.checked, tally.findings) == (0, [])

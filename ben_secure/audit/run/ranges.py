@@ -33,6 +33,7 @@ class Identity:
         inode: Number of the file in its file system.
         file_bytes: Its size.
         mtime_ns: Time of its last change, nanoseconds since 1970.
+        ctime_ns: The same, as the file system notes it, and as who writes the file cannot set it.
         txnid: Id of the last committed transaction.
         entries: Records, as the meta page says.
     """
@@ -40,6 +41,7 @@ class Identity:
     inode: int
     file_bytes: int
     mtime_ns: int
+    ctime_ns: int
     txnid: int
     entries: int
 
@@ -91,6 +93,7 @@ def identity_of(pages: PageReader) -> Identity:
         inode=status.st_ino,
         file_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
         txnid=facts.txnid,
         entries=facts.entries,
     )

@@ -295,7 +295,7 @@ class _Audit:
         if self._options.opinions:
             self._fickling.begin()  # it is imported while the first values are judged
         failure: BenSecureError | None = None
-        with Opinions(self._fickling) as opinions, closing(StructureCheck(self._path)) as whole:
+        with Opinions(self._fickling) as opinions, closing(StructureCheck(self._path, pages)) as whole:
             try:
                 with closing(judging.run()) as tallies:
                     for tally in tallies:

@@ -38,16 +38,21 @@ _SHOWN = 5
 
 
 class StructureCheck:
-    """What is to be said of a database as a whole, found while its values are judged; to be closed."""
+    """What is to be said of a database as a whole, found while its values are judged; to be closed.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: The database.
+        judged: It, as it was opened for its values, so that another file in its place is not taken for it.
+    """
+
+    def __init__(self, path: str, judged: PageReader) -> None:
         self._second: SecondOpinion | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ben-secure-structure")
         self._began = time.monotonic()
-        self._future = self._thread.submit(self._find, path)
+        self._future = self._thread.submit(self._find, path, judged)
 
-    def _find(self, path: str) -> list[Finding]:
-        found = structure_findings(path)
+    def _find(self, path: str, judged: PageReader) -> list[Finding]:
+        found = structure_findings(path, judged)
         if not any(finding.rule is Rule.DAMAGED for finding in found):
             self._second = SecondOpinion(path)
         return found
@@ -69,11 +74,12 @@ class StructureCheck:
             self._second.close()
 
 
-def structure_findings(path: str | os.PathLike[str]) -> list[Finding]:
+def structure_findings(path: str | os.PathLike[str], judged: PageReader | None = None) -> list[Finding]:
     """Find what is wrong with a database apart from its values.
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself.
+        judged: It, opened; None to open it.
 
     Returns:
         At most one finding of each of ``database-damaged``, ``foreign-file``, ``writable-by-others`` and
@@ -86,7 +92,7 @@ def structure_findings(path: str | os.PathLike[str]) -> list[Finding]:
     name = os.fspath(path)
     if "\0" in name:  # no file has such a name
         return []
-    found = [_damaged(name), _foreign_files(name)]
+    found = [_damaged(name) if judged is None else _page_finding(judged), _foreign_files(name)]
     return [*(finding for finding in found if finding is not None), *_exposed(name)]
 
 
@@ -99,7 +105,11 @@ def _damaged(path: str) -> Finding | None:
     except BenSecureError:  # what opens it for its values says so
         return None
     with pages:
-        fault = pages.page_fault()
+        return _page_finding(pages)
+
+
+def _page_finding(pages: PageReader) -> Finding | None:
+    fault = pages.page_fault()
     return None if fault is None else Finding(rule=Rule.DAMAGED, message=fault)
 
 

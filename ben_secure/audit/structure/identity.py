@@ -64,7 +64,7 @@ class FileDigest(AbstractContextManager["FileDigest"]):
                     return
                 digest.update(pages.file_content(offset, _BLOCK_BYTES))
             now = pages.status
-            if (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            if (now.st_size, now.st_ctime_ns) == (before.st_size, before.st_ctime_ns):
                 self.sha256 = digest.hexdigest()
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
