@@ -154,9 +154,9 @@ def test_a_fixed_band_class_holds_only_its_bands(good, bad):
 def test_bands_and_attributes_are_unique_and_bounded():
     """A name or attribute may be used once; None is not an attribute; the number of bands is bounded."""
     assert len(Layout.generic((changed(attribute=None), changed(attribute=None, name="G2"))).slots) == 2
-    with pytest.raises(ValueError, match="band G1 is there twice"):
+    with pytest.raises(ValueError, match="band G1 occurs twice"):
         Layout.generic((GREEN, changed(attribute="other")))
-    with pytest.raises(ValueError, match="attribute green is there twice"):
+    with pytest.raises(ValueError, match="attribute green occurs twice"):
         Layout.generic((GREEN, changed(name="G2")))
     with pytest.raises(ValueError, match="1 to 64 bands, not 0"):
         Layout.generic(())

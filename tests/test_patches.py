@@ -431,7 +431,7 @@ class TestAttributes:
         del patch.note, patch.labels
         assert patch == make_patch(new_labels=LABELS["new_labels"])
         for name in ("labels", "band02", "bands", "__stored_args__"):
-            with pytest.raises(AttributeError, match=f"'{name}' is no metadata"):
+            with pytest.raises(AttributeError, match=f"'{name}' is not metadata"):
                 delattr(patch, name)
 
     def test_an_attribute_is_checked_when_set(self):

@@ -217,16 +217,12 @@ def _filled(draft: Statement, targets: Sequence[str], written: Sequence[Written]
     """Return the statement about the written lists."""
     if len({one.sha256 for one in written}) != len(written):
         raise StoreError("two of the databases have the same records; leave one of them out")
+    several = sorted(zip(targets, written, strict=True), key=itemgetter(0)) if len(written) > 1 else ()
     subjects = tuple(
         Subject(name=name_of(path.removesuffix(MANIFEST_SUFFIX)), count=one.count, manifest_sha256=one.sha256.hex())
-        for path, one in sorted(zip(targets, written, strict=True), key=itemgetter(0))
+        for path, one in several
     )
-    return replace(
-        draft,
-        count=written[0].count,
-        manifest_sha256=written[0].sha256.hex(),
-        subjects=subjects if len(subjects) > 1 else (),
-    )
+    return replace(draft, count=written[0].count, manifest_sha256=written[0].sha256.hex(), subjects=subjects)
 
 
 class _Hashed:
