@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ben_secure import PatchReader, StoreError
+from ben_secure import PatchReader, PatchWriter, StoreError
 from ben_secure.cli import main
 from ben_secure.errors import TagMismatchError
 from ben_secure.pages.reader import PageReader
@@ -89,6 +89,26 @@ def test_a_released_database_is_not_changed(place):
     assert records("old.lmdb") == OLD
     os.unlink("old.lmdb.manifest")
     assert append("old.lmdb", "new.lmdb").added == 2
+
+
+@pytest.mark.threat("T8")
+@pytest.mark.parametrize("signs", [True, False])
+def test_a_database_that_is_signed_meanwhile(place, signs):
+    """It keeps the records that were signed: nothing is added; it gets the new ones if it was not signed."""
+
+    def write():
+        with PatchWriter("old.lmdb", append=True) as writer:
+            writer.put_stored(b"z", HONEST[0])
+            if signs:
+                sign_database("old.lmdb", [SigningKey.generate()], name="n", version="1", created=CREATED)
+
+    if signs:
+        with pytest.raises(StoreError, match="is signed: the manifest"):
+            write()
+        assert records("old.lmdb") == OLD
+    else:
+        write()
+        assert records("old.lmdb") == OLD | {b"z": HONEST[0]}
 
 
 @pytest.mark.threat("T9")

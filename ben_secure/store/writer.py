@@ -101,9 +101,7 @@ class PatchWriter:
             cleanup.callback(self._place.discard)
             self._refuse_existing(target)
             if self._append:
-                refuse_if_released(
-                    self.path, "add to a copy of it and sign that, or move the manifest away and sign again"
-                )
+                self._refuse_released()
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
             self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())
@@ -219,6 +217,9 @@ class PatchWriter:
                 database=self.path,
             )
 
+    def _refuse_released(self) -> None:
+        refuse_if_released(self.path, "add to a copy of it and sign that, or move the manifest away and sign again")
+
     def _refuse_outside(self) -> None:
         if self._cleanup is None:
             raise ValueError("a PatchWriter writes inside its with block only: with PatchWriter(path) as writer: ...")
@@ -284,6 +285,7 @@ class PatchWriter:
         if not self._append:
             self._place.put_folder()
             return
+        self._refuse_released()  # it may have been signed while patches were added
         with PageReader(self._target) as now:
             facts, status = self._original
             if now.facts != facts or not os.path.samestat(now.status, status):
