@@ -21,7 +21,7 @@ from ben_secure.errors import LimitExceededError, StoreError, UndecidedError, Un
 from ben_secure.remote.addresses import extended, is_remote, shown
 from ben_secure.remote.range_file import read_small
 from ben_secure.signing._record_list import MAX_KEY_BYTES, max_file_bytes
-from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES
+from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, verify_envelope
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, manifest_path, name_of, open_manifest
 from ben_secure.signing.policy import Verification
 from ben_secure.store.change.digests import map_some
@@ -131,10 +131,13 @@ def _with_manifest_in(folder: str, verification: Verification, url: str, entries
     place = os.fspath(manifest)
     if is_remote(place):
         local = os.path.join(folder, "sample.manifest")
-        limits = {"": max_file_bytes(entries), ENVELOPE_SUFFIX: MAX_ENVELOPE_BYTES}
-        for suffix, max_bytes in limits.items():
+        envelope = read_small(extended(place, ENVELOPE_SUFFIX), MAX_ENVELOPE_BYTES)
+        # Only the publisher's word bounds the bytes that are read: ``entries`` is that of the server.
+        signed = verify_envelope(envelope, verification.verify_keys, verification.threshold).statement
+        contents = {ENVELOPE_SUFFIX: envelope, "": read_small(extended(place, ""), max_file_bytes(signed.max_count))}
+        for suffix, content in contents.items():
             with open(local + suffix, "xb") as file:
-                file.write(read_small(extended(place, suffix), max_bytes))
+                file.write(content)
         place = local
     opened = open_manifest(
         place,
