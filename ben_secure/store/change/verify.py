@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ben_secure.errors import LimitExceededError, Rule, TagMismatchError
+from ben_secure.errors import LimitExceededError, Rule, StoreError, TagMismatchError
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import footer_of
 from ben_secure.signing.keys import MacKeySet
@@ -143,7 +143,15 @@ def verify_sample(
     lmdb_keys = pages.spread(count) if manifest is None else manifest.spread(count)
 
     def read(lmdb_key: bytes, value: bytes | None) -> tuple[str | None, bytes | None]:
-        return (None, None) if value is None else examined(lmdb_key, value)
+        if value is not None:
+            return examined(lmdb_key, value)
+        if manifest is None:  # a crafted tree leads a search past a record that it has
+            raise StoreError(
+                "this LMDB file is damaged: a record of its tree is not found by its key; fetch this database again",
+                database=pages.path,
+                lmdb_key=lmdb_key,
+            )
+        return None, None
 
     try:
         for lmdb_key, digest in _counted(outcome, map_some(pages, read, lmdb_keys), len(lmdb_keys), progress):
