@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Mapping
 
@@ -31,6 +32,7 @@ _SUFFIX = ".ben-secure-writing"
 _NEW = "new"
 _RESUME = "resume"
 _ATTEMPTS = 100
+_URL = re.compile("(?:https?|s3)://", re.IGNORECASE)
 _MAX_NAME_BYTES = 200
 
 Path = str | os.PathLike[str]
@@ -313,6 +315,8 @@ def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
     """
     try:
         name = os.fsdecode(path)
+        if _URL.match(name):  # not shown: it may hold a password
+            raise error(f"a URL ({name.partition(':')[0]}) was given; expected the path of a file on this machine")
         if b"\0" not in os.fsencode(name) and name:
             return name
     except UnicodeEncodeError:
