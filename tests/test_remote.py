@@ -5,9 +5,11 @@ import json
 import os
 import pickle
 import socket
+import struct
 import subprocess
 import sys
 import traceback
+import tracemalloc
 
 import pytest
 
@@ -19,7 +21,7 @@ from ben_secure.cli import main
 from ben_secure.pages.reader import PageReader
 from ben_secure.remote import range_file
 from ben_secure.remote.addresses import Url, shown, without_credentials
-from ben_secure.signing.keys import MacKey, SigningKey, write_verify_key
+from ben_secure.signing.keys import MacKey, SigningKey, write_key_pair, write_verify_key
 from ben_secure.signing.policy import Verification
 from ben_secure.store.change.sign import sign_database, sign_release
 from ben_secure.store.change.verify import verify, verify_sample
@@ -263,6 +265,124 @@ def test_credentials_are_in_no_text(server):
         ("/x.lmdb.manifest.dsse.json?sig=s3cret", None),
         ("/x.lmdb.manifest?sig=s3cret", None),
     }
+
+
+@pytest.mark.threat("T22")
+@pytest.mark.parametrize("huge", [2**24, 2**40, 2**58])
+def test_memory_does_not_depend_on_what_a_server_claims(server, huge):
+    """A database said to be huge is read in the memory of a small one; a manifest is, before its envelope verifies."""
+    asked = []
+
+    def lie(handler, content, span):
+        if not handler.path.endswith("data.mdb"):
+            return False
+        content = bytearray(content)
+        for meta in (0, 4096):  # map size, number of the last page
+            struct.pack_into("<Q", content, meta + 32, huge)
+            struct.pack_into("<Q", content, meta + 136, huge // 4096 - 1)
+        content += bytes(max(0, 2**16 - len(content)))
+        asked.append(span)
+        handler.partial(bytes(content), *span, Content_Range=f"bytes {span[0]}-{span[1] - 1}/{huge}")
+        return True
+
+    server.answer = lie
+    with PageReader(server.url("x.lmdb")) as pages:
+        tracemalloc.start()
+        try:
+            assert len(list(pages.keys())) == 12
+            assert tracemalloc.get_traced_memory()[1] < 2**24
+        finally:
+            tracemalloc.stop()
+    assert asked
+
+
+@pytest.mark.threat("T22")
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_size_of_a_manifest_is_bounded_by_its_signature(server, signed):
+    """The manifest of a sample is asked for when its envelope has verified, and no further than it says."""
+    key = PUBLISHER if signed else STRANGER
+    verification = Verification(verify_key=key.verify_key)
+
+    def lie(handler, content, span):
+        if handler.path.endswith("data.mdb"):
+            content = bytearray(content)
+            for meta in (0, 4096):  # entries
+                struct.pack_into("<Q", content, meta + 120, 2**40)
+            handler.partial(bytes(content), *span, Content_Range=f"bytes {span[0]}-{span[1] - 1}/{2**50}")
+            return True
+        if handler.path.endswith(".manifest"):
+            asked.append(handler.headers["Range"])
+            handler.partial(content, *span, Content_Range=f"bytes {span[0]}-{span[1] - 1}/{2**45}")
+            return True
+        return False
+
+    asked = []
+    server.answer = lie
+    report = audit_remote(server.url("x.lmdb"), options=Options(verification=verification), run=Run(sample=4))
+    assert report.exit_code != 0
+    assert max([int(span.rpartition("-")[2]) for span in asked], default=0) <= 2**16
+    assert bool(asked) is signed
+
+
+@pytest.mark.threat("T22")
+@pytest.mark.parametrize("url", ["https://me:s3cret@host/x.lmdb?sig=s3cret", "S3://s3cret/x"])
+def test_nothing_is_written_to_a_url(folder, tmp_path, monkeypatch, capsys, url):
+    """A URL where a command writes is refused at once and not shown; a path is written to."""
+    monkeypatch.chdir(tmp_path)
+    write_key_pair("p.pem", "p.pem.pub", PUBLISHER)
+    release = ["--signing-key", "p.pem", "--name", "n", "--version", "1"]
+    database, more = str(folder / "x.lmdb"), str(folder / "more.lmdb")
+    if not os.path.exists(more):
+        make_database(more, {b"z": SHELL})
+    for place, path in enumerate((url, "new")):
+        for arguments in (
+            ["convert", database, path],
+            ["append", database, more, "--out", path],
+            ["sign", database, "--out-manifest", path, *release],
+            ["publish", database, path, *release],
+        ):
+            main(arguments)
+            output = "".join(capsys.readouterr())
+            assert "s3cret" not in output
+            assert ("a URL (" in output) is (place == 0)
+    assert sorted(os.listdir()) == ["new", "new.dsse.json", "p.pem", "p.pem.pub"]
+
+
+@pytest.mark.threat("T22")
+@pytest.mark.parametrize("host", ["a..b", "a" * 300, "\udcff", "127.0.0.1"])
+def test_a_host_name_that_is_malformed(server, host):
+    """Is an error of the package, of the caller or of a redirection; one that is well formed is read."""
+    url = server.url("x.lmdb/data.mdb")
+    other = url.replace("127.0.0.1", host)
+    if host == "127.0.0.1":
+        assert len(PatchReader(other)) == 12
+        return
+    with pytest.raises(StoreError, match="malformed"):
+        PatchReader(other)
+    if host.isascii():
+        server.answer = lambda handler, *rest: handler.reply(302, headers={"Location": other}) is None
+        with pytest.raises(StoreError, match="malformed"):
+            PatchReader(url)
+
+
+@pytest.mark.threat("T5")
+def test_a_sample_whose_keys_are_not_found(tmp_path):
+    """A crafted branch page that leads searches past records does not pass for checked values; an honest one does."""
+    make_database(tmp_path / "x.lmdb", {b"%06d" % number: b"v" * 500 for number in range(200)})
+    foreign = Verification(mac_key=MacKey.generate())
+    with PageReader(tmp_path / "x.lmdb") as pages:
+        assert verify_sample(pages, foreign, 5).tag_faults["untagged"].count == 5
+        assert (pages.facts.depth, pages.facts.branch_pages) == (2, 1)
+        size = pages.facts.page_bytes
+    content = bytearray((tmp_path / "x.lmdb/data.mdb").read_bytes())
+    branch = next(at for at in range(2 * size, len(content), size) if content[at + 10] & 0x01)
+    for place in range(1, (struct.unpack_from("<H", content, branch + 12)[0] - 16) // 2):
+        node = branch + struct.unpack_from("<H", content, branch + 16 + 2 * place)[0]
+        length = struct.unpack_from("<H", content, node + 6)[0]
+        content[node + 8 : node + 8 + length] = b"\xff" * (length - 1) + bytes([place])
+    (tmp_path / "x.lmdb/data.mdb").write_bytes(content)
+    with PageReader(tmp_path / "x.lmdb") as pages, pytest.raises(StoreError, match="not found by its key"):
+        verify_sample(pages, foreign, 5)
 
 
 @pytest.mark.threat("T22")

@@ -90,6 +90,8 @@ class WebObject:
             raise StoreError(
                 "the server's certificate or protocol is not what https demands; nothing was read"
             ) from None
+        except UnicodeError:
+            raise StoreError("the URL, or that of a redirection, has a host name that is malformed") from None
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
             # Never its text: it may show a URL to which the server has redirected.
             raise TryAgainError(f"the connection failed ({type(error).__name__})") from None

@@ -105,8 +105,9 @@ def split(path: str) -> SplitResult:
     """
     try:
         parts = urlsplit(path[:])
+        path[:].encode()
         if parts.hostname and parts.port != 0 and parts.path.strip("/"):
             return parts
-    except ValueError:  # a port or an IPv6 address; the message of urlsplit would show it
+    except ValueError:  # a port, an IPv6 address or no Unicode; the message of urlsplit would show it
         pass
     raise StoreError(f"this URL is malformed; expected {SCHEMES[1]}://HOST/PATH or {SCHEMES[2]}://BUCKET/PATH")
