@@ -56,6 +56,33 @@ def test_a_directory_is_said_to_be_one(tmp_path, overwrite):
 
 @pytest.mark.threat("T21")
 @pytest.mark.threat("T21")
+@pytest.mark.parametrize(
+    "note",
+    [
+        None,
+        "[" * 100_000,
+        '[{"source": "0", "target": "a\\u0000", "size": 1, "sha256": "", "replaces": false}]',
+        '[{"source": "0", "target": "../other", "size": 1, "sha256": "", "replaces": true}]',
+    ],
+    ids=["FIFO", "deep", "NUL", "path"],
+)
+def test_a_folder_that_somebody_sent_stops_nobody(tmp_path, note):
+    """A private folder of a killed writer can come out of a tar file: its notes are not waited for, nor believed."""
+    place = tmp_path / "set" / ".report.ben-secure-writing"
+    (place / "old").mkdir(parents=True)
+    place.chmod(0o700)
+    (place / "old" / "0").write_bytes(b"hostile")
+    for name in ("placing", "holding", "resume"):
+        if note is None:
+            os.mkfifo(place / name)
+        else:
+            (place / name).write_text(note)
+    write_file(tmp_path / "set" / "report", b"report")
+    assert os.listdir(tmp_path) == ["set"]
+    assert os.listdir(tmp_path / "set") == ["report"]
+
+
+@pytest.mark.threat("T21")
 def test_a_file_in_the_place_of_a_fifo_is_not_written_to(tmp_path, monkeypatch):
     """A link that is put there between the look and the opening leads to a file that stays as it is."""
     fifo, precious = tmp_path / "fifo", tmp_path / "precious"

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from ben_secure._system import locks
 from ben_secure._system.causes import unwritable
 from ben_secure._system.interrupts import deferred
-from ben_secure._system.naming import NOTES, OLD, NamedSet, make_like, rename_folder, sync, take_back
+from ben_secure._system.naming import NOTES, OLD, NamedSet, make_like, read_note, rename_folder, sync, take_back
 from ben_secure.errors import StoreError, UndecidedError, printable
 
 _SUFFIX = ".ben-secure-writing"
@@ -144,9 +144,9 @@ class Place:
         """Whether work with this fingerprint was left here, and nobody else can have written to it."""
         try:
             place = os.lstat(self._folder)
-            with open(os.path.join(self._folder, _RESUME), "rb") as file:
-                if file.read(65) != fingerprint or place.st_uid != os.geteuid() or place.st_mode & 0o022:
-                    return False
+            note = read_note(os.path.join(self._folder, _RESUME))
+            if note != fingerprint or place.st_uid != os.geteuid() or place.st_mode & 0o022:
+                return False
             return all(map(_is_own, [self.directory, *(entry.path for entry in os.scandir(self.directory))]))
         except OSError:
             return False

@@ -23,6 +23,7 @@ _NOT_DURABLE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, err
 _RENAME_NOREPLACE = 1  # linux/fs.h
 _AT_FDCWD = -100  # linux/fcntl.h
 _READ_BYTES = 2**20
+_MAX_NOTE_BYTES = 2**24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class _Placed:
         """Refuse a note that leads elsewhere; nobody but this user should have written it."""
         if os.path.basename(self.source) != self.source or os.path.basename(self.target) != self.target:
             raise ValueError("names of files were expected, not paths")
+        if "\0" in self.source + self.target:
+            raise ValueError("no file has such a name")
 
     def is_at(self, path: str) -> bool:
         """Whether the file at a path has this content."""
@@ -103,11 +106,10 @@ def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
         OSError: The operating system refuses.
     """
     try:
-        with open(os.path.join(folder, _PLACING), encoding="ascii") as file:
-            noted = [_Placed(**placed) for placed in json.load(file)]
+        noted = [_Placed(**placed) for placed in json.loads(read_note(os.path.join(folder, _PLACING)))]
     except FileNotFoundError:
         return
-    except (ValueError, TypeError):  # the list is incomplete, so nothing was placed yet
+    except (ValueError, TypeError, RecursionError):  # the list is incomplete, so nothing was placed yet
         return
     if not complete and all(placed.is_at(os.path.join(parent, placed.target)) for placed in noted):
         return
@@ -120,12 +122,27 @@ def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
                 os.unlink(target)
 
 
+def read_note(path: str) -> bytes:
+    """Read a note in the private folder; of a note that is too long, the beginning.
+
+    Raises:
+        OSError: There is none, it is no regular file, or it cannot be read.
+    """
+    # O_NONBLOCK: a FIFO, in a folder that somebody sent, must not hold the writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return file.read(_MAX_NOTE_BYTES)
+
+
 def _is_held(folder: str, target: str) -> bool:
     """Whether an empty file of ours holds a name."""
-    with contextlib.suppress(OSError), open(os.path.join(folder, _HOLDING), "rb") as file:
+    with contextlib.suppress(OSError):
+        held = read_note(os.path.join(folder, _HOLDING))
         found = os.lstat(target)
         name = os.fsencode(os.path.basename(target))
-        return stat.S_ISREG(found.st_mode) and found.st_size == 0 and file.read() == name
+        return stat.S_ISREG(found.st_mode) and found.st_size == 0 and held == name
     return False
 
 
