@@ -162,6 +162,21 @@ def test_shards_of_another_state_of_the_file_are_refused(parts):
 
 
 @pytest.mark.threat("T20")
+def test_a_database_that_was_taken_away_after_it_was_judged_is_named(tree, tmp_path):
+    """It was the hostile one, perhaps; the rest alone is not what was judged. Back in its place, all is well."""
+    files = [tmp_path / "1", tmp_path / "2"]
+    for number, file in enumerate(files, 1):
+        audit_shard([tree], (number, 2), file, options=QUIET)
+    whole = audit_merged(files, options=QUIET)
+    (tree / "mixed").rename(tmp_path / "away")
+    report = audit_merged(files, options=QUIET)[-1]
+    assert (report.database, report.exit_code) == (str(tree / "mixed"), 2)
+    assert "it is not there any more" in report.undecided
+    (tmp_path / "away").rename(tree / "mixed")
+    assert audit_merged(files, options=QUIET) == whole
+
+
+@pytest.mark.threat("T20")
 def test_only_what_shards_have_written_is_merged(parts):
     """A part left out or made longer, another form, a file that others can write; the files as they were are merged."""
     database, files = parts

@@ -173,13 +173,15 @@ def audit_merged(
         on_report: As for ``audit_many``.
 
     Returns:
-        The reports. That a database was changed since, or judged with other options, is their ``undecided``.
+        The reports. That a database was changed since, is gone, or judged with other options, is their ``undecided``.
 
     Raises:
         StoreError: A file cannot be read, or others can have changed it; a shard is missing or there twice.
     """
     merged = MergedFiles(files)
-    return _reports(_all_databases(merged.asked), options or Options(), run or Run(), merged, on_report)[0]
+    databases = list(_all_databases(merged.asked))
+    databases += merged.gone(path for path, _ in databases)
+    return _reports(databases, options or Options(), run or Run(), merged, on_report)[0]
 
 
 def _reports(

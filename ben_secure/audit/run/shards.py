@@ -8,7 +8,7 @@ same code as in one run, on the sum of what the shards have found. So a shard is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Options
@@ -110,6 +110,16 @@ class MergedFiles:
             raise StoreError(f"shards are missing: {named}{more}; run them (--shard), then merge all")
         self._files = [by_number[number] for number in sorted(by_number)]
         self.asked = self._files[0].asked
+
+    def gone(self, databases: Iterable[str]) -> list[tuple[str, str | None]]:
+        """Name what was judged and is not there any more: it was as bad or good as the rest.
+
+        Args:
+            databases: Paths of those that are there.
+        """
+        judged = {path for file in self._files for path in file.databases}
+        problem = "the shards have judged it, and it is not there any more; run them again"
+        return [(path, problem) for path in sorted(judged - {os.path.abspath(path) for path in databases})]
 
     def known(self, whole: RangeTask, options: dict[str, object]) -> Iterator[tuple[RangeTask, Tally]]:
         """As ``Known``: all of the database."""

@@ -122,6 +122,11 @@ class PartFile:
             raise malformed(path, error) from error
         return found
 
+    @property
+    def databases(self) -> list[str]:
+        """Absolute paths of the databases that it is about."""
+        return list(self._databases)
+
     def judged(self, whole: RangeTask, options: dict[str, object]) -> object | None:
         """What was judged of a database.
 
