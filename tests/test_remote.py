@@ -31,7 +31,7 @@ from support.range_server import etag_of, serving
 from support.releases import CREATED
 
 pytest.importorskip("aiohttp", reason="needs the extra [remote]")
-pytest.importorskip("fsspec", reason="needs the extra [remote]")
+fsspec = pytest.importorskip("fsspec", reason="needs the extra [remote]")
 
 PUBLISHER, STRANGER = SigningKey.generate(), SigningKey.generate()
 PATCHES = patches(12)
@@ -412,6 +412,32 @@ def test_a_redirection_is_followed_once_and_gets_no_credentials(server, folder):
             assert reader["patch 9"].dumps() == PATCHES["patch 9"].dumps()
             assert len(server.requests) == 2
         assert set(got) == {None}
+
+
+@pytest.mark.threat("T22")
+@pytest.mark.parametrize(("headers", "direct"), [({"Authorization": "Bearer s3cret"}, False), (None, True)])
+def test_the_headers_of_a_user_are_for_one_server(server, folder, monkeypatch, headers, direct):
+    """A token from the settings of fsspec reaches the server that was named, and none that it redirects to."""
+    settings = {} if headers is None else {"client_kwargs": {"headers": headers}}
+    monkeypatch.setitem(fsspec.config.conf, "http", settings)
+    with serving(folder) as store:
+        got = []
+
+        def redirect(handler, content, span):
+            assert handler.headers.get("Authorization") == (headers or {}).get("Authorization")
+            handler.reply(302, headers={"Location": store.url("x.lmdb/data.mdb")})
+            return True
+
+        def check(handler, content, span):
+            got.append(handler.headers.get("Authorization"))
+            return False
+
+        server.answer, store.answer = redirect, check
+        with PatchReader(server.url("x.lmdb/data.mdb")) as reader:
+            for name in ("patch 1", "patch 7"):
+                assert reader[name].dumps() == PATCHES[name].dumps()
+        assert set(got) == {None}
+        assert (len(server.requests) == 1) is direct
 
 
 @pytest.mark.threat("T22")

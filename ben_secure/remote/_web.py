@@ -52,6 +52,8 @@ class WebObject:
         self._latest = self._url  # where the server has redirected to
         scheme = parts.scheme.lower()
         settings = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
+        # aiohttp keeps them from another server only while it follows a redirection itself.
+        self._has_user_headers = bool(settings.keys() & {"headers", "auth"})
         self._files = fsspec.filesystem(scheme, client_kwargs={"trust_env": True, **settings})
         self.loop: AbstractEventLoop = self._files.loop
 
@@ -110,5 +112,6 @@ class WebObject:
                 "the server compresses what it sends, so ranges mean nothing; expected the bytes as they are"
             )
         found = check_pin((response.headers.get("ETag", ""), ""), pin)
-        self._latest = response.url
+        if not self._has_user_headers or response.url.origin() == self._url.origin():
+            self._latest = response.url
         return Answer(await response.content.readexactly(min(stop, total) - start), total, found)
