@@ -105,7 +105,7 @@ HOMES = {
     "dask": {"audit.run.cluster"},
     "torch": {"torch"},
     "fsspec": {"remote"},
-    "aiohttp": {"remote._web"},
+    "aiohttp": {"remote._web", "remote._bucket"},
     "s3fs": {"remote._bucket"},
     "safetensors": set(),
     "blake3": {"signing.hashing"},

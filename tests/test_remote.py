@@ -415,6 +415,48 @@ def test_a_redirection_is_followed_once_and_gets_no_credentials(server, folder):
 
 
 @pytest.mark.threat("T22")
+@pytest.mark.parametrize(
+    ("bucket", "settings", "message"),
+    [
+        ("x.lmdb", {}, None),
+        ("x.lmdb", {"AWS_ENDPOINT_URL": "s3cret"}, "check the name of the bucket, and the settings"),
+        ("x.lmdb", {"AWS_PROFILE": "s3cret"}, "check the name of the bucket, and the settings"),
+        ("NO_bucket!", {}, "check the name of the bucket, and the settings"),
+        ("x.lmdb", {"cut": "1"}, "connection failed .* also when tried 3 times"),
+    ],
+)
+def test_what_a_bucket_can_answer(server, monkeypatch, bucket, settings, message):
+    """Wrong settings are named and not tried again; an answer that is cut off is; none of it is another error."""
+    pytest.importorskip("s3fs", reason="needs the extra [remote]")
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1"}
+    for name, value in ({"AWS_ENDPOINT_URL": server.url("")} | keys | settings).items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+    def cut(handler, content, span):
+        if "cut" not in settings:
+            return False
+        handler.send_response(206)
+        span = f"bytes {span[0]}-{span[1] - 1}/{len(content)}"
+        for header in (("Content-Range", span), ("ETag", etag_of(content)), ("Content-Length", "65536")):
+            handler.send_header(*header)
+        handler.end_headers()
+        handler.wfile.write(content[:100])
+        handler.close_connection = True
+        return True
+
+    server.answer = cut
+    url = f"s3://{bucket}/data.mdb"
+    if message is None:
+        with PatchReader(url) as reader:
+            assert reader["patch 3"].dumps() == PATCHES["patch 3"].dumps()
+        return
+    with pytest.raises(StoreError, match=message) as refusal:
+        PatchReader(url)
+    assert "s3cret" not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.threat("T22")
 @pytest.mark.parametrize(("headers", "direct"), [({"Authorization": "Bearer s3cret"}, False), (None, True)])
 def test_the_headers_of_a_user_are_for_one_server(server, folder, monkeypatch, headers, direct):
     """A token from the settings of fsspec reaches the server that was named, and none that it redirects to."""

@@ -58,7 +58,8 @@ class BucketObject:
 
     async def get(self, start: int, stop: int, pin: Pin | None) -> Answer:
         """Read one range; arguments, result and errors as of ``WebObject.get``."""
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+        import aiohttp
+        import botocore.exceptions as failures
 
         etag, version = pin or ("", self._version)
         options = {"IfMatch": etag} if etag else {}
@@ -70,14 +71,22 @@ class BucketObject:
                 Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{stop - 1}", **options
             )
             return await self._answer(found, start, stop, pin)
-        except NoCredentialsError:
+        except failures.NoCredentialsError:
             raise MissingObjectError(
                 "there are no credentials for this bucket; set them up, or FSSPEC_S3_ANON=true for a public one"
             ) from None
-        except ClientError as error:
+        except failures.ClientError as error:
             raise failure(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)) from None
-        except (BotoCoreError, asyncio.TimeoutError, OSError) as error:
+        except (
+            *(failures.HTTPClientError, failures.ConnectionError, failures.IncompleteReadError),
+            *(aiohttp.ClientError, asyncio.TimeoutError, OSError),
+        ) as error:
             raise TryAgainError(f"the connection failed ({type(error).__name__})") from None
+        except (failures.BotoCoreError, ValueError) as error:  # never its text: it may show a setting
+            raise StoreError(
+                f"the request for this bucket cannot be made ({type(error).__name__}); check the name of the bucket, "
+                "and the settings in AWS_... and ~/.aws"
+            ) from None
 
     async def _answer(self, found: dict[str, Any], start: int, stop: int, pin: Pin | None) -> Answer:
         async with found["Body"] as body:
