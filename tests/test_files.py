@@ -8,6 +8,7 @@ import pytest
 
 from ben_secure._system.files import Kind, check_free, new_files, write_file
 from ben_secure.errors import KeyFileError, StoreError
+from support.owners import owned
 
 
 def mode(path):
@@ -80,6 +81,25 @@ def test_a_folder_that_somebody_sent_stops_nobody(tmp_path, note):
     write_file(tmp_path / "set" / "report", b"report")
     assert os.listdir(tmp_path) == ["set"]
     assert os.listdir(tmp_path / "set") == ["report"]
+
+
+@pytest.mark.threat("T21")
+@pytest.mark.parametrize(("owner", "mode"), [(0, 0o777), (1001, 0o755)])
+def test_who_could_write_to_a_replaced_file_of_another_cannot_write_to_ours(tmp_path, monkeypatch, owner, mode):
+    """If the owner cannot be kept, neither are permissions that the other had given; of one's own file they are."""
+    report = tmp_path / "report"
+    report.write_bytes(b"old")
+    report.chmod(0o4777 if owner else 0o777)
+    real = os.geteuid()
+    owned(monkeypatch, 0, report=owner or real)
+
+    def refused(*_):
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(os, "chown", refused)
+    write_file(report, b"new", overwrite=True)
+    found = report.stat()
+    assert (found.st_uid, stat.S_IMODE(found.st_mode), report.read_bytes()) == (real, mode, b"new")
 
 
 @pytest.mark.threat("T21")

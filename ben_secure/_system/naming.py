@@ -237,7 +237,10 @@ def sync(path: str) -> None:
 
 
 def make_like(path: str | int, found: os.stat_result) -> None:
-    """Copy owner and permissions to a file or folder, as far as this user and the file system can."""
+    """Copy owner and permissions to a file or folder, as far as this user and the file system can.
+
+    What the permissions let another owner or group do, they must not let this user's: then only the rest is copied.
+    """
     ours = os.stat(path)
     if (ours.st_uid, ours.st_gid) != (found.st_uid, found.st_gid):
         try:
@@ -245,6 +248,11 @@ def make_like(path: str | int, found: os.stat_result) -> None:
         except OSError:
             with contextlib.suppress(OSError):
                 os.chown(path, -1, found.st_gid)
-    if stat.S_IMODE(os.stat(path).st_mode) != (mode := stat.S_IMODE(found.st_mode)):
+    ours, mode = os.stat(path), stat.S_IMODE(found.st_mode)
+    if ours.st_gid != found.st_gid:
+        mode &= 0o5707 | (mode & 0o007) << 3  # nothing that others may not
+    if ours.st_uid != found.st_uid:
+        mode &= 0o755
+    if stat.S_IMODE(ours.st_mode) != mode:
         with contextlib.suppress(OSError):
             os.chmod(path, mode)
