@@ -21,9 +21,11 @@ from ben_secure.signing.keys import (
 )
 from ben_secure.signing.tags import append_tag
 from ben_secure.store.change import verify as store_verify
+from ben_secure.store.change.sign import sign_release
 from ben_secure.store.change.verify import MANIFEST_KINDS, TAG_KINDS
 from support.databases import damage, make_database
 from support.legacy_values import small_tree, write
+from support.releases import CREATED
 
 KEYS = MacKeySet(MacKey(bytes(range(32))))
 OTHER_KEYS = MacKeySet(MacKey(bytes(32)))
@@ -342,3 +344,44 @@ def test_a_database_that_is_written_to_is_undecided(place, capsys, monkeypatch):
         code, out, err = run(f"verify tagged {TAGS}", capsys)
     assert (code, out) == (2, "")
     assert "written to" in err
+
+
+@pytest.mark.threat("T22")
+def test_an_earlier_release_of_several_is_compared_by_database(place, capsys):
+    """A manifest of another database of it is refused, also as the one since which is signed; its own is taken."""
+    for release, more in (("r1", {}), ("r2", {b"more": BARE[NAMES[0]]})):
+        os.mkdir(release)
+        make_database(place / release / "train.lmdb", {name: BARE[name] for name in NAMES[:5]} | more)
+        make_database(place / release / "test.lmdb", {name: BARE[name] for name in NAMES[5:]} | more)
+        both = [f"{release}/train.lmdb", f"{release}/test.lmdb"]
+        sign_release(both, [PUBLISHER], name="N", version=release, created=CREATED)
+    write_signing_key("several.pem", PUBLISHER)
+    write_verify_key("several.pub", PUBLISHER.verify_key)
+    os.mkdir("swapped")
+    for suffix in ("", ".dsse.json"):
+        shutil.copy(f"r1/test.lmdb.manifest{suffix}", f"swapped/train.lmdb.manifest{suffix}")
+        shutil.copy(f"r1/train.lmdb.manifest{suffix}", f"swapped/renamed.manifest{suffix}")
+    show = ["verify", "r2/train.lmdb", "--verify-key", "several.pub", "--from"]
+    sign = [
+        "sign",
+        "r2/train.lmdb",
+        "--signing-key",
+        "several.pem",
+        "--version",
+        "r3",
+        "--out-manifest",
+        "new",
+        "--since",
+    ]
+    for arguments in (show, sign):
+        for honest in ("r1/train.lmdb.manifest", "swapped/renamed.manifest"):
+            assert main([*arguments, honest, *(["--force"] if arguments is sign else [])]) == 0
+            assert "1 added, 0 changed, 0 removed, 5 unchanged" in capsys.readouterr().out
+        shutil.rmtree("gone", ignore_errors=True)
+        os.mkdir("gone")
+        for made in ("new", "new.dsse.json"):
+            if os.path.exists(made):
+                os.rename(made, f"gone/{made}")
+        assert main([*arguments, "swapped/train.lmdb.manifest"]) == 1
+        assert "is that of test.lmdb, expected train.lmdb" in capsys.readouterr().err
+        assert not os.path.exists("new")

@@ -10,10 +10,11 @@ from rich.console import Console
 from ben_secure.audit.report import printable_key
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
-from ben_secure.errors import counted, printable
+from ben_secure.errors import ManifestMismatchError, Rule, counted, printable
+from ben_secure.remote.addresses import shown
 from ben_secure.signing.hashing import Algorithm
 from ben_secure.signing.keys import Signer
-from ben_secure.signing.manifest import ENVELOPE_SUFFIX, Manifest, manifest_path
+from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX, Manifest, manifest_path, name_of
 from ben_secure.signing.statement import Statement
 from ben_secure.store.change.differences import Changes
 from ben_secure.store.change.sign import sign_database
@@ -34,6 +35,28 @@ def changes_to_json(changes: Changes) -> dict[str, Any]:
         for kind in _KINDS
     }
     return {**kinds, "unchanged": changes.unchanged}
+
+
+def check_earlier(before: Manifest, path: str, database: str) -> None:
+    """Check that a manifest of an earlier release of several is not that of another database than it is called after.
+
+    Args:
+        before: The manifest.
+        path: Where it was.
+        database: Name of the database that is compared with it, which it may be called after, too.
+
+    Raises:
+        ManifestMismatchError: It is that of another database.
+    """
+    subject = before.statement.subject
+    if subject is not None and subject.name not in (called := name_of(path.removesuffix(MANIFEST_SUFFIX)), database):
+        raise ManifestMismatchError(
+            f"the manifest of the earlier release is that of {printable(subject.name)}, expected "
+            f"{printable(called)}: it was exchanged or renamed; fetch it again, or call it "
+            f"{printable(subject.name)}{MANIFEST_SUFFIX}",
+            rule=Rule.MANIFEST,
+            database=shown(path),
+        )
 
 
 def print_changes(facts: dict[str, Any], before: str, out: Console) -> None:

@@ -13,7 +13,7 @@ from ben_secure.cli._usage import PATH, Command, one_of
 from ben_secure.errors import printable
 from ben_secure.signing.hashing import Algorithm
 from ben_secure.signing.keys import Signer, read_mac_keys, read_verify_key
-from ben_secure.signing.manifest import open_manifest
+from ben_secure.signing.manifest import name_of, open_manifest
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import Rewritten, rewrite
 from ben_secure.store.change.tag import Tagger
@@ -108,6 +108,7 @@ def command(
     before = None
     if since is not None:
         before = open_manifest(since, [key.verify_key if since_key is None else read_verify_key(since_key)], name=name)
+        _release.check_earlier(before, since, name_of(database))
     release = _release.Release(name=name, version=version, license=license_, algorithm=algorithm, since=before)
     return _release.sign_list(database, key, release, out_manifest, force=force, as_json=as_json)
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from ben_secure.audit.report import printable_key
 from ben_secure.cli import _options, _signing, _speed
 from ben_secure.cli._common import console, print_json, progress_bar
-from ben_secure.cli._release import changes_to_json, print_changes
+from ben_secure.cli._release import changes_to_json, check_earlier, print_changes
 from ben_secure.cli._usage import PATH, Command, whole
 from ben_secure.errors import ManifestMismatchError, Rule, StoreError, printable, shell_command
 from ben_secure.pages.reader import PageReader
-from ben_secure.signing.manifest import MANIFEST_SUFFIX, Manifest, manifest_path, open_manifest
+from ben_secure.signing.manifest import MANIFEST_SUFFIX, Manifest, manifest_path, name_of, open_manifest
 from ben_secure.signing.policy import Verification
 from ben_secure.store.change.differences import changes
 from ben_secure.store.change.verify import TAG_KINDS, Listed, Outcome, verify, verify_sample
@@ -45,7 +45,7 @@ def command(
     if before is not None:
         if not verification.verify_keys:
             raise click.UsageError("--from requires --verify-key")
-        old = _before(before, verification)
+        old = _before(before, verification, database)
     start = time.monotonic()
     with PageReader(database) as pages, progress_bar("verifying") as progress:
         if sample is None:
@@ -85,14 +85,17 @@ def _document(database: str, verification: Verification, outcome: Outcome, entri
     return document
 
 
-def _before(path: str, verification: Verification) -> Manifest:
+def _before(path: str, verification: Verification, database: str) -> Manifest:
     """The manifest of an earlier release of the same dataset, signed by the same keys."""
-    return open_manifest(
-        path if path.endswith(MANIFEST_SUFFIX) else manifest_path(path),
+    path = path if path.endswith(MANIFEST_SUFFIX) else manifest_path(path)
+    found = open_manifest(
+        path,
         verification.verify_keys,
         threshold=verification.threshold,
         name=verification.name,
     )
+    check_earlier(found, path, verification.subject or name_of(database))
+    return found
 
 
 def _since(old: Manifest, new: Manifest) -> dict[str, Any]:
