@@ -20,6 +20,7 @@ from ben_secure.signing.statement import Predecessor, Statement
 from ben_secure.store.change import sign
 from ben_secure.store.change.digests import record_digests
 from ben_secure.store.change.sign import sign_database, sign_release
+from support.databases import make_database
 from support.page_files import build, open_env
 
 PUBLISHER, PARTNER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2))
@@ -342,3 +343,27 @@ def test_a_release_of_one_has_no_subject_to_ask_for(database):
     assert Verifier(Verification(**asked), str(moved)).manifest.statement.subject is None
     with pytest.raises(ManifestMismatchError, match="the only database of its release"):
         Verifier(Verification(**asked, subject="other.lmdb"), str(moved))
+
+
+@pytest.mark.threat("T8")
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_database_that_changes_while_its_signer_takes_long(tmp_path, changes):
+    """Is not signed, and nothing is left; one that does not change is signed."""
+    path = tmp_path / "x.lmdb"
+    make_database(path, {b"a": b"1"})
+
+    class Slow:
+        verify_key = PUBLISHER.verify_key
+
+        def sign(self, message):
+            if changes:
+                make_database(path, {b"b": b"2"})
+            return PUBLISHER.sign(message)
+
+    if changes:
+        with pytest.raises(StoreError, match="written to while it was read"):
+            sign_database(path, [Slow()], name="n", version="1", created=CREATED)
+    else:
+        sign_database(path, [Slow()], name="n", version="1", created=CREATED)
+    made = ["x.lmdb", "x.lmdb.manifest", "x.lmdb.manifest.dsse.json"]
+    assert sorted(os.listdir(tmp_path)) == (made[:1] if changes else made)

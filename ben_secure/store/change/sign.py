@@ -29,7 +29,7 @@ from ben_secure.signing.keys import Signer
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX, Manifest, manifest_path, name_of
 from ben_secure.signing.statement import Predecessor, Statement, Subject
 from ben_secure.store.change.differences import Changes, compared
-from ben_secure.store.change.digests import record_digests
+from ben_secure.store.change.digests import check_unchanged, record_digests
 
 Progress = Callable[[int, int], None]
 
@@ -198,6 +198,7 @@ def _sign(
                 raise StoreError("the database is empty, so there is nothing to sign", database=pages.path)
             for target in targets:
                 _refuse_inside(target, os.fspath(pages.absolute_path))
+        facts = [pages.facts for pages in readers]
         hashed = _Hashed(sum(map(len, readers)), draft.algorithm, progress)
         with new_files(targets, [Kind.OPEN] * len(targets), overwrite=overwrite) as files:
             written, found = [], Changes()
@@ -209,6 +210,8 @@ def _sign(
                 on_changes(found)
             statement = _filled(draft, list(databases), written)
             envelope = sign_statement(statement, signers)
+            for pages, before in zip(readers, facts, strict=True):
+                check_unchanged(pages, before)  # a device or a person may have taken long to sign
             for file in files[len(readers) :]:
                 file.write(envelope)
     return statement
