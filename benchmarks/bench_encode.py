@@ -20,7 +20,7 @@ import venv
 
 import _common  # noqa: F401  (for what it takes out of the environment)
 
-NEEDS = ["bigearthnet-patch-interface==0.1.2", "pydantic>=2", "rasterio", "tifffile"]
+NEEDS = ["bigearthnet-patch-interface==0.1.2", "pydantic>=2", "rasterio", "tifffile", "imagecodecs"]
 
 
 def main() -> int:
