@@ -126,7 +126,7 @@ def read_note(path: str) -> bytes:
     """Read a note in the private folder; of a note that is too long, the beginning.
 
     Raises:
-        OSError: There is none, it is no regular file, or it cannot be read.
+        OSError: The file is missing, is not a regular file, or cannot be read.
     """
     # O_NONBLOCK: a FIFO, in a folder that somebody sent, must not hold the writer.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

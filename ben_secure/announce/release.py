@@ -31,7 +31,7 @@ class Release:
     Attributes:
         statement: What was signed.
         databases: File names of its databases.
-        files: Its files, but for those that are written about it.
+        files: Its files, without those that describe the release.
         fingerprint: SHA-256 of the publisher's public key.
         public_key: That key, in PEM.
     """

@@ -127,7 +127,7 @@ def unknown_pixels(content: bytes, pixels: PixelArray) -> Unknown:
 
 
 def _no_data(directory: Directory) -> float | int | None:
-    """The number in GDAL's field; None if there is none, or what is there is no number."""
+    """Return the number in GDAL's field; None if the field is missing or is not a number."""
     text = (directory.text(_NO_DATA) or "").strip()
     try:
         return int(text) if text.lstrip("+-").isdecimal() and len(text) < 24 else float(text)

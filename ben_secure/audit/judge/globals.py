@@ -33,7 +33,7 @@ def with_global(finding: Finding, value: bytes, honest: Collection[tuple[str, st
         honest: Pairs of module and name that the caller declares, beside the usual ones.
 
     Returns:
-        The finding itself if it names a global or there is none; otherwise one that names it and says what to do.
+        The finding itself if it names a global already or the value asks for none; otherwise a finding that names it.
     """
     if finding.global_name is not None or value[4:9] == SIGN:
         return finding

@@ -108,7 +108,7 @@ def _text(text: str, place: str) -> str | None:
 
 
 def _suspicious(text: str, allowed: frozenset[str]) -> str | None:
-    """Name the first character that takes over what shows it; None if there is none."""
+    """Name the first character that could take over a terminal or page; None if there is none."""
     if text.isprintable():  # then none is of a suspicious category
         return None
     for character in dict.fromkeys(text):

@@ -143,7 +143,7 @@ def audit_shard(
 
     Raises:
         UntrustedDataError: A manifest is not what it should be.
-        StoreError: A database cannot be opened, was changed meanwhile, or there is none; the file cannot be written.
+        StoreError: A database is missing, cannot be opened or was changed meanwhile; or the file cannot be written.
         ValueError: There is no such shard, or a sample or a file to resume from is asked for.
     """
     options, run = options or Options(), run or Run()
@@ -191,7 +191,7 @@ def _reports(
     known: Known | None,
     on_report: Callable[[AuditReport], None] | None = None,
 ) -> tuple[list[AuditReport], bool]:
-    """The report on each database, or on why there is none; and whether all were judged that could be."""
+    """Return the report on each database, or the reason why it is missing, and whether all of them were judged."""
     reports: list[AuditReport] = []
     finished = True
     with _pool(options, run) as workers, Fickling(options.classes) as fickling:

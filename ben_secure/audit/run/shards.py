@@ -45,7 +45,7 @@ def judge_shard(
 
     Raises:
         UntrustedDataError: A manifest is not what it should be.
-        StoreError: A database cannot be opened, was changed meanwhile, or there is none.
+        StoreError: A database is missing, cannot be opened or was changed meanwhile.
     """
     file = PartFile(target, shard, [os.fspath(path) for path in paths])
     databases = [found.path for path in paths for found in databases_in(os.fspath(path)) if found.problem is None]
