@@ -7,7 +7,6 @@ only read, and what was audited is what was copied: both see the same private by
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from datetime import datetime
 
 from ben_secure._system.appear import Place, named, refuse_full
 from ben_secure._system.causes import unwritable
+from ben_secure._system.naming import file_sha256
 from ben_secure.announce.croissant import croissant
 from ben_secure.announce.page import card, page
 from ben_secure.announce.release import File, Release, files_of
@@ -34,7 +34,6 @@ SUMS_NAME = "SHA256SUMS"
 PAGE_NAME = "RELEASE.md"
 CARD_NAME = "README.md"
 CROISSANT_NAME = "croissant.json"
-_READ_BYTES = 2**20
 
 Path = str | os.PathLike[str]
 Stages = Callable[[str], AbstractContextManager[Progress | None]]
@@ -241,15 +240,7 @@ def _verified_as_a_consumer_would(
 
 def _file(directory: str, path: str) -> File:
     place = os.path.join(directory, path)
-    return File(path=path, size_bytes=os.path.getsize(place), sha256=_sha256(place))
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return File(path=path, size_bytes=os.path.getsize(place), sha256=file_sha256(place))
 
 
 def _write(directory: str, name: str, text: str) -> None:

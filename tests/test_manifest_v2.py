@@ -228,24 +228,7 @@ def test_the_command(place, capsys):
     assert command("audit db --verify-key publisher.pub --name n --version 1") == 0
     assert command("audit db --verify-key publisher.pub --since-manifest --json") == 0
     capsys.readouterr()
-    assert (
-        main(
-            [
-                "sign",
-                "db",
-                "--signing-key",
-                "publisher",
-                "--name",
-                "n",
-                "--version",
-                "1",
-                "--out-manifest",
-                "m",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    assert command("sign db --signing-key publisher --name n --version 1 --out-manifest m --json") == 0
     assert json.loads(capsys.readouterr().out)["hash"] == "sha256"
     assert open_manifest("m", [PUBLIC]).statement.algorithm is Algorithm.SHA256
     assert command("sign db --signing-key publisher --name n --version 1 --hash md5") == 2
@@ -265,25 +248,7 @@ def test_without_the_library_readers_refuse_at_once(place, monkeypatch, capsys):
     for line in ("verify db --verify-key publisher.pub", "audit db --verify-key publisher.pub"):
         assert command(line) == 2
         assert "pip install blake3" in "".join(capsys.readouterr())
-    assert (
-        main(
-            [
-                "sign",
-                "db",
-                "--signing-key",
-                "publisher",
-                "--name",
-                "n",
-                "--version",
-                "1",
-                "--hash",
-                "blake3",
-                "--out-manifest",
-                "third",
-            ]
-        )
-        == 2
-    )
+    assert command("sign db --signing-key publisher --name n --version 1 --hash blake3 --out-manifest third") == 2
     assert "pip install blake3" in capsys.readouterr().err
     assert not pathlib.Path("third").exists()
 

@@ -120,7 +120,7 @@ def test_hostile_values_stop_it(place, capsys, convert):
 
 
 @pytest.mark.parametrize(
-    "stage", ["rewrite", "sign_release", "_verified_as_a_consumer_would", "_sha256", "page", "card", "croissant"]
+    "stage", ["rewrite", "sign_release", "_verified_as_a_consumer_would", "file_sha256", "page", "card", "croissant"]
 )
 def test_a_stage_that_fails_leaves_nothing(place, capsys, monkeypatch, stage):
     """Whatever it is, also if it fails when it has done its work."""

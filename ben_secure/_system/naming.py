@@ -47,7 +47,7 @@ class _Placed:
         """Whether the file at a path has this content."""
         try:
             found = os.lstat(path)
-            return stat.S_ISREG(found.st_mode) and found.st_size == self.size and _sha256(path) == self.sha256
+            return stat.S_ISREG(found.st_mode) and found.st_size == self.size and file_sha256(path) == self.sha256
         except OSError:
             return False
 
@@ -70,7 +70,7 @@ class NamedSet:
         noted = []
         for source, target in self._targets.items():
             path = os.path.join(self._folder, "new", source)
-            size, digest, there = os.path.getsize(path), _sha256(path), os.path.lexists(target)
+            size, digest, there = os.path.getsize(path), file_sha256(path), os.path.lexists(target)
             placed = _Placed(source=source, target=os.path.basename(target), size=size, sha256=digest, replaces=there)
             noted.append(asdict(placed))
         with open(os.path.join(self._folder, _PLACING), "x", encoding="ascii") as file:
@@ -204,7 +204,8 @@ def _copy(path: str, folder: str, name: str) -> None:
         os.rename(kept + ".part", kept)
 
 
-def _sha256(path: str) -> str:
+def file_sha256(path: str) -> str:
+    """Hash a file; returns 64 hexadecimal digits."""
     import hashlib
 
     digest = hashlib.sha256()
