@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -17,6 +18,7 @@ from ben_secure.signing.statement import (
     Subject,
     canonical_json,
 )
+from support.documents import ROOT
 from support.releases import CREATED
 
 PUBLISHER = SigningKey.generate()
@@ -121,3 +123,19 @@ def test_what_cannot_be_said_is_the_callers_mistake(wrong):
     """One database has no name, each is there once, and the one in question is among them."""
     with pytest.raises(ValueError, match=r"databases of (a|the) release"):
         dataclasses.replace(ONE, **wrong)
+
+
+@pytest.mark.parametrize("uri", [*PREDICATE_TYPES, "https://ben-secure.readthedocs.io/value-tag/a256gmac/v1"])
+def test_a_type_uri_names_a_page_of_the_site(uri):
+    """The path of a URI is that of a page, which gives the URI, on the site that mkdocs.yml names."""
+    site = re.search(r"^site_url: (\S+)", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)[1]
+    assert uri.startswith(site)
+    assert f"URI: `{uri}`\n" in (ROOT / "docs" / f"{uri.removeprefix(site)}.md").read_text()
+
+
+@pytest.mark.parametrize(("statement", "version"), [(ONE, 1), (SEVERAL, 2), (LATER, 2)])
+def test_the_page_of_a_predicate_lists_its_fields(statement, version):
+    """Each field of the predicate is in the table of the page, or in that of the version before."""
+    pages = "".join((ROOT / "docs" / "manifest" / f"v{number}.md").read_text() for number in range(1, version + 1))
+    for field in json.loads(statement.encode())["predicate"]:
+        assert re.search(rf"^\|.*`{field}[.`]", pages, re.MULTILINE), field
