@@ -1,7 +1,7 @@
-"""``PatchArrays``: a map-style dataset over databases of patches, items or whole batches, in plain numpy.
+"""``PatchArrays``: a map-style dataset of patches in numpy, read one by one or in whole batches.
 
-Everything is read through ``PatchReader``, so each value is verified as was asked for, and checked, before a byte of
-it is converted; then its pixels go straight into the one array of the batch. It keeps no patch and writes nothing.
+``PatchReader`` verifies and checks each value before any byte of it is converted. The pixels are then written directly
+into the batch's array. No patch is kept, and nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ben_secure.batches.indexing import index_of, indices_of, selected_indices
 from ben_secure.batches.labels import LabelColumn, Labels
 from ben_secure.batches.masks import Masks
-from ben_secure.batches.names import Names, find_names, path_of
+from ben_secure.batches.patch_names import PatchNames, find_names, path_of
 from ben_secure.batches.pixels import Normalisation, Pixels, band_names, read_statistics
-from ben_secure.batches.places import place_of, places_of, selected
 from ben_secure.batches.presets import ORDERS
 from ben_secure.batches.samples import SAMPLES, Samples
 from ben_secure.batches.splits import read_rows
@@ -39,24 +39,25 @@ if TYPE_CHECKING:
 Path: TypeAlias = str | os.PathLike[str]
 Reader: TypeAlias = PatchReader | PairedReader
 
-# A float64 that float32 cannot hold becomes infinite without a warning: a hostile database could make many.
+# A float64 beyond the range of float32 becomes infinite. numpy's warning is off, because a hostile database could cause
+# very many.
 _QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore"}
 
 
 class PatchArrays:
     """Patches of one or several databases as float32 arrays with their labels.
 
-    ``arrays[i]`` is one patch, ``arrays[[i, j, ...]]`` a batch of them in new arrays. Pickled, it travels as paths,
-    names and what is to be verified, and verifies anew where it arrives; threads may share it, a forked process may go
-    on using it.
+    ``arrays[i]`` is one patch, ``arrays[[i, j, ...]]`` a batch of them in new arrays. A pickle of it contains the
+    paths, the names and the ``Verification``; unpickling opens and verifies the databases again. Threads may share it,
+    and a forked process may use it.
 
     Attributes:
         names: Names of the patches, in the order of the items.
         bands: Names of the bands, in the order of the arrays.
-        classes: Classes of the label vectors, in their order; empty if labels are no vectors.
+        classes: Classes of the label vectors, in order; empty if labels are not vectors.
         readers: The databases.
-        sample: The form of a sample, "tuple" or "dict".
-        transform: What is applied to each image, or to each sample that is a dict; None for nothing.
+        sample: Form of a sample, "tuple" or "dict".
+        transform: Function called with each image (or with each sample if it is a dict), or None.
     """
 
     def __init__(
@@ -83,51 +84,52 @@ class PatchArrays:
         classes: Iterable[type[BigEarthNetPatch]] = (),
         **keywords: Unpack[Keywords],
     ) -> None:
-        """Open the databases and list their patches; no value is read.
+        """Open the databases and list their patches. No value is read.
 
         Args:
-            databases: Path of a database, or several; or readers that are open already, which bring their own keys
-                (a ``PairedReader`` joins the Sentinel-1 and Sentinel-2 records of BigEarthNet v2).
-            bands: Names of bands, in the order wanted, or a group of ``presets.GROUPS``: "RGB", "10m", "20m", "60m",
-                "10m_20m", "S1", "S2", "S1_10m_20m", "all".
-            order: Order of the bands of a group and of the classes, for weights that somebody has trained: "esa",
-                "configilm" (BigEarthNet v2), "configilm-v1" or "torchgeo"; None for that of ``bands.BAND_GROUPS`` and
+            databases: Path of a database, or several paths; or open readers, which have their own keys (a
+                ``PairedReader`` joins the Sentinel-1 and Sentinel-2 records of BigEarthNet v2).
+            bands: Names of bands, in the desired order, or the name of a group in ``presets.GROUPS``: "RGB", "10m",
+                "20m", "60m", "10m_20m", "S1", "S2", "S1_10m_20m", "all".
+            order: Order of the bands of a group and of the classes, to match pretrained weights: "esa", "configilm"
+                (BigEarthNet v2), "configilm-v1" or "torchgeo"; None for the order of ``bands.BAND_GROUPS`` and
                 ``nomenclature``.
-            size: Pixels a side to which every band is resampled; None to leave the bands as they are, in an array for
-                each resolution.
-            resampling: "nearest", "bilinear" or "bicubic", as ``torch.nn.functional.interpolate`` does them.
-            labels: "multi-hot-19" or "multi-hot-43" (vectors), "names" (``labels`` as stored), or None for no
+            size: Height and width in pixels to which every band is resampled; None to keep each resolution, in an array
+                of its own.
+            resampling: "nearest", "bilinear" or "bicubic", with the results of ``torch.nn.functional.interpolate``.
+            labels: "multi-hot-19" or "multi-hot-43" for vectors, "names" for ``labels`` as stored, or None for no
                 labels.
-            labels_from: "patch", or "table" for the column ``labels`` of ``table``, as databases of rico-hdl need it;
-                what is verified of a patch says nothing of a table.
-            mask: The patch's reference map as ``mask``, int64 (size, size) by nearest: "19" for places among the
-                classes, with ``masks.NO_CLASS`` for pixels of none, "codes" for those of CORINE Land Cover, None for no
-                mask; needs ``sample="dict"``.
-            normalize: (mean, standard deviation) by band name, or the JSON file that ``ben-secure stats --json`` wrote,
-                or "reben" for those of the published reBEN models: each value becomes (value - mean) / deviation.
-            fill: What pixels become that are NaN or infinite, after ``normalize`` (where 0 is the band's mean): a
-                number, ``float("nan")`` to leave them to the caller, or None to refuse the patch.
-            dtype: "float32"; or "native" for the bands as they are stored, in a dict of arrays by resolution (uint16,
-                digital numbers) and "S1" (float32, decibel). Then ``size``, ``resampling``, ``normalize`` and numbers
-                in ``fill`` do nothing here: ``ben_secure.torch.Converter`` does it later, on a device.
-            sample: "tuple" for an image with its labels (float32 vectors), or the image alone if there are to be none;
-                "dict" for ``{"image": ..., "label": ..., "mask": ..., "name": ...}`` (int64 vectors, as torchgeo has
-                them).
-            transform: Called with each image (an array, or arrays by resolution), or with each sample if it is a dict;
-                its result takes its place.
-            split: Names of the patches to use, or a file of them (text, CSV or Parquet); or with ``table`` the value of
-                its column ``split``, such as "train"; None for all.
-            exclude: Names of patches to leave out, or a file of them; or with ``table`` some of its columns
+            labels_from: "patch", or "table" for the column ``labels`` of ``table`` (databases of rico-hdl have no
+                labels). Keys and signatures do not cover a table.
+            mask: Adds the reference map as ``mask``, int64 (size, size), resampled by nearest: "19" for indices into
+                the classes (``masks.NO_CLASS`` for pixels of no class), "codes" for CORINE Land Cover codes, None for
+                no mask. Requires ``sample="dict"``.
+            normalize: (mean, standard deviation) by band name, or the JSON file written by ``ben-secure stats --json``,
+                or "reben" for the statistics of the published reBEN models. Each value becomes (value - mean) /
+                standard deviation.
+            fill: Replacement for NaN and infinite pixels, applied after ``normalize`` (so 0 is the band's mean): a
+                number, ``float("nan")`` to leave them, or None to refuse the patch.
+            dtype: "float32"; or "native" for the bands as stored, in a dict of arrays by resolution (uint16, digital
+                numbers) and "S1" (float32, backscatter in dB). With "native", ``size``, ``resampling``, ``normalize``
+                and a number in ``fill`` are not applied here; ``ben_secure.torch.Converter`` applies them later, on a
+                device.
+            sample: "tuple" for an image with its labels (float32 vectors), or only the image with ``labels=None``;
+                "dict" for ``{"image": ..., "label": ..., "mask": ..., "name": ...}`` (int64 vectors, as in torchgeo).
+            transform: Function called with each image (an array, or a dict of arrays by resolution), or with each
+                sample if it is a dict. Its result replaces the argument.
+            split: Names of the patches to use, or a file of names (text, CSV or Parquet); with ``table``, a value of
+                its column ``split``, such as "train". None for all.
+            exclude: Names of patches to leave out, or a file of names; with ``table``, one or both of the columns
                 "contains_seasonal_snow" and "contains_cloud_or_shadow".
-            table: Metadata table (CSV or Parquet), or several, as ``metadata.parquet`` of BigEarthNet v2.
-            verification: As for ``PatchReader``, like all that follow; names a manifest for a single database only.
-            limits: See there.
-            classes: See there.
-            **keywords: See there.
+            table: Metadata table (CSV or Parquet), or several, such as ``metadata.parquet`` of BigEarthNet v2.
+            verification: As for ``PatchReader``. It may name a manifest only if there is a single database.
+            limits: As for ``PatchReader``.
+            classes: As for ``PatchReader``.
+            **keywords: As for ``PatchReader``.
 
         Raises:
-            ValueError: An argument is not one of the admitted, a patch is in two databases or, though in the split, in
-                none, or a file could mean several things; or as ``Verification``.
+            ValueError: An argument has a value that is not allowed, a patch is in two databases, a patch of the split
+                is in no database, or a file is ambiguous; also as ``Verification``.
             TableError: A file of names or statistics, or a table, cannot be used.
             BenSecureError: As ``PatchReader``.
         """
@@ -152,7 +154,7 @@ class PatchArrays:
         if table is not None and not (by_table or isinstance(split, str) or exclude):
             raise ValueError("the table is for a split by its name, for exclude=, or for labels_from='table'")
         rows = None if table is None else read_rows(table, by_table)
-        self.names: Names = find_names(self.readers, split, exclude, rows)
+        self.names: PatchNames = find_names(self.readers, split, exclude, rows)
         self._label_column = None if rows is None or not by_table else LabelColumn(rows, self.names)
 
     def __len__(self) -> int:
@@ -162,26 +164,27 @@ class PatchArrays:
         """Read one patch, or a batch.
 
         Args:
-            index: Place of a patch among ``names``; or for a batch a slice, or a list, array or tensor of places or of
-                one bool a patch.
+            index: Index into ``names`` for one patch. For a batch: a slice; or a list, array or tensor of indices, or
+                of bools, one for each patch.
 
         Returns:
-            The patch's array, float32 (bands, size, size), or with ``size=None`` a dict of such arrays by resolution in
-            metres; and its labels beside it unless they are None. With ``sample="dict"`` a dict of these and the name.
+            A tuple of the image and its labels, or only the image if there are no labels. The image is float32 (bands,
+            size, size), or with ``size=None`` a dict of such arrays by resolution in metres. With ``sample="dict"``, a
+            dict that also has the name.
 
         Raises:
-            IndexError: There is no such place, or a mask has another length.
-            TypeError: The index is a single bool, or no index.
+            IndexError: The index is out of range, or the number of bools is not the number of patches.
+            TypeError: The index is a single bool, or not an index.
             BenSecureError: As ``batch``.
         """
-        places = selected(index, len(self))
-        if places is not None:
-            return self.batch(places)
+        indices = selected_indices(index, len(self))
+        if indices is not None:
+            return self.batch(indices)
         natives, arrays = self._outputs(())
         masks = self._mask_outputs(1)
         with np.errstate(**_QUIET):
-            place = place_of(index, len(self))
-            labels = self._read(place, arrays, None if masks is None else masks[0])
+            row = index_of(index, len(self))
+            labels = self._read(row, arrays, None if masks is None else masks[0])
         if labels is not None and not isinstance(labels, tuple):
             labels = self._native(labels)
         image = self._bundle(natives)
@@ -189,57 +192,57 @@ class PatchArrays:
             return image if labels is None else (image, labels)
         labels = None if labels is None else [labels]
         masks = None if masks is None else self._native(masks)
-        return Samples(self, image, [image], labels, [self.names[place]], masks)[0]
+        return Samples(self, image, [image], labels, [self.names[row]], masks)[0]
 
     def batch(self, indices: Iterable[int]) -> Any:
-        """Read several patches straight into one new array.
+        """Read several patches into one new array.
 
         Args:
-            indices: Places of patches among ``names``; a mask is for ``[]`` alone.
+            indices: Indices into ``names``. Bools are allowed only in ``[]``.
 
         Returns:
-            As for one patch, with one axis more in front; labels that are names are a list of tuples, and names a list.
+            As for one patch, with an additional first axis. Label names are a list of tuples, and patch names a list.
 
         Raises:
-            IndexError: There is no such place.
-            TypeError: An index is a bool, or no index.
-            TagMismatchError: A ``mac_key`` was given, and a value is not the one that was tagged.
-            ManifestMismatchError: A ``verify_key`` was given, and a value is not the one that was signed.
-            UntrustedDataError: A value is not a patch, lacks a band or labels that are asked for, or asks for what no
+            IndexError: An index is out of range.
+            TypeError: An index is a bool, or not an index.
+            TagMismatchError: A ``mac_key`` was given, and a value is not the tagged one.
+            ManifestMismatchError: A ``verify_key`` was given, and a value is not the signed one.
+            UntrustedDataError: A value is not a patch, lacks a requested band or the labels, or uses something that no
                 honest patch needs.
             StoreError: A database is damaged or truncated.
         """
         return self.samples(indices).whole()
 
     def samples(self, indices: Iterable[int]) -> Samples:
-        """Read several patches as ``batch`` does, before any transform: that runs when a sample is asked for."""
-        rows = places_of(indices, len(self))
+        """Read several patches like ``batch``, but apply ``transform`` only when a sample is used."""
+        rows = indices_of(indices, len(self))
         natives, arrays = self._outputs((len(rows),))
         masks = self._mask_outputs(len(rows))
         labels = self._fill(arrays, rows, masks)
         if labels is not None and not isinstance(labels, list):
             labels = self._native(labels)
         masks = None if masks is None else self._native(masks)
-        each = [self._bundle(parts) for parts in zip(*natives, strict=True)]
+        each = [self._bundle(arrays) for arrays in zip(*natives, strict=True)]
         names = [self.names[row] for row in rows] if self.sample == "dict" else []
         return Samples(self, self._bundle(natives), each, labels, names, masks)
 
     def fill(self, outputs: Sequence[Array], indices: Iterable[int]) -> Any:
-        """Read several patches into arrays that are there already, without ``transform``.
+        """Read several patches into existing arrays, without ``transform``.
 
         Args:
-            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one a resolution, ascending;
-                with ``dtype="native"`` those of uint16, and that of Sentinel-1 last.
-            indices: n places of patches among ``names``.
+            outputs: float32 arrays (n, bands, size, size): one, or with ``size=None`` one for each resolution, finest
+                first. With ``dtype="native"``, uint16 arrays for Sentinel-2, and the float32 array for Sentinel-1 last.
+            indices: n indices into ``names``.
 
         Returns:
-            The labels as ``batch`` returns them, as a numpy array if they are vectors; None if there are to be none.
+            The labels as from ``batch``, vectors as a numpy array; None with ``labels=None``.
 
         Raises:
-            ValueError: The arrays are not of this number, shape or dtype.
+            ValueError: The number, a shape or a dtype of the arrays is not as expected.
             BenSecureError: As ``batch``.
         """
-        rows = places_of(indices, len(self))
+        rows = indices_of(indices, len(self))
         shapes = [(len(rows), *shape) for shape in self._pixels.shapes]
         wanted = list(zip(shapes, self._pixels.dtypes, strict=True))
         if [(array.shape, array.dtype) for array in outputs] != wanted:
@@ -247,13 +250,13 @@ class PatchArrays:
         return self._fill(outputs, rows)
 
     def _fill(self, outputs: Sequence[Array], rows: Sequence[int], masks: Mask | None = None) -> Any:
-        parts = zip(rows, zip(*outputs, strict=True), [None] * len(rows) if masks is None else masks, strict=True)
+        targets = zip(rows, zip(*outputs, strict=True), [None] * len(rows) if masks is None else masks, strict=True)
         with np.errstate(**_QUIET):
-            found = [self._read(row, images, mask) for row, images, mask in parts]
-        return self._labels.together(found)
+            labels = [self._read(row, images, mask) for row, images, mask in targets]
+        return self._labels.together(labels)
 
     def _read(self, row: int, outputs: Sequence[Array], mask: Mask | None) -> Any:
-        """Read one patch into arrays, and its mask into another; returns its labels."""
+        """Read the image of one patch into arrays, and its mask into another array; return its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
         patch = None
         try:
@@ -265,26 +268,26 @@ class PatchArrays:
             return self._labels.of(patch.__dict__ if self._label_column is None else self._label_column[row])
         except BenSecureError as error:
             if isinstance(error, UnsafePickleError | LimitExceededError | PatchFormatError):
-                error.message += f"; to go on without this patch, pass exclude=[{printable(name)!r}]"
+                error.message += f"; to leave this patch out, pass exclude=[{printable(name)!r}]"
                 if patch is None:
-                    error.message += " or use what ben-secure convert --skip-refused makes of the database"
+                    error.message += " or write a clean copy of the database: ben-secure convert DB NEW --skip-refused"
             error.located(path_of(reader), name.encode())
             raise
 
     def _outputs(self, leading: tuple[int, ...]) -> tuple[list[Any], list[Array]]:
-        """New arrays for what is read: as they are given out, and the same memory for numpy."""
+        """New arrays to read into: as the caller gets them, and as numpy arrays over the same memory."""
         return self._allocate([(*leading, *shape) for shape in self._pixels.shapes], self._pixels.dtypes)
 
     def _mask_outputs(self, patches: int) -> Mask | None:
-        """A new array for masks, if there are to be any."""
+        """A new array for masks, or None if none are requested."""
         return None if self._masks is None else np.empty((patches, self._masks.side, self._masks.side), np.int64)
 
     def _bundle(self, natives: Sequence[Any]) -> Any:
-        """One array as it is, several as a dict by resolution."""
+        """A single array as it is, several as a dict by resolution."""
         keys = self._pixels.keys
         return dict(zip(keys, natives, strict=True)) if keys else natives[0]
 
-    # What torch does in another way.
+    # ``ben_secure.torch`` overrides these.
 
     def _allocate(
         self, shapes: list[tuple[int, ...]], dtypes: Sequence[np.dtype[Any]]
@@ -319,20 +322,20 @@ def _opened(
     limits: Limits,
     classes: tuple[type[BigEarthNetPatch], ...],
 ) -> tuple[Reader, ...]:
-    """Open the databases that are not open yet."""
+    """Open the databases that are given as paths."""
     if isinstance(databases, str | os.PathLike | PatchReader | PairedReader):
         databases = [databases]
-    places: list[Path | Reader] = list(databases)
-    if not places:
+    sources: list[Path | Reader] = list(databases)
+    if not sources:
         raise ValueError("name at least one database")
     if verification is not None:
-        verification.check_databases(len(places))
-    opened = any(isinstance(place, PatchReader | PairedReader) for place in places)
+        verification.check_databases(len(sources))
+    opened = any(isinstance(source, PatchReader | PairedReader) for source in sources)
     if opened and (verification, limits, classes) != (None, DEFAULT_LIMITS, ()):
         raise ValueError("an open reader has its own verification, limits and classes; pass them to it")
     return tuple(
-        place
-        if isinstance(place, PatchReader | PairedReader)
-        else PatchReader(place, verification=verification, limits=limits, classes=classes)
-        for place in places
+        source
+        if isinstance(source, PatchReader | PairedReader)
+        else PatchReader(source, verification=verification, limits=limits, classes=classes)
+        for source in sources
     )

@@ -1,7 +1,7 @@
-"""The labels of a patch as a vector or as names; knows the two nomenclatures and no pixel.
+"""The labels of a patch, as a multi-hot vector or as names, in either nomenclature.
 
-Archives of version 1 have the 43 classes in ``labels`` and the 19 in ``new_labels`` (None if all were dropped);
-those of version 2 have the 19 in ``labels``.
+BigEarthNet v1 has the 43 classes in ``labels`` and the 19 classes in ``new_labels`` (None if no class is among the 19).
+BigEarthNet v2 has the 19 classes in ``labels``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Vector: TypeAlias = npt.NDArray[Any]
 
 KINDS = ("multi-hot-19", "multi-hot-43", "names")
-"""The forms of labels, in addition to None for no labels."""
+"""The forms of labels. None means no labels."""
 
-# A label of the 43 counts for its class of the 19; those that are in both nomenclatures mean the same in both.
+# A label of the 43 maps to its class among the 19. A name in both nomenclatures has the same meaning in both.
 _CLASSES: Mapping[str, Mapping[str, str | None]] = {
     "multi-hot-19": {**TO_19, **{label: label for label in BEN_19}},
     "multi-hot-43": {label: label for label in CORINE_43},
@@ -34,14 +34,15 @@ _TEXT_ONLY = frozenset({str})
 class LabelNames(tuple[str, ...]):
     """The labels of one patch as names.
 
-    A type of its own, since torch turns plain tuples of a batch round: the first labels of all patches, the second...
+    It is a type of its own because torch's collation transposes a batch of plain tuples: it would group the first
+    labels of all patches, then the second labels, and so on.
     """
 
     __slots__ = ()
 
 
 class Labels:
-    """Makes of a patch's metadata what the caller asked for.
+    """Makes the requested form of labels from the metadata of a patch.
 
     Attributes:
         kind: One of ``KINDS``, or None.
@@ -53,18 +54,18 @@ class Labels:
 
         Args:
             kind: One of ``KINDS``, or None.
-            alphabetical: Whether the classes of a vector come by the alphabet, and not in their published order.
-            dtype: Of vectors.
+            alphabetical: Whether to sort the classes of a vector by name; otherwise they have the published order.
+            dtype: Type of the vectors.
 
         Raises:
-            ValueError: There is no such kind.
+            ValueError: ``kind`` is unknown.
         """
         if kind is not None and kind not in KINDS:
             raise ValueError(f"labels must be None or one of {', '.join(KINDS)}, not {printable(kind)!r}")
         self.kind = kind
         classes: tuple[str, ...] = {"multi-hot-19": BEN_19, "multi-hot-43": CORINE_43}.get(kind or "", ())
         self.classes = tuple(sorted(classes)) if alphabetical else classes
-        self._places = {
+        self._class_numbers = {
             label: None if name is None else self.classes.index(name)
             for label, name in _CLASSES.get(kind or "", {}).items()
         }
@@ -80,7 +81,8 @@ class Labels:
             Vector (19,) or (43,), 1 for each of the patch's classes; or names; or None.
 
         Raises:
-            PatchFormatError: There are none, they are not a list of texts, or one is not of the nomenclature.
+            PatchFormatError: The patch has no labels, they are not a list of strings, or one is not in the
+                nomenclature.
         """
         if self.kind is None:
             return None
@@ -90,27 +92,27 @@ class Labels:
                 "the patch has no labels; pass labels=None, labels_from='table' with a table that has them, or encode "
                 "the database with labels"
             )
-        found: Any = metadata[name]
-        if found is None and name == "new_labels":  # none of the patch's classes is among the 19
-            found = ()
-        if type(found) not in (list, tuple) or not _TEXT_ONLY.issuperset(map(type, found)):
-            raise _refused(f"{name} of the patch is a {printable(type(found).__name__)}, expected a list of texts")
-        names = LabelNames(found)
+        labels: Any = metadata[name]
+        if labels is None and name == "new_labels":  # no class is among the 19
+            labels = ()
+        if type(labels) not in (list, tuple) or not _TEXT_ONLY.issuperset(map(type, labels)):
+            raise _refused(f"{name} of the patch is a {printable(type(labels).__name__)}, expected a list of strings")
+        names = LabelNames(labels)
         return names if self.kind == "names" else self._vector(names)
 
     def _vector(self, names: tuple[str, ...]) -> Vector:
         classes = [0] * len(self.classes)
         for label in names:
-            place = self._places.get(label, -1)
-            if place is None:
+            number = self._class_numbers.get(label, -1)
+            if number is None:
                 continue
-            if place < 0:
+            if number < 0:
                 raise _refused(f"{printable(label)!r} is not one of the {len(self.classes)} classes")
-            classes[place] = 1
-        return np.array(classes, self._dtype)  # it all takes less than 2 us: nothing is remembered
+            classes[number] = 1
+        return np.array(classes, self._dtype)  # not cached: all of this takes less than 2 us
 
     def together(self, labels: list[Any]) -> Any:
-        """Labels of several patches: new vectors (n, classes); or a list of tuples of names; or None."""
+        """Labels of several patches: a new array (n, classes), a list of tuples of names, or None."""
         if self.kind is None:
             return None
         if self.kind == "names":
@@ -123,20 +125,20 @@ class Labels:
 
 
 class LabelColumn:
-    """Labels of patches as a table has them, in a few bytes a patch."""
+    """Labels of patches from a metadata table, in a few bytes for each patch."""
 
     def __init__(self, rows: Mapping[str, Mapping[str, object]], names: Iterable[str]) -> None:
-        """Look the patches up.
+        """Look up the labels.
 
         Args:
             rows: The rows of the table by patch name.
             names: Names of the patches.
 
         Raises:
-            ValueError: A patch has no row, or no list of labels in it.
+            ValueError: A patch has no row, or the row has no list of labels.
         """
-        places: dict[tuple[str, ...], int] = {}
-        self._places = array("I")
+        numbers: dict[tuple[str, ...], int] = {}
+        self._numbers = array("I")
         for name in names:
             cell = rows.get(name, {}).get("labels")
             if type(cell) is not list or not _TEXT_ONLY.issuperset(map(type, cell)):
@@ -144,11 +146,11 @@ class LabelColumn:
                     f"the table has no list of labels for the patch {printable(name)}, expected one such as "
                     '["Pastures"]'
                 )
-            self._places.append(places.setdefault(tuple(cell), len(places)))
-        self._labels = list(places)
+            self._numbers.append(numbers.setdefault(tuple(cell), len(numbers)))
+        self._labels = list(numbers)
 
     def __getitem__(self, row: int) -> dict[str, object]:
-        return {"labels": self._labels[self._places[row]]}
+        return {"labels": self._labels[self._numbers[row]]}
 
 
 def _refused(message: str) -> PatchFormatError:

@@ -1,6 +1,6 @@
-"""Reference maps as masks of a segmentation: codes of CORINE Land Cover, or places among the 19 classes.
+"""Reference maps as segmentation masks: CORINE Land Cover codes, or indices into the 19 classes.
 
-A map is the metadata ``reference_map`` of its patch, as ``encode`` stores it, or a record of its own, as rico-hdl does.
+``encode`` stores a map as the metadata ``reference_map`` of its patch; rico-hdl stores it as a separate record.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ben_secure.batches.resampling import nearest_places
+from ben_secure.batches.resampling import nearest_rows
 from ben_secure.errors import PatchFormatError, Rule, printable
 from ben_secure.labels.nomenclature import BEN_19, CLC_CODES, REFERENCE_MAP, TO_19
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.int64]
 
 MASKS = ("19", "codes")
-"""What a mask can hold: places among the 19 classes, or the codes as they are."""
+"""Contents of a mask: indices into the 19 classes, or the codes."""
 
 ENDING = "_reference_map"
-"""How the name of a record of rico-hdl ends that has the reference map of a patch, as its only band ``Data``."""
+"""Suffix of the name of a rico-hdl record with the reference map of a patch, in its only band, ``Data``."""
 
 NO_CLASS = -100
-"""Pixels of none of the 19 classes; torch's losses leave this value out (``ignore_index``)."""
+"""Value of pixels outside the 19 classes; the default ``ignore_index`` of torch's losses."""
 
 _SHAPE = (120, 120)
 
 
 class Masks:
-    """Makes the mask of a patch."""
+    """Makes the masks of patches."""
 
     def __init__(self, kind: str, size: int | None, classes: Sequence[str]) -> None:
-        """Prepare.
+        """Prepare the table from codes to classes.
 
         Args:
             kind: One of ``MASKS``.
-            size: Pixels a side, by nearest; None for the 120 of the map.
-            classes: Classes in the order of the label vectors; if they are not the 19, the published order of these
-                holds.
+            size: Height and width in pixels, resampled by nearest; None for 120, the size of the maps.
+            classes: Classes in the order of the label vectors. If they are not the 19 classes, the published order is
+                used.
 
         Raises:
-            ValueError: There is no such kind.
+            ValueError: ``kind`` is unknown.
         """
         if kind not in MASKS:
             raise ValueError(f"mask must be one of {', '.join(MASKS)}, or None, not {printable(kind)!r}")
         self.side = size or _SHAPE[0]
-        rows = nearest_places(_SHAPE[0], self.side)
-        self._places = None if self.side == _SHAPE[0] else np.ix_(rows, rows)
+        rows = nearest_rows(_SHAPE[0], self.side)
+        self._resampled = None if self.side == _SHAPE[0] else np.ix_(rows, rows)
         self._values: Mask | None = None
         if kind == "19":
             order = list(classes) if set(classes) == set(BEN_19) else list(BEN_19)
@@ -68,10 +68,10 @@ class Masks:
             output: int64 (size, size).
             patch: The patch.
             name: Its name.
-            records: Where it comes from, verified as it was.
+            records: The reader that the patch comes from.
 
         Raises:
-            PatchFormatError: It has no reference map, or something else under this name.
+            PatchFormatError: The patch has no reference map, or one of another shape or dtype.
             BenSecureError: As ``records`` raises.
         """
         codes = patch.__dict__.get(REFERENCE_MAP)
@@ -84,8 +84,8 @@ class Masks:
             )
         if not isinstance(codes, np.ndarray) or codes.shape != _SHAPE or codes.dtype != np.uint16:
             raise _refused(f"{REFERENCE_MAP} of the patch is not a uint16 array of {_SHAPE}")
-        if self._places is not None:
-            codes = codes[self._places]
+        if self._resampled is not None:
+            codes = codes[self._resampled]
         output[...] = codes if self._values is None else self._values[codes]
 
 

@@ -1,7 +1,7 @@
-"""The wanted bands of a patch, converted, normalised and resampled straight into an array, or as they are stored.
+"""Write the requested bands of a patch into an array: converted, normalised and resampled, or as stored.
 
-Does arithmetic only: what it is given was read, verified and checked. Where the wanted bands lie is worked out once
-for each layout, so that a patch costs a handful of copies.
+The caller has already verified and checked the patch. The positions of the bands are computed once for each layout, so
+that a patch takes only a few copies.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Normalisation: TypeAlias = Mapping[str, Sequence[float]]
 """(mean, standard deviation) by band name, in the unit of the band."""
 
 DTYPES = ("float32", "native")
-"""The types that pixels come in: all the same, or as BigEarthNet publishes them."""
+"""Types of pixels: all float32, or as BigEarthNet publishes them."""
 
 _STORED: Mapping[str, np.dtype[Any]] = {"S2": np.dtype(np.uint16), "S1": np.dtype(np.float32)}
 """Types of the published bands by sensor (Sumbul et al. 2019, 2021)."""
 
 _MAX_LAYOUTS = 8
-_MAX_STATISTICS_BYTES = 16 * 2**20  # histograms of 14 bands are a hundredth of it
+_MAX_STATISTICS_BYTES = 16 * 2**20  # a file with the histograms of 14 bands has 1 % of this
 
 
 def band_names(bands: str | Sequence[str], order: str | None = None) -> tuple[str, ...]:
@@ -43,13 +43,13 @@ def band_names(bands: str | Sequence[str], order: str | None = None) -> tuple[st
 
     Args:
         bands: A key of ``presets.GROUPS``, or names of bands.
-        order: A key of ``presets.ORDERS``, in whose order a group comes; a list of names keeps its own.
+        order: A key of ``presets.ORDERS``, for the order of a group; a list of names keeps its own order.
 
     Returns:
         The names, in order.
 
     Raises:
-        ValueError: There is no such group, band or order, a band is there twice, or there is none.
+        ValueError: The group, a band or the order is unknown, a band is named twice, or no band is named.
     """
     if order is not None and order not in ORDERS:
         raise ValueError(f"order must be None or one of {', '.join(ORDERS)}, not {printable(order)!r}")
@@ -63,40 +63,40 @@ def band_names(bands: str | Sequence[str], order: str | None = None) -> tuple[st
     names = tuple(bands)
     unknown = [name for name in names if name not in BANDS]
     if unknown:
-        raise ValueError(f"there is no band {printable(unknown[0])}; the bands are {', '.join(BANDS)}")
+        raise ValueError(f"the band {printable(unknown[0])} is unknown; the bands are {', '.join(BANDS)}")
     if not names or len(set(names)) != len(names):
         raise ValueError(f"bands must name each band once, and at least one, not {printable(names)}")
     return names
 
 
 def read_statistics(path: str | os.PathLike[str]) -> Normalisation:
-    """Read means and standard deviations that ``ben-secure stats --json`` wrote, or look published ones up.
+    """Read means and standard deviations written by ``ben-secure stats --json``, or look up published ones.
 
     Args:
-        path: A key of ``presets.STATISTICS``; or the JSON file: ``{"bands": {"B02": {"mean": ..., "std": ...}, ...}}``,
-            and what else it has is ignored.
+        path: A key of ``presets.STATISTICS``; or the JSON file: ``{"bands": {"B02": {"mean": ..., "std": ...}, ...}}``.
+            Other fields are ignored.
 
     Returns:
-        (mean, standard deviation) by band name; NaN where no pixel of the band was finite.
+        (mean, standard deviation) by band name; NaN for a band without finite pixels.
 
     Raises:
-        TableError: The file cannot be read, or is no such JSON.
+        TableError: The file cannot be read, or is not such JSON.
     """
     if isinstance(path, str) and path in STATISTICS:
         return STATISTICS[path]
-    shown = printable(os.fspath(path), 400)
+    file_name = printable(os.fspath(path), 400)
     try:
         with open(path, "rb") as file:
             text = file.read(_MAX_STATISTICS_BYTES + 1)
         if len(text) > _MAX_STATISTICS_BYTES:
-            raise ValueError(f"it has more than {_MAX_STATISTICS_BYTES} bytes")
+            raise ValueError(f"the file has more than {_MAX_STATISTICS_BYTES} bytes")
         bands = json.loads(text)["bands"]
         return {name: (_number(band["mean"]), _number(band["std"])) for name, band in bands.items()}
     except KeyError as error:
-        reason = f"it has no {printable(str(error))}"
+        reason = f"the field {printable(str(error))} is missing"
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = printable(str(error))
-    raise TableError(f"cannot use the statistics {shown}: {reason}; write them with ben-secure stats --json")
+    raise TableError(f"cannot use the statistics {file_name}: {reason}; write them with ben-secure stats --json")
 
 
 def _number(cell: Any) -> float:
@@ -104,7 +104,7 @@ def _number(cell: Any) -> float:
 
 
 class _Step(NamedTuple):
-    """One copy: the arguments of a view of the patch's pixels, and where it goes."""
+    """One copy: the arguments of a view of the patch's pixels, and the target."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -115,19 +115,21 @@ class _Step(NamedTuple):
 
 
 class Pixels:
-    """Fills arrays with the wanted bands of patches.
+    """Fills arrays with the requested bands of patches.
 
     Attributes:
         names: The bands, in order.
-        groups: The bands of each array that a patch fills.
-        shapes: Shape of each array: one of (bands, size, size), or one for each resolution.
+        groups: The bands of each array.
+        shapes: Shape of each array: one (bands, size, size), or one for each resolution.
         dtypes: Type of each array.
-        keys: Metres a pixel of each array, or "S1", if the bands keep their resolution; otherwise empty.
-        native: Whether nothing is converted; then ``size``, ``mode``, ``scales`` and ``filling`` say how it can be.
-        size: Rows and columns to convert to, or None.
+        keys: If the bands keep their resolution: for each array its resolution in metres, or "S1"; otherwise empty.
+        native: Whether pixels stay as stored. ``torch.Converter`` then uses ``size``, ``mode``, ``scales`` and
+            ``filling``.
+        size: Height and width in pixels of the result, or None.
         mode: One of ``resampling.MODES``.
-        scales: For each array the means and reciprocal deviations of its bands, float32 (n, 1, 1) each; or None.
-        filling: What pixels become that are not finite, or None.
+        scales: For each array the means and reciprocal standard deviations of its bands, float32 (n, 1, 1) each; or
+            None.
+        filling: Replacement for pixels that are not finite, or None.
     """
 
     def __init__(
@@ -139,18 +141,18 @@ class Pixels:
         filling: float | None,
         dtype: str = "float32",
     ) -> None:
-        """Choose what to fill arrays with.
+        """Check the arguments.
 
         Args:
-            bands: What ``band_names`` returned.
-            size: Rows and columns of every band; None to leave them as they are.
+            bands: Names of bands, from ``band_names``.
+            size: Height and width in pixels of every band; None to keep the sizes.
             resampling: One of ``resampling.MODES``.
-            normalize: Means and standard deviations; None to leave the values as they are.
-            filling: What pixels become that are not finite, after normalisation; None to refuse them.
+            normalize: Means and standard deviations; None to keep the values.
+            filling: Replacement, after normalisation, for pixels that are not finite; None to refuse them.
             dtype: One of ``DTYPES``.
 
         Raises:
-            ValueError: An argument is not one of the admitted, or a band has no mean and deviation.
+            ValueError: An argument has a value that is not allowed, or a band has no mean and standard deviation.
         """
         self.names = tuple(bands)
         if resampling not in MODES:
@@ -174,7 +176,7 @@ class Pixels:
         self._latest: tuple[Layout | None, tuple[_Step, ...]] = (None, ())
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is known of layouts is worked out again where it arrives.
+        # The steps for each layout are computed again after unpickling.
         return {**self.__dict__, "_steps": {}, "_latest": (None, ())}
 
     def fill(self, outputs: Sequence[Float32], layout: Layout, pixels: bytearray | memoryview) -> None:
@@ -182,12 +184,12 @@ class Pixels:
 
         Args:
             outputs: An array for each of ``shapes``.
-            layout: The patch's.
-            pixels: The patch's.
+            layout: Layout of the patch.
+            pixels: Pixels of the patch.
 
         Raises:
-            PatchFormatError: The patch lacks a band, or has one that cannot be converted, or with pixels that are not
-                finite and are not to be filled.
+            PatchFormatError: The patch lacks a band, a band cannot be converted, or a band has pixels that are not
+                finite and ``filling`` is None.
         """
         known, steps = self._latest
         if known is not layout:
@@ -201,7 +203,7 @@ class Pixels:
             elif self.scales is None and dtype.kind != "f":
                 resample(view, target, self.mode)
                 continue
-            else:  # while they are small: the weights of each output pixel sum to 1
+            else:  # normalise the smaller image: the weights of an output pixel sum to 1
                 images = view.astype(np.float32)
             if self.scales is not None and not self.native:
                 _normalise(images, self.scales[output], start, stop)
@@ -218,8 +220,8 @@ class Pixels:
         if self.filling is None:
             bad = ", ".join(name for name, band in zip(names, finite, strict=True) if not band.all())
             raise _refused(
-                f"{np.count_nonzero(~finite)} pixels of {bad} are NaN or infinite, and so would be all that a model "
-                "makes of them; choose with fill= what they become (float('nan') for what they are)"
+                f"{np.count_nonzero(~finite)} pixels of {bad} are NaN or infinite, which would make a model's output "
+                "NaN; choose their replacement with fill= (float('nan') leaves them)"
             )
         if not self.native:
             np.copyto(images, self.filling, where=~finite)
@@ -237,18 +239,20 @@ class Pixels:
         return steps
 
     def _check(self, layout: Layout, name: str) -> None:
-        """Check that a band is there and can be converted."""
+        """Check that the patch has a band and that it can be converted."""
         slot = layout.by_name.get(name)
         if slot is None:
             raise _refused(
-                f"the patch has no band {name}, it has {', '.join(layout.by_name)}; ask for bands that it has"
+                f"the patch does not have band {name}; its bands are {', '.join(layout.by_name)}; request only these "
+                "with bands="
             )
         if slot.dtype.kind == "c":
-            raise _refused(f"band {name} holds complex numbers ({slot.dtype.str}), which have no float32")
+            raise _refused(f"band {name} has complex numbers ({slot.dtype.str}), which cannot be converted to float32")
         if self._keep and slot.shape != BANDS[name].shape:
             raise _refused(
-                f"band {name} has {slot.shape[0]} x {slot.shape[1]} pixels, expected {BANDS[name].side} a side; "
-                f"pass a size{' and dtype=' + repr('float32') if self.native else ''} to resample it"
+                f"band {name} has {slot.shape[0]} x {slot.shape[1]} pixels, expected {BANDS[name].side} x "
+                f"{BANDS[name].side}; pass a size{' and dtype=' + repr('float32') if self.native else ''} to resample "
+                "it"
             )
         stored = _STORED[BANDS[name].sensor]
         if self.native and not np.can_cast(slot.dtype, stored, "safe" if stored.kind == "u" else "same_kind"):
@@ -256,7 +260,7 @@ class Pixels:
 
 
 def _grouped(names: Sequence[str], native: bool) -> tuple[tuple[int | str, ...], tuple[tuple[str, ...], ...]]:
-    """Group bands that can share an array without being resampled: by resolution, and natively by sensor too."""
+    """Group bands that can share an array without resampling: by resolution, and if native, also by sensor."""
     groups: dict[int | str, list[str]] = {}
     for name in names:
         key: int | str = "S1" if native and BANDS[name].sensor == "S1" else BANDS[name].resolution_m
@@ -266,7 +270,7 @@ def _grouped(names: Sequence[str], native: bool) -> tuple[tuple[int | str, ...],
 
 
 def _plan(layout: Layout, group: Sequence[str], output: int) -> list[_Step]:
-    """Cut bands into the fewest runs that lie end to end in the patch."""
+    """Split bands into the fewest runs that are contiguous in the patch."""
     runs: list[list[BandSlot]] = []
     for name in group:
         slot = layout.by_name[name]
@@ -283,7 +287,7 @@ def _plan(layout: Layout, group: Sequence[str], output: int) -> list[_Step]:
 
 
 def _scale(group: Sequence[str], normalize: Normalisation) -> tuple[Float32, Float32]:
-    """Means and reciprocal deviations of some bands, float32 (n, 1, 1) each."""
+    """Means and reciprocal standard deviations of bands, float32 (n, 1, 1) each."""
     means, factors = [], []
     for name in group:
         if name not in normalize:
@@ -291,8 +295,8 @@ def _scale(group: Sequence[str], normalize: Normalisation) -> tuple[Float32, Flo
         mean, deviation = map(float, normalize[name])
         if math.isnan(mean):
             raise ValueError(
-                f"band {name} cannot be normalised: the statistics have no mean for it, none of its pixels was finite; "
-                "leave the band out with bands=, or pass numbers of your own"
+                f"band {name} cannot be normalised: the statistics have no mean for it, because none of its pixels "
+                "was finite; leave the band out with bands=, or pass your own numbers"
             )
         if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
             raise ValueError(f"band {name} cannot be normalised by mean {mean} and standard deviation {deviation}")

@@ -1,8 +1,8 @@
-"""Orders of bands and classes, and statistics, under the names of what publishes weights that need them.
+"""Orders of bands and classes, and statistics, for published weights. Data only.
 
-Weights are of use only if each band and each class is where it was in training. The orders were read off the code of
+Weights are useful only if bands and classes have the same order as in training. The orders come from the code of
 ConfigILM 0.7.1 (``BENv1_utils``, ``BENv2_utils``) and torchgeo 0.8.1 (``BigEarthNet``, ``BigEarthNetV2``); tests
-compare with both. Data only.
+compare them with both.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _ESA = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B
 _MORE_GROUPS = {"S1_10m_20m": (*BAND_GROUPS["10m_20m"], *BAND_GROUPS["S1"])}
 
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType({**BAND_GROUPS, **_MORE_GROUPS})
-"""Bands by the name of their group, in the order of this package."""
+"""Bands by group name, in the order of this package."""
 
 
 class Order(NamedTuple):
-    """An order of bands and classes.
+    """The order of bands and classes in one project.
 
     Attributes:
-        groups: Bands by the name of their group.
-        alphabetical: Whether classes are sorted by the alphabet; otherwise they have the published order.
+        groups: Bands by group name. alphabetical: Whether classes are sorted by name; otherwise they have the published
+            order.
     """
 
     groups: Mapping[str, tuple[str, ...]]
@@ -33,7 +33,7 @@ class Order(NamedTuple):
 
 
 def _order(bands: Sequence[str], alphabetical: bool, **groups: tuple[str, ...]) -> Order:
-    """Every group in the order of ``bands``, except those that have one of their own."""
+    """All groups in the order of ``bands``, except RGB and the given groups."""
     ordered = {name: tuple(sorted(group, key=bands.index)) for name, group in GROUPS.items()}
     return Order(MappingProxyType({**ordered, "RGB": BAND_GROUPS["RGB"], **groups}), alphabetical)
 
@@ -50,9 +50,11 @@ ORDERS: Mapping[str, Order] = MappingProxyType(
         "torchgeo": _order(("VH", "VV", *_ESA), alphabetical=False),
     }
 )
-"""Orders by name: of ESA's products; of ConfigILM for BigEarthNet v2, with which the reBEN models were trained, and for
-v1 (which has neither B01 nor B09; here they come last); of torchgeo, whose documentation says VV before VH, and whose
-datasets sort their files."""
+"""Orders by name.
+
+"esa" is the order of ESA's products. "configilm" is the order of ConfigILM for BigEarthNet v2, used to train the reBEN
+models. "configilm-v1" is its order for v1, which has neither B01 nor B09; they come last here. "torchgeo" has VH before
+VV, because its datasets sort their files, although its documentation says VV before VH."""
 
 REBEN: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -72,8 +74,10 @@ REBEN: Mapping[str, tuple[float, float]] = MappingProxyType(
         "VH": (-19.352558, 5.5905056),
     }
 )
-"""Means and population deviations with which the reBEN models were trained: the train split of BigEarthNet v2, brought
-to 120 pixels a side by nearest (ConfigILM 0.7.1, ``BENv2_utils.means["120_nearest"]``)."""
+"""Means and population standard deviations used to train the reBEN models.
+
+They are of the train split of BigEarthNet v2, resampled to 120 x 120 pixels by nearest (ConfigILM 0.7.1,
+``BENv2_utils.means["120_nearest"]``)."""
 
 STATISTICS: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType({"reben": REBEN})
 """Statistics by name."""

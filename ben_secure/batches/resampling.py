@@ -1,10 +1,9 @@
-"""Bands of any size brought to one size, as ``torch.nn.functional.interpolate`` does it; numpy only, no torch.
+"""Resample bands to one size, with the results of ``torch.nn.functional.interpolate``, in numpy.
 
 Nearest, bilinear and bicubic with torch's conventions for ``align_corners=False``: the centre of pixel ``i`` of ``n``
-lies at ``(i + 0.5) / n``, what would lie outside is the outermost pixel, the cubic kernel has a = -0.75. The modes with
-"corners" are those of ``align_corners=True``, which moves pixels, and which ConfigILM uses. Both passes,
-down and across, are sums of weighted rows: a product of matrices would go through BLAS, whose threads and those of
-other loader workers hold each other up.
+is at ``(i + 0.5) / n``, positions outside use the outermost pixel, and the cubic kernel has a = -0.75. The modes with
+"corners" have ``align_corners=True``, which shifts pixels; ConfigILM uses them. Both passes, vertical and horizontal,
+are sums of weighted rows. A matrix product would use BLAS, whose threads compete with those of other loader workers.
 """
 
 from __future__ import annotations
@@ -20,33 +19,33 @@ if TYPE_CHECKING:
     from ben_secure.patches.layout import PixelArray
 
     Float32 = npt.NDArray[np.float32]
-    Places = npt.NDArray[np.intp]
+    Rows = npt.NDArray[np.intp]
 
 MODES = ("nearest", "bilinear", "bicubic", "bilinear-corners", "bicubic-corners")
-"""The modes of ``resample``; names are those of torch, except for ``align_corners``."""
+"""The modes of ``resample``, with torch's names; "corners" means ``align_corners=True``."""
 
 _CUBIC_A = -0.75  # torch, aten/src/ATen/native/UpSample.h
 
 
 class Taps(NamedTuple):
-    """What one output row is made of: of each tap, which input row, and its weight.
+    """The input rows of each output row, and their weights; one pair is a tap.
 
     Attributes:
-        places: (taps, target) input rows.
+        rows: (taps, target) input rows.
         weights: (taps, target, 1) float32 weights; they sum to 1.
     """
 
-    places: Places
+    rows: Rows
     weights: Float32
 
 
 @lru_cache(maxsize=8)  # at most 200 kB each
-def nearest_places(source: int, target: int) -> Places:
+def nearest_rows(source: int, target: int) -> Rows:
     """The input row of each output row, in torch's float32 arithmetic."""
     scale = np.float32(source) / np.float32(target)
-    places = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.intp)
-    found: Places = np.minimum(places, source - 1)
-    return found
+    rows = np.floor(np.arange(target, dtype=np.float32) * scale).astype(np.intp)
+    bounded: Rows = np.minimum(rows, source - 1)
+    return bounded
 
 
 @lru_cache(maxsize=8)  # at most 200 kB each
@@ -59,10 +58,10 @@ def taps(source: int, target: int, mode: str) -> Taps:
         mode: One of ``MODES``: bilinear (2 taps) or bicubic (4 taps).
 
     Returns:
-        Places and weights.
+        The input rows and their weights.
     """
-    # Rounded where torch rounds, which moves a sample by millionths of a pixel: the scale is float32, multiplication
-    # and subtraction are one step.
+    # This rounds where torch rounds: the scale is float32, and multiplication and subtraction are one step. Other #
+    # rounding would move a sample by millionths of a pixel.
     kind, _, corners = mode.partition("-")
     if corners:
         scale = np.float32(source - 1) / np.float32(max(target - 1, 1))
@@ -79,8 +78,8 @@ def taps(source: int, target: int, mode: str) -> Taps:
         first = np.floor(centres)
         offset = centres - first
         weights, start = [_far(1 + offset), _near(offset), _near(1 - offset), _far(2 - offset)], -1
-    places = np.stack([first + start + tap for tap in range(len(weights))])
-    return Taps(np.clip(places, 0, source - 1).astype(np.intp), np.stack(weights)[..., None])
+    rows = np.stack([first + start + tap for tap in range(len(weights))])
+    return Taps(np.clip(rows, 0, source - 1).astype(np.intp), np.stack(weights)[..., None])
 
 
 def _near(x: Float32) -> Float32:
@@ -94,11 +93,11 @@ def _far(x: Float32) -> Float32:
 
 
 def resample(images: PixelArray, out: Float32, mode: str) -> None:
-    """Bring images to the size of an array.
+    """Resample images to the size of an array.
 
     Args:
         images: (n, rows, columns), real numbers.
-        out: float32 (n, target rows, target columns), to be written. If the sizes are equal, the images are copied.
+        out: float32 (n, target rows, target columns), overwritten. If the sizes are equal, the images are copied.
         mode: One of ``MODES``.
     """
     source, target = images.shape[1:], out.shape[1:]
@@ -113,28 +112,28 @@ def resample(images: PixelArray, out: Float32, mode: str) -> None:
 
 
 def _repeat(images: PixelArray, out: Float32) -> None:
-    """Nearest: columns first, while there are few rows; by strides if every pixel becomes equally many."""
+    """Resample by nearest, columns first. If every pixel is repeated equally often, copy by strides."""
     (rows, columns), (target_rows, target_columns) = images.shape[1:], out.shape[1:]
     times, rest = divmod(target_columns, columns)
     if rest:
-        wide = np.take(images, nearest_places(columns, target_columns), axis=2)
+        wide = np.take(images, nearest_rows(columns, target_columns), axis=2)
     else:
         wide = np.empty((*images.shape[:2], target_columns), np.float32)
-        for place in range(times):
-            np.copyto(wide[:, :, place::times], images, casting="unsafe")
+        for start in range(times):
+            np.copyto(wide[:, :, start::times], images, casting="unsafe")
     times, rest = divmod(target_rows, rows)
     if rest:
-        np.copyto(out, np.take(wide, nearest_places(rows, target_rows), axis=1), casting="unsafe")
+        np.copyto(out, np.take(wide, nearest_rows(rows, target_rows), axis=1), casting="unsafe")
     else:
-        for place in range(times):
-            np.copyto(out[:, place::times], wide)
+        for start in range(times):
+            np.copyto(out[:, start::times], wide)
 
 
-def _weighted_rows(images: Float32, rows: Taps) -> Float32:
+def _weighted_rows(images: Float32, taps: Taps) -> Float32:
     total: Float32
-    total, *others = (np.take(images, places, axis=1) for places in rows.places)
-    total *= rows.weights[0]
-    for part, weights in zip(others, rows.weights[1:], strict=True):
+    total, *others = (np.take(images, rows, axis=1) for rows in taps.rows)
+    total *= taps.weights[0]
+    for part, weights in zip(others, taps.weights[1:], strict=True):
         part *= weights
         total += part
     return total

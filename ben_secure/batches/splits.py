@@ -1,4 +1,4 @@
-"""Which patches a caller wants: by name, by a file of names, or by what a metadata table says; reads no database."""
+"""Select patches by name, by a file of names, or by a metadata table. No database is read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ben_secure.labels.tables import Rows, is_table, read_names, read_table
 Path: TypeAlias = str | os.PathLike[str]
 
 SPLIT = "split"
-"""Column that says which split a patch is in: train, validation or test in ``metadata.parquet`` of BigEarthNet v2."""
+"""Column with the split of a patch: train, validation or test in ``metadata.parquet`` of BigEarthNet v2."""
 
 FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
-"""Columns of yes and no there, by which patches can be excluded."""
+"""Columns with yes or no, by which patches can be excluded."""
 
 _YES_AND_NO = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 
@@ -27,22 +27,21 @@ def choose(
     exclude: Path | Iterable[str] | None,
     rows: Rows | None,
 ) -> list[str]:
-    """Choose among the patches of some databases.
+    """Select patches.
 
     Args:
-        known: Their names.
+        known: Names of all patches of the databases.
         where: The databases, for messages.
-        split: Names, or the path of a list of names; with a table, a str is a value of its column ``split``; None
-            for all.
-        exclude: Names to leave out, or ``FLAGS`` of the table; or the path of a list of names.
-        rows: What ``read_rows`` returned; None if there is no table.
+        split: Names, or the path of a file of names; with a table, a str is a value of its column ``split``. None for
+            all.
+        exclude: Names to leave out, or ``FLAGS`` of the table; or the path of a file of names.
+        rows: The result of ``read_rows``; None without a table.
 
     Returns:
-        The names, in the order of a list, otherwise in that of ``known``.
+        The names, in the order of the given names, otherwise in the order of ``known``.
 
     Raises:
-        ValueError: A name is not there or is there twice, arguments contradict each other, or a file could mean
-            several things.
+        ValueError: A name is unknown or occurs twice, arguments contradict each other, or a file is ambiguous.
         TypeError: A name is not a str.
         TableError: A file cannot be used.
     """
@@ -69,11 +68,11 @@ def choose(
 
 
 def read_rows(table: Path | Iterable[Path], labels: bool) -> Rows:
-    """Read what is of use here of a metadata table.
+    """Read the relevant columns of a metadata table.
 
     Args:
-        table: Its path, or those of several that share no patch.
-        labels: Whether labels are wanted.
+        table: Its path, or the paths of several without common patches.
+        labels: Whether to read labels.
 
     Returns:
         The rows by patch name.
@@ -87,7 +86,7 @@ def read_rows(table: Path | Iterable[Path], labels: bool) -> Rows:
     for path in [table] if isinstance(table, str | os.PathLike) else table:
         more = read_table(path, columns)
         if both := next((name for name in more if name in rows), None):
-            raise ValueError(f"the patch {printable(both)} is in two of the tables; name tables that share no patch")
+            raise ValueError(f"the patch {printable(both)} is in two of the tables; pass tables without common patches")
         rows.update(more)
     return rows
 
@@ -95,7 +94,7 @@ def read_rows(table: Path | Iterable[Path], labels: bool) -> Rows:
 def _of_split(rows: Rows, value: str) -> list[str]:
     names = [name for name, row in rows.items() if row.get(SPLIT) == value]
     if not names:
-        raise ValueError(f"the table has no split {printable(value)!r}, it has {_values(rows)}")
+        raise ValueError(f"the table does not have the split {printable(value)!r}; its splits are {_values(rows)}")
     return names
 
 
@@ -105,27 +104,27 @@ def _values(rows: Rows) -> str:
 
 
 def _listed(source: Path | Iterable[str], argument: str) -> list[str]:
-    """Names of a list, or of a file of names."""
+    """The names in a list or in a file."""
     if not isinstance(source, str | os.PathLike):
         names = list(source)
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"{argument} must hold names of patches as str, or be the path of a file of names")
         return names
     if isinstance(source, str) and not os.path.exists(source) and not os.path.splitext(source)[1]:
-        raise ValueError(f"{argument}={printable(source)!r} is no file; for what a metadata table says, pass table=")
+        raise ValueError(f"{argument}={printable(source)!r} is not a file; to select by a metadata table, pass table=")
     if not is_table(source, SPLIT):
         return read_names(source)
     rows = read_table(source, [SPLIT])
     if len({row.get(SPLIT) for row in rows.values()}) > 1:
         raise ValueError(
-            f"{printable(os.fspath(source), 400)} has patches of several splits ({_values(rows)}); name it as table= "
-            f"and one of them as split="
+            f"{printable(os.fspath(source), 400)} has patches of several splits ({_values(rows)}); pass it as table= "
+            "and one of them as split="
         )
     return list(rows)
 
 
 def _excluded(exclude: Path | Iterable[str] | None, items: list[Any], known: Collection[str], where: str) -> set[str]:
-    """Names to leave out: a published list may name others, in a caller's own that is a mistake."""
+    """Names to leave out. A file may name patches that are not here; in a list of the caller that is a mistake."""
     if isinstance(exclude, str | os.PathLike):
         return set(_listed(exclude, "exclude")) if items else set()
     names = _listed(items, "exclude")
@@ -136,20 +135,20 @@ def _excluded(exclude: Path | Iterable[str] | None, items: list[Any], known: Col
 
 
 def _flagged(rows: Rows, flag: str, names: Iterable[str]) -> list[str]:
-    """Those of some patches of which the table says yes."""
-    found = []
+    """The patches for which the table says yes."""
+    flagged = []
     for name in names:
         cell = rows.get(name, {}).get(flag)
         if (answer := _YES_AND_NO.get(str(cell))) is None:
-            says = f"says {printable(cell)!r} in {flag}" if name in rows else "has no row"
-            raise ValueError(f"the table {says} for the patch {printable(name)}, expected yes or no")
+            problem = f"has {printable(cell)!r} in {flag}" if name in rows else "has no row"
+            raise ValueError(f"the table {problem} for the patch {printable(name)}, expected yes or no")
         if answer:
-            found.append(name)
-    return found
+            flagged.append(name)
+    return flagged
 
 
 def _check_known(names: list[str], known: Collection[str], where: str, header: bool) -> None:
-    """Check that there are names, each once and each in a database."""
+    """Check that at least one patch is named, each once and each in a database."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -157,10 +156,10 @@ def _check_known(names: list[str], known: Collection[str], where: str, header: b
         seen.add(name)
     missing = [name for name in names if name not in known]
     if missing:
-        hint = "; if that is a header, call its column patch_id" if header and missing == names[:1] else ""
+        hint = "; if this is a header, name its column patch_id" if header and missing == names[:1] else ""
         raise ValueError(
-            f"{len(missing)} of the {len(names)} patches of the split are not in {where}, the first of them "
-            f"{printable(missing[0])}{hint}; name the database that has them, or take them out of the split"
+            f"{len(missing)} of the {len(names)} patches of the split are not in {where}, for example "
+            f"{printable(missing[0])}{hint}; add the database that has them, or remove them from the split"
         )
     if not names:
-        raise ValueError(f"no patch of {where} is left; see split and exclude")
+        raise ValueError(f"split= and exclude= leave no patch of {where}; change one of them")

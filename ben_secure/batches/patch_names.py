@@ -1,7 +1,7 @@
-"""Which patches a dataset has, and in which database each lies; reads names and no values.
+"""The names of the patches of a dataset, and the database of each. Values are not read.
 
-Half a million names are kept as one bytes object and not as half a million str: such a list is what grows in every
-forked worker, page by page, as its reference counts are touched.
+Half a million names are kept in one bytes object. With a list of str, every forked worker would gradually copy the
+list, page by page, because each access changes a reference count.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from ben_secure.store.reader import PatchReader
 
 
-class Names(Sequence[str]):
-    """Names of patches, in order; immutable.
+class PatchNames(Sequence[str]):
+    """An immutable sequence of patch names.
 
     Attributes:
-        databases: For each name the place of its database.
+        databases: For each name, the index of its database.
     """
 
     __slots__ = ("_ends", "_text", "databases")
 
     def __init__(self, names: Iterable[str], databases: Iterable[int]) -> None:
-        parts = [name.encode() for name in names]
-        self._text = b"".join(parts)
-        self._ends = array("q", itertools.accumulate(map(len, parts), initial=0))
+        encoded = [name.encode() for name in names]
+        self._text = b"".join(encoded)
+        self._ends = array("q", itertools.accumulate(map(len, encoded), initial=0))
         self.databases = array("i", databases)
 
     def __len__(self) -> int:
@@ -45,20 +45,20 @@ class Names(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         ends = self._ends
-        place = range(len(ends) - 1)[index]
-        return self._text[ends[place] : ends[place + 1]].decode()
+        position = range(len(ends) - 1)[index]
+        return self._text[ends[position] : ends[position + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:
         return map(self.__getitem__, range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Names({len(self)})"
+        return f"PatchNames({len(self)})"
 
 
 def path_of(reader: PatchReader | PairedReader) -> str:
-    """The path that stands for a database in messages."""
+    """The path of a database, for messages."""
     return getattr(reader, "s2_reader", reader).path  # type: ignore[union-attr]
 
 
@@ -67,36 +67,36 @@ def find_names(
     split: Path | Iterable[str] | None = None,
     exclude: Path | Iterable[str] | None = None,
     rows: Rows | None = None,
-) -> Names:
+) -> PatchNames:
     """List the patches of some databases.
 
     Args:
         readers: The databases.
-        split: As for ``splits.choose``, like all that follow.
-        exclude: See there.
-        rows: See there.
+        split: As for ``splits.choose``.
+        exclude: As for ``splits.choose``.
+        rows: As for ``splits.choose``.
 
     Returns:
-        The names in the order of ``split``, or database by database in key order; without those of reference maps.
+        The names in the order of ``split``, or database by database in key order. Reference maps are left out.
 
     Raises:
-        ValueError: A name is in two databases; or as ``splits.choose``.
+        ValueError: A name is in two databases; also as ``splits.choose``.
         TableError: A file cannot be used.
         PatchFormatError: An LMDB key is not UTF-8.
         StoreError: A database is damaged.
     """
-    found: dict[str, int] = {}
-    for place, reader in enumerate(readers):
+    database_of: dict[str, int] = {}
+    for number, reader in enumerate(readers):
         for name in reader:
             if name.endswith(ENDING):
                 continue
-            if found.setdefault(name, place) != place:
+            if database_of.setdefault(name, number) != number:
                 raise ValueError(
-                    f"the patch {printable(name)} is in {printable(path_of(readers[found[name]]), 400)} and in "
+                    f"the patch {printable(name)} is in {printable(path_of(readers[database_of[name]]), 400)} and in "
                     f"{printable(path_of(reader), 400)}; use one of them, or databases that share no patch"
                 )
     if split is None and exclude is None:
-        return Names(found, found.values())
+        return PatchNames(database_of, database_of.values())
     where = ", ".join(printable(path_of(reader), 400) for reader in readers)
-    names = choose(found, where, split, exclude, rows)
-    return Names(names, [found[name] for name in names])
+    names = choose(database_of, where, split, exclude, rows)
+    return PatchNames(names, [database_of[name] for name in names])
