@@ -83,9 +83,9 @@ class TestTables:
         [
             ({}, "the table is for a split by its name, for exclude=, or"),
             ({"split": ["patch 1"]}, "the table is for a split by its name, for exclude=, or"),
-            ({"split": "val"}, "no split 'val', it has train, test, validation"),
+            ({"split": "val"}, "does not have the split 'val'; its splits are train, test, validation"),
             ({"split": "train", "exclude": ["patch 9"]}, "exclude names the patch patch 9, which is not in"),
-            ({"split": "test", "exclude": ["patch 1"]}, "no patch of .* is left"),
+            ({"split": "test", "exclude": ["patch 1"]}, "leave no patch of"),
         ],
     )
     def test_what_a_table_does_not_say_is_refused(self, path, table, options, message):
@@ -97,7 +97,7 @@ class TestTables:
     def test_patches_that_the_database_lacks_are_missed(self, path, tmp_path):
         """Unless they are left out; those that the table lacks are in no split, and cannot be told by a column."""
         more = write_table(tmp_path / "more.csv", TABLE + "patch 5,train,False,True\n")
-        with pytest.raises(ValueError, match=r"1 of the 4 patches of the split are not in .*first of them patch 5"):
+        with pytest.raises(ValueError, match=r"1 of the 4 patches of the split are not in .*for example patch 5"):
             chosen(path, split="train", table=more)
         assert chosen(path, split="train", table=more, exclude=CLOUD) == ["4"]
         fewer = write_table(tmp_path / "fewer.csv", TABLE.replace("patch 3,train,True,True\n", ""))
@@ -109,7 +109,7 @@ class TestTables:
     def test_a_flag_is_yes_or_no(self, path, tmp_path, cell):
         """Anything else is neither."""
         bad = TABLE.replace("patch 1,test,False", f"patch 1,test,{cell}")
-        with pytest.raises(ValueError, match=f"the table says '{cell}' in {SNOW} for the patch patch 1"):
+        with pytest.raises(ValueError, match=f"the table has '{cell}' in {SNOW} for the patch patch 1"):
             chosen(path, table=write_table(tmp_path / "t.csv", bad), exclude=SNOW)
         for yes in ("true", "1", "True"):
             good = TABLE.replace("patch 1,test,False", f"patch 1,test,{yes}")
@@ -119,7 +119,7 @@ class TestTables:
         """It is not taken for a file."""
         with pytest.raises(ValueError, match=f"'{CLOUD}' is a column of a metadata table; name the table"):
             chosen(path, exclude=CLOUD)
-        with pytest.raises(ValueError, match=r"split='train' is no file; .* pass table="):
+        with pytest.raises(ValueError, match=r"split='train' is not a file; .* pass table="):
             chosen(path, split="train")
 
 
@@ -204,10 +204,10 @@ class TestLists:
         """It would be a patch that is not there."""
         file = tmp_path / "train.csv"
         file.write_text("Sentinel-2 patch\npatch 1\n")
-        with pytest.raises(ValueError, match="first of them Sentinel-2 patch; if that is a header, call its column"):
+        with pytest.raises(ValueError, match="example Sentinel-2 patch; if this is a header, name its column"):
             chosen(path, split=file)
         file.write_text("patch 1\npatch 7\n")
-        with pytest.raises(ValueError, match=re.escape("first of them patch 7; name the database")):
+        with pytest.raises(ValueError, match=re.escape("example patch 7; add the database")):
             chosen(path, split=file)
 
     def test_published_lists_exclude_what_is_there(self, path, tmp_path):
@@ -223,7 +223,7 @@ class TestLists:
 
     def test_nothing_left_is_refused(self, path, tmp_path):
         """And a file that is not there."""
-        with pytest.raises(ValueError, match=r"no patch of .* is left"):
+        with pytest.raises(ValueError, match=r"leave no patch of"):
             chosen(path, split=["patch 1"], exclude=["patch 1"])
         with pytest.raises(TableError, match=r"train.csv: No such file"):
             chosen(path, split=tmp_path / "train.csv")

@@ -90,7 +90,7 @@ def test_tensors_are_indices(dataset):
     for index in (torch.tensor(True), mask[:3], list(mask[:3]), [torch.tensor(True), 1]):
         with pytest.raises((TypeError, IndexError), match="bool"):
             dataset[index]
-    with pytest.raises(TypeError, match="a bool is not the place"):  # a mask is not what a Subset wants
+    with pytest.raises(TypeError, match="a bool is not the index"):  # a mask is not what a Subset wants
         next(iter(DataLoader(Subset(dataset, [True, False, True]))))
     assert len(next(iter(DataLoader(Subset(dataset, [1, 0, 1]))))) == 2
 
@@ -338,7 +338,7 @@ def test_a_hostile_value_is_refused_in_the_worker(tmp_path, merged, monkeypatch)
 def test_a_missing_band_is_named_by_the_worker(tmp_path, merged):
     """As it would be without workers."""
     path = database(tmp_path / "db", {"a": merged["patch 0"].s1_patch})
-    with pytest.raises(PatchFormatError, match=r"(?s)no band B02, it has VH, VV.*at LMDB key b'a'"):
+    with pytest.raises(PatchFormatError, match=r"(?s)does not have band B02; its bands are VH, VV.*at LMDB key b'a'"):
         list(batch_loader(PatchDataset(path, labels=None), num_workers=1))
     assert len(list(batch_loader(PatchDataset(path, bands="S1", labels=None), num_workers=1))) == 1
 
