@@ -1,8 +1,8 @@
-"""Turn databases into a release: audit, convert or copy, sign, verify as a consumer would, write what to tell them.
+"""Make a release from databases: audit, convert or copy, sign, verify like a consumer, write the release notes.
 
-Stops at the first stage that fails. A release is made in a hidden place beside where it will be and renamed when all
-of it is whole, verified and on disk, so nothing that could be mistaken for one is ever left behind. The sources are
-only read, and what was audited is what was copied: both see the same private bytes, once.
+It stops at the first stage that fails. The release is made in a hidden folder beside its target, and is renamed when
+all of it is complete, verified and on disk. So an incomplete release is never left behind. The sources are only read.
+Each value is read once, and the same private bytes are audited and copied.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ CROISSANT_NAME = "croissant.json"
 
 Path = str | os.PathLike[str]
 Stages = Callable[[str], AbstractContextManager[Progress | None]]
-"""Called with the name of each stage; gives what to call with done and total."""
+"""Called with the name of each stage. Unless None, the value of the block is called with the finished and all steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What ``publish`` did.
+    """Result of ``publish``.
 
     Attributes:
-        checked: Values that were audited.
-        refusals: Those that were refused; if there are any, there is no release.
-        statement: What was signed, or None.
-        databases: Names of the databases in the release; nothing if there is none.
+        checked: Number of audited values.
+        refusals: Refused values. If there are any, no release is made.
+        statement: The signed statement, or None.
+        databases: Names of the databases in the release; empty without a release.
         sums: SHA-256 of each file, in hexadecimal, by its path in the release.
     """
 
@@ -74,25 +74,24 @@ def publish(
     """Make a release of one database, or of several under one signature.
 
     Args:
-        sources: The database, or several; they are only read. One is called after the dataset in the release, several
-            keep their own names.
-        target: Folder to make; must not exist or be empty.
+        sources: The database, or several. In the release, a single database is named after the dataset; several keep
+            their names.
+        target: Folder to make. It must not exist, or it must be empty.
         signing_key: The publisher's key.
         name: Name of the dataset.
         version: Version of the release.
-        created: Time to be signed, UTC, in whole seconds.
+        created: Time of signing, UTC, in whole seconds.
         license: Licence of the dataset.
-        convert: Write canonical values; otherwise values are copied as they are.
+        convert: Convert all values to the canonical form; otherwise values are copied unchanged.
         stages: Shows progress.
 
-    Returns:
-        What was done.
+    Returns: The counts, and the release if no value was refused.
 
     Raises:
-        StoreError: A source cannot be read or is empty, two would have one name, ``target`` is not free, or the release
-            cannot be written.
-        UntrustedDataError: What was written does not verify; the disk or another program changed it.
-        ValueError: Name, version, licence or time is not as it must be, or two databases have the same records.
+        StoreError: A source cannot be read or is empty, two databases would have the same name, ``target`` is taken, or
+            the release cannot be written.
+        UntrustedDataError: The written release does not verify, because the disk or another program changed it.
+        ValueError: Name, version, licence or time is malformed, or two databases have the same records.
     """
     sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     databases = _names(sources, name)
@@ -119,7 +118,7 @@ def publish(
         place.put_folder()
     except OSError as error:
         raise StoreError(unwritable(target, error)) from error
-    except StoreError as error:  # about the release, and not about a folder that nobody knows of
+    except StoreError as error:  # name the target: the user does not know the hidden folder
         error.message = error.message.replace(printable(place.directory, 400), printable(target, 400))
         raise
     finally:
@@ -128,25 +127,27 @@ def publish(
 
 
 def _names(sources: Sequence[Path], name: str) -> tuple[str, ...]:
-    """What the databases are called in the release."""
+    """The names of the databases in the release."""
     if len(sources) == 1:
-        return (f"{_plain(name) or 'dataset'}.lmdb",)
-    names = tuple(f"{_plain(re.sub(r'[.](lmdb|mdb)$', '', name_of(source))) or 'dataset'}.lmdb" for source in sources)
+        return (f"{_portable(name) or 'dataset'}.lmdb",)
+    names = tuple(
+        f"{_portable(re.sub(r'[.](lmdb|mdb)$', '', name_of(source))) or 'dataset'}.lmdb" for source in sources
+    )
     if not names or len(names) > MAX_SUBJECTS:
         raise StoreError(f"there are {len(names)} databases, expected 1 to {MAX_SUBJECTS} in a release")
     if len({name.casefold() for name in names}) != len(names):
         listed = ", ".join(printable(name) for name in names)
-        raise StoreError(f"the databases would be called {listed} in the release; give each another name")
+        raise StoreError(f"the databases would be named {listed} in the release; give each database a different name")
     return names
 
 
-def _plain(text: str) -> str:
-    """A text as the name of a file, on every system and in every command."""
+def _portable(text: str) -> str:
+    """Replace characters that are not portable in the name of a file."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:90]
 
 
 def _copy(sources: dict[str, Path], directory: str, convert: bool, stages: Stages) -> tuple[int, Refusals]:
-    """Audit and copy each database; all are audited, also if one is refused."""
+    """Audit and copy each database. All are audited, even if one is refused."""
     checked, refusals = 0, Refusals()
     for database, source in sources.items():
         copy = os.path.join(directory, database)
@@ -166,7 +167,7 @@ def _copy(sources: dict[str, Path], directory: str, convert: bool, stages: Stage
 def _finish(
     directory: str, databases: tuple[str, ...], signing_key: SigningKey, statement: Statement, stages: Stages
 ) -> tuple[tuple[str, str], ...]:
-    """Verify what was made and write about it; gives the sums."""
+    """Verify the copies, and write the checksums and release notes; return the checksums."""
     public_key = _verified_as_a_consumer_would(directory, databases, signing_key, statement, stages)
     with stages("summing"):
         files = tuple(_file(directory, path) for database in databases for path in files_of(database))
@@ -185,7 +186,7 @@ def _finish(
 
 
 def _refuse_foreign(directory: str, databases: tuple[str, ...]) -> None:
-    """Nothing ships that is not part of the release: not what another program or a writer has left there."""
+    """Refuse files that are not part of the release, such as those of another program."""
     expected = {SUMS_NAME, PAGE_NAME, CARD_NAME, CROISSANT_NAME, *databases}
     expected |= {path for database in databases for path in files_of(database)[1:]}
     foreign = sorted(set(os.listdir(directory)) - expected)
@@ -193,8 +194,8 @@ def _refuse_foreign(directory: str, databases: tuple[str, ...]) -> None:
         foreign += sorted(set(os.listdir(os.path.join(directory, database))) - {"data.mdb"})
     if foreign:
         raise StoreError(
-            f"{printable(foreign[0], 400)} appeared in the release while it was made; stop the program that makes it, "
-            "and publish again"
+            f"{printable(foreign[0], 400)} appeared in the release during publishing; stop the program that makes "
+            "this file, and publish again"
         )
 
 
@@ -214,7 +215,7 @@ def _audited(lmdb_key: bytes, value: bytes) -> bytes:
 def _verified_as_a_consumer_would(
     directory: str, databases: tuple[str, ...], signing_key: SigningKey, statement: Statement, stages: Stages
 ) -> str:
-    """Read every patch of the new databases with the public key that will be published; gives that key's file."""
+    """Read every patch of the new databases with the public key to be published; return the key in PEM."""
     key_file = os.path.join(directory, databases[0] + ".pub")
     write_verify_key(key_file, signing_key.verify_key)
     for database in databases:
@@ -227,20 +228,20 @@ def _verified_as_a_consumer_would(
             ) as patches,
             stages("verifying") as progress,
         ):
-            for done, patch_name in enumerate(patches, 1):
+            for number, patch_name in enumerate(patches, 1):
                 patches[patch_name]
                 if progress is not None:
-                    progress(done, len(patches))
+                    progress(number, len(patches))
     with open(key_file, encoding="ascii") as file:
         public_key = file.read()
-    # A key that lies beside the data would be taken from there, and vouch for whatever lies there.
+    # Consumers would trust a key beside the data, and whoever replaces the data could replace the key, too.
     os.unlink(key_file)
     return public_key
 
 
 def _file(directory: str, path: str) -> File:
-    place = os.path.join(directory, path)
-    return File(path=path, size_bytes=os.path.getsize(place), sha256=file_sha256(place))
+    copy = os.path.join(directory, path)
+    return File(path=path, size_bytes=os.path.getsize(copy), sha256=file_sha256(copy))
 
 
 def _write(directory: str, name: str, text: str) -> None:

@@ -204,5 +204,5 @@ def test_arguments(path):
     """An unknown type, and a converter where there is nothing to convert."""
     with pytest.raises(ValueError, match="dtype must be one of float32, native, not 'uint16'"):
         PatchDataset(path, dtype="uint16")
-    with pytest.raises(ValueError, match="converts by itself"):
+    with pytest.raises(ValueError, match="converts the pixels itself"):
         Converter(PatchDataset(path))

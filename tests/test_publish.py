@@ -172,7 +172,7 @@ def test_nothing_else_ships(place):
             return nullcontext()
 
         release = {"name": "BigEarthNet-S2", "version": "1.0", "created": datetime(2026, 1, 1, tzinfo=timezone.utc)}
-        with pytest.raises(StoreError, match=f"{os.path.basename(name)} appeared in the release while it was made"):
+        with pytest.raises(StoreError, match=f"{os.path.basename(name)} appeared in the release during publishing"):
             publish.publish("legacy", "release", PUBLISHER, **release, stages=stages)
         assert not [name for name in os.listdir() if "release" in name]
     publish.publish("legacy", "release", PUBLISHER, **release)
@@ -315,7 +315,7 @@ def test_several_that_cannot_be_told_apart(place, capsys):
     make_database(place / "folder" / "a.lmdb", {b"b": LEGACY[b"s1"]})
     listed = sorted(os.listdir())
     for sources, words in (
-        (["A.lmdb", "folder/a.lmdb"], "give each another name"),
+        (["A.lmdb", "folder/a.lmdb"], "give each database a different name"),
         (["A.lmdb", "b.lmdb"], "have the same records"),
     ):
         code, _, err = run([*sources, "release", *COMMAND], capsys)

@@ -164,9 +164,9 @@ def test_the_seed_decides_the_order(dataset):
     ("options", "error", "message"),
     [
         ({"seed": 1, "generator": torch.Generator()}, ValueError, "a seed or a generator"),
-        ({"shuffle": True, "sampler": [0]}, ValueError, "leave shuffle out"),
+        ({"shuffle": True, "sampler": [0]}, ValueError, "leave out shuffle"),
         ({"batch_sampler": [[0]]}, ValueError, "has its own batch size"),
-        ({"epoch": 1, "seed": 1}, ValueError, "needs shuffle=True and a seed"),
+        ({"epoch": 1, "seed": 1}, ValueError, "requires shuffle=True and a seed"),
         ({"epoch": -1, "seed": 1, "shuffle": True}, ValueError, "counted from 0"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What a release says of itself: a page for people, a card for Hugging Face, Croissant metadata for machines."""
+"""Descriptions of a release: a page for people, a card for Hugging Face, Croissant metadata for machines."""

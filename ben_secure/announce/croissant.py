@@ -1,7 +1,7 @@
 """``croissant.json``: the release in Croissant 1.0, the metadata that search engines and dataset hubs read.
 
-It says what the files are, with their digests. It has no record sets: Croissant knows no LMDB, and the values are for a
-reader that verifies them. Specification: https://docs.mlcommons.org/croissant/docs/croissant-spec.html
+It lists the files with their digests. It has no record sets, because Croissant does not support LMDB, and values must
+be read with verification. Specification: https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
 from __future__ import annotations

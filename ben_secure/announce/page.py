@@ -1,4 +1,4 @@
-"""``RELEASE.md``, a section for the dataset's page; and ``README.md``, the same as a card for Hugging Face."""
+"""``RELEASE.md``, a section for the dataset's page, and ``README.md``, the same as a card for Hugging Face."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from ben_secure.announce.release import Release, files_of
 from ben_secure.signing.manifest import MANIFEST_SUFFIX
 
-# Those of Hugging Face's list that datasets have; https://huggingface.co/docs/hub/repositories-licenses
+# The licences in Hugging Face's list that are usual for datasets; https://huggingface.co/docs/hub/repositories-licenses
 _LICENSES = (
     "apache-2.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 cc-by-nc-sa-4.0 cc-by-sa-3.0 "
     "cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0 etalab-2.0 mit odbl odc-by pddl"
@@ -34,7 +34,7 @@ def page(release: Release, sums_name: str) -> str:
 ### Verify it
 
 {_download(release)}
-Save this key as `publisher.pub`, and compare its fingerprint with one that you have from elsewhere (a paper, a
+Save this key as `publisher.pub`, and compare its fingerprint with one from another source (a paper, a
 person): `openssl pkey -pubin -in publisher.pub -outform DER | sha256sum`
 
 ```
@@ -47,7 +47,7 @@ With ben_secure installed, check everything at once:
 {commands}
 ```
 
-or each patch when it is read, which takes no time beforehand:
+or verify each patch when you read it, without a separate step:
 
 ```python
 from ben_secure import PatchReader
@@ -58,7 +58,7 @@ with PatchReader({first!r}, verify_key=key, name={name!r}, version={version!r}) 
     ...
 ```
 
-`sha256sum -c {sums_name}` finds errors of a download; only the commands above tell who made the data.
+`sha256sum -c {sums_name}` finds download errors. Only the commands above prove who published the data.
 """
 
 
@@ -82,13 +82,13 @@ def _download(release: Release) -> str:
     if len(release.databases) == 1:
         return f"Download `{data.partition('/')[0]}`, `{manifest}` and `{envelope}` into one\nfolder."
     return (
-        "Download the databases that you want into one folder, each with its two files `.manifest` and\n"
-        "`.manifest.dsse.json`, and keep their names: a database that has the name of another is refused."
+        "Download the databases that you need into one folder, each with its two files `.manifest` and\n"
+        "`.manifest.dsse.json`, and keep their names. A renamed database is refused."
     )
 
 
 def card(release: Release, sums_name: str) -> str:
-    """Write the card for Hugging Face: metadata, then the page; arguments and result as of ``page``."""
+    """Write the card for Hugging Face: metadata, then the page. Arguments and result are those of ``page``."""
     statement = release.statement
     metadata: list[str] = []
     if statement.license is not None:

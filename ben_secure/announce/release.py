@@ -1,4 +1,4 @@
-"""A release, as those who write about it need it."""
+"""The facts about a release that its descriptions need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class File:
     """One file of a release.
 
     Attributes:
-        path: Where it is in the release.
+        path: Its path in the release.
         size_bytes: Its size.
         sha256: SHA-256 of its content, hexadecimal.
     """
@@ -26,12 +26,12 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A release that was signed and verified.
+    """A signed and verified release.
 
     Attributes:
-        statement: What was signed.
+        statement: The signed statement.
         databases: File names of its databases.
-        files: Its files, without those that describe the release.
+        files: Its files, except those that describe the release.
         fingerprint: SHA-256 of the publisher's public key.
         public_key: That key, in PEM.
     """
@@ -54,7 +54,7 @@ class Release:
         return {name: subjects.get(name, self.statement.count) for name in self.databases}
 
     def command(self, database: str) -> str:
-        """What a reader types to verify a database, with the key in ``publisher.pub``."""
+        """The command to verify a database, with the key in ``publisher.pub``."""
         statement = self.statement
         arguments = ["--verify-key", "publisher.pub", "--name", statement.name, "--version", statement.version]
         return shlex.join(["ben-secure", "verify", database, *arguments])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ben_secure._system.optional import require
 
-require("ben_secure.torch", "torch", otherwise="ben_secure.batches.PatchArrays gives the same as numpy arrays")
+require("ben_secure.torch", "torch", otherwise="ben_secure.batches.PatchArrays returns numpy arrays instead")
 
 from ben_secure.torch.convert import Converter  # noqa: E402
 from ben_secure.torch.dataset import PatchDataset, collate  # noqa: E402

@@ -1,7 +1,7 @@
-"""Reads the next batch in a thread while the loop trains on the last one.
+"""Read the next batch in a thread while the loop trains on the current one.
 
-Only reading happens in the thread. The sampler, transforms and collation run in the thread that iterates, so that
-their random numbers do not mix with the model's and a seed gives the same run with and without reading ahead.
+Only reading happens in the thread. The sampler, transforms and collation run in the iterating thread, so their random
+numbers keep their order, and a seed gives the same run with and without reading ahead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ben_secure.torch.dataset import PatchDataset
 
 
 class AheadLoader(DataLoader[Any]):
-    """A ``DataLoader`` that reads one batch ahead if it has no workers; otherwise, and to frameworks, as any."""
+    """A ``DataLoader`` that reads one batch ahead if it has no workers. Otherwise it behaves like any other."""
 
     def __iter__(self) -> Any:
         if self.num_workers or self.batch_sampler is None or not _only_reads(self.dataset):
@@ -37,7 +37,7 @@ class AheadLoader(DataLoader[Any]):
 
 
 def _only_reads(dataset: Any) -> bool:
-    """Whether ``__getitems__`` does nothing but read: no code of the caller's, who does not expect a thread."""
+    """Whether ``__getitems__`` only reads. The caller's code must not run in a thread unexpectedly."""
     while isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
         dataset = dataset.dataset
     return isinstance(dataset, PatchDataset) and all(
@@ -46,9 +46,9 @@ def _only_reads(dataset: Any) -> bool:
 
 
 class _Ahead(Dataset[Any]):
-    """Dataset and batch sampler of one pass; where it takes the places of a batch, it knows those of the next.
+    """Dataset and batch sampler of one epoch. When it reads a batch, it already knows the indices of the next batch.
 
-    Its thread ends when the pass is no longer referred to, be it over or left early.
+    Its thread ends when nothing refers to this object any more, at the end of the epoch or after an early exit.
     """
 
     def __init__(self, dataset: Any, batch_sampler: Any) -> None:
@@ -65,23 +65,23 @@ class _Ahead(Dataset[Any]):
         return self._look_ahead(iter(self._batch_sampler))
 
     def _look_ahead(self, batches: Iterator[Sequence[int]]) -> Iterator[Sequence[int]]:
-        places = next(batches, None)
-        while places is not None:
+        indices = next(batches, None)
+        while indices is not None:
             self._following = next(batches, None)
-            yield places
-            places = self._following
+            yield indices
+            indices = self._following
 
-    def __getitems__(self, places: Sequence[int]) -> Any:
+    def __getitems__(self, indices: Sequence[int]) -> Any:
         read, self._read = self._read, None
-        items = self._dataset.__getitems__(places) if read is None else read.result()
+        items = self._dataset.__getitems__(indices) if read is None else read.result()
         if self._following is not None:
             self._read = self._start(self._following)
         return items
 
-    def _start(self, places: Sequence[int]) -> Future[Any]:
+    def _start(self, indices: Sequence[int]) -> Future[Any]:
         if self._thread is None or self._thread[0] != os.getpid():  # a forked process has no copy of the thread
             self._thread = os.getpid(), ThreadPoolExecutor(1, "ben_secure batches")
-        read = self._thread[1].submit(self._dataset.__getitems__, places)
+        read = self._thread[1].submit(self._dataset.__getitems__, indices)
         _reads.add(read)
         return read
 
@@ -95,5 +95,5 @@ def _wait_for_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked process has a copy of each batch that was read ahead, and of no lock that is held in the middle of one.
+    # Wait until no read is in progress, so that a forked process does not inherit a lock that is held.
     os.register_at_fork(before=_wait_for_all)

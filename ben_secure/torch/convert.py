@@ -1,7 +1,7 @@
-"""``Converter``: makes of stored pixels what a model takes, on whichever device they are.
+"""``Converter``: converts stored pixels to a model's input, on any device.
 
-Stored pixels are a half to a fifth of the bytes that float32 at one size has, from a worker and over the bus. Nothing
-is read or checked here.
+Stored pixels have a half to a fifth of the bytes of float32 pixels at one size, so fewer bytes travel from the worker
+to the device. Nothing is read or checked here.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ben_secure.torch.dataset import PatchDataset
 class Converter(torch.nn.Module):
     """Converts, normalises and resamples images of a ``PatchDataset`` with ``dtype="native"``.
 
-    A module, so that ``.to(device)`` takes its means and deviations along; it has no parameters, and leaves none in a
-    ``state_dict``.
+    It is a module, so ``.to(device)`` moves its means and standard deviations. It has no parameters and adds nothing to
+    a ``state_dict``.
     """
 
     def __init__(self, dataset: PatchDataset) -> None:
-        """Take over what the dataset was asked for: ``bands``, ``size``, ``resampling``, ``normalize``, ``fill``.
+        """Copy the settings of the dataset: ``bands``, ``size``, ``resampling``, ``normalize``, ``fill``.
 
         Args:
-            dataset: The dataset that the images come from.
+            dataset: The dataset of the images.
 
         Raises:
             ValueError: Its dtype is not "native".
@@ -33,7 +33,9 @@ class Converter(torch.nn.Module):
         super().__init__()
         pixels = dataset._pixels
         if not pixels.native:
-            raise ValueError("a converter is for a dataset with dtype='native'; this one converts by itself")
+            raise ValueError(
+                "a Converter is for a dataset with dtype='native'; this dataset converts the pixels itself"
+            )
         self._keys, self._size, self._filling = pixels.keys, pixels.size, pixels.filling
         self._mode, _, corners = pixels.mode.partition("-")
         self._corners = None if self._mode == "nearest" else bool(corners)
@@ -50,11 +52,11 @@ class Converter(torch.nn.Module):
         """Convert images.
 
         Args:
-            images: As the dataset has them, on the device of this module: of one patch, or of a batch.
+            images: Images from the dataset, of one patch or of a batch, on the device of this module.
 
         Returns:
-            What the dataset would have with ``dtype="float32"``: float32 (n, bands, size, size), bit for bit the same
-            on a CPU with nearest resampling. With ``size=None`` the dict as it came, each in float32.
+            The images that the dataset returns with ``dtype="float32"``: float32 (n, bands, size, size). On a CPU with
+            nearest resampling they are equal bit for bit. With ``size=None``, a dict of float32 tensors.
         """
         converted = {key: self._convert(key, images[key]) for key in self._keys}
         if self._size is None:

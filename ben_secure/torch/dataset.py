@@ -1,7 +1,6 @@
 """``PatchDataset``: patches as tensors, for any ``DataLoader``.
 
-Reading is ``batches.PatchArrays``'s; here arrays only become tensors, in memory that is chosen for the process in
-which they are read.
+``batches.PatchArrays`` reads. This module only makes tensors, in memory that suits the process that reads them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ben_secure.batches.samples import Samples, stack
 from ben_secure.errors import MissingExtraError
 from ben_secure.torch.memory import Pool, shared, split
 
-# What torch documents for types of one's own (``default_collate``): its collate function leaves these as they are.
+# The documented extension of ``default_collate``: it leaves label names as they are.
 default_collate_fn_map[LabelNames] = lambda batch, *, collate_fn_map=None: list(batch)
 
 if TYPE_CHECKING:
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
 class PatchDataset(PatchArrays, Dataset[Any]):
     """Patches of one or several databases as tensors with their labels.
 
-    Arguments, attributes and errors as of ``PatchArrays``; where that has arrays, this has tensors. ``dataset[i]`` is
-    ``(tensor, labels)``, conventional and not fast: use ``batch_loader``, or a ``DataLoader`` with
+    Arguments, attributes and errors are those of ``PatchArrays``, with tensors in place of arrays. ``dataset[i]`` is
+    ``(tensor, labels)``. Reading single items is slow: use ``batch_loader``, or a ``DataLoader`` with
     ``collate_fn=ben_secure.torch.collate``.
     """
 
     _pool: Pool | None = None
 
     def __getitems__(self, indices: Sequence[int]) -> Sequence[Any]:
-        """Read a batch for a ``DataLoader``; ``collate`` takes it whole, any other collate function item by item."""
-        if type(self).__getitem__ is not PatchDataset.__getitem__:  # what a class of the caller's makes of an item
+        """Read a batch for a ``DataLoader``, whole for ``collate``, and item by item for other collate functions."""
+        if type(self).__getitem__ is not PatchDataset.__getitem__:  # a subclass changes items
             return [self[index] for index in indices]
         return self.samples(indices)
 
@@ -51,16 +50,16 @@ class PatchDataset(PatchArrays, Dataset[Any]):
         if len(shapes[0]) == 3:  # one patch
             tensors = [torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, types, strict=True)]
         else:
-            tensors = split(self._lend, shapes, types)
+            tensors = split(self._allocate_bytes, shapes, types)
         return tensors, [tensor.numpy() for tensor in tensors]
 
-    def _lend(self, nbytes: int) -> torch.Tensor:
-        """Memory for a batch: what torch sends without a copy, or what is used again in this process."""
+    def _allocate_bytes(self, nbytes: int) -> torch.Tensor:
+        """Memory for a batch: in a worker, shared memory, which torch sends without a copy; otherwise from the pool."""
         if get_worker_info() is not None:
             return shared(nbytes)
         if self._pool is None or self._pool.process != os.getpid():
             self._pool = Pool()
-        return self._pool.lend(nbytes)
+        return self._pool.take(nbytes)
 
     def _native(self, array: npt.NDArray[Any]) -> Any:
         return torch.from_numpy(array)
@@ -79,17 +78,19 @@ _TYPES = {np.dtype(name): getattr(torch, name) for name in ("float32", "uint16")
 
 
 def _missing(dtype: np.dtype[Any]) -> NoReturn:
-    raise MissingExtraError(f"this version of PyTorch has no {dtype}: update it to 2.3 or later, or leave out dtype=")
+    raise MissingExtraError(
+        f"this version of PyTorch does not have {dtype}: update it to 2.3 or later, or leave out dtype="
+    )
 
 
 def collate(items: Any) -> Any:
     """Collate function for ``DataLoader(dataset, batch_size=..., collate_fn=collate)`` over a ``PatchDataset``.
 
     Args:
-        items: What the ``DataLoader`` has: the items of one batch.
+        items: The items of one batch, from the ``DataLoader``.
 
     Returns:
-        The batch as it was read, without a copy; items that were not read as one are collated as torch does it, except
-        that labels that are names stay a list.
+        The batch as it was read, without a copy. Items that were read one by one are collated like in torch, except
+        that label names stay a list.
     """
     return items.whole() if isinstance(items, Samples) else stack(items, default_collate)

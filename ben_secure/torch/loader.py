@@ -1,4 +1,4 @@
-"""``batch_loader``: a ``DataLoader`` that reads whole batches, the next one while the loop trains."""
+"""``batch_loader``: a ``DataLoader`` that reads whole batches, and the next one while the loop trains."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def batch_loader(
 ) -> DataLoader[Any]:
     """Make a ``DataLoader`` that reads whole batches.
 
-    It is an ordinary one: ``DataLoader(dataset, batch_size=..., collate_fn=collate)`` gives the same batches. Without
-    workers, one thread reads the next batch while the loop trains; nothing else happens in that thread, so random
-    numbers are drawn in the same order as without it (a sampler that draws from torch's global generator while an
-    epoch runs, which none of torch's does, draws one batch earlier).
+    Its batches are those of ``DataLoader(dataset, batch_size=..., collate_fn=collate)``. Without workers, one thread
+    reads the next batch while the loop trains. The thread only reads, so random numbers are drawn in the same order as
+    without it. The one exception is a sampler that draws from torch's global generator during an epoch: it draws one
+    batch earlier. No sampler of torch does this.
 
     Args:
-        dataset: A ``PatchDataset``, or a ``Subset`` of one; other datasets are read item by item, as by any loader.
-        batch_size: Patches in a batch; the last may have fewer.
-        shuffle: Whether to take the patches in a new random order in each epoch.
-        num_workers: Processes that read; 0 to read in this one.
-        drop_last: Whether to leave a last batch with fewer patches out.
-        seed: What the order depends on, with the number of the epoch and nothing else; workers' random numbers
-            depend on it too.
-        epoch: Number of the first epoch, from 0, for a run that goes on: needs ``shuffle`` and ``seed``.
-        generator: Generator of the order, in place of a seed; None for torch's global one.
-        sampler: Places of patches in the order to take them, in place of ``shuffle``.
-        collate_fn: Makes a batch of a sequence of items.
+        dataset: A ``PatchDataset``, or a ``Subset`` of one. Other datasets are read item by item, like with any loader.
+        batch_size: Patches per batch. The last batch may have fewer.
+        shuffle: Whether each epoch has a new random order.
+        num_workers: Number of processes that read; 0 to read in this process.
+        drop_last: Whether to leave out a last batch with fewer patches.
+        seed: Makes the order depend only on this seed and the number of the epoch. The random numbers of workers depend
+            on it, too.
+        epoch: Number of the first epoch, from 0, to resume a run. Requires ``shuffle`` and ``seed``.
+        generator: Generator of the order, instead of a seed; None for torch's global generator.
+        sampler: Indices of the patches in the order of reading, instead of ``shuffle``.
+        collate_fn: Makes a batch from a sequence of items.
         **options: As for ``DataLoader``: ``pin_memory``, ``persistent_workers``, ``prefetch_factor``,
             ``multiprocessing_context``, ``worker_init_fn``, ``timeout``, ...
 
     Returns:
-        The loader; each batch as ``dataset.batch`` returns it. Errors keep their class, with database and LMDB key in
-        the message.
+        The loader. Each batch is as from ``dataset.batch``. Errors from workers keep their class, and their messages
+        contain the database and the LMDB key.
 
     Raises:
         ValueError: Options contradict each other.
@@ -64,9 +64,9 @@ def batch_loader(
     if seed is not None and generator is not None:
         raise ValueError("pass a seed or a generator, not both")
     if sampler is not None and shuffle:
-        raise ValueError("a sampler has its own order; leave shuffle out")
+        raise ValueError("a sampler has its own order; leave out shuffle")
     if epoch and (seed is None or not shuffle):
-        raise ValueError("epoch needs shuffle=True and a seed; a sampler of yours has its own set_epoch")
+        raise ValueError("epoch requires shuffle=True and a seed; with your own sampler, call its set_epoch")
     if seed is not None:
         if shuffle:
             sampler, shuffle = EpochSampler(dataset, seed, epoch), False

@@ -1,9 +1,9 @@
-"""Memory for batches that is used again inside one process.
+"""Reuse memory for batches inside one process.
 
-Memory that is new is touched page by page for the first time, which costs more than reading a patch (measured: 5 to
-10 times the copy). So a ``Pool`` keeps a few arrays, and lends one again as soon as nothing refers to what was lent: a
-tensor made by ``torch.from_numpy`` keeps the very array that it was made from alive, and so does every view of it, so
-a weak reference to that array tells. A forked process has its own copy of all of it. Nothing here knows of patches.
+The first access to each page of new memory is slow: it takes 5 to 10 times as long as the copy. A ``Pool`` therefore
+keeps a few arrays, and uses one again as soon as nothing refers to its tensor. A tensor made by ``torch.from_numpy``
+keeps its array alive, and so does every view of it, so a weak reference to the array shows whether it is in use. A
+forked process has its own copy of the pool.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MOST = 4
-"""Arrays kept: a batch that is read, one that is ready, and two that the training loop may hold."""
+"""Number of arrays kept: one being read, one ready, and two that the training loop may hold."""
 
-_MIN_BYTES = 2**20  # less is not worth keeping
+_MIN_BYTES = 2**20  # smaller arrays are not worth keeping
 
 
 class Pool:
-    """Some arrays of bytes that are lent to one batch at a time, to any thread of this process.
+    """Arrays of bytes for batches, each used by one batch at a time. All threads of the process may use it.
 
     Attributes:
-        process: Id of the process; another one makes a pool of its own.
+        process: Id of the process. Another process makes its own pool.
     """
 
     def __init__(self) -> None:
@@ -39,38 +39,40 @@ class Pool:
         self._lock = threading.Lock()
         self._kept: list[tuple[npt.NDArray[np.uint8], Callable[[], object]]] = []
 
-    def lend(self, nbytes: int) -> torch.Tensor:
-        """Lend some bytes of memory, uninitialised, until the tensor and every view of it are gone."""
+    def take(self, nbytes: int) -> torch.Tensor:
+        """Return uninitialised bytes. They are used again after the tensor and all views of it are gone."""
         with self._lock:
-            free = (place for place, (_, lent) in enumerate(self._kept) if lent() is None)
-            place = next(free, len(self._kept))
-            if place < len(self._kept) and len(self._kept[place][0]) >= nbytes:
-                array = self._kept[place][0]
-            else:  # all are lent, or batches have become larger
+            free = (slot for slot, (_, in_use) in enumerate(self._kept) if in_use() is None)
+            slot = next(free, len(self._kept))
+            if slot < len(self._kept) and len(self._kept[slot][0]) >= nbytes:
+                array = self._kept[slot][0]
+            else:  # all are in use, or the batch is larger
                 array = np.empty(nbytes, np.uint8)
-            lent = array[:nbytes]
-            if place < _MOST and nbytes >= _MIN_BYTES:
-                self._kept[place : place + 1] = [(array, weakref.ref(lent))]
-        return torch.from_numpy(lent)
+            used = array[:nbytes]
+            if slot < _MOST and nbytes >= _MIN_BYTES:
+                self._kept[slot : slot + 1] = [(array, weakref.ref(used))]
+        return torch.from_numpy(used)
 
 
 def shared(nbytes: int) -> torch.Tensor:
-    """Bytes of new shared memory, as torch's own collate makes them in a worker: sending them copies nothing."""
+    """New shared memory, as torch's own collation makes it in a worker. Sending it does not copy it."""
     storage = torch.UntypedStorage._new_shared(nbytes, device="cpu")
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (nbytes,))
 
 
-def split(lend: Callable[[int], torch.Tensor], shapes: list[tuple[int, ...]], dtypes: list[Any]) -> list[torch.Tensor]:
-    """Cut one piece of memory into tensors.
+def split(
+    allocate: Callable[[int], torch.Tensor], shapes: list[tuple[int, ...]], dtypes: list[Any]
+) -> list[torch.Tensor]:
+    """Divide one piece of memory into tensors.
 
     Args:
-        lend: Makes a flat tensor of some bytes.
-        shapes: Of the tensors.
-        dtypes: Theirs; an element of each divides the bytes before it.
+        allocate: Makes a flat tensor of a number of bytes.
+        shapes: Shapes of the tensors.
+        dtypes: Their dtypes. The size of an element must divide the number of bytes before the tensor.
 
     Returns:
         The tensors.
     """
     sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
-    parts = zip(torch.split(lend(sum(sizes)), sizes), shapes, dtypes, strict=True)
-    return [part.view(dtype).view(shape) for part, shape, dtype in parts]
+    pieces = zip(torch.split(allocate(sum(sizes)), sizes), shapes, dtypes, strict=True)
+    return [piece.view(dtype).view(shape) for piece, shape, dtype in pieces]

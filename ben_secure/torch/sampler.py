@@ -1,4 +1,4 @@
-"""``EpochSampler``: an order that a seed and the number of the epoch decide, so that a run can go on elsewhere."""
+"""``EpochSampler``: an order determined by a seed and the epoch, so that a run can be resumed elsewhere."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch.utils.data import RandomSampler
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A generator whose numbers depend on the seed and the epoch, and on nothing before."""
+    """A generator whose numbers depend only on the seed and the epoch."""
     mixed = np.random.SeedSequence((seed % 2**64, epoch)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
 class EpochSampler(RandomSampler):
-    """Every patch once an epoch, in an order that depends on the seed and the epoch alone.
+    """Yields every patch once per epoch, in an order that depends only on the seed and the epoch.
 
     Attributes:
         seed: The seed.
-        epoch: Number of the epoch that comes next; an iteration adds 1 when it takes its first patch, and not before:
-            torchdata's loader begins two, and goes on with one of them.
+        epoch: Number of the next epoch. An iterator adds 1 when it yields its first patch, not earlier, because
+            torchdata's loader makes two iterators and uses one of them.
     """
 
     def __init__(self, dataset: Any, seed: int, epoch: int = 0) -> None:
         """Choose the order.
 
         Args:
-            dataset: Anything that has a length.
+            dataset: Any object with a length.
             seed: Any int.
-            epoch: Number of the first epoch, from 0: those that a run has completed that is to go on.
+            epoch: Number of the first epoch, from 0. To resume a run, pass the number of completed epochs.
 
         Raises:
             ValueError: The epoch is negative, or the dataset is empty.
@@ -42,7 +42,7 @@ class EpochSampler(RandomSampler):
         self.set_epoch(epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that comes next, as ``DistributedSampler.set_epoch`` does; frameworks call it."""
+        """Set the next epoch, like ``DistributedSampler.set_epoch``. Frameworks call this."""
         if epoch < 0:
             raise ValueError(f"epochs are counted from 0, not {epoch}")
         self.epoch = epoch
@@ -52,7 +52,7 @@ class EpochSampler(RandomSampler):
 
 
 class _Order(Iterator[int]):
-    """The order of one epoch, whose place torchdata's ``StatefulDataLoader`` keeps and restores."""
+    """The order of one epoch. torchdata's ``StatefulDataLoader`` saves and restores the position in it."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self._sampler = sampler
@@ -67,15 +67,15 @@ class _Order(Iterator[int]):
         return self._rest
 
     def __next__(self) -> int:
-        place = next(self._rest or self._go_to(self._sampler.epoch, 0))
+        index = next(self._rest or self._go_to(self._sampler.epoch, 0))
         self._yielded += 1
-        return place
+        return index
 
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch is."""
+        """The position in the epoch."""
         epoch = self._sampler.epoch if self._rest is None else self._epoch
         return {"epoch": epoch, "yielded": self._yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go to where it was."""
+        """Go to a saved position."""
         self._go_to(state["epoch"], state["yielded"])
