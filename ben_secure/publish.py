@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
-from ben_secure._system.appear import Place, named, refuse_full
+from ben_secure._system.appear import Workspace, checked_path, refuse_full
 from ben_secure._system.causes import unwritable
 from ben_secure._system.naming import file_sha256
 from ben_secure.announce.croissant import croissant
@@ -95,14 +95,14 @@ def publish(
     """
     sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     databases = _names(sources, name)
-    target = os.path.abspath(named(target))
+    target = os.path.abspath(checked_path(target))
     refuse_full(target)
-    place = Place(target)
+    workspace = Workspace(target)
     try:
-        checked, refusals = _copy(dict(zip(databases, sources, strict=True)), place.directory, convert, stages)
+        checked, refusals = _copy(dict(zip(databases, sources, strict=True)), workspace.directory, convert, stages)
         if refusals.count:
             return Published(checked=checked, refusals=refusals)
-        copies = [os.path.join(place.directory, database) for database in databases]
+        copies = [os.path.join(workspace.directory, database) for database in databases]
         with stages("signing") as progress:
             statement = sign_release(
                 copies,
@@ -113,16 +113,16 @@ def publish(
                 created=created,
                 progress=progress,
             )
-        sums = _finish(place.directory, databases, signing_key, statement, stages)
-        _refuse_foreign(place.directory, databases)
-        place.put_folder()
+        sums = _finish(workspace.directory, databases, signing_key, statement, stages)
+        _refuse_foreign(workspace.directory, databases)
+        workspace.put_folder()
     except OSError as error:
         raise StoreError(unwritable(target, error)) from error
     except StoreError as error:  # name the target: the user does not know the hidden folder
-        error.message = error.message.replace(printable(place.directory, 400), printable(target, 400))
+        error.message = error.message.replace(printable(workspace.directory, 400), printable(target, 400))
         raise
     finally:
-        place.discard()
+        workspace.discard()
     return Published(checked=checked, refusals=refusals, statement=statement, databases=databases, sums=sums)
 
 

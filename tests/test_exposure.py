@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from ben_secure._system.exposure import places
+from ben_secure._system.exposure import steps_to
 from support.owners import owned
 
 
@@ -24,15 +24,15 @@ def tree(tmp_path):
 
 def below(tree, path):
     """What the walk passes in the tree, by its path there."""
-    return [place.path[len(str(tree)) + 1 :] for place in places(str(path)) if place.path.startswith(f"{tree}/")]
+    return [step.path[len(str(tree)) + 1 :] for step in steps_to(str(path)) if step.path.startswith(f"{tree}/")]
 
 
 def exposed(tree, path):
     """What group or others can write to in the tree."""
     return [
-        os.path.relpath(place.path, tree)
-        for place in places(str(path))
-        if place.writable and place.path.startswith(str(tree))
+        os.path.relpath(step.path, tree)
+        for step in steps_to(str(path))
+        if step.writable and step.path.startswith(str(tree))
     ]
 
 
@@ -41,7 +41,7 @@ def test_each_folder_and_link_on_the_way_is_passed_once(tree, monkeypatch):
     """In the order of the kernel, also those that a resolved path does not have; the file is the last."""
     expected = ["start", "start/link", "middle", "middle/link", "end", "end/file"]
     assert below(tree, tree / "start" / "link") == expected
-    assert next(places(str(tree / "start" / "link"))).path == "/"
+    assert next(steps_to(str(tree / "start" / "link"))).path == "/"
     monkeypatch.chdir(tree / "start")
     assert below(tree, "link") == expected
     assert below(tree, "../start/./link") == expected
@@ -64,9 +64,9 @@ def test_a_link_in_a_sticky_folder_belongs_to_who_made_it(tree, monkeypatch):
     """Its owner can exchange it there; where others cannot write, the folder protects it whoever made it."""
     (tree / "start").chmod(0o1777)
     owned(monkeypatch, 1000, link=1001)
-    foreign = [place.path for place in places(str(tree / "start" / "link")) if place.foreign({0, 1000})]
+    foreign = [step.path for step in steps_to(str(tree / "start" / "link")) if step.foreign({0, 1000})]
     assert foreign == [str(tree / "start" / "link")]
-    assert [place.path for place in places(str(tree / "start" / "link")) if place.foreign({0, 1001})] == []
+    assert [step.path for step in steps_to(str(tree / "start" / "link")) if step.foreign({0, 1001})] == []
     assert exposed(tree, tree / "start" / "link") == []
 
 
@@ -75,6 +75,6 @@ def test_links_without_end_are_an_error(tree):
     """As the kernel says, and so is what is not there."""
     (tree / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
-        list(places(str(tree / "loop")))
+        list(steps_to(str(tree / "loop")))
     with pytest.raises(FileNotFoundError):
-        list(places(str(tree / "nowhere")))
+        list(steps_to(str(tree / "nowhere")))

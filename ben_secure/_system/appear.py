@@ -47,9 +47,9 @@ def left_beside(target: str) -> str | None:
     Returns:
         Path of the folder, or None if there is none.
     """
-    place = _place_of(os.path.abspath(target))
-    left = all(os.path.exists(os.path.join(place, name)) for name in (_NEW, _RESUME))
-    return place if left else None
+    folder = _workspace_of(os.path.abspath(target))
+    left = all(os.path.exists(os.path.join(folder, name)) for name in (_NEW, _RESUME))
+    return folder if left else None
 
 
 def collect(target: str) -> None:
@@ -58,12 +58,12 @@ def collect(target: str) -> None:
     Args:
         target: Path of the file or folder, as its writer named it.
     """
-    if os.path.isdir(_place_of(os.path.abspath(target))) and left_beside(target) is None:
+    if os.path.isdir(_workspace_of(os.path.abspath(target))) and left_beside(target) is None:
         with contextlib.suppress(StoreError):
-            Place(target).discard()
+            Workspace(target).discard()
 
 
-class Place:
+class Workspace:
     """The private folder of a writer, from ``__init__``, which locks it, to ``discard``, which releases it.
 
     Attributes:
@@ -85,9 +85,9 @@ class Place:
         Raises:
             UndecidedError: Another writer is active on this target, or the folder cannot be made.
         """
-        self._target = os.path.abspath(named(target, error))
+        self._target = os.path.abspath(checked_path(target, error))
         self._parent = os.path.dirname(self._target)
-        self._folder = _place_of(self._target)
+        self._folder = _workspace_of(self._target)
         self._error = error
         self._kept = False
         self._lock: locks.Lock | None = None
@@ -143,9 +143,9 @@ class Place:
     def _left_with(self, fingerprint: bytes) -> bool:
         """Whether work with this fingerprint was left here, and nobody else can have written to it."""
         try:
-            place = os.lstat(self._folder)
+            folder = os.lstat(self._folder)
             note = read_note(os.path.join(self._folder, _RESUME))
-            if note != fingerprint or place.st_uid != os.geteuid() or place.st_mode & 0o022:
+            if note != fingerprint or folder.st_uid != os.geteuid() or folder.st_mode & 0o022:
                 return False
             return all(map(_is_own, [self.directory, *(entry.path for entry in os.scandir(self.directory))]))
         except OSError:
@@ -201,7 +201,7 @@ class Place:
                 raise
         except OSError as failure:
             if failure.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise exists(self._target, self._error, force=False) from None
+                raise name_taken(self._target, self._error, force=False) from None
             raise self._error(unwritable(self._target, failure)) from failure
 
     def put_files(self, targets: Mapping[str, str], *, overwrite: bool = False) -> None:
@@ -232,7 +232,7 @@ class Place:
                 take_back(self._folder, self._parent, complete=True)
                 raise
         except FileExistsError:
-            raise exists(failing, self._error) from None
+            raise name_taken(failing, self._error) from None
         except OSError as failure:
             stays = overwrite and len(targets) == 1 and not os.listdir(self.directory)
             kept = "; it is in its place all the same, and may be lost if the power fails" if stays else ""
@@ -259,7 +259,7 @@ def refuse_taken(target: str) -> None:
     """
     if os.path.lexists(target):
         collect(target)
-        raise exists(target, force=False)
+        raise name_taken(target, force=False)
 
 
 def refuse_full(target: str) -> None:
@@ -301,13 +301,13 @@ def _is_mount_point(path: str) -> bool:
         return False
 
 
-def exists(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
+def name_taken(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
     """Make the error for a name that is taken; ``force`` if it could be overwritten."""
     remedy = ", or overwrite it knowingly (--force, overwrite=True)" if force else ""
     return error(f"{printable(target, 400)} exists and is not overwritten; choose another name{remedy}")
 
 
-def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
+def checked_path(path: Path, error: type[UndecidedError] = StoreError) -> str:
     """Return a path as a str that the operating system accepts.
 
     Raises:
@@ -324,7 +324,7 @@ def named(path: Path, error: type[UndecidedError] = StoreError) -> str:
     raise error(f"{printable(name, 400)} cannot be the name of a file; check the path")
 
 
-def _place_of(target: str) -> str:
+def _workspace_of(target: str) -> str:
     parent, name = os.path.split(target)
     raw = os.fsencode(name)
     if len(raw) > _MAX_NAME_BYTES:  # it would be too long with the suffix

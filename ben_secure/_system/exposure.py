@@ -18,7 +18,7 @@ _MAX_LINKS = 40  # as Linux (path_resolution(7))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PathStep:
     """The file itself, or a folder or link on the way to it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
         return f"{self.path} (owner {self.status.st_uid}, group {self.status.st_gid}, mode {mode:04o})"
 
 
-def places(path: str) -> Iterator[Place]:
+def steps_to(path: str) -> Iterator[PathStep]:
     """Walk to a file like the kernel.
 
     Args:
@@ -64,7 +64,7 @@ def places(path: str) -> Iterator[Place]:
     current = "/"
     status = os.lstat(current)
     seen = {(status.st_dev, status.st_ino)}
-    yield Place(current, status, status)
+    yield PathStep(current, status, status)
     todo = deque(os.path.join(os.getcwd(), path).split("/"))
     links = 0
     while todo:
@@ -78,7 +78,7 @@ def places(path: str) -> Iterator[Place]:
         folder, status = os.lstat(current), os.lstat(child)
         if (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
-            yield Place(child, status, folder)
+            yield PathStep(child, status, folder)
         if stat.S_ISLNK(status.st_mode):
             links += 1
             if links > _MAX_LINKS:

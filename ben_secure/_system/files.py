@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import BinaryIO
 
-from ben_secure._system.appear import Path, Place, collect, exists, named
+from ben_secure._system.appear import Path, Workspace, checked_path, collect, name_taken
 from ben_secure._system.causes import unwritable
 from ben_secure._system.naming import make_like
 from ben_secure.errors import StoreError, UndecidedError, printable
@@ -67,7 +67,7 @@ def write_file(
     Raises:
         UndecidedError: As for ``new_files``.
     """
-    target = named(path, error)
+    target = checked_path(path, error)
     if kind is Kind.OPEN and is_stream(target):
         try:
             with open(os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY), "wb") as stream:
@@ -104,8 +104,8 @@ def new_files(
         UndecidedError: A path exists without ``overwrite``, or is not a regular file; another writer is active on it;
             a secret cannot be kept private; or the operating system refuses. All files are unchanged.
     """
-    targets = [named(path, error) for path in paths]
-    place = Place(targets[0], error=error)
+    targets = [checked_path(path, error) for path in paths]
+    workspace = Workspace(targets[0], error=error)
     failing = targets[0]
     try:
         for target in targets:
@@ -114,14 +114,14 @@ def new_files(
             files = []
             for number, (target, kind) in enumerate(zip(targets, kinds, strict=True)):
                 failing = target
-                files.append(opened.enter_context(_opened(os.path.join(place.directory, f"{number}"), kind.mode)))
+                files.append(opened.enter_context(_opened(os.path.join(workspace.directory, f"{number}"), kind.mode)))
                 _set_permissions(files[-1].fileno(), target, kind, error)
             yield files
-        place.put_files({f"{number}": target for number, target in enumerate(targets)}, overwrite=overwrite)
+        workspace.put_files({f"{number}": target for number, target in enumerate(targets)}, overwrite=overwrite)
     except OSError as failure:
         raise error(unwritable(failing, failure)) from failure
     finally:
-        place.discard()
+        workspace.discard()
 
 
 def check_free(
@@ -160,7 +160,7 @@ def check_free(
     if not overwrite:
         collect(target)  # it may be half of a set that a killed writer left
         if os.path.lexists(target):
-            raise exists(target, error)
+            raise name_taken(target, error)
 
 
 def is_stream(path: str) -> bool:

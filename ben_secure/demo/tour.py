@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ben_secure._system.appear import Place, named, refuse_full
+from ben_secure._system.appear import Workspace, checked_path, refuse_full
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.runner import audit_database
@@ -86,30 +86,30 @@ def run(directory: str | None, out: Console) -> int:
     if directory is None:
         with tempfile.TemporaryDirectory(prefix="ben-secure-demo-") as temporary:
             return _tour(Path(temporary), out, "To keep the databases and look into them: ben-secure demo DIR")
-    target = os.path.abspath(named(directory))
+    target = os.path.abspath(checked_path(directory))
     refuse_full(target)
     command = shell_command("ben-secure", "inspect", os.path.join(target, _ATTACKED), _name(0, 0), "--disassemble")
-    place = Place(target)
+    workspace = Workspace(target)
     try:
-        exit_code = _tour(Path(place.directory), out, f"Look into it: {command}")
-        place.put_folder()
+        exit_code = _tour(Path(workspace.directory), out, f"Look into it: {command}")
+        workspace.put_folder()
     finally:
-        place.discard()
+        workspace.discard()
     return exit_code
 
 
-def _tour(place: Path, out: Console, hint: str) -> int:
+def _tour(folder: Path, out: Console, hint: str) -> int:
     patches = {_name(column, row): make_patch(column, row) for column in range(_COLUMNS) for row in range(_ROWS)}
     out.print("1. Write honest patches and read them back", style="bold")
-    stored = _write(place / "honest.lmdb", patches)
+    stored = _write(folder / "honest.lmdb", patches)
     out.print(f"   {len(patches)} made-up scenes, Sentinel-1 and Sentinel-2 with labels")
     problems = [f"{name} is not what was written" for name, value in stored.items() if loads(value) != patches[name]]
-    if _audited(place / "honest.lmdb", out).exit_code:
+    if _audited(folder / "honest.lmdb", out).exit_code:
         problems.append("the audit refuses honest patches")
-    hostile = attacks(next(iter(stored.values())), str(place / "canary"))
-    problems += _show_attacked(place, stored, dict(zip(list(stored)[::2], hostile, strict=False)), out)
-    with tempfile.TemporaryDirectory(dir=place, prefix="signed-") as folder:
-        problems += _show_signing(Path(folder), patches, out)
+    hostile = attacks(next(iter(stored.values())), str(folder / "canary"))
+    problems += _show_attacked(folder, stored, dict(zip(list(stored)[::2], hostile, strict=False)), out)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="signed-") as signed:
+        problems += _show_signing(Path(signed), patches, out)
     out.print(hint, soft_wrap=True)
     for problem in problems:
         out.print(f"WRONG: {problem}", style="bold red", soft_wrap=True)
@@ -118,16 +118,16 @@ def _tour(place: Path, out: Console, hint: str) -> int:
     return 1 if problems else 0
 
 
-def _show_attacked(place: Path, stored: dict[str, bytes], planted: dict[str, Attack], out: Console) -> list[str]:
+def _show_attacked(folder: Path, stored: dict[str, bytes], planted: dict[str, Attack], out: Console) -> list[str]:
     """Audit a copy with attacks in it, and return the problems."""
     out.print(f"\n2. Plant {len(planted)} hostile values in a copy, and audit it", style="bold")
-    _write(place / _ATTACKED, stored | {name: attack.value for name, attack in planted.items()})
-    report = _audited(place / _ATTACKED, out)
+    _write(folder / _ATTACKED, stored | {name: attack.value for name, attack in planted.items()})
+    report = _audited(folder / _ATTACKED, out)
     errors = [finding for finding in report.findings if finding.level is Level.ERROR]
     refused = {finding.lmdb_key.decode(): _reason(finding) for finding in errors if finding.lmdb_key is not None}
     rows = [(attack.holds, attack.would, refused.get(name, "NOT REFUSED")) for name, attack in planted.items()]
     _print_table(("the value holds", "pickle would", "ben_secure refuses it"), rows, out)
-    ran = (place / "canary").exists()
+    ran = (folder / "canary").exists()
     out.print("\n3. Did anything run?", style="bold")
     out.print(f"   the file that four of them create: {'THERE' if ran else 'absent'}")
     problems = [f"{attack.holds}: got through" for name, attack in planted.items() if name not in refused]
@@ -155,24 +155,24 @@ def _show_signing(folder: Path, patches: dict[str, BigEarthNet_S1_S2_Patch], out
         "two values swapped": (stored | {first: stored[second], second: value}, listed),
         "one record deleted": ({name: stored[name] for name in stored if name != first}, listed),
     }
-    said = {}
-    for number, (done, (records, asked)) in enumerate(tampered.items()):
+    refusals: dict[str, str | None] = {}
+    for number, (tampering, (records, checks)) in enumerate(tampered.items()):
         _write(folder / f"{number}.lmdb", records)
-        said[done] = _refusal(folder / f"{number}.lmdb", **asked)
-    said["an older signed copy in its place"] = _refusal(old, **release)
+        refusals[tampering] = _refusal(folder / f"{number}.lmdb", **checks)
+    refusals["an older signed copy in its place"] = _refusal(old, **release)
     out.print(f"\n4. Tag and sign {len(patches)} patches, and tamper with copies", style="bold")
-    rows = [(done, reason or "NOT NOTICED") for done, reason in said.items()]
+    rows = [(tampering, reason or "NOT NOTICED") for tampering, reason in refusals.items()]
     _print_table(("done without the key", "the reader refuses: "), rows, out)
-    return problems + [f"{done}: not noticed" for done, reason in said.items() if reason is None]
+    return problems + [f"{tampering}: not noticed" for tampering, reason in refusals.items() if reason is None]
 
 
 def _name(column: int, row: int) -> str:
     return f"S2A_MSIL2A_20170613T101031_{30 + column}_{40 + row}"
 
 
-def _write(database: Path, patches: Mapping[str, bytes | BigEarthNet_S1_S2_Patch], **asked: Any) -> dict[str, bytes]:
+def _write(database: Path, patches: Mapping[str, bytes | BigEarthNet_S1_S2_Patch], **tagging: Any) -> dict[str, bytes]:
     """Write patches, or values unchanged, and return the stored values."""
-    with PatchWriter(database, **asked) as writer:
+    with PatchWriter(database, **tagging) as writer:
         for name, patch in patches.items():
             if isinstance(patch, bytes):
                 writer.put_stored(name.encode(), patch)
@@ -182,10 +182,10 @@ def _write(database: Path, patches: Mapping[str, bytes | BigEarthNet_S1_S2_Patch
         return {name: reader.raw(name) for name in reader}
 
 
-def _refusal(database: Path, **asked: Any) -> str | None:
+def _refusal(database: Path, **checks: Any) -> str | None:
     """Read every patch with these checks. Return None, or the first sentence of the refusal."""
     try:
-        with PatchReader(database, **asked) as reader:
+        with PatchReader(database, **checks) as reader:
             list(reader.values())
     except UntrustedDataError as refusal:
         return refusal.message.split("; ")[0]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CACHE_BYTES = 8 * 2**20
 
 _Page = TypeVar("_Page", Branch, Leaf)
-Place: TypeAlias = Callable[[int], memoryview]
+Allocate: TypeAlias = Callable[[int], memoryview]
 """Returns a writable view of the given number of bytes."""
 
 
@@ -83,15 +83,15 @@ class Snapshot:
         node = leaf.find(lmdb_key)
         return None if node is None else (leaf, node)
 
-    def get(self, lmdb_key: bytes, place: Place | None = None) -> Any:
-        """Read the value of a key, into ``place(length)`` if given. Return None if there is no such key.
+    def get(self, lmdb_key: bytes, allocate: Allocate | None = None) -> Any:
+        """Read the value of a key, into ``allocate(length)`` if given. Return None if there is no such key.
 
         Raises:
             StoreError: A page on the way is damaged, outside the file or of an unsupported kind.
             LimitExceededError: The value is longer than ``max_value_bytes``.
         """
         found = self.find(lmdb_key)
-        return None if found is None else self._value(*found, place)
+        return None if found is None else self._value(*found, allocate)
 
     def key_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[bytes]]:
         """Iterate over the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.
@@ -112,7 +112,9 @@ class Snapshot:
         for item in self.items_in(start, stop, None):
             yield [item]
 
-    def items_in(self, start: bytes | None, stop: bytes | None, place: Place | None) -> Iterator[tuple[bytes, Any]]:
+    def items_in(
+        self, start: bytes | None, stop: bytes | None, allocate: Allocate | None
+    ) -> Iterator[tuple[bytes, Any]]:
         """Iterate over the records like ``item_batches``, and read each value like ``get``."""
         for leaf, nodes in self.walk(start, stop):
             self._file.expect(
@@ -120,7 +122,7 @@ class Snapshot:
             )
             for node in nodes:
                 try:
-                    value = self._value(leaf, node, place)
+                    value = self._value(leaf, node, allocate)
                 except StoreError as error:
                     error.lmdb_key = node.lmdb_key
                     raise
@@ -235,7 +237,7 @@ class Snapshot:
     def _overflow_pages(self, node: Node) -> int:
         return (PAGE_HEADER - 1 + node.length) // self.meta.page_bytes + 1  # OVPAGES in mdb.c
 
-    def _value(self, leaf: Leaf, node: Node, place: Place | None = None) -> Any:
+    def _value(self, leaf: Leaf, node: Node, allocate: Allocate | None = None) -> Any:
         if node.length > self._max_value_bytes:
             raise LimitExceededError(
                 f"the value has {node.length} bytes, expected at most {self._max_value_bytes} "
@@ -245,15 +247,15 @@ class Snapshot:
             )
         if node.overflow_page is None:
             value = leaf.page[node.data : node.data + node.length]
-            if place is None:
+            if allocate is None:
                 return value
-            view = place(node.length)
+            view = allocate(node.length)
             view[:] = value
             return view
         pages = self._overflow_pages(node)
         offset = self._offset(node.overflow_page, pages)
-        if place is not None:
-            header, view = bytearray(PAGE_HEADER), place(node.length)
+        if allocate is not None:
+            header, view = bytearray(PAGE_HEADER), allocate(node.length)
             self._file.read_into(offset, header, view)
             check_overflow_header(header, node.overflow_page, pages, self.meta.last_page)
             return view
@@ -290,9 +292,9 @@ class Snapshot:
         return page
 
 
-def _shares(count: int, places: int) -> list[int]:
-    """Distribute a count evenly over places."""
-    return [count * (place + 1) // places - count * place // places for place in range(places)]
+def _shares(count: int, parts: int) -> list[int]:
+    """Divide a count into parts that differ by at most one."""
+    return [count * (part + 1) // parts - count * part // parts for part in range(parts)]
 
 
 def _read_metas(file: DataFile | RangeFile) -> tuple[bytes, list[Meta]]:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ben_secure.errors import BenSecureError, Rule, StoreError
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages._accounts import check_accounts
-from ben_secure.pages._snapshot import Place, Snapshot
+from ben_secure.pages._snapshot import Allocate, Snapshot
 from ben_secure.pages.data_file import DataFile
 from ben_secure.remote.addresses import absolute, is_remote, shown
 from ben_secure.signing.footer import FOOTER_BYTES
@@ -146,17 +146,17 @@ class PageReader(AbstractContextManager["PageReader"]):
         value: bytes | None = self._consistent(Snapshot.get, lmdb_key)
         return value
 
-    def get_into(self, lmdb_key: bytes, place: Place) -> memoryview | None:
+    def get_into(self, lmdb_key: bytes, allocate: Allocate) -> memoryview | None:
         """Read the value of a key into memory of the caller; otherwise as ``get``.
 
         Args:
             lmdb_key: Raw key.
-            place: Returns a writable view of the requested number of bytes. It may be called several times.
+            allocate: Returns a writable view of the requested number of bytes. It may be called several times.
 
         Returns:
             The filled view, or None if there is no such key.
         """
-        view: memoryview | None = self._consistent(partial(Snapshot.get, place=place), lmdb_key)
+        view: memoryview | None = self._consistent(partial(Snapshot.get, allocate=allocate), lmdb_key)
         return view
 
     def __contains__(self, lmdb_key: bytes) -> bool:
@@ -197,14 +197,14 @@ class PageReader(AbstractContextManager["PageReader"]):
         """
         return self._follow(Snapshot.item_batches, itemgetter(0), start, stop)
 
-    def items_into(self, place: Place, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, memoryview]]:
+    def items_into(self, allocate: Allocate, start: bytes, stop: bytes | None) -> Iterator[tuple[bytes, memoryview]]:
         """Iterate over the records in key order, into memory of the caller, without a check that they are current.
 
         Values and errors are valid only if ``facts`` are the same before the iteration and after its end (see the
         module's docstring). The caller must check this.
 
         Args:
-            place: As for ``get_into``. All values may use the same memory.
+            allocate: As for ``get_into``. All values may use the same memory.
             start: First key, if it exists.
             stop: Key to end before; None for the end.
 
@@ -216,7 +216,7 @@ class PageReader(AbstractContextManager["PageReader"]):
             StoreError: As ``items``.
         """
         try:
-            yield from self._snapshot.items_in(start, stop, place)
+            yield from self._snapshot.items_in(start, stop, allocate)
         except BenSecureError as error:
             error.located(self.path)
             raise
@@ -235,7 +235,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         """
         if 2 * count >= len(self):
             every = list(self.keys())
-            return [every[place * len(every) // count] for place in range(count)] if count < len(every) else every
+            return [every[index * len(every) // count] for index in range(count)] if count < len(every) else every
         return self._consistent(lambda snapshot, _: snapshot.spread(count))
 
     @property

@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Callable
 
-from ben_secure._system.appear import Path, named
+from ben_secure._system.appear import Path, checked_path
 from ben_secure._system.files import Kind, new_files, write_file
 from ben_secure.errors import KeyFileError, printable, shell_command
 
@@ -35,7 +35,7 @@ def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes
         KeyFileError: It cannot be read, is not a regular file, belongs to a user other than this one or root, can be
             read or changed by others, or lies in the folder of a database.
     """
-    path = _named(path)
+    path = _checked(path)
     content, found = _read(path)
     if check is not None:
         check(content)
@@ -67,7 +67,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         KeyFileError: It cannot be read, is not a regular file, or can be changed by others.
     """
-    path = _named(path)
+    path = _checked(path)
     content, found = _read(path)
     if stat.S_ISREG(found.st_mode) and found.st_mode & 0o022:
         raise KeyFileError(
@@ -127,7 +127,7 @@ def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
     Raises:
         KeyFileError: As ``read_secret``, or the file cannot be written. It is then unchanged.
     """
-    target = os.path.realpath(_named(path))
+    target = os.path.realpath(_checked(path))
     with new_files([target], [Kind.SECRET], overwrite=True, error=KeyFileError) as (file,):
         file.write(change(read_secret(path)))
 
@@ -151,11 +151,11 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
 
 def _opened(path: str) -> int:
     """Open a regular file, or take the pipe or socket that a path of the form ``/dev/fd/N`` names."""
-    if named := _DESCRIPTOR.fullmatch(path):
-        given = int(named[1] or named[2] or 0)
-        if stat.S_ISFIFO(mode := os.fstat(given).st_mode) or stat.S_ISSOCK(mode):
-            return os.dup(given)
-        if os.isatty(given):
+    if match := _DESCRIPTOR.fullmatch(path):
+        descriptor = int(match[1] or match[2] or 0)
+        if stat.S_ISFIFO(mode := os.fstat(descriptor).st_mode) or stat.S_ISSOCK(mode):
+            return os.dup(descriptor)
+        if os.isatty(descriptor):
             raise KeyFileError(f"{_shown(path)} is a terminal; expected a key from a pipe or a file")
     # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -172,7 +172,7 @@ def refuse_beside_data(path: Path, database: Path | None) -> None:
     Raises:
         KeyFileError: The secret lies there. The message has the command to type.
     """
-    path = _named(path)
+    path = _checked(path)
     parent, name = os.path.split(os.path.abspath(path))
     # Neither the secret nor a link to it: everyone who may write to the folder could replace the key.
     for place in {os.path.join(os.path.realpath(parent), name), os.path.realpath(path)}:
@@ -196,8 +196,8 @@ def _is_environment(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, _DATA_FILE_NAME))
 
 
-def _named(path: Path) -> str:
-    return named(path, KeyFileError)
+def _checked(path: Path) -> str:
+    return checked_path(path, KeyFileError)
 
 
 def _shown(path: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from ben_secure._system.exposure import places
+from ben_secure._system.exposure import steps_to
 from ben_secure.errors import StoreError, printable
 from ben_secure.pages.data_file import data_file_path
 
@@ -25,7 +25,7 @@ def refuse_if_released(path: str, instead: str) -> None:
     from ben_secure.signing.manifest import manifest_path  # here, because it loads cryptography
 
     try:
-        on_the_way = [place.path for place in places(data_file_path(path))]
+        on_the_way = [step.path for step in steps_to(data_file_path(path))]
     except OSError:  # the code that opens it reports this
         return
     for name in (path, *reversed(on_the_way)):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from ben_secure._system import causes
-from ben_secure._system.appear import Place, named
+from ben_secure._system.appear import Workspace, checked_path
 from ben_secure._system.naming import make_like
 from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -80,7 +80,7 @@ class PatchWriter:
         """
         if resume is not None and (append or not 1 <= len(resume) <= _MAX_RESUME_BYTES):
             raise ValueError(f"resume takes 1 to {_MAX_RESUME_BYTES} bytes, and not with append")
-        self.path = named(path)
+        self.path = checked_path(path)
         self.limits = limits
         self._append = append
         self._resume = resume
@@ -97,20 +97,20 @@ class PatchWriter:
         self._target = target = os.path.abspath(self.path)
         self._target_file = os.path.realpath(data_file_path(target))
         with contextlib.ExitStack() as cleanup:
-            self._place = Place(self._target_file if self._append else target, self._resume)
-            cleanup.callback(self._place.discard)
+            self._workspace = Workspace(self._target_file if self._append else target, self._resume)
+            cleanup.callback(self._workspace.discard)
             self._refuse_existing(target)
             if self._append:
                 self._refuse_released()
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
             self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())
-            # Written through once at the end (``Place``): until then nobody needs this file, unless it must survive a
-            # power failure. No other process uses it, so it does not need a lock.mdb.
+            # Written through once at the end (``Workspace``): until then nobody needs this file, unless it must survive
+            # a power failure. No other process uses it, so it does not need a lock.mdb.
             try:
                 self._env = cleanup.enter_context(
                     open_environment(
-                        self._place.directory,
+                        self._workspace.directory,
                         map_size=self._map_bytes,
                         sync=self._resume is not None,
                         lock=False,
@@ -204,10 +204,10 @@ class PatchWriter:
                 if self._resume is not None and (exc_type is None or self._env.stat()["entries"]):
                     # Written values stay in any case. Pending ones are dropped, because they may be the reason for the
                     # exception.
-                    self._place.keep()
+                    self._workspace.keep()
                 if exc_type is None:
                     self._publish()
-                    self._place.keep(False)
+                    self._workspace.keep(False)
 
     def _refuse_existing(self, target: str) -> None:
         if not self._append and os.path.lexists(target):
@@ -231,7 +231,7 @@ class PatchWriter:
     def _staged_bytes(self) -> int:
         """Return the size of the file that is resumed, or 0."""
         try:
-            return os.stat(os.path.join(self._place.directory, DATA_FILE_NAME)).st_size
+            return os.stat(os.path.join(self._workspace.directory, DATA_FILE_NAME)).st_size
         except FileNotFoundError:
             return 0
 
@@ -275,7 +275,7 @@ class PatchWriter:
     def _copy_original(self) -> None:
         with PageReader(self.path, max_value_bytes=self.limits.max_value_bytes + FOOTER_BYTES) as original:
             self._original = original.facts, original.status
-            make_like(os.path.join(self._place.directory, DATA_FILE_NAME), os.stat(self._target_file))
+            make_like(os.path.join(self._workspace.directory, DATA_FILE_NAME), os.stat(self._target_file))
             for lmdb_key, value in original.items():
                 self._put(lmdb_key, value)
 
@@ -283,7 +283,7 @@ class PatchWriter:
         self._write_chunk()
         self._env.close()
         if not self._append:
-            self._place.put_folder()
+            self._workspace.put_folder()
             return
         self._refuse_released()  # it may have been signed while patches were added
         with PageReader(self._target) as now:
@@ -294,14 +294,14 @@ class PatchWriter:
                     "written: stop the other program and begin again",
                     database=self.path,
                 )
-        self._place.put_files({DATA_FILE_NAME: self._target_file}, overwrite=True)
+        self._workspace.put_files({DATA_FILE_NAME: self._target_file}, overwrite=True)
         # The lock file of liblmdb belongs to the replaced file. Programs that have both open still agree on it, but its
         # transaction id would lead programs that open the new file to an older state.
         with contextlib.suppress(OSError):
             os.unlink(lock_file_path(self._target))
 
     def _failed(self, error: lmdb.Error) -> StoreError:
-        cause = causes.from_text(str(error), self._place.directory)
+        cause = causes.from_text(str(error), self._workspace.directory)
         if cause is None:
             return StoreError(f"cannot write the new database: {printable(str(error))}", database=self.path)
         return StoreError(causes.unwritable(self.path, cause))

@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
-from ben_secure._system.exposure import places
+from ben_secure._system.exposure import steps_to
 from ben_secure.audit.findings import Finding
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pages.data_file import DATA_FILE_NAME, DataFile, data_file_path
@@ -197,14 +197,14 @@ def _foreign_files(path: str) -> Finding | None:
 def _exposed(path: str) -> list[Finding]:
     """Whether somebody else can change the file, or put another in its place; by permissions, and as an owner."""
     try:
-        on_the_way = list(places(data_file_path(path)))
+        on_the_way = list(steps_to(data_file_path(path)))
     except OSError:  # what opens it says so
         return []
     found = []
     writable = [
-        f"{printable(place.path, 200)} by {_writers(place.status)} (mode {stat.S_IMODE(place.status.st_mode):04o})"
-        for place in reversed(on_the_way)
-        if place.writable
+        f"{printable(step.path, 200)} by {_writers(step.status)} (mode {stat.S_IMODE(step.status.st_mode):04o})"
+        for step in reversed(on_the_way)
+        if step.writable
     ]
     if writable:
         message = (
@@ -215,9 +215,9 @@ def _exposed(path: str) -> list[Finding]:
     # Root reads what belongs to others all day; all should belong to one.
     trusted = {0, on_the_way[-1].status.st_uid if caller == 0 else caller}
     foreign = [
-        f"{printable(place.path, 200)} to user {place.status.st_uid}"
-        for place in reversed(on_the_way)
-        if place.foreign(trusted)
+        f"{printable(step.path, 200)} to user {step.status.st_uid}"
+        for step in reversed(on_the_way)
+        if step.foreign(trusted)
     ]
     if foreign:
         message = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ben_secure._system.appear import collect, named, refuse_taken
+from ben_secure._system.appear import checked_path, collect, refuse_taken
 from ben_secure.errors import PatchFormatError, Rule, StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.data_file import data_file_path
@@ -79,7 +79,7 @@ def append(
         refuse_if_released(database, "write a copy (--out COPY), and sign that one with --since")
         collect(os.path.realpath(data_file_path(database)))  # of an append that was killed when all was added
     else:
-        refuse_taken(os.path.abspath(named(out)))  # before anything is judged
+        refuse_taken(os.path.abspath(checked_path(out)))  # before anything is judged
     max_bytes = limits.max_value_bytes + FOOTER_BYTES
     with PageReader(database, max_value_bytes=max_bytes) as old, PageReader(new, max_value_bytes=max_bytes) as source:
         kept, facts = len(old), (old.facts, source.facts)

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import lmdb
 
 from ben_secure._system import causes
-from ben_secure._system.appear import Place
-from ben_secure._system.exposure import places
+from ben_secure._system.appear import Workspace
+from ben_secure._system.exposure import steps_to
 from ben_secure._system.optional import has_lmdb_verify
 from ben_secure.errors import MissingExtraError, StoreError, UntrustedDataError, printable
 from ben_secure.limits import DEFAULT_LIMITS
@@ -82,17 +82,17 @@ def change_in_place(
         PageReader(path, max_value_bytes=DEFAULT_LIMITS.max_value_bytes + FOOTER_BYTES) as reader,
         contextlib.ExitStack() as cleanup,
     ):
-        place = _Opened(path, reader, cleanup)
-        writing = Place(place.data_file)
+        opened = _Opened(path, reader, cleanup)
+        writing = Workspace(opened.data_file)
         cleanup.callback(writing.discard)
-        _refuse_if_open(place)
+        _refuse_if_open(opened)
         _refuse_if_unverifiable()
         checked, to_change, refusals = _check(reader, transform, progress)
         if not to_change or refusals.count:
             return Changed(checked=checked, changed=0, refusals=refusals)
         refuse_if_released(path, "write a new database (--out NEW), or move the manifest away")
-        _verify_structure(place)
-        changed = _Editor(place, writing.directory).run(transform, to_change, progress)
+        _verify_structure(opened)
+        changed = _Editor(opened, writing.directory).run(transform, to_change, progress)
     return Changed(checked=checked, changed=changed, refusals=refusals)
 
 
@@ -139,10 +139,10 @@ class _Opened:
         trusted = {0, os.geteuid()}
         try:
             shared = [
-                place
+                step
                 for name in (data_file_path(self.path), self.data_file)
-                for place in places(name)
-                if place.writable or place.foreign(trusted)
+                for step in steps_to(name)
+                if step.writable or step.foreign(trusted)
             ]
         except OSError as error:
             raise StoreError(f"cannot look at the database: {printable(str(error))}", database=self.path) from error
@@ -200,9 +200,9 @@ def _check(reader: PageReader, transform: Transform, progress: Progress | None) 
     return checked, to_change, refusals
 
 
-def _refuse_if_open(place: _Opened) -> None:
+def _refuse_if_open(opened: _Opened) -> None:
     """Refuse if another program has the database open: liblmdb then holds a lock on byte 0 of the lock file."""
-    lock_file = lock_file_path(os.path.dirname(place.data_file) if place.directory else place.data_file)
+    lock_file = lock_file_path(os.path.dirname(opened.data_file) if opened.directory else opened.data_file)
     try:
         fd = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -218,7 +218,7 @@ def _refuse_if_open(place: _Opened) -> None:
         raise StoreError(
             "another program has the database open; expected exclusive use: stop it, or write a new database "
             "(--out NEW)",
-            database=place.path,
+            database=opened.path,
         ) from None
     except OSError as error:
         raise StoreError(f"cannot use the lock file {printable(lock_file, 400)}: {printable(str(error))}") from error
@@ -232,11 +232,11 @@ def _refuse_if_unverifiable() -> None:
         )
 
 
-def _verify_structure(place: _Opened) -> None:
+def _verify_structure(opened: _Opened) -> None:
     import lmdb.verify  # of lmdb 3
 
     try:
-        faults: list[str] = lmdb.verify.verify(f"/dev/fd/{place.descriptor}", subdir=False)  # type: ignore[no-untyped-call]
+        faults: list[str] = lmdb.verify.verify(f"/dev/fd/{opened.descriptor}", subdir=False)  # type: ignore[no-untyped-call]
     except (lmdb.verify.VerifyError, OSError) as error:
         faults = [str(error)]
     if faults:
@@ -245,17 +245,17 @@ def _verify_structure(place: _Opened) -> None:
             f"lmdb.verify finds {len(faults)} fault(s) in the data file, so liblmdb does not get it: {shown}"
             " (it is known to call a value damaged that was made smaller by the transaction that wrote it); "
             "write a new database instead (--out NEW)",
-            database=place.path,
+            database=opened.path,
         )
 
 
 class _Editor:
     """Changes the values of one verified data file through liblmdb, a bounded number of bytes per transaction."""
 
-    def __init__(self, place: _Opened, folder: str) -> None:
-        self._place = place
+    def __init__(self, opened: _Opened, folder: str) -> None:
+        self._opened = opened
         self._folder = folder  # on the same disk, owned by this user
-        self._map_bytes = os.fstat(place.descriptor).st_size + _SPARE_MAP_BYTES
+        self._map_bytes = os.fstat(opened.descriptor).st_size + _SPARE_MAP_BYTES
 
     def run(self, transform: Transform, to_change: int, progress: Progress | None) -> int:
         """Change all values, and return the number of changed ones."""
@@ -263,12 +263,12 @@ class _Editor:
         start = b""
         try:
             with open_environment(
-                self._place.environment,
-                subdir=self._place.directory,
+                self._opened.environment,
+                subdir=self._opened.directory,
                 map_size=self._map_bytes,
                 create=False,
             ) as env:
-                self._place.check_same(data_file_path(self._place.environment))
+                self._opened.check_same(data_file_path(self._opened.environment))
                 while True:
                     try:
                         with env.begin(write=True) as transaction:
@@ -287,8 +287,8 @@ class _Editor:
             cause = causes.from_text(str(error), self._folder)
             said = f"cannot write to the database: {printable(str(error))}; do it again to go on"
             if cause is not None:
-                said = causes.unwritable(self._place.path, cause)
-            raise StoreError(f"{said}; what was committed is whole", database=self._place.path) from error
+                said = causes.unwritable(self._opened.path, cause)
+            raise StoreError(f"{said}; what was committed is whole", database=self._opened.path) from error
 
 
 def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transform) -> tuple[int, bytes | None]:

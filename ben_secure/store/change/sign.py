@@ -15,7 +15,7 @@ from datetime import datetime
 from operator import itemgetter
 
 from ben_secure import __version__
-from ben_secure._system.appear import named
+from ben_secure._system.appear import checked_path
 from ben_secure._system.files import Kind, new_files
 from ben_secure.errors import StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -94,7 +94,7 @@ def sign_database(
     """
     if is_remote(os.fspath(database)):
         raise StoreError("a database on a server cannot be signed; download it, and sign the local copy")
-    path = os.path.abspath(named(manifest)) if manifest is not None else manifest_path(database)
+    path = os.path.abspath(checked_path(manifest)) if manifest is not None else manifest_path(database)
     draft = Statement(  # before hours are spent on hashing
         name=name,
         version=version,
