@@ -52,7 +52,7 @@ ORDER: dict[str, list[str]] = {
     "pages": ["_meta _nodes data_file", "_census", "_snapshot", "_accounts", "reader"],
     "store": ["_environment _names _released", "reader", "pairs writer", "change"],
     "store.change": ["differences digests tag", "rewrite", "append convert in_place sign verify"],
-    "batches": ["labels places presets resampling samples splits", "masks pixels", "names", "arrays"],
+    "batches": ["indexing labels presets resampling samples splits", "masks pixels", "patch_names", "arrays"],
     "encode": ["directory unpack", "geotiff place", "labels", "folders rows tally", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
