@@ -501,7 +501,7 @@ def test_disassembly_lists_what_a_value_would_do_and_runs_nothing(place, capsys,
 def test_disassembly_goes_on_behind_a_stop():
     """A second pickle is listed too."""
     lines = disassemble(b"\x80\x04N." + SHELL, 4)
-    assert lines[3:5] == [f"{'':13}-- behind the STOP --", ">         4  PROTO             4"]
+    assert lines[3:5] == [f"{'':13}-- after the STOP --", ">         4  PROTO             4"]
     assert lines[-1].endswith("STOP")
 
 
@@ -527,7 +527,7 @@ def test_disassembly_is_bounded_and_says_what_it_left_out():
         (b"\x80\x04\x8c\x09short", "expected 9 bytes in a unicodestring1, but only 5 remain"),
         (b"\x80\x04\xff.", "unknown"),
         (b"\x80\x04N", "pickle exhausted before seeing STOP"),
-        (b"L" + b"9" * 5000 + b"L\n.", "-- cannot be read on: "),
+        (b"L" + b"9" * 5000 + b"L\n.", "-- cannot decode the rest: "),
         (b"\x80\x04\x8b" + (600).to_bytes(4, "little") + b"\x7f" * 600 + b".", "STOP"),
     ],
 )

@@ -84,4 +84,4 @@ def test_a_refused_header_is_shown_as_it_is(inspect, lmdb_key, rule):
     assert out.isascii()
     assert all(line.isprintable() for line in out.splitlines())
     last = out.splitlines()[-1]
-    assert last.startswith("REFUSED: it is no patch; " if rule == "invalid-safetensors" else "REFUSED: it ")
+    assert last.startswith("REFUSED: it is not a patch; " if rule == "invalid-safetensors" else "REFUSED: it ")

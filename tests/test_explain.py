@@ -23,7 +23,7 @@ def test_a_refused_value_is_explained():
     explanation = explain(scan_value(b"name", SHELL), SHELL)
     assert (explanation.level, explanation.title) == ("error", RULES[Rule.FORBIDDEN_GLOBAL].title)
     assert explanation.help == RULES[Rule.FORBIDDEN_GLOBAL].help
-    assert explanation.place == "byte 17, STACK_GLOBAL, global posix.system"
+    assert explanation.position == "byte 17, STACK_GLOBAL, global posix.system"
     assert explanation.consequence == "pickle would import posix.system, and most likely call it"
     assert [line for line in explanation.disassembly if line.startswith(">")] == [">        17  STACK_GLOBAL"]
     assert explain(scan_value(b"name", SHELL)).disassembly == ()
@@ -34,7 +34,7 @@ def test_the_words_are_ficklings_if_it_has_any():
     finding = Finding(rule=Rule.FORBIDDEN_OPCODE, message="odd", opcode="BINPERSID", opinion="fickling: odd")
     assert consequence(finding) == "fickling: odd"
     finding = Finding(rule=Rule.FORBIDDEN_OPCODE, message="odd", opcode="BINPERSID", opinion=f"{NO_OPINION}: it died")
-    assert consequence(finding).startswith("pickle would ask the program that loads it")
+    assert consequence(finding).startswith("pickle would ask the loading program")
     assert consequence(finding).endswith("; fickling has no opinion: it died")
     assert consequence(Finding(rule=Rule.KEY_NAME, message="odd")) == ""
 
@@ -60,7 +60,7 @@ def test_an_explanation_is_printable(text):
     """Whatever the file says."""
     finding = Finding(rule=Rule.FORBIDDEN_GLOBAL, message="odd", global_name=text, opcode=text, opinion=text)
     explanation = explain(finding)
-    assert re.fullmatch(r"[ -~]*", explanation.place + explanation.consequence)
+    assert re.fullmatch(r"[ -~]*", explanation.position + explanation.consequence)
 
 
 @given(values() | st.binary(max_size=200), st.integers(0, 300))

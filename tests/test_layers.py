@@ -56,7 +56,7 @@ ORDER: dict[str, list[str]] = {
     "encode": ["directory unpack", "geotiff place", "labels", "folders rows tally", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
-    "audit.judge": ["formats names programs remarks", "globals", "scan"],
+    "audit.judge": ["formats patch_names programs remarks", "globals", "scan"],
     "audit.opinion": ["_fickling_worker opinions"],
     "audit.structure": ["_verify_worker checks identity"],
     "audit.run": [

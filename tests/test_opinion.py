@@ -11,7 +11,7 @@ import pytest
 from ben_secure import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch
 from ben_secure.audit import audit_database
 from ben_secure.audit.findings import NO_OPINION, Finding, Tally
-from ben_secure.audit.judge.programs import shown
+from ben_secure.audit.judge.programs import refused_fingerprint
 from ben_secure.audit.opinion import opinions as opinion
 from ben_secure.audit.opinion._fickling_worker import analyse, serve
 from ben_secure.audit.opinion.opinions import Opinions
@@ -46,7 +46,7 @@ def refused(lmdb_key, value, position=0):
         rule=Rule.FORBIDDEN_GLOBAL,
         message="odd",
         position=position,
-        program=shown(value),
+        program=refused_fingerprint(value),
     )
 
 
@@ -62,10 +62,10 @@ def test_it_is_quiet_on_honest_values(asked):
     """Of every generation, kind and format: fickling has read them, and its remarks on honest patches are left out."""
     for value in honest_values():
         said = asked.of_accepted(value)
-        assert (said.given, said.beyond, said.text) == (
+        assert (said.available, said.beyond, said.text) == (
             True,
             False,
-            "fickling finds nothing that honest patches do not have",
+            "fickling reports nothing that it does not report about honest patches",
         )
 
 
@@ -78,7 +78,7 @@ def test_it_is_quiet_on_the_real_archives(asked, real_data):
         with PageReader(database) as pages:
             for _, value in pages.items():
                 assert not asked.of_accepted(value).beyond
-                assert asked.of_accepted(value).given
+                assert asked.of_accepted(value).available
                 assert not asked.of_accepted(loads(value).dumps()).beyond
 
 
@@ -188,7 +188,7 @@ def test_a_hang_is_no_opinion_and_the_next_question_is_answered():
     """The process is killed in time and started again."""
     with Opinions(seconds=0.5) as opinions:
         said = opinions.of_refused(LAUGHS.value())
-        assert (said.given, said.beyond, said.text) == (False, False, f"{NO_OPINION}: it did not finish in 0.5 s")
+        assert (said.available, said.beyond, said.text) == (False, False, f"{NO_OPINION}: it did not finish in 0.5 s")
         assert "system" in opinions.of_refused(SHELL).text
 
 
@@ -199,7 +199,7 @@ def test_a_crash_is_no_opinion_and_the_next_question_is_answered():
         opinions.of_refused(SHELL)
         opinions._fickling._running.send_signal(signal.SIGKILL)
         assert opinions.of_refused(HONEST[0]).text == f"{NO_OPINION}: it died"
-        assert opinions.of_refused(HONEST[0] + b"N.").given
+        assert opinions.of_refused(HONEST[0] + b"N.").available
 
 
 @pytest.mark.threat("T13")
@@ -231,7 +231,7 @@ def test_memory_is_bounded(asked):
 def test_a_refusal_is_no_opinion(asked):
     """An opcode that it does not know is not taken for harmless."""
     said = ask(asked, assembler.program(b"\x97"))
-    assert (said.given, said.beyond, said.text) == (
+    assert (said.available, said.beyond, said.text) == (
         False,
         False,
         f"{NO_OPINION}: it cannot read the value (NotImplementedError)",
@@ -252,10 +252,10 @@ def test_after_some_failures_it_is_not_asked_any_more(monkeypatch):
         said = [opinions.of_refused(SHELL + bytes([n])).text for n in range(4)]
         assert (
             said
-            == [f"{NO_OPINION}: it died"] * 2 + [f"{NO_OPINION}: it failed on 2 programs and is not asked any more"] * 2
+            == [f"{NO_OPINION}: it died"] * 2 + [f"{NO_OPINION}: it failed on 2 programs and is not asked again"] * 2
         )
         monkeypatch.undo()
-        assert opinions.of_accepted(HONEST[0]).given
+        assert opinions.of_accepted(HONEST[0]).available
 
 
 @pytest.mark.threat("T13")
@@ -266,9 +266,9 @@ def test_programs_and_time_are_bounded(change):
         first = opinions.of_refused(SHELL)
         opinions._refused = dataclasses.replace(opinion._Budget(), **change)
         if "programs" in change:
-            assert opinions.of_refused(HONEST[0]).given
+            assert opinions.of_refused(HONEST[0]).available
         said = opinions.of_refused(HONEST[1])
-        assert (said.given, said.text.startswith(NO_OPINION)) == (False, True)
+        assert (said.available, said.text.startswith(NO_OPINION)) == (False, True)
         assert opinions.of_refused(SHELL) == first
 
 
@@ -298,7 +298,7 @@ def test_an_answer_that_makes_no_sense_is_no_opinion(answer, monkeypatch):
         running.stdout.close()
         monkeypatch.setattr(running, "stdout", io.BytesIO(len(answer).to_bytes(4, "little") + answer))
         said = opinions.of_refused(HONEST[0])
-        assert (said.given, said.beyond) == (False, False)
+        assert (said.available, said.beyond) == (False, False)
 
 
 @pytest.mark.threat("T13")
@@ -312,7 +312,7 @@ def test_a_value_that_changed_or_is_gone_is_no_opinion():
         with Opinions() as opinions:
             tally = Tally(findings=[refused(b"a", SHELL)], programs={b"program": (b"b", 1)})
             opinions.settle(tally, read)
-            assert tally.findings[0].opinion == f"{NO_OPINION}: the value was changed while it was checked"
+            assert tally.findings[0].opinion == f"{NO_OPINION}: the value changed during the audit"
             assert tally.opinions == {"none": 2}
 
 

@@ -55,7 +55,7 @@ def test_it_says_verdict_counts_and_findings():
         "REFUSED",
         "1 of 5 values in some.lmdb refused: 1 could exhaust memory or time.",
         "S2A_1",
-        "Call with other arguments than patches make",
+        "Call with unexpected arguments",
     ):
         assert text in page.text
     assert ("data-rule", "call-shape") in page.attributes
@@ -141,10 +141,10 @@ def test_the_strip_shows_where_errors_and_warnings_stand():
         ("0", "red"), ("500", "amber"), ("998", "red"),
     ]  # fmt: skip
     assert (
-        "Where they stand"
+        "Positions of findings"
         not in html(report_of([Finding(lmdb_key=b"a", rule=Rule.KEY_NAME, message="odd", position=1)])).text
     )
-    assert "Where they stand" in html(report_of([CALL])).text
+    assert "Positions of findings" in html(report_of([CALL])).text
 
 
 def test_bars_are_as_long_as_their_counts():

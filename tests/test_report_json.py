@@ -10,7 +10,14 @@ import pytest
 
 import ben_secure.audit.report.json_report
 from ben_secure.audit.findings import Finding
-from ben_secure.audit.report.json_report import SCHEMA, JsonWriter, finding_to_json, overall, together, write_json
+from ben_secure.audit.report.json_report import (
+    SCHEMA,
+    JsonWriter,
+    finding_to_json,
+    overall,
+    overall_exit_code,
+    write_json,
+)
 from ben_secure.audit.rules import RULES, Category, Level
 from ben_secure.errors import Rule
 from support.report_samples import CALL, HOSTILE_TEXTS, every_rule, hostile_report, report_of
@@ -120,7 +127,7 @@ def test_verdicts_and_exit_codes_together():
         "clean",
         "undecided",
     ]
-    assert [together(codes) for codes in ([0, 1, 2], [0, 2], [0], [], [130, 1])] == [1, 2, 0, 2, 130]
+    assert [overall_exit_code(codes) for codes in ([0, 1, 2], [0, 2], [0], [], [130, 1])] == [1, 2, 0, 2, 130]
 
 
 @pytest.mark.threat("T4")

@@ -68,20 +68,22 @@ def test_attacks_are_told_from_damage_in_the_last_line():
     attacked = report_of([*found, Finding(rule=Rule.DAMAGED, message="odd")], checked=20)
     attacked.tally.refused = 11
     assert printed(attacked, 300).splitlines()[-1] == (
-        "REFUSED: 11 of 20 values in some.lmdb: 3 could run code, 1 is not authentic, 7 are no patches; "
+        "REFUSED: 11 of 20 values in some.lmdb: 3 could run code, 1 is not authentic, 7 are not patches; "
         f"database structure damaged; {PICKLE}"
     )
     harmless = printed(report_of(found[:2]), 300).splitlines()[-1]
-    assert ": 2 are no patches; ask its publisher, or leave out what is refused: ben-secure convert" in harmless
+    assert ": 2 are not patches; ask its publisher, or leave out refused values: ben-secure convert" in harmless
     swapped = printed(report_of(found[-1:]), 300).splitlines()[-1]
-    assert swapped.endswith(": 1 is not authentic; it is not what was tagged or signed: fetch it again from its source")
+    assert swapped.endswith(
+        ": 1 is not authentic; it differs from what was tagged or signed: fetch it again from its source"
+    )
 
 
 def test_a_value_that_names_a_foreign_global_could_run_code_whatever_it_was_refused_for():
     """An attack cannot pass for damage by being damaged, too; the counterpart without a global is no patch."""
     named = Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd", global_name="posix.system")
     assert "1 could run code" in printed(report_of([named]))
-    assert "1 is no patch" in printed(report_of([Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd")]))
+    assert "1 is not a patch" in printed(report_of([Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd")]))
 
 
 def test_a_clean_database_with_a_warning_says_so_in_the_last_line():
@@ -106,13 +108,13 @@ def test_one_value_is_written_as_one():
 def test_a_clean_database_that_fails_says_why():
     """With ``--fail-on note`` a note makes the exit code 1, and the report says so; without the option it is silent."""
     lines = printed(report_of([NOTE], fail_on=Level.NOTE)).splitlines()
-    assert lines[-2] == "exit code 1, because there are findings of level note or graver (--fail-on)"
+    assert lines[-2] == "exit code 1, because a finding has at least level note (--fail-on)"
     assert "exit code" not in printed(report_of([NOTE]))
 
 
 def test_a_sample_says_how_many_were_not_looked_at():
     """Clean as a sample is not taken for clean."""
-    assert "sampled: 5 of 90 records were looked at, and no others" in printed(report_of([], sampled=True, entries=90))
+    assert "sampled: 5 of 90 records were judged" in printed(report_of([], sampled=True, entries=90))
 
 
 def test_a_database_that_is_refused_as_a_whole_says_so():

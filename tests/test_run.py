@@ -21,7 +21,7 @@ import pytest
 
 from ben_secure import ManifestMismatchError, PatchReader, StoreError, __version__
 from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
-from ben_secure.audit.report import Format, together, write
+from ben_secure.audit.report import Format, overall_exit_code, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run import runner
 from ben_secure.audit.structure import checks as structure
@@ -206,8 +206,8 @@ def test_a_folder_stands_for_the_databases_in_it(tmp_path):
     assert verdicts(tmp_path) == [("a.lmdb", "refused"), ("b/one", "clean")]
     assert verdicts(tmp_path / "b") == [("one", "clean")]
     reports = audit_many([tmp_path, tmp_path / "b"], options=QUIET)
-    assert together(report.exit_code for report in reports) == 1
-    assert together(report.exit_code for report in reports[1:]) == 0
+    assert overall_exit_code(report.exit_code for report in reports) == 1
+    assert overall_exit_code(report.exit_code for report in reports[1:]) == 0
 
 
 @pytest.mark.threat("T12")
@@ -278,7 +278,7 @@ def test_what_could_not_be_looked_at_is_named(tmp_path, kind, monkeypatch):
         (str(tmp_path / "db"), "clean"), (str(odd), "undecided"),
     ]  # fmt: skip
     assert "looked at" in reports[1].undecided
-    assert together(report.exit_code for report in reports) == 2
+    assert overall_exit_code(report.exit_code for report in reports) == 2
 
 
 def test_a_walk_is_bounded(tmp_path, monkeypatch):
@@ -299,8 +299,8 @@ def test_a_folder_without_a_database_is_undecided(tmp_path):
     reports = audit_many([tmp_path / "empty", tmp_path / "db"], options=QUIET)
     assert [report.verdict for report in reports] == ["undecided", "clean"]
     assert "no LMDB database in this folder" in reports[0].undecided
-    assert together(report.exit_code for report in reports) == 2
-    assert together(report.exit_code for report in []) == 2
+    assert overall_exit_code(report.exit_code for report in reports) == 2
+    assert overall_exit_code(report.exit_code for report in []) == 2
 
 
 def test_the_exit_code_follows_the_level_that_is_asked_for(tmp_path):
@@ -462,7 +462,7 @@ def test_an_interrupted_audit_tells_what_it_knows(database):
         "interrupted after 32 of 100 records",
         "interrupted before it was begun",
     ]
-    assert together(report.exit_code for report in reports) == 130
+    assert overall_exit_code(report.exit_code for report in reports) == 130
 
 
 def test_an_audit_that_is_interrupted_while_it_looks_for_databases_says_so(database, monkeypatch):
@@ -673,7 +673,7 @@ def test_a_state_that_cannot_be_written_is_told(database, tmp_path):
     folder.mkdir()
     gone = Run(resume=folder / "state", progress=lambda *_: folder.rmdir() if folder.exists() else None)
     report = audit_database(database, run=gone, options=QUIET)
-    assert report.tally.done == report.entries
+    assert report.tally.processed == report.entries
     assert report.undecided == (
         f"cannot write {shown}/state: No such file or directory; the directory must exist and be writable"
     )

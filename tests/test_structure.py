@@ -302,7 +302,9 @@ def test_a_second_opinion_is_a_warning_at_most(database):
     assert structure_findings(database) == []
     finding = second_opinion(database)
     assert (finding.rule, finding.level, finding.lmdb_key) == (Rule.OPINION, "warning", None)
-    assert finding.message.endswith(f"fault with it: main DB: overflow page {page} stores mp_pgno {page + 1}")
+    assert finding.message.endswith(
+        f"lmdb.verify reports faults: main DB: overflow page {page} stores mp_pgno {page + 1}"
+    )
 
 
 @pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "os._exit(1)", "print('no'); time.sleep(0)", "x"])

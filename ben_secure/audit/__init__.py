@@ -1,4 +1,4 @@
-"""Find out whether a database holds anything but patches: every record through the loader, nothing kept."""
+"""Find out whether a database holds only patches. Every record goes through the loader; no value is kept."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditReport", "Finding", "Options", "Run", "audit_database", "audit_many", "scan_value"]
 
-# Imported when first used (PEP 562): the processes that an audit starts are modules of this package, and need little.
+# Imported on first use (PEP 562): the worker processes run modules of this package and need only a few of them.
 _HOMES = {
     **dict.fromkeys(("AuditReport", "Finding"), "ben_secure.audit.findings"),
     **dict.fromkeys(("Run", "audit_database", "audit_many"), "ben_secure.audit.run.runner"),

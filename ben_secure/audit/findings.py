@@ -1,6 +1,6 @@
-"""What an audit finds: findings, the tally of a range of keys, and the report on a whole database.
+"""Results of an audit: findings, the tally of a range of keys, and the report on a database.
 
-Plain values, judged elsewhere: nothing is read or decided here but the verdict, which follows from the counts.
+These are data classes. The only decision made here is the verdict, which follows from the counts.
 """
 
 from __future__ import annotations
@@ -23,34 +23,36 @@ EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "refused": 1, "undecided": 2}
 """Exit code of the command line for each verdict."""
 
 MAX_PROGRAMS = 500
-"""Distinct programs of values that load, and as many of refused ones, about which fickling is asked in one audit."""
+"""Maximum number of distinct programs per audit that fickling is asked about, once for accepted values and once for
+refused ones."""
 MAX_FINDINGS = 10_000
-"""Findings kept in detail (about 1 kB each); the rest are counted. All of 590,326 values may be hostile."""
+"""Maximum number of findings kept in detail, about 1 kB each. Others are only counted, because all of 590,326 values
+may be hostile."""
 
 NO_OPINION = "fickling has no opinion"
-"""How an opinion begins that is none."""
+"""Prefix of the text that stands in for a missing opinion."""
 
-KEPT_NAMES = 12
-"""LMDB keys of clean values that a report keeps, for pictures of them."""
-
+KEPT_CLEAN_KEYS = 12
+"""Number of LMDB keys of clean values that a tally keeps, so that reports can show pictures of them."""
 
 _LEVELS = {level: rank for rank, level in enumerate(Level)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong or worth a remark.
+    """One problem, or one remark.
 
     Attributes:
-        rule: Stable id of what it is.
-        message: What was found against what was expected; printable ASCII.
-        lmdb_key: Raw LMDB key; hostile, escape it before it is shown. None if it concerns the database as a whole.
-        offset: Byte of the value at which the reason stands, if it stands at one.
-        opcode: Name of the pickle opcode there, if known.
-        global_name: ``module.name`` that the value asked for, escaped, if that is the reason.
-        opinion: What fickling says of the value, escaped; None if it was not asked or has nothing to add.
-        position: How many records of the database come before this one in key order, if known.
-        program: Fingerprint of the program of a refused value (``programs.shown``), if fickling is to be asked.
+        rule: Stable id of the kind of problem.
+        message: Description, with the values found and expected; printable ASCII.
+        lmdb_key: Raw LMDB key; hostile, so escape it before printing. None for the database as a whole.
+        offset: Byte of the value at which the problem was found, if known.
+        opcode: Name of the pickle opcode at that byte, if known.
+        global_name: ``module.name`` that the value asks for, escaped, if that is the problem.
+        opinion: fickling's opinion of the value, escaped. None if fickling was not asked or has nothing to add.
+        position: Number of records before this one in key order, if known.
+        program: Fingerprint of the program of a refused value (``programs.refused_fingerprint``), if fickling is to be
+            asked.
     """
 
     rule: Rule
@@ -65,29 +67,29 @@ class Finding:
 
     @property
     def level(self) -> Level:
-        """How grave it is."""
+        """Severity."""
         return RULES[self.rule].level
 
     @property
     def category(self) -> Category:
-        """What it could mean: that of the rule; a refused value that asks for a global no patch has could run code."""
+        """Possible consequence: ``CODE`` if the value asks for a foreign global, otherwise the category of the rule."""
         return RULES[self.rule].category if self.global_name is None else Category.CODE
 
     @property
     def order(self) -> tuple[int, int, bool, bytes]:
-        """Where it stands in a report: by category, then by level, the database as a whole first, then by LMDB key."""
+        """Sort key for reports: category, then level, then the database as a whole before its LMDB keys in order."""
         return self.category.rank, _LEVELS[self.level], self.lmdb_key is not None, self.lmdb_key or b""
 
     @classmethod
     def from_error(cls, lmdb_key: bytes | None, error: BenSecureError) -> Finding:
-        """Make a finding of the error with which a value was refused.
+        """Convert an error into a finding.
 
         Args:
-            lmdb_key: Raw LMDB key of the value.
-            error: The refusal.
+            lmdb_key: Raw LMDB key of the value; None for the database as a whole.
+            error: The error. If it has no rule, it counts as ``malformed``.
 
         Returns:
-            The finding; an error without a rule counts as ``malformed``.
+            The finding.
         """
         return cls(
             lmdb_key=lmdb_key,
@@ -104,26 +106,26 @@ _order = attrgetter("order")
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What was found in one range of keys; ranges that follow each other are added up.
+    """Counts and findings of one range of keys.
 
-    Law: the sum over any partition of the keys is the tally of all of them, whoever counted the parts.
+    Law: adding up the tallies of any partition of the keys, in key order, gives the tally of all keys.
 
     Attributes:
-        checked: Records that were judged.
-        skipped: Records whose digest a verified manifest lists, where the caller trusts those.
-        refused: Records with an error.
-        value_bytes: Bytes of the values that were judged.
-        rules: Findings by rule, of every level.
-        categories: Findings by category, likewise.
-        findings: The first ``MAX_FINDINGS`` findings in their order (``Finding.order``).
-        formats: Values by the program that wrote them (``canonical, ...``, ``legacy: ...``, ``safetensors``), refused
-            ones as ``refused``.
-        sizes: Values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
-        clean_keys: LMDB keys of the first ``KEPT_NAMES`` clean values.
-        programs: The first ``MAX_PROGRAMS`` distinct programs of values that load, by fingerprint
-            (``programs.accepted``): LMDB key and position of the first value that has it, in key order.
-        opinions: Distinct programs by what fickling says of them: ``as honest``, ``more`` or ``none``.
-        undecided: Why not every record of the range could be judged, or None; the first reason.
+        checked: Number of records judged.
+        skipped: Number of records skipped because a verified manifest lists their digests (``since_manifest``).
+        refused: Number of records with an error.
+        value_bytes: Total size of the judged values, bytes.
+        rules: Number of findings by rule, of every level.
+        categories: Number of findings by category, of every level.
+        findings: The first ``MAX_FINDINGS`` findings in report order (``Finding.order``).
+        formats: Number of values by the program that wrote them (``canonical``, ``legacy: ...``, ``safetensors``).
+            Refused values count as ``refused``.
+        sizes: Number of values by the bit length of their size: n for 2 ** (n - 1) to 2 ** n - 1 bytes.
+        clean_keys: LMDB keys of the first ``KEPT_CLEAN_KEYS`` clean values.
+        programs: The first ``MAX_PROGRAMS`` distinct programs of accepted values: LMDB key and position of the first
+            value with the program, by fingerprint (``programs.accepted_fingerprint``), in key order.
+        opinions: Number of distinct programs by fickling's opinion: ``as honest``, ``more`` or ``none``.
+        undecided: First reason why not every record of the range could be judged, or None.
     """
 
     checked: int = 0
@@ -141,16 +143,16 @@ class Tally:
     undecided: str | None = None
 
     @property
-    def done(self) -> int:
-        """Records that were judged or passed over."""
+    def processed(self) -> int:
+        """Number of records judged or skipped."""
         return self.checked + self.skipped
 
     def count(self, *, value_bytes: int, written_by: str) -> None:
         """Count one judged record.
 
         Args:
-            value_bytes: Length of its value, as far as it was read.
-            written_by: As in ``formats``.
+            value_bytes: Length of its value, bytes; 0 if it could not be read.
+            written_by: Program that wrote the value, as in ``formats``.
         """
         self.checked += 1
         self.value_bytes += value_bytes
@@ -158,27 +160,27 @@ class Tally:
         self.formats[written_by] += 1
 
     def keep_clean(self, lmdb_key: bytes) -> None:
-        """Keep the LMDB key of a clean value, if there is room."""
-        if len(self.clean_keys) < KEPT_NAMES:
+        """Keep the LMDB key of a clean value, up to ``KEPT_CLEAN_KEYS``."""
+        if len(self.clean_keys) < KEPT_CLEAN_KEYS:
             self.clean_keys.append(lmdb_key)
 
     def add(self, finding: Finding) -> None:
-        """Count one finding and keep it, if there is room."""
+        """Count one finding, and keep it if it is among the first ``MAX_FINDINGS``."""
         self.rules[finding.rule] += 1
         self.categories[finding.category] += 1
         if self.findings and finding.order < self.findings[-1].order:
             insort(self.findings, finding, key=_order)
-        else:  # as most do, for they come in key order
+        else:  # the usual case, because records are judged in key order
             self.findings.append(finding)
         del self.findings[MAX_FINDINGS:]
 
     def see(self, program: bytes, lmdb_key: bytes, position: int) -> None:
-        """Remember the program of a value that loads, if it is a new one and there is room."""
+        """Remember a new program of an accepted value, up to ``MAX_PROGRAMS``."""
         if program not in self.programs and len(self.programs) < MAX_PROGRAMS:
             self.programs[program] = lmdb_key, position
 
     def extend(self, other: Tally) -> None:
-        """Add the tally of the range that follows."""
+        """Add the tally of the next range."""
         self.checked += other.checked
         self.skipped += other.skipped
         self.refused += other.refused
@@ -191,7 +193,7 @@ class Tally:
             self.findings = sorted([*self.findings, *other.findings], key=_order)[:MAX_FINDINGS]
         self.formats.update(other.formats)
         self.sizes.update(other.sizes)
-        self.clean_keys += other.clean_keys[: KEPT_NAMES - len(self.clean_keys)]
+        self.clean_keys += other.clean_keys[: KEPT_CLEAN_KEYS - len(self.clean_keys)]
         for program, (lmdb_key, position) in other.programs.items():
             self.see(program, lmdb_key, position)
         self.opinions.update(other.opinions)
@@ -200,15 +202,15 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """Which state of which data file was judged; equal for every copy of the file, on every machine.
+    """Identifies the judged data file and its state. Equal for every copy of the file, on every machine.
 
     Attributes:
-        file_bytes: Its size.
+        file_bytes: Size of the file.
         transaction: Id of the last committed transaction.
-        identity: 32 hexadecimal digits that tell it from other files at a glance: SHA-256 of its size (8 bytes,
-            little-endian) and of 64 samples of 16 kB spread evenly, cut to 16 bytes. A change between the samples does
-            not show; ``sha256`` has all.
-        sha256: SHA-256 of the whole file, hexadecimal; None if it was not asked for.
+        identity: 32 hexadecimal digits for a quick comparison of files: SHA-256 of the size (8 bytes, little-endian)
+            and of 64 samples of 16 kB spread evenly, truncated to 16 bytes. It misses changes between the samples;
+            ``sha256`` covers the whole file.
+        sha256: SHA-256 of the whole file, hexadecimal; None unless requested.
     """
 
     file_bytes: int
@@ -219,18 +221,18 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """What was found in one database.
+    """Result of the audit of one database.
 
     Attributes:
-        database: Path as the caller gave it.
-        entries: Records that the database has, as its meta page says.
-        tally: The counts, and the findings.
+        database: Path, as the caller gave it.
+        entries: Number of records according to the meta page.
+        tally: Counts and findings.
         file: The data file that was judged; None if it could not be opened.
-        sampled: Whether only a part of the records was to be judged.
+        sampled: Whether only a sample of the records was to be judged.
         undecided: Why not every record could be judged, or None.
-        interrupted: Whether that is because the user interrupted it.
-        resumed: Records of which an earlier, interrupted audit has told.
-        fail_on: Least level of a finding for which the exit code is 1.
+        interrupted: Whether the user interrupted the audit.
+        resumed: Number of records whose results come from an earlier, interrupted audit.
+        fail_on: The exit code is 1 if a finding has at least this level.
     """
 
     database: str
@@ -245,56 +247,56 @@ class AuditReport:
 
     @property
     def checked(self) -> int:
-        """Records that were judged."""
+        """Number of records judged."""
         return self.tally.checked
 
     @property
     def refused(self) -> int:
-        """Records with an error."""
+        """Number of records with an error."""
         return self.tally.refused
 
     @property
     def value_bytes(self) -> int:
-        """Bytes of the values that were judged."""
+        """Total size of the judged values, bytes."""
         return self.tally.value_bytes
 
     @property
     def rules(self) -> Mapping[Rule, int]:
-        """Findings by rule, the most frequent first."""
+        """Number of findings by rule, the most frequent first."""
         return dict(self.tally.rules.most_common())
 
     @property
     def categories(self) -> Mapping[Category, int]:
-        """Findings by category, the gravest first."""
+        """Number of findings by category, the gravest first."""
         return {category: self.tally.categories[category] for category in Category if self.tally.categories[category]}
 
     @property
     def errors(self) -> Mapping[Category, int]:
-        """Findings of level error by category, the gravest first."""
+        """Number of findings of level error by category, the gravest first."""
         return {category: count for category, count in self.categories.items() if category not in HARMLESS}
 
     @property
     def clean(self) -> int:
-        """Records from which the loader returns a patch."""
+        """Number of records that load as patches."""
         return self.checked - self.refused
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """The findings that were kept, in their order (``Finding.order``)."""
+        """The findings that were kept, in report order (``Finding.order``)."""
         return tuple(self.tally.findings)
 
     @property
     def findings_left_out(self) -> int:
-        """Findings that are counted but not kept."""
+        """Number of findings that were counted but not kept."""
         return sum(self.tally.rules.values()) - len(self.tally.findings)
 
     def count(self, level: Level) -> int:
-        """Findings of one level."""
-        return sum(found for rule, found in self.tally.rules.items() if RULES[rule].level is level)
+        """Number of findings of one level."""
+        return sum(count for rule, count in self.tally.rules.items() if RULES[rule].level is level)
 
     @property
     def verdict(self) -> Verdict:
-        """``refused`` if there is an error; ``clean`` only if every record that was to be judged was."""
+        """``refused`` if there is an error; ``clean`` only if all requested records were judged; else ``undecided``."""
         if self.count(Level.ERROR):
             return "refused"
         nothing = not self.checked and not self.tally.skipped
@@ -302,7 +304,7 @@ class AuditReport:
 
     @property
     def exit_code(self) -> int:
-        """130 interrupted; 1 refused, or a finding of level ``fail_on`` or graver; 2 undecided; otherwise 0."""
+        """130 if interrupted; 1 if refused or a finding has at least the level ``fail_on``; 2 if undecided; else 0."""
         if self.interrupted:
             return INTERRUPTED_EXIT_CODE
         levels = list(Level)  # the gravest first

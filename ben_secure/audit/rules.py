@@ -1,8 +1,7 @@
-"""Every rule of the audit: its level, one line for a table, and the help text that reports carry. Data only.
+"""The rules of the audit, each with its level, category, title and help text. Data only.
 
-An error means that the loader does not load the value, or that the database as a whole must not be used; it makes the
-exit code 1. A warning or a note never does, unless the caller asks for more (``--fail-on``). A category tells attacks
-from damage.
+An error means that the loader refuses the value or that the database as a whole must not be used. It makes the exit
+code 1. Warnings and notes do so only on request (``--fail-on``). Categories separate attacks from damage.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ben_secure.errors import Rule
 
 
 class Level(str, Enum):
-    """How grave a finding is; the names are those of SARIF 2.1.0, section 3.58.6."""
+    """Severity of a finding. The names come from SARIF 2.1.0, section 3.58.6."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -27,7 +26,7 @@ class Level(str, Enum):
 
 
 class Category(str, Enum):
-    """What a finding could mean for the reader, the gravest first; reports list findings in this order."""
+    """Possible consequence of a finding, gravest first. Reports list findings in this order."""
 
     CODE = "could-run-code"
     EXHAUST = "could-exhaust"
@@ -47,11 +46,11 @@ class Category(str, Enum):
 
     @property
     def one(self) -> str:
-        """Write what a value of this category does, as in ``could run code``."""
+        """The predicate for one value of this category, such as ``could run code``."""
         return _CATEGORIES[self][0]
 
     def counted(self, count: int) -> str:
-        """Write a number of findings, as in ``3 could run code``."""
+        """Format a number of findings, such as ``3 could run code``."""
         one, many, _ = _CATEGORIES[self]
         return f"{count:,} {one if count == 1 else many}"
 
@@ -72,32 +71,32 @@ _CATEGORIES: Mapping[Category, tuple[str, str, str]] = MappingProxyType(
         Category.AUTHENTICITY: (
             "is not authentic",
             "are not authentic",
-            "it is not what was tagged or signed: fetch it again from its source",
+            "it differs from what was tagged or signed: fetch it again from its source",
         ),
         Category.DAMAGE: ("is damaged", "are damaged", "fetch it again"),
         Category.NO_PATCH: (
-            "is no patch",
-            "are no patches",
-            "ask its publisher, or leave out what is refused: ben-secure convert DB NEW --skip-refused",
+            "is not a patch",
+            "are not patches",
+            "ask its publisher, or leave out refused values: ben-secure convert DB NEW --skip-refused",
         ),
-        Category.EXPOSED: ("is open to change by others", "are open to change by others", "see to its permissions"),
+        Category.EXPOSED: ("can be changed by others", "can be changed by others", "check its permissions"),
         Category.ODD: ("is odd", "are odd", "look at the findings"),
     }
 )
 HARMLESS = frozenset({Category.EXPOSED, Category.ODD})
-"""Categories of warnings and notes; the others are those of errors."""
+"""Categories of warnings and notes. All other categories are for errors."""
 _RANKS = {category: rank for rank, category in enumerate(Category)}
 
 
 @dataclass(frozen=True, slots=True)
 class RuleText:
-    """What is said about a rule.
+    """Level, category and texts of a rule.
 
     Attributes:
-        level: How grave a finding of this rule is.
-        category: What it could mean.
-        title: What is wrong, in a few words.
-        help: What it means, and what to do; a few sentences of plain ASCII.
+        level: Severity of its findings.
+        category: Their possible consequence.
+        title: The problem in a few words.
+        help: Meaning of the problem and what to do; a few sentences of printable ASCII.
     """
 
     level: Level
@@ -114,8 +113,8 @@ def _warning(category: Category, title: str, help_text: str) -> RuleText:
     return RuleText(Level.WARNING, category, title, help_text)
 
 
-_FETCH = "Fetch the database again; if it stays so, ask its publisher."
-_EXHAUSTING = "Loading it with pickle could take all memory or crash the process. Find out who wrote this file."
+_FETCH = "Fetch the database again. If the problem remains, ask its publisher."
+_EXHAUSTING = "Loading it with pickle could use all memory or crash the process. Find out who wrote this file."
 _HOSTILE = "Somebody may have put it there to run code. Do not load it with pickle; find out who wrote this file."
 
 RULES: Mapping[Rule, RuleText] = MappingProxyType(
@@ -126,12 +125,12 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
             f"The value is neither a pickled patch nor a safetensors record. {_FETCH}",
         ),
         Rule.MALFORMED: _error(
-            Category.DAMAGE, "damaged or truncated value", f"The value ends early or makes no sense. {_FETCH}"
+            Category.DAMAGE, "damaged or truncated value", f"The value ends early or cannot be decoded. {_FETCH}"
         ),
         Rule.TRAILING_DATA: _error(
             Category.CODE,
-            "data behind the pickle",
-            f"Bytes follow the end of the pickle: a second program, perhaps. {_HOSTILE}",
+            "data after the pickle",
+            f"Bytes follow the end of the pickle. They may be a second program. {_HOSTILE}",
         ),
         Rule.FORBIDDEN_OPCODE: _error(
             Category.CODE,
@@ -141,13 +140,13 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.FORBIDDEN_GLOBAL: _error(
             Category.CODE,
             "global outside the allow-list",
-            f"The pickle asks for a function or class that no patch needs; pickle would import it and, mostly, call "
+            "The pickle asks for a function or class that no patch needs. pickle would import it and most likely call "
             f"it. {_HOSTILE}",
         ),
         Rule.CALL_SHAPE: _error(
             Category.EXHAUST,
-            "call with other arguments than patches make",
-            f"An admitted function would be called as no patch calls it. {_EXHAUSTING}",
+            "call with unexpected arguments",
+            f"An allowed function is called with arguments that no patch passes. {_EXHAUSTING}",
         ),
         Rule.LIMIT: _error(
             Category.EXHAUST,
@@ -157,8 +156,8 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.STRUCTURE: _error(
             Category.CODE,
             "unsafe structure",
-            "The pickle is built as no patch is: of an old protocol, or with objects that are not its own or change "
-            f"after they were checked. {_HOSTILE}",
+            "No honest patch has this structure: an old pickle protocol, foreign objects, or objects that change after "
+            f"they were checked. {_HOSTILE}",
         ),
         Rule.ARRAY: _error(
             Category.EXHAUST, "invalid array", f"An array's dtype, shape and bytes do not agree. {_EXHAUSTING}"
@@ -166,7 +165,7 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.PATCH: _error(
             Category.NO_PATCH,
             "not a valid patch",
-            f"The value is harmless but no patch: a band is missing, misshapen or of another type. {_FETCH}",
+            f"The value is harmless but not a patch: a band is missing or has the wrong shape or type. {_FETCH}",
         ),
         Rule.TENSORS: _error(
             Category.NO_PATCH,
@@ -176,28 +175,28 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.LMDB_KEY: _error(
             Category.NO_PATCH,
             "LMDB key without a name",
-            "The LMDB key is not UTF-8 or too long, so no reader can name the patch, and listing the names stops "
-            "there. Write a copy without it: ben-secure convert DB NEW --skip-refused.",
+            "The LMDB key is not UTF-8 or too long, so readers cannot name the patch, and listing the names fails at "
+            "this key. Write a copy without it: ben-secure convert DB NEW --skip-refused.",
         ),
         Rule.TAG_MISSING: _error(
             Category.AUTHENTICITY,
             "tag missing",
-            "A key was given, and the value bears no tag: it was not written by the key's holders.",
+            "A key was given, but the value has no tag, so no holder of the key wrote it.",
         ),
         Rule.TAG_INVALID: _error(
             Category.AUTHENTICITY,
             "tag invalid",
-            f"The value, its LMDB key or its context is not what was tagged with this key. {_FETCH}",
+            f"The value, its LMDB key or its context differs from what was tagged with this key. {_FETCH}",
         ),
         Rule.TAG_FOREIGN: _error(
             Category.AUTHENTICITY,
             "tag of another key",
-            "The value bears the tag of a key that was not given; nobody here can vouch for it.",
+            "The value was tagged with a key that was not given, so its origin cannot be verified.",
         ),
         Rule.MANIFEST: _error(
             Category.AUTHENTICITY,
             "not what the manifest lists",
-            f"The signed manifest has no such record, or another value for it. {_FETCH}",
+            f"The signed manifest does not list this record, or lists another value for it. {_FETCH}",
         ),
         Rule.SIGNATURE: _error(
             Category.AUTHENTICITY, "signature invalid", "The manifest is not signed by the keys that were given."
@@ -205,14 +204,14 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.LOST: _error(
             Category.EXHAUST,
             "value that stopped a worker",
-            "The process that judged this value died or hung, and did so again when it judged nothing else. Please "
-            "report it with the value: no value should be able to.",
+            "The process that judged this value died or hung, and so did a second process that judged only this value. "
+            "No value should be able to do that. Please report it with the value.",
         ),
         Rule.DAMAGED: _error(
             Category.DAMAGE,
             "database structure damaged",
-            f"The pages of the data file contradict each other. ben_secure reads it within bounds; liblmdb may crash "
-            f"on it. {_FETCH}",
+            "The pages of the data file contradict each other. ben_secure reads it within bounds, but liblmdb may "
+            f"crash on it. {_FETCH}",
         ),
         Rule.RECORD_MISSING: _error(
             Category.AUTHENTICITY,
@@ -222,13 +221,13 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.FOREIGN_FILE: _warning(
             Category.EXPOSED,
             "file that does not belong here",
-            "A database directory holds data.mdb and lock.mdb. Find out what the other files are for.",
+            "A database directory contains only data.mdb and lock.mdb. Find out what the other files are for.",
         ),
         Rule.WRITABLE: _warning(
             Category.EXPOSED,
             "writable by others",
-            "Whoever can write the data file, or replace it in its folder, decides what everyone loads. Take write "
-            "permission from group and others (chmod go-w).",
+            "Anyone who can change the data file, or replace it in its folder, decides what everyone loads. Remove "
+            "write permission for group and others (chmod go-w).",
         ),
         Rule.OWNER: _warning(
             Category.EXPOSED,
@@ -239,24 +238,25 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.OPINION: _warning(
             Category.ODD,
             "second opinion disagrees",
-            "fickling finds more in this value than in any honest patch, or lmdb.verify finds fault with the pages. "
-            "ben_secure runs nothing of a value and accounts for every page; look at it all the same.",
+            "fickling reports more about this value than about any honest patch, or lmdb.verify reports faults in the "
+            "pages. ben_secure runs no code from a value and accounts for every page, but the difference is worth a "
+            "look.",
         ),
         Rule.METADATA: _warning(
             Category.ODD,
             "suspicious metadata",
-            "The metadata is plain data and safe to load, but holds what no label or date needs, such as control "
-            "characters that could take over a terminal that prints it.",
+            "The metadata is safe to load, but contains things that no label or date needs, such as control characters "
+            "that could take over a terminal that prints them.",
         ),
         Rule.KEY_NAME: RuleText(
             Level.NOTE,
             Category.ODD,
-            "LMDB key is no BigEarthNet patch name",
-            "The key does not have the format of patch names of BigEarthNet v1 or v2. It loads all the same.",
+            "LMDB key is not a BigEarthNet patch name",
+            "The key does not have the format of patch names of BigEarthNet v1 or v2. The value still loads.",
         ),
     }
 )
-"""The text of every rule; has exactly the members of ``Rule``."""
+"""The text of every member of ``Rule``."""
 
-OF_THE_WHOLE = frozenset({Rule.DAMAGED, Rule.RECORD_MISSING, Rule.SIGNATURE})
-"""Errors that concern no value that is there."""
+DATABASE_RULES = frozenset({Rule.DAMAGED, Rule.RECORD_MISSING, Rule.SIGNATURE})
+"""Errors that concern the database rather than one of its values."""

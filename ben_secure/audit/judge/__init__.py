@@ -1,1 +1,1 @@
-"""Judge one record: does it load as a patch, and what is to be remarked on it. Bytes in, findings out."""
+"""Judge single records: does the value load as a patch, and is anything about it unusual? Bytes in, findings out."""

@@ -1,7 +1,6 @@
-"""Tell which program wrote a value: a statistic for reports, and no verdict.
+"""Name the program that wrote a value. Reports count these names; the verdict does not depend on them.
 
-Looks at the names and keys that the machine saw, never at pixels or other bytes of the value, so it follows from the
-value alone.
+The name follows from the globals and dictionary keys that the machine saw, never from pixels or other bytes.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ if TYPE_CHECKING:
     from ben_secure.pickles.machine import State
 
 REFUSED = "refused"
-"""What refused values are counted as."""
+"""Format under which refused values are counted."""
 
 
 def written_by(state: State | None) -> str:
     """Name the writer of a value that the loader has accepted.
 
     Args:
-        state: Where the machine ended; None for a safetensors file.
+        state: Final state of the machine; None for a safetensors file.
 
     Returns:
         ``canonical``, ``legacy: interface ..., numpy ..., pydantic ...`` or ``safetensors``.

@@ -1,8 +1,8 @@
-"""Name what a refused value would import, whatever it was refused for, so that no attack passes for damage.
+"""Name a global that a refused value would import, so that an attack is not reported as mere damage.
 
-The machine stops at the first thing that is wrong, and says that. This decodes the opcodes before and behind that
-place with ``pickletools``, which executes none, and follows the strings and the memo as a pickle writer uses them. It
-only ever makes a finding graver, and decides on no value that loads.
+The machine stops at the first error and reports only that. This module decodes all opcodes, before and after the
+error, with ``pickletools``, which executes none of them, and follows the strings and the memo. It can make a finding
+graver but never milder, and it never looks at a value that loads.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ from ben_secure.signing.footer import payload_end
 from ben_secure.tensors.reading import SIGN
 
 MAX_OPCODES = 5_000
-"""Opcodes of a value that are looked at; an honest one has about 1,000."""
+"""Maximum number of opcodes examined in one value; an honest value has about 1,000."""
 _SHOWN_CHARACTERS = 200
 _STRINGS = frozenset({"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"})
 _PUTS, _GETS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"}), frozenset({"GET", "BINGET", "LONG_BINGET"})
 
 
 def with_global(finding: Finding, value: bytes, honest: Collection[tuple[str, str]] = ()) -> Finding:
-    """Add to the finding on a refused value the first global that it asks for and no patch needs.
+    """Add the first foreign global of a refused value to the finding on it.
 
     Args:
         finding: Why the value was refused.
         value: The stored bytes; hostile.
-        honest: Pairs of module and name that the caller declares, beside the usual ones.
+        honest: Pairs of module and name that the caller allows in addition to the allow-list.
 
     Returns:
-        The finding itself if it names a global already or the value asks for none; otherwise a finding that names it.
+        A finding that names the global. The same finding if it already names one or the value has no foreign global.
     """
     if finding.global_name is not None or value[4:9] == SIGN:
         return finding
-    asked = foreign_global(value, honest)
-    if asked is None:
+    global_name = foreign_global(value, honest)
+    if global_name is None:
         return finding
-    what = finding.message.partition("; ")[0]
-    # What a damaged value needs, "fetch it again", is no advice about an attack.
-    message = f"{what}; it asks for {asked}, which no patch needs: do not load this value with pickle"
-    return dataclasses.replace(finding, message=message, global_name=asked)
+    # Drops the advice for a damaged value, "fetch it again": it is wrong for an attack.
+    problem = finding.message.partition("; ")[0]
+    message = f"{problem}; it asks for {global_name}, which no patch needs: do not load this value with pickle"
+    return dataclasses.replace(finding, message=message, global_name=global_name)
 
 
 def foreign_global(value: bytes, honest: Collection[tuple[str, str]] = ()) -> str | None:
-    """Find the first global in a pickle, or in those that follow it, that no patch needs.
+    """Find the first global that no patch needs, in a pickle or in pickles appended to it.
 
     Args:
         value: The stored bytes; hostile.
         honest: As for ``with_global``.
 
     Returns:
-        ``module.name``, escaped and cut; None if there is none in the first ``MAX_OPCODES`` opcodes.
+        ``module.name``, escaped and truncated. None if the first ``MAX_OPCODES`` opcodes contain no such global.
     """
     memo: dict[object, str | None] = {}
-    strings: list[str | None] = [None, None]  # the two that were pushed last
-    top: str | None = None  # on top of the stack, if that is a string
+    strings: list[str | None] = [None, None]  # the two strings pushed last
+    top: str | None = None  # the top of the stack, if it is a string
     for number, (name, argument, _, _) in enumerate(opcodes(value[: payload_end(value)])):
         if number >= MAX_OPCODES:
             return None
         if name in ("GLOBAL", "INST"):
             module, _, attribute = str(argument).partition(" ")
-            # Without a pickle's first byte it may be any text with two lines.
+            # Without the first byte of a pickle, the value may be any text of two lines.
             if value[:1] != b"\x80" and not f"{module}.{attribute}".replace(".", "").isidentifier():
                 return None
             strings = [module, attribute]

@@ -1,7 +1,8 @@
-"""Tell pickles by their program, pixels and labels aside, so that one opinion on it serves thousands of values.
+"""Fingerprint the program of a pickle without its pixels and labels.
 
-A fingerprint says which values fickling need not be asked about again (``audit.opinion.opinions``). It decides nothing,
-and follows from the value alone. Opcodes are decoded by ``pickletools``, which executes none; nothing is resolved.
+Thousands of values share one program, so fickling is asked once for each fingerprint (``audit.opinion.opinions``). A
+fingerprint is computed from the value alone and decides nothing. Opcodes are decoded by ``pickletools``, which
+executes none of them; no name is resolved.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ if TYPE_CHECKING:
     from ben_secure.pickles.machine import State
 
 MAX_PROGRAM_BYTES = 64 * 2**10
-"""Longest program that fickling is asked about, pixels aside; an honest one has at most 15 kB."""
+"""Maximum size of a program that is passed to fickling, without pixels; an honest one has at most 15 kB."""
 MAX_PROGRAM_OPCODES = 5_000
-"""Most opcodes of one; an honest one has some 1,000."""
-_SHOWN_BYTES = 16
+"""Maximum number of its opcodes; an honest program has about 1,000."""
+_KEPT_BYTES = 16  # of each long bytes object
 
 
 class _Stream(io.BytesIO):
-    """Has no line that is longer than a program: ``int()`` of a long decimal takes time quadratic in its length."""
+    """Limits the length of a line, because ``int()`` of a long decimal takes time quadratic in its length."""
 
     def readline(self, size: int | None = -1, /) -> bytes:
         return super().readline(MAX_PROGRAM_BYTES)
 
 
 def opcodes(data: bytes) -> Iterator[tuple[str, object, int, int]]:
-    """Decode opcode by opcode, also behind each STOP, until the end or until something cannot be decoded.
+    """Decode opcodes one by one, past each STOP, up to the end or the first bytes that cannot be decoded.
 
-    Takes time and memory linear in the bytes that are taken from it; whoever takes bounds the number of opcodes.
+    Time and memory are linear in the bytes consumed. The caller must bound the number of opcodes.
 
     Args:
         data: The bytes; hostile.
 
     Yields:
-        Name, argument, position, and position of the next one. If something cannot be decoded, the last name is empty,
-        the argument says why, and the next position is how far it was read.
+        Name, argument, position, and position of the next opcode. If decoding fails, the last item has an empty name,
+        the error as its argument, and as next position the end of the bytes that were read.
     """
     stream = _Stream(data)
     start = 0
@@ -52,65 +53,68 @@ def opcodes(data: bytes) -> Iterator[tuple[str, object, int, int]]:
             for opcode, argument, _ in pickletools.genops(stream):
                 yield opcode.name, argument, start, stream.tell()
                 start = stream.tell()
-        except Exception as error:  # whatever pickletools raises about hostile bytes; ValueError, mostly
+        except Exception as error:  # on hostile bytes pickletools raises ValueError and several other classes
             yield "", str(error), start, stream.tell()
             return
 
 
 def without_pixels(value: bytes) -> bytes | None:
-    """Write the program of a value with every long bytes object cut short.
+    """Write the program of a value with every long bytes object truncated.
 
     Args:
         value: The stored bytes; hostile. The footer of a tagged value is left out.
 
     Returns:
-        A pickle with the opcodes of the value, in their order; a bytearray is written as bytes, which is the same to
-        whoever runs nothing, because fickling cannot read it. So are opcodes behind a STOP, and a few bytes of what
-        cannot be decoded. None if it is longer than ``MAX_PROGRAM_BYTES`` or ``MAX_PROGRAM_OPCODES``.
+        A pickle with the opcodes of the value in their order, including those after a STOP, and the first few bytes
+        that cannot be decoded. A bytearray is written as bytes, because fickling cannot read a bytearray and the
+        difference matters only when the program runs. None if the program exceeds ``MAX_PROGRAM_BYTES`` or
+        ``MAX_PROGRAM_OPCODES``.
     """
     data = value[: payload_end(value)]
-    parts: list[bytes] = []
+    program: list[bytes] = []
     size = 0
     for number, (name, argument, start, end) in enumerate(opcodes(data)):
         if isinstance(argument, bytearray) or (isinstance(argument, bytes) and len(argument) >= BLOCK_BYTES):
-            shown = bytes(argument[:_SHOWN_BYTES])
-            parts.append(b"B" + len(shown).to_bytes(4, "little") + shown)
+            kept = bytes(argument[:_KEPT_BYTES])
+            program.append(b"B" + len(kept).to_bytes(4, "little") + kept)
         else:
-            parts.append(data[start:end] if name else data[start : start + _SHOWN_BYTES])
-        size += len(parts[-1])
+            program.append(data[start:end] if name else data[start : start + _KEPT_BYTES])
+        size += len(program[-1])
         if number >= MAX_PROGRAM_OPCODES or size > MAX_PROGRAM_BYTES:
             return None
-    return b"".join(parts)
+    return b"".join(program)
 
 
-def accepted(state: State) -> bytes:
-    """Fingerprint of a pickle that the loader accepts.
+def accepted_fingerprint(state: State) -> bytes:
+    """Fingerprint the program of a pickle that the loader accepts.
 
-    Law: values that differ in nothing but pixels, numbers, texts and how many of these there are have one fingerprint;
-    values that name other globals have others. A program that loads can do nothing but what the table admits for the
-    globals that it names, so fickling has nothing else to judge. Programs that are too long for fickling have that of
-    such programs: what it does not say of one it may well say of a shorter one.
+    Law: values that differ only in pixels, numbers and texts, or in the count of these, have the same fingerprint.
+    Values that name different globals have different fingerprints. The globals are enough, because a program that
+    loads does only what the table admits for the globals that it names. All programs that are too long for fickling
+    share one fingerprint of their own, since fickling may have an opinion on shorter programs with the same globals.
 
     Args:
-        state: Where the machine ended.
+        state: Final state of the machine.
 
     Returns:
         16 bytes.
     """
-    size = state.pos + 1 + sum(_SHOWN_BYTES - len(block) for block in state.blocks)
+    size = state.pos + 1 + sum(_KEPT_BYTES - len(block) for block in state.blocks)
     if state.ops > MAX_PROGRAM_OPCODES or size > MAX_PROGRAM_BYTES:
         return _fingerprint(None)
     return _fingerprint(ascii(sorted(state.names)).encode())
 
 
-def shown(value: bytes) -> bytes | None:
-    """Fingerprint of all that fickling is shown of a value, since what is called with what matters if it is refused.
+def refused_fingerprint(value: bytes) -> bytes | None:
+    """Fingerprint the program of a refused value.
+
+    It covers all bytes that fickling sees, because calls and their arguments matter in a refused value.
 
     Args:
         value: The stored bytes; hostile.
 
     Returns:
-        16 bytes, the same ones for all programs that are too long for fickling; None if it is a safetensors file.
+        16 bytes, the same for all programs that are too long for fickling. None if the value is a safetensors file.
     """
     return None if value[4:9] == SIGN else _fingerprint(without_pixels(value))
 

@@ -1,8 +1,8 @@
 """Judge one record of a database.
 
-The law: a value has no finding of level error exactly if the loader returns a patch and a reader can name it. So this
-calls the loader and has no rules about values of its own; what it remarks on a patch is never more than a warning. It
-never keeps what was loaded. Where tags or a manifest are asked for, they are checked before a byte is decoded.
+The law: a value has no finding of level error exactly if the loader returns a patch and a reader can name it.
+Therefore this module calls the loader and has no rules of its own about values. Its remarks on a patch are warnings or
+notes. It never keeps a patch. If the caller asks for tags or a manifest, they are checked before any byte is decoded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge import programs
 from ben_secure.audit.judge.formats import REFUSED, written_by
 from ben_secure.audit.judge.globals import with_global
-from ben_secure.audit.judge.names import key_remark
+from ben_secure.audit.judge.patch_names import key_remark
 from ben_secure.audit.judge.remarks import metadata_remark
 from ben_secure.errors import BenSecureError, PatchFormatError, Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS, Limits
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the values of a database are to be judged; travels to workers.
+    """How to judge the values of a database. Instances are sent to workers.
 
     Attributes:
-        verification: What must hold for every value; None if any patch will do.
-        since_manifest: Do not demand that the records are those of the manifest, but pass over each value that it lists
-            under this LMDB key: whoever signed it has audited it.
-        partial: The database is a part of the one that the manifest lists: what it lacks is not missing.
+        verification: Tags or manifest that every value must match; None to judge values alone.
+        since_manifest: Skip each value that the manifest lists under the same LMDB key, because its signer has audited
+            it, and judge all others. Records that the manifest does not list are then allowed.
+        partial: The database is a part of the one that the manifest lists, so absent records are not missing.
         classes: Patch subclasses that the caller declares, as for ``loads``.
-        limits: What each value may cost.
-        opinions: Ask fickling what it thinks of odd values.
+        limits: Limits on each value.
+        opinions: Ask fickling for a second opinion.
     """
 
     verification: Verification | None = None
@@ -56,14 +56,14 @@ class Options:
         if self.verification is not None:
             expect(Verification, self.verification, "verification")
         if self.since_manifest and (self.verification is None or not self.verification.verify_keys):
-            raise ValueError("since_manifest requires verify_key: without a key nobody vouches for what is skipped")
+            raise ValueError("since_manifest requires verify_key: without it nobody vouches for the skipped values")
         for cls in self.classes:
             if getattr(cls, "__module__", None) == "__main__":
                 raise ValueError(
-                    f"{cls.__qualname__} is defined in the main program, where no worker can import it; move it into "
-                    "a module"
+                    f"{cls.__qualname__} is defined in the main program, so workers cannot import it; move it into a "
+                    "module"
                 )
-        Decoder(self.classes, self.limits)  # classes of another kind are a TypeError
+        Decoder(self.classes, self.limits)  # raises TypeError for other classes
 
 
 def scan_value(
@@ -76,13 +76,14 @@ def scan_value(
     """Judge one record by itself: would a reader load it?
 
     Args:
-        lmdb_key: Raw LMDB key; must be UTF-8, since a reader names patches by it.
+        lmdb_key: Raw LMDB key; must be UTF-8, because a reader names patches by it.
         value: The stored bytes.
         classes: Patch subclasses that the caller declares, as for ``loads``.
-        limits: What the value may cost.
+        limits: Limits on the value.
 
     Returns:
-        None if the value is a patch under a key that has a name; otherwise what is wrong, the value before the key.
+        None if the value is a patch and its key is a valid name. Otherwise a finding; if both value and key are wrong,
+        it is on the value.
 
     Raises:
         ResourceError: There is not enough memory to judge the value.
@@ -108,12 +109,12 @@ def _unnamed(lmdb_key: bytes) -> Finding | None:
 
 
 class _Note(NamedTuple):
-    """What is said of every value that differs from one that loads in nothing but its pixels.
+    """Facts about an accepted value that do not depend on its pixels, so values that differ only in pixels share them.
 
     Attributes:
-        written_by: By which program.
-        program: Its fingerprint, if fickling is to be asked about it.
-        remark: On its metadata, or None.
+        written_by: Program that wrote the value.
+        program: Fingerprint of the pickle program if fickling is to be asked, otherwise None.
+        remark: Remark on the metadata, or None.
     """
 
     written_by: str
@@ -122,23 +123,23 @@ class _Note(NamedTuple):
 
 
 class Judge:
-    """Judges the records of one database as the caller asked for; for one thread.
+    """Judges the records of one database. Not thread-safe.
 
     Attributes:
-        listed: The manifest whose records the database must have, or None.
+        listed: Manifest whose records must all be in the database, or None.
     """
 
     def __init__(self, path: str, options: Options) -> None:
-        """Open what is needed.
+        """Open the manifest, if one is needed.
 
         Args:
-            path: Absolute path of the database, beside which the manifest lies if the caller names none.
-            options: What is asked for.
+            path: Absolute path of the database. By default the manifest lies beside it.
+            options: How to judge.
 
         Raises:
             SignatureError: The manifest is not signed by enough of the keys.
-            ManifestMismatchError: It is not the one that was signed, or of another name or version.
-            StoreError: It is missing or cannot be read.
+            ManifestMismatchError: The manifest differs from the signed one, or has another name or version.
+            StoreError: The manifest is missing or cannot be read.
         """
         self._options = options
         self._latest = _Note("", None, None)
@@ -151,19 +152,19 @@ class Judge:
 
     @property
     def manifest_sha256(self) -> str | None:
-        """SHA-256 of the manifest that values are compared with, hexadecimal, or None."""
+        """SHA-256 of the manifest, hexadecimal. None if values are not compared with one."""
         manifest = self.listed or self._audited
         return None if manifest is None else manifest.statement.manifest_sha256
 
     def check_count(self, entries: int, *, partly: bool) -> None:
-        """Check the number of records as a reader does when it opens the database, unless all are compared anyway.
+        """Compare the number of records with the manifest, unless every record will be compared with it.
 
         Args:
-            entries: Records that the database has.
-            partly: Whether only some of them are going to be judged.
+            entries: Number of records in the database.
+            partly: Whether only a sample of them is judged.
 
         Raises:
-            ManifestMismatchError: It is not that of the manifest; with ``since_manifest``, it is less.
+            ManifestMismatchError: The manifest lists another number; with ``since_manifest``, it lists more.
         """
         if self.listed is not None and partly:
             self.listed.check_count(entries)
@@ -174,13 +175,13 @@ class Judge:
         """Judge one record and count it.
 
         Args:
-            tally: What the record and its findings are added to.
-            position: Records of the database before this one.
-            lmdb_key: Its raw LMDB key.
-            value: The stored bytes; nothing of them is kept.
+            tally: Tally to which the record and its findings are added.
+            position: Number of records in the database before this one.
+            lmdb_key: Raw LMDB key of the record.
+            value: The stored bytes; no reference to them is kept.
 
         Raises:
-            ResourceError: There is not enough memory to judge the value; nothing is counted.
+            ResourceError: There is not enough memory to judge the value. Nothing is counted.
         """
         end = payload_end(value)
         try:
@@ -210,14 +211,14 @@ class Judge:
             tally.add(Finding(lmdb_key=lmdb_key, rule=Rule.METADATA, message=note.remark, position=position))
 
     def _note(self, patch: BigEarthNetPatch, state: State | None) -> _Note:
-        program = programs.accepted(state) if self._options.opinions and state is not None else None
+        program = programs.accepted_fingerprint(state) if self._options.opinions and state is not None else None
         note = _Note(written_by(state), program, metadata_remark(patch))
-        if note != self._latest:  # else values share one
+        if note != self._latest:  # equal notes are shared
             self._latest = note
         return self._latest
 
     def refuse_unread(self, tally: Tally, position: int, error: BenSecureError) -> None:
-        """Count a record whose value cannot be read: it is too long, or its pages are damaged."""
+        """Count a record whose value cannot be read, because it is too long or its pages are damaged."""
         self._refuse(tally, position, b"", Finding.from_error(error.lmdb_key, error))
 
     def _refuse(self, tally: Tally, position: int, value: bytes | memoryview, finding: Finding) -> None:
@@ -225,5 +226,5 @@ class Judge:
         tally.refused += 1
         stored = bytes(value)
         finding = with_global(finding, stored, _pairs(self._options.classes))
-        program = programs.shown(stored) if self._options.opinions and value else None
+        program = programs.refused_fingerprint(stored) if self._options.opinions and value else None
         tally.add(dataclasses.replace(finding, position=position, program=program))

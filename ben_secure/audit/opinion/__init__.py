@@ -1,1 +1,1 @@
-"""fickling as a second opinion, in a process that may die; it never gives the verdict."""
+"""fickling's second opinion, obtained in an expendable process. It never decides the verdict."""

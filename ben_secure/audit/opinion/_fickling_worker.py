@@ -1,12 +1,12 @@
-"""The process that runs fickling for ``opinions``: programs in, findings out, until the pipe is closed.
+"""The process that runs fickling for ``opinions``. It answers requests until the pipe is closed.
 
-The only home of fickling. It reads hostile bytes with a library that was not written to withstand them, so it lives
-in a process of its own with bounded memory, which may die or be killed at any time. It never runs the program that
-it is asked about, and what it answers decides nothing.
+Only this module imports fickling. fickling was not written to withstand hostile bytes, so it runs in a separate
+process with bounded memory, which may die or be killed at any time. It never runs the program under analysis, and its
+answers decide nothing.
 
-Requests and answers are JSON or bytes behind their length (u32, little-endian). The first request is a JSON list of
-the (module, name) pairs of honest patches and of the caller's classes, answered by ``{}``; each one after it is a
-program, answered by ``{"severity": ..., "beyond": [...], "code": [...]}`` or ``{"error": ...}``.
+Requests and answers follow their length (u32, little-endian). The first request is a JSON list of the (module, name)
+pairs of honest patches and of the caller's classes. Its answer is ``{}``. Each further request is a program. Its
+answer is ``{"severity": ..., "beyond": [...], "code": [...]}`` or ``{"error": ...}``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MEMORY_BYTES = 2**30
 _CPU_SECONDS = 300
-"""More than is ever asked for; ends a process that hangs and that nobody waits for any more."""
+"""More than any audit needs; ends a process that hangs after its audit has gone."""
 _MAX_PICKLES = 4
 _MAX_BEYOND = 5
 _MAX_CODE = 6
@@ -35,40 +35,40 @@ Honest = frozenset[tuple[str, str]]
 
 
 def analyse(program: bytes, honest: Honest) -> Mapping[str, Any]:
-    """Ask fickling about a program, and leave out what it says of every honest patch.
+    """Analyse a program with fickling, and leave out the results that every honest patch has.
 
     Args:
-        program: A pickle, or several one behind the other, as of a value with trailing data.
+        program: A pickle, or several concatenated ones for a value with trailing data.
         honest: The (module, name) pairs that honest patches name.
 
     Returns:
-        ``severity``: fickling's gravest one of what is left, such as ``LIKELY_OVERTLY_MALICIOUS``, or None.
-        ``beyond``: fickling's sentences that are left, the gravest first. ``code``: the Python that the program
-        amounts to, as fickling writes it, where it imports or uses other names than honest ones.
+        ``severity``: the gravest severity among the remaining results, such as ``LIKELY_OVERTLY_MALICIOUS``, or None.
+        ``beyond``: their messages, the gravest first. ``code``: Python equivalent to the program, as fickling writes
+        it; only the statements that import or use names that honest patches do not have.
     """
     from fickling.analysis import check_safety
 
-    found: list[Any] = []
+    results: list[Any] = []
     code: list[str] = []
     names = {name for _, name in honest}
     for pickled in _pickles(program):
-        found += [result for result in check_safety(pickled).results if not _is_known(result, honest, names)]
+        results += [result for result in check_safety(pickled).results if not _is_expected(result, honest, names)]
         code += _code(pickled, honest, _MAX_CODE - len(code))
-    found.sort(key=lambda result: -result.severity.severity)
+    results.sort(key=lambda result: -result.severity.severity)
     return {
-        "severity": found[0].severity.name if found else None,
-        "beyond": [_lasting(str(result.message))[:_SHOWN_CHARACTERS] for result in found[:_MAX_BEYOND]],
-        "code": [_lasting(line)[:_SHOWN_CHARACTERS] for line in code],
+        "severity": results[0].severity.name if results else None,
+        "beyond": [_repeatable(str(result.message))[:_SHOWN_CHARACTERS] for result in results[:_MAX_BEYOND]],
+        "code": [_repeatable(line)[:_SHOWN_CHARACTERS] for line in code],
     }
 
 
-def _lasting(text: str) -> str:
-    """A text without the addresses that fickling puts into names and messages, so that it says the same next time."""
-    return re.sub(r"\b(_malformed_\w+?)_\d+\b|\b0x[0-9a-f]{6,}\b", lambda found: found[1] or "0x...", text)
+def _repeatable(text: str) -> str:
+    """Remove memory addresses from fickling's names and messages, so that each run gives the same text."""
+    return re.sub(r"\b(_malformed_\w+?)_\d+\b|\b0x[0-9a-f]{6,}\b", lambda match: match[1] or "0x...", text)
 
 
 def _pickles(program: bytes) -> Iterator[Any]:
-    """Read the pickles that stand one behind the other; what does not begin as one ends it."""
+    """Read concatenated pickles, up to the first bytes that are not a pickle."""
     from fickling.fickle import EmptyPickleError, Pickled
 
     stream = io.BytesIO(program)
@@ -84,28 +84,28 @@ def _pickles(program: bytes) -> Iterator[Any]:
             return
 
 
-def _is_known(result: Any, honest: Honest, names: set[str]) -> bool:
-    """Whether fickling says this of honest patches, too: it rates every import from outside the standard library."""
+def _is_expected(result: Any, honest: Honest, names: set[str]) -> bool:
+    """Whether fickling reports this about honest patches, too: it reports every import outside the standard library."""
     trigger = str(result.trigger or "")
     if result.analysis_name == "NonStandardImports":
-        module, found, name = trigger.removeprefix("from ").partition(" import ")
-        return bool(found) and (module, name) in honest
+        module, separator, name = trigger.removeprefix("from ").partition(" import ")
+        return bool(separator) and (module, name) in honest
     if result.analysis_name == "OvertlyBadEval" and "(" in trigger:
-        # The name is that of an import, and of what else than an honest module it comes is a finding of its own.
+        # The trigger names no module. An import of this name from a foreign module is a separate result.
         return trigger.partition("(")[0].removesuffix(".__new__") in names
     if result.analysis_name == "UnusedVariables":
-        # A canonical value is the result of its one call, which fickling takes for unused.
+        # A canonical value is the result of its only call. fickling considers that result unused.
         value = trigger.partition(": ")[2]
         return "(" in value and value.partition("(")[0].removesuffix(".__new__") in names
     return False
 
 
 def _code(pickled: Any, honest: Honest, room: int) -> list[str]:
-    """The statements that import other names than honest ones, and those that use them."""
+    """Return the statements that import or use names that honest patches do not have."""
     foreign: set[str] = set()
-    found: list[str] = []
+    lines: list[str] = []
     for statement in pickled.ast.body:
-        if len(found) >= room:
+        if len(lines) >= room:
             break
         if isinstance(statement, ast.ImportFrom | ast.Import):
             module = getattr(statement, "module", None)
@@ -115,17 +115,17 @@ def _code(pickled: Any, honest: Honest, room: int) -> list[str]:
         else:
             uses = any(isinstance(node, ast.Name) and node.id in foreign for node in ast.walk(statement))
         if uses:
-            found.append(ast.unparse(statement))
-    return found
+            lines.append(ast.unparse(statement))
+    return lines
 
 
 def _bound_resources() -> None:
-    """Bound the memory of this process; the time of an answer is watched by who asks."""
+    """Bound the memory of this process. The asking process limits the time of an answer."""
     import resource
 
     limits = {"RLIMIT_AS": _MEMORY_BYTES, "RLIMIT_DATA": _MEMORY_BYTES, "RLIMIT_CPU": _CPU_SECONDS, "RLIMIT_CORE": 0}
     for name, limit in limits.items():
-        with suppress(OSError, ValueError):  # macOS knows not all of them
+        with suppress(OSError, ValueError):  # macOS does not have all of them
             resource.setrlimit(getattr(resource, name), (limit, limit))
 
 
@@ -141,23 +141,23 @@ def _send(answers: BinaryIO, text: str) -> None:
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer requests until there are no more.
+    """Answer requests until the stream ends.
 
     Args:
-        requests: Where they come from.
-        answers: Where the answers go.
+        requests: Stream of requests.
+        answers: Stream for the answers.
     """
     pairs = _receive(requests)
     if pairs is None:
         return
     honest = frozenset((module, name) for module, name in json.loads(pairs))
-    import fickling.analysis  # noqa: F401 (takes longer than an analysis, which is timed)
+    import fickling.analysis  # noqa: F401 (slow, and must not count towards the time of an analysis)
 
     _send(answers, json.dumps({}))
     while (program := _receive(requests)) is not None:
         try:
             answer = json.dumps(analyse(program, honest))
-        except Exception as error:  # whatever fickling raises about hostile bytes; its text can hold addresses
+        except Exception as error:  # fickling raises many classes on hostile bytes; their texts can hold addresses
             answer = json.dumps({"error": f"it cannot read the value ({type(error).__name__})"})
         _send(answers, answer)
 
@@ -166,6 +166,6 @@ def main() -> None:
     """Serve on stdin and stdout."""
     _bound_resources()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # fickling prints, too; that must not come between answers.
+    # fickling prints to stdout, which must not mix with the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     serve(sys.stdin.buffer, answers)

@@ -1,11 +1,11 @@
-"""fickling as a second opinion: one analysis for each distinct program, in a process that may die.
+"""fickling's second opinion: one analysis for each distinct program, in an expendable process.
 
-It explains what a refused value would have done, and remarks on a value that loads if fickling finds more in it than
-in honest patches. It never gives the verdict and never takes a finding away: it can only add text, and warnings. A
-crash, a hang or a refusal of fickling is "no opinion", never an approval. What comes back is escaped here.
+fickling explains what a refused value would do under ``pickle``. An accepted value gets a warning if fickling reports
+more about it than about honest patches. fickling never decides the verdict and never removes a finding. If it crashes,
+hangs or cannot read a value, the result is "no opinion", never an approval. Its answers are escaped here.
 
-The same database gives the same opinions however the work was divided: workers only take fingerprints
-(``audit.judge.programs``), and whoever puts their tallies together asks here, in key order.
+The opinions do not depend on how the work was divided. Workers only compute fingerprints (``audit.judge.programs``);
+the process that adds up their tallies asks for the opinions, in key order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, cast
 
 from ben_secure.audit.findings import MAX_PROGRAMS, NO_OPINION, Finding
-from ben_secure.audit.judge.programs import shown, without_pixels
+from ben_secure.audit.judge.programs import refused_fingerprint, without_pixels
 from ben_secure.errors import BenSecureError, Rule, printable
 from ben_secure.pickles.names import TABLE
 
@@ -33,43 +33,43 @@ if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
 
 _SECONDS = 3.0
-"""What one analysis may take; an honest program takes some 20 ms."""
+"""Time limit of one analysis, seconds; an honest program takes about 20 ms."""
 _START_SECONDS = 30.0
-"""What importing fickling may take; a cold network disk is slow."""
+"""Time limit for importing fickling, seconds; a cold network disk is slow."""
 _TOTAL_SECONDS = 120.0
-"""What all of one kind may take together."""
+"""Time limit of all analyses of one kind together, seconds."""
 _MAX_FAILURES = 5
-"""Crashes and hangs after which fickling is not asked any more."""
+"""Number of crashes and hangs after which fickling is not asked again."""
 _MAX_ANSWER_BYTES = 2**16
 _SHOWN_CHARACTERS = 400
-# With -c the folder in which the audit was started is not where modules come from, unless it is for the audit itself.
+# Sets sys.path explicitly, because -c would otherwise import modules from the working directory.
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.audit.opinion._fickling_worker import main; main()"
 
-# Each thread would take of the bounded memory; sets come in the same order every time.
+# Each thread would need some of the bounded memory. A fixed hash seed makes the order of sets repeatable.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What fickling says of one program.
+    """fickling's opinion of one program.
 
     Attributes:
         text: One line for people; printable ASCII.
-        beyond: Whether it finds more than in honest patches.
-        given: Whether there is an opinion at all.
+        beyond: Whether fickling reports more than about honest patches.
+        available: False if there is no opinion; ``text`` then gives the reason.
     """
 
     text: str
     beyond: bool = False
-    given: bool = True
+    available: bool = True
 
 
 class _Failure(Exception):
-    """The process died, hung or answered nonsense."""
+    """The process died, hung or sent an invalid answer."""
 
 
 class _Answer(NamedTuple):
-    """What fickling has said of one program, and what that has cost."""
+    """An opinion and the cost of obtaining it."""
 
     opinion: Opinion
     failed: bool
@@ -78,9 +78,9 @@ class _Answer(NamedTuple):
 
 @dataclass(slots=True)
 class _Budget:
-    """What may still be spent on programs of one kind: those of values that load, or of refused ones.
+    """Remaining budget for the programs of accepted values, or for those of refused values.
 
-    ``begun`` has, by fingerprint, what fickling is being asked or was asked already.
+    ``begun`` holds the pending and finished analyses by fingerprint.
     """
 
     programs: int = MAX_PROGRAMS
@@ -89,20 +89,20 @@ class _Budget:
     begun: dict[bytes, Future[_Answer]] = field(default_factory=dict)
 
     def spent(self) -> str | None:
-        """Why no more is asked, or None."""
+        """Return the reason why the budget is spent, or None."""
         if self.programs <= 0:
             return f"more than {MAX_PROGRAMS:,} different programs"
         if self.failures <= 0:
-            return f"it failed on {_MAX_FAILURES} programs and is not asked any more"
+            return f"it failed on {_MAX_FAILURES} programs and is not asked again"
         return "its time is used up" if self.seconds <= 0 else None
 
 
 class Fickling(AbstractContextManager["Fickling"]):
-    """The process in which fickling runs: started before or when it is first asked, and again after it died.
+    """The process that runs fickling. It starts on the first request, or by ``begin``, and restarts after it died.
 
     Args:
-        classes: Patch subclasses that the caller declares: fickling's remarks on their names are expected.
-        seconds: What one analysis may take.
+        classes: Patch subclasses that the caller declares; fickling's remarks on their names are ignored.
+        seconds: Time limit of one analysis.
     """
 
     def __init__(self, classes: Iterable[type[BigEarthNetPatch]] = (), seconds: float = _SECONDS) -> None:
@@ -113,15 +113,15 @@ class Fickling(AbstractContextManager["Fickling"]):
         self._greeted = False
 
     def begin(self) -> None:
-        """Start the process and go on; importing fickling takes about as long as judging 5,000 values."""
-        with suppress(_Failure):  # shows when it is asked
+        """Start the process without waiting: importing fickling takes about as long as judging 5,000 values."""
+        with suppress(_Failure):  # reported by the first request
             self._start()
 
     def ask(self, program: bytes) -> dict[str, Any]:
-        """Have a program analysed.
+        """Analyse a program.
 
         Raises:
-            _Failure: The process died or hung; it is gone.
+            _Failure: The process died or hung. It has been ended.
         """
         self._start()
         if not self._greeted:
@@ -140,14 +140,14 @@ class Fickling(AbstractContextManager["Fickling"]):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C ends the audit, which ends this
+                start_new_session=True,  # not reached by Ctrl-C: the audit ends it
                 env=os.environ | _ENVIRONMENT,
             )
         except OSError:
             raise _Failure("it cannot be started") from None
 
     def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
-        """Send a request and read the answer, in this time."""
+        """Send a request and read the answer, within a time limit."""
         running = cast("subprocess.Popen[bytes]", self._running)
         hung = threading.Event()
 
@@ -166,7 +166,7 @@ class Fickling(AbstractContextManager["Fickling"]):
         except (OSError, ValueError, RecursionError):
             self.close()
             raise _Failure(f"it did not finish in {seconds:g} s" if hung.is_set() else "it died") from None
-        except BaseException:  # interrupted: the answer that is still to come belongs to no question
+        except BaseException:  # interrupted: a late answer must not be read as the answer to the next request
             self.close()
             raise
         finally:
@@ -192,27 +192,27 @@ class Fickling(AbstractContextManager["Fickling"]):
         self.close()
 
     def close(self) -> None:
-        """End the process; it starts again when something is asked."""
+        """End the process. The next request starts it again."""
         running, self._running = self._running, None
         if running is not None:
             running.kill()
             for pipe in (running.stdin, running.stdout):
-                with suppress(OSError):  # what was still to be written
+                with suppress(OSError):  # unwritten data cannot be flushed
                     cast(BinaryIO, pipe).close()
             running.wait()
 
 
 Read: TypeAlias = Callable[[bytes], bytes | None]
-"""Gets a value by its LMDB key."""
+"""Reads a value by its LMDB key; None if the database does not have it."""
 
 
 class Opinions(AbstractContextManager["Opinions"]):
-    """Opinions on the programs of one database; a context manager, which ends its own process behind it.
+    """Collects opinions on the programs of one database. Use it as a context manager.
 
     Args:
-        fickling: Whom to ask; None for a process of its own.
-        classes: As for ``Fickling``, if there is none.
-        seconds: Likewise.
+        fickling: The process to ask. None starts one, which ends with the context.
+        classes: As for ``Fickling``; used if ``fickling`` is None.
+        seconds: As for ``Fickling``; used if ``fickling`` is None.
     """
 
     def __init__(
@@ -232,23 +232,23 @@ class Opinions(AbstractContextManager["Opinions"]):
         self.close()
 
     def close(self) -> None:
-        """End what is being asked, and the process, if it is its own."""
+        """Cancel pending requests. Also end the process if this object started it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         begun = [*self._accepted.begun.values(), *self._refused.begun.values()]
         if self._own is not None or not all(future.done() for future in begun):
-            self._fickling.close()  # what it is at is of no use any more
+            self._fickling.close()  # also ends a request that is still running
         self._thread.shutdown()
 
     def of_refused(self, value: bytes) -> Opinion | None:
-        """Ask about one value that was refused.
+        """Ask about one refused value.
 
         Args:
             value: The stored bytes; hostile.
 
         Returns:
-            The opinion; None if the value is none that fickling knows of, a safetensors file or nothing.
+            The opinion; None if the value is empty or a safetensors file, which fickling does not read.
         """
-        fingerprint = shown(value) if value else None
+        fingerprint = refused_fingerprint(value) if value else None
         return None if fingerprint is None else self._ask(fingerprint, lambda: value, self._refused)
 
     def of_accepted(self, value: bytes) -> Opinion:
@@ -263,11 +263,11 @@ class Opinions(AbstractContextManager["Opinions"]):
         return self._thread.submit(self._look, lambda: value).result().opinion
 
     def begin(self, tally: Tally, read: Read) -> None:
-        """Begin to ask about the programs of a range of keys, while others are judged; nobody waits.
+        """Start asking about the programs of a range of keys without waiting, while other ranges are judged.
 
         Args:
-            tally: What was found in the range; it is not changed.
-            read: Gets a value again by its LMDB key, in any thread.
+            tally: Tally of the range; not changed.
+            read: Reads a value again by its LMDB key; called in another thread.
         """
         for finding in tally.findings:
             if finding.program is not None and finding.lmdb_key is not None:
@@ -280,22 +280,22 @@ class Opinions(AbstractContextManager["Opinions"]):
             budget.begun[fingerprint] = self._thread.submit(self._look, value)
 
     def settle(self, tally: Tally, read: Read) -> None:
-        """Add what fickling says to the tally of a database.
+        """Add the opinions to the tally of a database.
 
         Args:
-            tally: What was found in it: refused findings get their ``opinion``, programs of values that load and of
-                which fickling finds more than of honest ones become findings, once for each program.
-            read: Gets a value again by its LMDB key.
+            tally: Tally of the database. Findings on refused values get their ``opinion``. Each program of accepted
+                values about which fickling reports more than about honest patches adds one finding.
+            read: Reads a value again by its LMDB key.
         """
         before = set(self._known)
-        told = {}
+        texts = {}
         # In key order, so that the same programs are asked about however the keys are cut into ranges.
         for finding in sorted(tally.findings, key=lambda finding: finding.lmdb_key or b""):
             if finding.program is not None and finding.lmdb_key is not None:
                 reread = partial(_reread, read, finding.lmdb_key, finding.program)
-                told[finding.lmdb_key] = self._ask(finding.program, reread, self._refused).text
+                texts[finding.lmdb_key] = self._ask(finding.program, reread, self._refused).text
         tally.findings = [
-            finding if finding.program is None else replace(finding, opinion=told.get(finding.lmdb_key or b""))
+            finding if finding.program is None else replace(finding, opinion=texts.get(finding.lmdb_key or b""))
             for finding in tally.findings
         ]
         for fingerprint, (lmdb_key, position) in tally.programs.items():
@@ -305,7 +305,7 @@ class Opinions(AbstractContextManager["Opinions"]):
                 tally.add(_remark(lmdb_key, position, opinion))
         for fingerprint in self._known.keys() - before:
             opinion = self._known[fingerprint]
-            tally.opinions["none" if not opinion.given else "more" if opinion.beyond else "as honest"] += 1
+            tally.opinions["none" if not opinion.available else "more" if opinion.beyond else "as honest"] += 1
 
     def _ask(self, fingerprint: bytes, value: Callable[[], bytes | None], budget: _Budget) -> Opinion:
         opinion = self._known.get(fingerprint)
@@ -314,7 +314,7 @@ class Opinions(AbstractContextManager["Opinions"]):
             if reason is not None:
                 for future in budget.begun.values():
                     future.cancel()
-                return Opinion(f"{NO_OPINION}: {reason}", given=False)
+                return Opinion(f"{NO_OPINION}: {reason}", available=False)
             self._begin(fingerprint, value, budget)
             future = budget.begun.get(fingerprint) or self._thread.submit(self._look, value)
             answer = future.result()
@@ -325,31 +325,31 @@ class Opinions(AbstractContextManager["Opinions"]):
         return opinion
 
     def _look(self, value: Callable[[], bytes | None]) -> _Answer:
-        """Ask about one value, in the thread that alone does so."""
-        found = value()
-        if found is None:
-            return _Answer(Opinion(f"{NO_OPINION}: the value was changed while it was checked", given=False), False, 0)
-        program = without_pixels(found)
+        """Ask about one value. All requests run in one thread."""
+        stored = value()
+        if stored is None:
+            return _Answer(Opinion(f"{NO_OPINION}: the value changed during the audit", available=False), False, 0)
+        program = without_pixels(stored)
         if program is None:
-            return _Answer(Opinion(f"{NO_OPINION}: the program is too long for it", given=False), False, 0)
+            return _Answer(Opinion(f"{NO_OPINION}: the program is too long for it", available=False), False, 0)
         start = time.monotonic()
         try:
             opinion, failed = _read_answer(self._fickling.ask(program)), False
         except _Failure as failure:
-            opinion, failed = Opinion(f"{NO_OPINION}: {failure}", given=False), True
+            opinion, failed = Opinion(f"{NO_OPINION}: {failure}", available=False), True
         return _Answer(opinion, failed, time.monotonic() - start)
 
 
 def _reread(read: Read, lmdb_key: bytes, expected: bytes | None = None) -> bytes | None:
-    """Get a value again; None if it is gone, or was refused and is not the ``expected`` program any more.
+    """Read a value again. Returns None if it is gone, or if its program is no longer the ``expected`` one.
 
-    That a value which loads is another one now is found out in the end, when the whole file is another one.
+    For an accepted value nothing is expected: if it has changed, so has the file, which the audit detects at its end.
     """
     try:
         value = read(lmdb_key)
     except BenSecureError:
         return None
-    return None if value is None or expected not in (None, shown(value)) else value
+    return None if value is None or expected not in (None, refused_fingerprint(value)) else value
 
 
 def _remark(lmdb_key: bytes, position: int | None, opinion: Opinion) -> Finding:
@@ -357,20 +357,20 @@ def _remark(lmdb_key: bytes, position: int | None, opinion: Opinion) -> Finding:
         lmdb_key=lmdb_key,
         position=position,
         rule=Rule.OPINION,
-        message="the value loads, but its program does more than those of honest patches (told once for each program)",
+        message="the value loads, but its program does more than honest patches do (reported once per program)",
         opinion=opinion.text,
     )
 
 
 def _read_answer(answer: dict[str, Any]) -> Opinion:
-    """Put an answer into words; its parts are text that hostile bytes have shaped."""
+    """Put an answer into words. Hostile bytes may have shaped its texts."""
     if "error" in answer:
-        return Opinion(printable(f"{NO_OPINION}: {answer['error']}", _SHOWN_CHARACTERS), given=False)
+        return Opinion(printable(f"{NO_OPINION}: {answer['error']}", _SHOWN_CHARACTERS), available=False)
     severity, beyond, code = answer.get("severity"), answer.get("beyond"), answer.get("code")
     if not isinstance(beyond, list) or not isinstance(code, list):
-        return Opinion(f"{NO_OPINION}: its answer makes no sense", given=False)
+        return Opinion(f"{NO_OPINION}: its answer makes no sense", available=False)
     if not beyond:
-        return Opinion("fickling finds nothing that honest patches do not have")
+        return Opinion("fickling reports nothing that it does not report about honest patches")
     name = printable(severity).lower().replace("_", " ")
-    told = f"it would run: {'; '.join(map(str, code))}" if code else str(beyond[0])
-    return Opinion(printable(f"fickling: {name}; {told}", _SHOWN_CHARACTERS), beyond=True)
+    reason = f"it would run: {'; '.join(map(str, code))}" if code else str(beyond[0])
+    return Opinion(printable(f"fickling: {name}; {reason}", _SHOWN_CHARACTERS), beyond=True)

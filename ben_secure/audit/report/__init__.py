@@ -1,7 +1,7 @@
-"""Write audit reports: a table for people, JSON and SARIF for machines, HTML for whoever has to be convinced.
+"""Write audit reports: a table for terminals, JSON and SARIF for machines, HTML to show to others.
 
-The one door to the formats. All say the same of the same findings, and the same findings give the same bytes: no
-times, no names of machines. Everything that comes from a file is escaped in each format, whoever reads the result.
+All formats report the same findings. The same findings give the same bytes, because reports contain neither times nor
+host names. All text from a database is escaped in every format.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from ben_secure.audit.report.json_report import (
     SCHEMA,
     JsonWriter,
     finding_to_json,
+    overall_exit_code,
     printable_key,
-    together,
     write_json,
 )
 
-__all__ = ["SCHEMA", "Format", "JsonWriter", "finding_to_json", "printable_key", "together", "write"]
+__all__ = ["SCHEMA", "Format", "JsonWriter", "finding_to_json", "overall_exit_code", "printable_key", "write"]
 
 
 class Format(str, Enum):
-    """How a report is written."""
+    """Format of a report."""
 
     TABLE = "table"
     JSON = "json"
@@ -37,9 +37,9 @@ def write(reports: Sequence[AuditReport], style: Format, out: TextIO, *, exit_co
 
     Args:
         reports: The reports.
-        style: How.
-        out: Where to; UTF-8, ASCII is enough but for the lines of the table.
-        exit_code: Exit code of the command, if it is not that of the verdict (``--fail-on``).
+        style: Format.
+        out: Output stream; UTF-8. Only the table contains characters outside ASCII.
+        exit_code: Exit code of the command, if it differs from the exit code of the verdict (``--fail-on``).
     """
     if style == Format.TABLE:
         from ben_secure.audit.report.table_report import plain_console, write_table

@@ -1,7 +1,7 @@
-"""Elements, style and charts of the HTML report; every text is escaped where an element is made.
+"""Elements, style and charts of the HTML report.
 
-A ``Markup`` is HTML that was made here; any other string that becomes a child or an attribute is escaped. Nothing on
-the page runs or is fetched: no script, no link but to places on the page, and a content security policy.
+``Markup`` is HTML made by this module. Every other string is escaped when it becomes a child or an attribute. The page
+has no scripts, loads nothing, links only to itself, and has a content security policy.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 Child = str | int | None
-"""What may stand in an element: markup as it is, other text escaped, None for nothing."""
+"""Content of an element. Markup is inserted as it is, other text is escaped, None is left out."""
 
 
 class Markup(str):
-    """HTML that is safe to show as it is."""
+    """HTML that is safe to insert unescaped."""
 
     __slots__ = ()
 
@@ -26,46 +26,46 @@ def tag(name: str, *children: Child, **attributes: Child) -> Markup:
     """Make an element.
 
     Args:
-        name: Of the element; a constant.
-        children: What stands in it.
-        attributes: Its attributes; ``class_`` for ``class``, an underscore elsewhere for a hyphen. One that is None is
-            left out, one that is an empty string has no value.
+        name: Name of the element; a constant.
+        children: Content.
+        attributes: Attributes: ``class_`` for ``class``, and an underscore elsewhere for a hyphen. An attribute that is
+            None is left out. An empty string gives an attribute without a value.
 
     Returns:
         The element.
     """
-    parts = [name]
+    words = [name]
     for key, value in attributes.items():
-        spelled = key.rstrip("_").replace("_", "-")
+        attribute = key.rstrip("_").replace("_", "-")
         if value == "":
-            parts.append(spelled)
+            words.append(attribute)
         elif value is not None:
-            parts.append(f'{spelled}="{escape(str(value), quote=True)}"')
-    opening = f"<{' '.join(parts)}>"
+            words.append(f'{attribute}="{escape(str(value), quote=True)}"')
+    opening = f"<{' '.join(words)}>"
     return Markup(opening if name in _VOID else f"{opening}{join(children)}</{name}>")
 
 
 def join(children: Sequence[Child]) -> Markup:
-    """Put children one after the other."""
+    """Concatenate children."""
     return Markup(
         "".join(child if isinstance(child, Markup) else escape(str(child)) for child in children if child is not None)
     )
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Child]], class_: str | None = None) -> Markup:
-    """Make a table, in a box that scrolls sideways if it must."""
+    """Make a table in a box that scrolls horizontally if necessary."""
     head = tag("thead", tag("tr", *(tag("th", heading, scope="col") for heading in headings)))
     body = tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) for row in rows))
     return tag("div", tag("table", head, body, class_=class_), class_="scroll")
 
 
 def bars(counts: Mapping[str, int], heading: str, danger: str | None = None) -> Markup:
-    """Draw counts as horizontal bars, in the order in which they come.
+    """Draw counts as horizontal bars, in the given order.
 
     Args:
-        counts: By label.
-        heading: What is counted.
-        danger: Label of the bar that is red.
+        counts: Counts by label.
+        heading: Heading of the chart.
+        danger: Label of the red bar.
 
     Returns:
         A figure.
@@ -89,18 +89,18 @@ def bars(counts: Mapping[str, int], heading: str, danger: str | None = None) -> 
 _COLUMNS = 500
 
 
-def strip(places: Sequence[tuple[int, bool]], records: int) -> Markup:
-    """Draw where in the key order something stands.
+def strip(positions: Sequence[tuple[int, bool]], records: int) -> Markup:
+    """Draw the positions of findings in key order.
 
     Args:
-        places: Position of each record, from 0, and whether it is refused.
-        records: How many there are.
+        positions: Position of each record with a finding, from 0, and whether the value is refused.
+        records: Number of records in the database.
 
     Returns:
-        A figure: key order from left to right, red where a value is refused, amber where there is a warning.
+        A figure: key order from left to right, red for refused values, amber for warnings.
     """
     columns: dict[int, bool] = {}
-    for position, refused in places:
+    for position, refused in positions:
         column = min(position * _COLUMNS // max(records, 1), _COLUMNS - 1)
         columns[column] = columns.get(column, False) or refused
     width = max(2, min(1000 // max(records, 1), 20))
@@ -119,16 +119,16 @@ def strip(places: Sequence[tuple[int, bool]], records: int) -> Markup:
         tag("span", "last key"),
         class_="scale",
     )
-    caption = tag("figcaption", "Where they stand", tag("small", "red: refused, amber: warning"))
+    caption = tag("figcaption", "Positions of findings", tag("small", "red: refused, amber: warning"))
     return tag("figure", caption, drawing, scale, class_="card")
 
 
 def page(title: str, *body: Child) -> Markup:
-    """Make the whole document.
+    """Make the document.
 
     Args:
-        title: Of the document.
-        body: What stands in it.
+        title: Title of the document.
+        body: Content.
 
     Returns:
         The document.

@@ -1,7 +1,7 @@
-"""List the opcodes of a value that nobody vouches for, without running it.
+"""List the opcodes of an untrusted value without running it.
 
-``pickletools`` decodes each opcode by itself and executes none. What is listed is escaped, and bounded in lines, in
-characters a line, in opcodes read and in bytes read behind the place of interest.
+``pickletools`` decodes each opcode separately and executes none. The listing is escaped. Its lines, the characters per
+line, the opcodes read and the bytes read after the position of interest are bounded.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ _HEAD, _BEFORE, _AFTER = 12, 40, 12
 _NEAR_BEFORE, _NEAR_AFTER = 8, 4
 _WINDOW_BYTES = 2**20
 _SHOWN_CHARACTERS = 60
-# Writing an integer in decimal takes time quadratic in its length; Python refuses to beyond 4,300 digits.
+# Writing an integer in decimal takes time quadratic in its length. Python refuses beyond 4,300 digits.
 _SHOWN_BITS = 512
 
 
 def disassemble(value: bytes, refused_at: int | None) -> list[str]:
-    """List the opcodes around a place in a value; opcodes behind a STOP, as of a second pickle, too.
+    """List the first opcodes of a value and those around a position, including opcodes after a STOP.
 
     Args:
         value: The stored bytes; hostile.
-        refused_at: Byte at which the loader refused the value, marked with ``>``; None lists the beginning.
+        refused_at: Byte at which the loader refused the value; its opcode is marked with ``>``. None lists only the
+            beginning.
 
     Returns:
-        At most ``_HEAD + _BEFORE + _AFTER`` lines of printable ASCII, and notes on what was left out.
+        At most ``_HEAD + _BEFORE + _AFTER`` lines of printable ASCII, and notes on omitted opcodes.
     """
     focus, after = (0, _HEAD + _BEFORE) if refused_at is None else (refused_at, _AFTER)
     head: list[str] = []
     tail: deque[str] = deque(maxlen=_BEFORE + _AFTER)
     skipped = 0
     rest = None
-    # The loader gives up at max_opcodes, so the place where it refused is among these.
+    # The loader stops at max_opcodes, so this range includes the position of the refusal.
     for position, text in islice(_lines(value[: focus + _WINDOW_BYTES]), DEFAULT_LIMITS.max_opcodes + _AFTER):
         if after == 0:
             rest = position
@@ -56,44 +57,44 @@ def disassemble(value: bytes, refused_at: int | None) -> list[str]:
 
 
 def around(value: bytes, offset: int) -> list[str]:
-    """List the few opcodes around a place in a value.
+    """List a few opcodes around a position in a value.
 
     Args:
         value: The stored bytes; hostile.
         offset: The byte of interest, marked with ``>`` if an opcode begins there.
 
     Returns:
-        At most ``_NEAR_BEFORE + _NEAR_AFTER + 1`` lines of printable ASCII; empty if the value is no pickle.
+        At most ``_NEAR_BEFORE + _NEAR_AFTER + 1`` lines of printable ASCII; empty if the value is not a pickle.
     """
     if value[:1] != b"\x80" or value[4:9] == SIGN:
         return []
-    found: deque[str] = deque(maxlen=_NEAR_BEFORE + _NEAR_AFTER + 1)
+    lines: deque[str] = deque(maxlen=_NEAR_BEFORE + _NEAR_AFTER + 1)
     after = _NEAR_AFTER
     for position, text in islice(_lines(value[: offset + _WINDOW_BYTES]), DEFAULT_LIMITS.max_opcodes + _NEAR_AFTER):
         if position > offset:
             if after == 0:
                 break
             after -= 1
-        found.append(f"{'>' if position == offset else ' '} {text}")
-    return list(found)
+        lines.append(f"{'>' if position == offset else ' '} {text}")
+    return list(lines)
 
 
 def _lines(value: bytes) -> Iterator[tuple[int, str]]:
-    """Decode opcode by opcode, beginning again behind each STOP; what cannot be decoded ends it.
+    """Decode the opcodes, past each STOP, up to the first bytes that cannot be decoded.
 
     Yields:
         Position and line.
     """
-    for name, argument, place, end in opcodes(value):
+    for name, argument, position, end in opcodes(value):
         if name:
-            yield place, f"{place:>9,}  {name:<17} {_shown(argument)}".rstrip()
+            yield position, f"{position:>9,}  {name:<17} {_format_argument(argument)}".rstrip()
         else:
-            yield end, f"{'':11}-- cannot be read on: {printable(argument)} --"
+            yield end, f"{'':11}-- cannot decode the rest: {printable(argument)} --"
         if name == "STOP" and end < len(value):
-            yield place, f"{'':11}-- behind the STOP --"
+            yield position, f"{'':11}-- after the STOP --"
 
 
-def _shown(argument: object) -> str:
+def _format_argument(argument: object) -> str:
     if argument is None:
         return ""
     if isinstance(argument, int) and argument.bit_length() > _SHOWN_BITS:

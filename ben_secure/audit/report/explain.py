@@ -1,7 +1,7 @@
-"""Explain a finding: what it is, where it stands, what it would have done, and the opcodes around it.
+"""Explain a finding: the problem, its position, its consequence under ``pickle``, and the opcodes around it.
 
-Shared by ``inspect`` and the reports. Runs nothing, asks nobody: what fickling said is already in the finding, and
-where it said nothing the words are ours. Everything is escaped and bounded.
+``inspect`` and the reports share this module. It runs no code from the value and does not start fickling: fickling's
+opinion is already in the finding. Without an opinion, it uses texts of its own. All text is escaped and bounded.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from ben_secure.errors import Rule, printable
 
 _OPCODES: Mapping[str, str] = MappingProxyType(
     {
-        "PERSID": "ask the program that loads it for an object by a name from the file",
-        "BINPERSID": "ask the program that loads it for an object by a name from the file",
-        "EXT1": "import what a number stands for in the registry of extensions",
-        "EXT2": "import what a number stands for in the registry of extensions",
-        "EXT4": "import what a number stands for in the registry of extensions",
+        "PERSID": "ask the loading program for an object by a name from the file",
+        "BINPERSID": "ask the loading program for an object by a name from the file",
+        "EXT1": "import the name registered for a number in the extension registry",
+        "EXT2": "import the name registered for a number in the extension registry",
+        "EXT4": "import the name registered for a number in the extension registry",
         "GLOBAL": "import a module and take a name from it",
         "INST": "import a class and call it",
         "OBJ": "call a class",
         "NEWOBJ_EX": "make an object with arguments of the file's choice",
-        "NEXT_BUFFER": "take bytes that are not in the value",
-        "READONLY_BUFFER": "take bytes that are not in the value",
-        "POP": "throw away what it has just made, which hides a call from scanners",
-        "POP_MARK": "throw away what it has just made, which hides a call from scanners",
+        "NEXT_BUFFER": "read bytes from outside the value",
+        "READONLY_BUFFER": "read bytes from outside the value",
+        "POP": "discard the object that it has just made, which hides a call from scanners",
+        "POP_MARK": "discard the object that it has just made, which hides a call from scanners",
         "DUP": "use one object twice",
         "BUILD": "set attributes of an object, or call its __setstate__",
         "REDUCE": "call a function with arguments of the file's choice",
     }
 )
-"""What pickle does at an opcode."""
+"""Effect of an opcode under ``pickle``."""
 
 _RULES: Mapping[Rule, str] = MappingProxyType(
     {
-        Rule.TRAILING_DATA: "ignore what follows, unless a reader goes on behind the first pickle",
-        Rule.LIMIT: "take what time and memory it asks for",
-        Rule.STRUCTURE: "change objects that are not the value's own",
-        Rule.ARRAY: "allocate what the file says, or take raw bytes for pointers",
+        Rule.TRAILING_DATA: "ignore the bytes that follow, unless a reader continues after the first pickle",
+        Rule.LIMIT: "use as much time and memory as the value asks for",
+        Rule.STRUCTURE: "change objects that do not belong to the value",
+        Rule.ARRAY: "allocate as much memory as the file asks for, or use raw bytes as pointers",
         Rule.CALL_SHAPE: "call a function with arguments of the file's choice",
     }
 )
@@ -53,18 +53,18 @@ class Explanation:
     """A finding in words.
 
     Attributes:
-        level: How grave it is.
-        title: What is wrong, in a few words.
-        help: What that means, and what to do.
-        place: Byte, opcode and global, as far as they are known; may be empty.
-        consequence: What loading the value with pickle would have done, by fickling or in our words; may be empty.
-        disassembly: The opcodes around the place; empty if the value is not at hand or is not a pickle.
+        level: Severity.
+        title: The problem in a few words.
+        help: Meaning of the problem and what to do.
+        position: Byte, opcode and global, as far as they are known; may be empty.
+        consequence: Effect of loading the value with pickle, according to fickling or to this module; may be empty.
+        disassembly: The opcodes around the position; empty if the value is not available or is not a pickle.
     """
 
     level: Level
     title: str
     help: str
-    place: str
+    position: str
     consequence: str
     disassembly: tuple[str, ...]
 
@@ -74,36 +74,36 @@ def explain(finding: Finding, value: bytes | None = None) -> Explanation:
 
     Args:
         finding: The finding.
-        value: The stored bytes, if at hand; hostile.
+        value: The stored bytes, if available; hostile.
 
     Returns:
         The explanation; printable ASCII.
     """
     rule = RULES[finding.rule]
-    parts = [f"byte {finding.offset:,}"] if finding.offset is not None else []
-    parts += [printable(finding.opcode)] if finding.opcode is not None else []
-    parts += [f"global {printable(finding.global_name, 300)}"] if finding.global_name is not None else []
+    position = [f"byte {finding.offset:,}"] if finding.offset is not None else []
+    position += [printable(finding.opcode)] if finding.opcode is not None else []
+    position += [f"global {printable(finding.global_name, 300)}"] if finding.global_name is not None else []
     lines = around(value, finding.offset) if value is not None and finding.offset is not None else []
-    return Explanation(rule.level, rule.title, rule.help, ", ".join(parts), consequence(finding), tuple(lines))
+    return Explanation(rule.level, rule.title, rule.help, ", ".join(position), consequence(finding), tuple(lines))
 
 
 def consequence(finding: Finding) -> str:
-    """What loading the value with pickle would have done.
+    """Describe the effect of loading the value with pickle.
 
     Args:
         finding: The finding.
 
     Returns:
-        What fickling says if it has an opinion, else a sentence of ours, as far as there is one.
+        fickling's opinion if there is one, otherwise a text for the opcode or rule. May be empty.
     """
     opinion = None if finding.opinion is None else printable(finding.opinion, 500)
     if opinion is not None and not opinion.startswith(NO_OPINION):
         return opinion
     if finding.global_name is not None:
-        what = f"import {printable(finding.global_name, 300)}, and most likely call it"
+        effect = f"import {printable(finding.global_name, 300)}, and most likely call it"
     elif finding.rule is Rule.FORBIDDEN_OPCODE:
-        what = _OPCODES.get(finding.opcode or "", "do something that no honest patch needs")
+        effect = _OPCODES.get(finding.opcode or "", "do something that no honest patch needs")
     else:
-        what = _RULES.get(finding.rule, "")
-    own = f"pickle would {what}" if what else ""
-    return "; ".join(part for part in (own, opinion) if part)
+        effect = _RULES.get(finding.rule, "")
+    own = f"pickle would {effect}" if effect else ""
+    return "; ".join(text for text in (own, opinion) if text)

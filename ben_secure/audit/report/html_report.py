@@ -1,8 +1,8 @@
-"""Write an audit report as one HTML file: verdict, counts, charts, findings with their disassembly, quick-looks.
+"""Write an audit report as one HTML file: verdict, counts, charts, findings with disassemblies, and quick-looks.
 
-Needs nothing but the file: no network, no script. Every text from a database is escaped twice, to printable ASCII and
-for HTML (``_elements``). Values are read again for pictures and disassemblies, a few of each database; where one cannot
-be, the report has less and says the same.
+The file needs neither network nor scripts. All text from a database is escaped twice, to printable ASCII and for HTML
+(``_elements``). A few values of each database are read again for pictures and disassemblies. If a value cannot be read
+again, the report leaves its picture or disassembly out.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.remote.addresses import is_remote
 
 ROWS = 50
-"""Findings of one rule that are listed for a database; the rest are counted."""
+"""Maximum number of findings listed per rule and database; the rest are counted."""
 _DISASSEMBLED = 3
 _PICTURES = 8
 _PICTURE_SIDE = 240
-_MAX_LOOKED_AT = 20
+_MAX_REREAD = 20  # databases
 _ORDER = list(Level)
 _WORST_FIRST: list[Verdict] = ["refused", "undecided", "clean"]
 _SENTENCES: dict[Verdict, str] = {
     "refused": "See the findings.",
-    "clean": "Every value that was judged is a patch and nothing else.",
-    "undecided": "Not everything could be judged, so nothing is vouched for.",
+    "clean": "Every judged value is a patch and nothing else.",
+    "undecided": "Not everything could be judged, so there is no verdict.",
 }
 _FOOTER = (
-    f"ben-secure {__version__}. The verdicts are those of its loader; fickling gives a second opinion and decides "
-    "nothing. Text from the databases is shown in printable ASCII, with other characters escaped."
+    f"ben-secure {__version__}. Its loader decides the verdicts; fickling gives a second opinion that decides nothing. "
+    "Text from the databases is printed in ASCII, with other characters escaped."
 )
 _Read = Callable[[bytes], bytes | None]
 
@@ -48,16 +48,16 @@ def write_html(reports: Sequence[AuditReport], out: TextIO) -> None:
     """Write the reports as one HTML document.
 
     Args:
-        reports: The reports; their databases are read for pictures and disassemblies, if they are there.
-        out: Where to; ASCII only.
+        reports: The reports. Their databases are read again for pictures and disassemblies, if they can be opened.
+        out: Output stream; only ASCII is written.
     """
     verdict = overall(report.verdict for report in reports)
     reports = sorted(reports, key=lambda report: _WORST_FIRST.index(report.verdict))
     body: list[Child] = [tag("h1", "ben-secure audit"), _banner(reports, verdict), _tiles(reports)]
     if len(reports) > 1:
         body.append(_overview(reports))
-    for place, report in enumerate(reports):
-        body.append(_database(report, _anchor(place), place < _MAX_LOOKED_AT))
+    for index, report in enumerate(reports):
+        body.append(_database(report, _anchor(index), index < _MAX_REREAD))
     body.append(tag("footer", tag("p", _FOOTER)))
     out.write(page(f"ben-secure audit: {verdict}", *body))
 
@@ -69,15 +69,15 @@ def _banner(reports: Sequence[AuditReport], verdict: Verdict) -> Markup:
     sums = sum((Counter(report.errors) for report in reports), Counter[Category]())
     if verdict == "refused":
         listed = ", ".join(category.counted(sums[category]) for category in Category if sums[category])
-        told = f"{refused:,} of {counted(judged, 'value')} {where} refused: {listed}."
+        result = f"{refused:,} of {counted(judged, 'value')} {where} refused: {listed}."
     else:
-        told = f"{counted(judged, 'value')} judged {where}."
-    sampled = " Only a sample of the records was looked at." if any(report.sampled for report in reports) else ""
+        result = f"{counted(judged, 'value')} judged {where}."
+    sampled = " Only a sample of the records was judged." if any(report.sampled for report in reports) else ""
     advice = _SENTENCES[verdict]
     if sums:
         text = min(sums, key=lambda category: category.rank).advice
         advice = f"{text[0].upper()}{text[1:]}."
-    texts = tag("strong", headline(reports)), tag("p", f"{told}{sampled} {advice}")
+    texts = tag("strong", headline(reports)), tag("p", f"{result}{sampled} {advice}")
     return tag("div", *texts, class_=f"banner {verdict}")
 
 
@@ -120,54 +120,57 @@ def _overview(reports: Sequence[AuditReport]) -> Markup:
     rows = [
         [
             _badge(report.verdict),
-            tag("a", tag("code", printable(report.database, 400)), href=f"#{_anchor(place)}"),
+            tag("a", tag("code", printable(report.database, 400)), href=f"#{_anchor(index)}"),
             f"{report.checked:,}",
             f"{report.refused:,}",
             f"{report.count(Level.WARNING):,}",
             ", ".join(category.counted(count) for category, count in report.errors.items())
             or printable(report.undecided or "", 200),
         ]
-        for place, report in enumerate(reports)
+        for index, report in enumerate(reports)
     ]
     headings = ["verdict", "database", "judged", "refused", "warnings", "findings"]
     return tag("div", table(headings, rows, "list overview"), class_="card")
 
 
-def _anchor(place: int) -> str:
-    return f"database-{place + 1}"
+def _anchor(index: int) -> str:
+    return f"database-{index + 1}"
 
 
-def _database(report: AuditReport, anchor: str, look: bool) -> Markup:
-    """Everything on one database."""
+def _database(report: AuditReport, anchor: str, reread: bool) -> Markup:
+    """Make the section on one database; with ``reread``, values are read again for pictures and disassemblies."""
     heading = tag("h2", printable(report.database, 400), id=anchor)
     facts = [
         _badge(report.verdict),
         f" {report.entries:,} records, {report.checked:,} judged, {_size(report.value_bytes)}",
     ]
     if report.sampled:
-        facts.append("; sampled: no others were looked at")
-    parts: list[Child] = [heading, tag("p", *facts, class_="soft")]
+        facts.append("; only a sample")
+    children: list[Child] = [heading, tag("p", *facts, class_="soft")]
     if report.undecided is not None:
-        parts.append(tag("p", tag("b", "Not finished: "), printable(report.undecided, 1000)))
+        children.append(tag("p", tag("b", "Not finished: "), printable(report.undecided, 1000)))
     remarks = filter(None, (opinions_of(report), file_of(report)))
-    parts += [tag("p", f"{text[0].upper()}{text[1:]}.", class_="soft") for text in remarks]
-    places = [
+    children += [tag("p", f"{text[0].upper()}{text[1:]}.", class_="soft") for text in remarks]
+    positions = [
         (finding.position, finding.level is Level.ERROR)
         for finding in report.findings
         if finding.position is not None and finding.level is not Level.NOTE
     ]
-    parts.append(strip(places, report.entries) if places else None)
-    parts.append(_charts(report) if report.checked else None)
-    if not look or is_remote(report.database):
-        return tag("section", *parts, _findings(report, lambda _: None))
+    children.append(strip(positions, report.entries) if positions else None)
+    children.append(_charts(report) if report.checked else None)
+    if not reread or is_remote(report.database):
+        return tag("section", *children, _findings(report, lambda _: None))
     try:
         with PageReader(report.database) as reader:
-            return tag("section", *parts, _findings(report, _patient(reader)), _pictures(report, _patient(reader)))
+            read = _tolerant(reader)
+            return tag("section", *children, _findings(report, read), _pictures(report, read))
     except BenSecureError:
-        return tag("section", *parts, _findings(report, lambda _: None))
+        return tag("section", *children, _findings(report, lambda _: None))
 
 
-def _patient(reader: PageReader) -> _Read:
+def _tolerant(reader: PageReader) -> _Read:
+    """Make a function that reads a value and returns None if it cannot be read."""
+
     def read(lmdb_key: bytes) -> bytes | None:
         with suppress(BenSecureError):
             return reader.get(lmdb_key)
@@ -189,7 +192,7 @@ def _charts(report: AuditReport) -> Markup:
 
 
 def _range(bits: int) -> str:
-    """The sizes that a number of bits stands for: 2 ** (bits - 1) up to 2 ** bits bytes."""
+    """Format the sizes with this bit length: 2 ** (bits - 1) up to 2 ** bits bytes."""
     return f"{_power(bits - 1)} to {_power(bits)}" if bits else "empty"
 
 
@@ -199,7 +202,7 @@ def _power(bits: int) -> str:
 
 
 def _findings(report: AuditReport, read: _Read) -> Markup | None:
-    """All findings, by rule, the gravest first."""
+    """List the findings by rule, the gravest first."""
     if not report.rules:
         return None
     kept: dict[Rule, list[Finding]] = {rule: [] for rule in report.rules}
@@ -223,27 +226,26 @@ def _group(rule: Rule, count: int, findings: Sequence[Finding], read: _Read) -> 
         tag("code", str(rule)),
         tag("span", f"{count:,}", class_="count"),
     ]
-    shown = findings[:ROWS]
-    rows = [_row(finding) for finding in shown]
-    parts: list[Child] = [
+    rows = [_row(finding) for finding in findings[:ROWS]]
+    children: list[Child] = [
         tag("p", text.help, class_="soft"),
         table(["LMDB key", "byte, opcode", "found"], rows, "list findings") if rows else None,
-        tag("p", f"and {count - len(shown):,} more; the JSON report lists more of them", class_="soft")
-        if count > len(shown)
+        tag("p", f"and {count - len(rows):,} more; the JSON report lists more of them", class_="soft")
+        if count > len(rows)
         else None,
     ]
     for finding in findings[:_DISASSEMBLED]:
         value = read(finding.lmdb_key) if finding.lmdb_key is not None and finding.offset is not None else None
         explanation = explain(finding, value)
-        parts.append(_disassembly(finding, explanation) if explanation.disassembly else None)
+        children.append(_disassembly(finding, explanation) if explanation.disassembly else None)
     opened = "" if text.level is not Level.NOTE or count <= 10 else None
-    return tag("details", tag("summary", *title), *parts, open=opened, data_rule=str(rule), data_count=count)
+    return tag("details", tag("summary", *title), *children, open=opened, data_rule=str(rule), data_count=count)
 
 
 def _row(finding: Finding) -> list[Child]:
-    found: list[Child] = [tag("div", printable(finding.message, 600))]
+    texts: list[Child] = [tag("div", printable(finding.message, 600))]
     if finding.opinion is not None:
-        found.append(tag("div", printable(finding.opinion, 600), class_="opinion"))
+        texts.append(tag("div", printable(finding.opinion, 600), class_="opinion"))
     key = "(database)" if finding.lmdb_key is None else printable_key(finding.lmdb_key)
     return [
         tag("span", key, class_="key"),
@@ -253,7 +255,7 @@ def _row(finding: Finding) -> list[Child]:
                 None if finding.opcode is None else tag("code", printable(finding.opcode)),
             ]
         ),
-        join(found),
+        join(texts),
     ]
 
 
@@ -261,12 +263,12 @@ def _disassembly(finding: Finding, explanation: Explanation) -> Markup:
     key = "" if finding.lmdb_key is None else printable_key(finding.lmdb_key)
     lines = [join([tag("mark", line) if line.startswith(">") else line, "\n"]) for line in explanation.disassembly]
     consequence = tag("div", explanation.consequence, class_="opinion") if explanation.consequence else None
-    where = tag("div", tag("span", key, class_="key"), f", {explanation.place}", class_="where")
+    where = tag("div", tag("span", key, class_="key"), f", {explanation.position}", class_="where")
     return join([where, consequence, tag("pre", *lines)])
 
 
 def _pictures(report: AuditReport, read: _Read) -> Markup | None:
-    """Quick-looks of a few clean patches."""
+    """Make quick-looks of a few clean patches."""
     figures = []
     for lmdb_key in report.tally.clean_keys[:_PICTURES]:
         picture = _picture(read(lmdb_key))
@@ -280,7 +282,7 @@ def _pictures(report: AuditReport, read: _Read) -> Markup | None:
 
 
 def _picture(value: bytes | None) -> bytes | None:
-    """A PNG of at most ``_PICTURE_SIDE`` pixels a side; None if there is nothing to see in the value."""
+    """Make a PNG of at most ``_PICTURE_SIDE`` pixels per side; None if the value cannot be drawn."""
     from ben_secure.values import loads
     from ben_secure.view.quicklook import to_png
 
@@ -288,7 +290,7 @@ def _picture(value: bytes | None) -> bytes | None:
         return None
     try:
         image = loads(value).quicklook().image
-    except (BenSecureError, ValueError):  # changed since, or a class of the caller's, or bands that make no picture
+    except (BenSecureError, ValueError):  # the value has changed, has a class of the caller, or lacks suitable bands
         return None
     step = -(-max(image.shape[:2]) // _PICTURE_SIDE)
     return to_png(image[::step, ::step])

@@ -1,7 +1,7 @@
-"""Write an audit report for machines: one JSON object, each database written as soon as its report is there.
+"""Write an audit report for machines as one JSON object. Each database is written as soon as its report is ready.
 
-Never writes anything but ASCII, and ends as one valid object whatever happens in between. The form is documented in
-docs/audit-json.md and in ``report.schema.json``.
+The output is ASCII, and it is one valid object even if the audit fails. docs/audit-json.md and ``report.schema.json``
+document the format.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from ben_secure.audit.rules import Category, Level
 from ben_secure.errors import Rule, printable
 
 SCHEMA = 3
-"""Number of the JSON form; raised when a key is renamed, removed or changes its meaning."""
+"""Number of the JSON format. It rises when a key is renamed, removed or changes its meaning."""
 
 
 def printable_key(lmdb_key: bytes) -> str:
-    """Escape an LMDB key for people; a plain name stays as it is.
+    """Escape an LMDB key for people. Ordinary names do not change.
 
     Args:
-        lmdb_key: Raw key; hostile.
+        lmdb_key: Raw LMDB key; hostile.
 
     Returns:
-        Printable ASCII. Different keys can look the same (a backslash is not doubled); the hexadecimal form is exact.
+        Printable ASCII. Backslashes are not doubled, so different keys can look the same; the hexadecimal form is
+        exact.
     """
     return printable(lmdb_key.decode("utf-8", "backslashreplace"))
 
 
 def finding_to_json(finding: Finding) -> dict[str, object]:
-    """Write one finding as plain data.
+    """Convert one finding into plain data.
 
     Args:
         finding: The finding.
 
     Returns:
-        ``lmdb_key`` (escaped, to be read), ``lmdb_key_hex`` (exact), ``rule``, ``level``, ``category``, ``message``,
-        ``offset``, ``opcode``, ``global``, ``opinion`` and ``position``; None for what is not known.
+        ``lmdb_key`` (escaped, for people), ``lmdb_key_hex`` (exact), ``rule``, ``level``, ``category``, ``message``,
+        ``offset``, ``opcode``, ``global``, ``opinion`` and ``position``. Unknown members are None.
     """
     lmdb_key = finding.lmdb_key
     return {
@@ -60,25 +61,25 @@ def finding_to_json(finding: Finding) -> dict[str, object]:
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
-    """Put the verdicts on several databases together: the worst of them, and nothing is undecided."""
-    found = set(verdicts)
-    return "refused" if "refused" in found else "undecided" if "undecided" in found or not found else "clean"
+    """Combine the verdicts on several databases into the worst of them; no verdicts give ``undecided``."""
+    distinct = set(verdicts)
+    return "refused" if "refused" in distinct else "undecided" if "undecided" in distinct or not distinct else "clean"
 
 
-def together(exit_codes: Iterable[int]) -> int:
-    """Put exit codes together: 130 if an audit was interrupted, else 1, 2 or 0; none at all is 2."""
-    found = set(exit_codes)
-    return next((code for code in (130, 1, 2) if code in found), 0 if found else 2)
+def overall_exit_code(exit_codes: Iterable[int]) -> int:
+    """Combine exit codes: the first of 130, 1, 2 and 0 that occurs; no exit codes give 2."""
+    distinct = set(exit_codes)
+    return next((code for code in (130, 1, 2) if code in distinct), 0 if distinct else 2)
 
 
 def facts(report: AuditReport) -> dict[str, object]:
-    """Write everything about one database but its findings as plain data.
+    """Convert the report on one database into plain data, without its path and findings.
 
     Args:
         report: The report.
 
     Returns:
-        As docs/audit-json.md lists.
+        The members that docs/audit-json.md lists.
     """
     tally = report.tally
     return {
@@ -108,18 +109,18 @@ _NO_FILE = dict.fromkeys(field.name for field in fields(FileFacts))
 
 
 def frequent(item: tuple[object, int]) -> tuple[int, str]:
-    """Sort what is counted by this: the most frequent first, then by name."""
+    """Sort key for counts: the most frequent first, then by name."""
     return -item[1], str(item[0])
 
 
 def ascii_json(value: object, indent: int | None = None) -> str:
-    """Write plain data as JSON of printable ASCII.
+    """Write plain data as JSON in printable ASCII.
 
     Args:
         value: The data.
-        indent: Spaces a level; None for one line.
+        indent: Spaces per level; None for one line.
     """
-    # json escapes all but ASCII; DEL is the one ASCII control character that it lets through.
+    # json escapes non-ASCII and control characters, except DEL.
     return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
@@ -127,13 +128,13 @@ _SUMS = ("checked", "clean", "refused", "skipped", "value_bytes", "findings_left
 
 
 class JsonWriter:
-    """Writes one report on one database or several; ``end`` makes it whole, at any time.
+    """Writes the report on one or more databases. ``end`` completes the JSON object and can be called at any time.
 
     Args:
-        out: Where to.
+        out: Output stream.
 
     Attributes:
-        begun: Whether anything was written.
+        begun: Whether anything has been written.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -156,13 +157,13 @@ class JsonWriter:
     def database(self, report: AuditReport) -> None:
         """Write the report on one database."""
         self._begin()
-        found = facts(report)
+        members = facts(report)
         findings = ",".join(f"\n {ascii_json(finding_to_json(finding))}" for finding in report.findings)
         self._out.write("," if self._verdicts else "")
         self._out.write(f'\n{{"database": {ascii_json(report.database)},\n"findings": [{findings}\n]')
-        self._out.write("".join(f',\n"{name}": {ascii_json(value)}' for name, value in found.items()) + "}")
+        self._out.write("".join(f',\n"{name}": {ascii_json(value)}' for name, value in members.items()) + "}")
         for name in _SUMS:
-            self._sums[name] += int(str(found[name]))
+            self._sums[name] += int(str(members[name]))
         self._levels.update({level: report.count(level) for level in Level})
         self._categories.update(report.categories)
         self._rules.update(report.rules)
@@ -170,10 +171,10 @@ class JsonWriter:
         self._exit_codes.append(report.exit_code)
 
     def end(self, *, exit_code: int | None = None, error: str | None = None) -> None:
-        """Write what is left, so that the whole is one valid object.
+        """Write the remaining members, so that the output is one valid object.
 
         Args:
-            exit_code: Exit code of the command, if it is not what follows from those of the reports.
+            exit_code: Exit code of the command, if it differs from that of the reports.
             error: Why the audit ended early, or None.
         """
         self._begin()
@@ -182,7 +183,7 @@ class JsonWriter:
             self._exit_codes.append(EXIT_CODES["undecided"])
         document = {
             "verdict": overall(self._verdicts),
-            "exit_code": together(self._exit_codes) if exit_code is None else exit_code,
+            "exit_code": overall_exit_code(self._exit_codes) if exit_code is None else exit_code,
             "error": None if error is None else printable(error, 1000),
             **self._sums,
             "levels": {str(level): self._levels[level] for level in Level},
@@ -197,12 +198,12 @@ class JsonWriter:
 
 
 def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | None = None) -> None:
-    """Write finished reports, with the same bytes as ``JsonWriter`` would while they are made.
+    """Write finished reports. The bytes are the same as if ``JsonWriter`` had written each one when it was ready.
 
     Args:
         reports: The reports.
-        out: Where to.
-        exit_code: Exit code of the command, if it is not what follows from those of the reports.
+        out: Output stream.
+        exit_code: Exit code of the command, if it differs from that of the reports.
     """
     writer = JsonWriter(out)
     for report in reports:

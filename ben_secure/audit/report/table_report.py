@@ -1,7 +1,7 @@
-"""Write an audit report for people at a terminal: the findings, the counts, the verdict in the last line.
+"""Write an audit report for people at a terminal: the findings, the counts, and the verdict in the last line.
 
-Everything that comes from a file is escaped, and the console interprets no markup: LMDB keys and database paths can
-hold terminal escapes, line breaks, right-to-left marks and markup of the table library.
+All text from a database is escaped and the console interprets no markup, because LMDB keys and database paths can
+contain terminal escapes, line breaks, right-to-left marks and markup of the table library.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rich.text import Text
 from ben_secure import __version__
 from ben_secure.audit.findings import AuditReport, Finding
 from ben_secure.audit.report.json_report import frequent, overall, printable_key
-from ben_secure.audit.rules import OF_THE_WHOLE, RULES, Category, Level
+from ben_secure.audit.rules import DATABASE_RULES, RULES, Category, Level
 from ben_secure.errors import Rule, counted, printable
 
 _ROWS = 100
-_LEAST_WIDTH = 80  # of a table; a narrower terminal gets a list
+_MIN_TABLE_WIDTH = 80  # a narrower terminal gets a list
 _PIPE_WIDTH = 120
 _HEADINGS = ("level", "LMDB key", "rule", "byte", "asks for / found")
 _STYLES = {"clean": "bold green", "refused": "bold red", "undecided": "bold yellow"}
@@ -36,7 +36,7 @@ def plain_console(out: TextIO) -> Console:
     """Make a console that interprets no markup, emoji codes or links.
 
     Args:
-        out: Where it writes; a width of its own if that is no terminal and ``COLUMNS`` says nothing.
+        out: Output stream. If it is not a terminal and ``COLUMNS`` is not set, lines have 120 characters.
     """
     console = Console(file=out, markup=False, emoji=False, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -49,9 +49,9 @@ def to_table(report: AuditReport, console: Console) -> None:
 
     Args:
         report: The report.
-        console: Where to; must not interpret markup (``plain_console``).
+        console: Output; must not interpret markup (``plain_console``).
     """
-    if report.findings and console.width < _LEAST_WIDTH:
+    if report.findings and console.width < _MIN_TABLE_WIDTH:
         for finding in report.findings[:_ROWS]:
             _print_lines(finding, console)
     elif report.findings:
@@ -63,10 +63,10 @@ def to_table(report: AuditReport, console: Console) -> None:
         console.print(f"and {more:,} more finding{'s' if more > 1 else ''}; {listed}", soft_wrap=True)
     for line in _counts(report):
         console.print(line, soft_wrap=True)
-    if report.verdict == "refused" and report.undecided is not None:  # an undecided verdict says it itself
+    if report.verdict == "refused" and report.undecided is not None:  # the line of an undecided verdict has the reason
         console.print(f"not finished: {printable(report.undecided, 1000)}", soft_wrap=True)
     if report.verdict == "clean" and report.exit_code:
-        console.print(f"exit code 1, because there are findings of level {report.fail_on} or graver (--fail-on)")
+        console.print(f"exit code 1, because a finding has at least level {report.fail_on} (--fail-on)")
     console.print(_verdict(report), style=_STYLES[report.verdict], soft_wrap=True)
 
 
@@ -77,8 +77,8 @@ def write_table(reports: Sequence[AuditReport], console: Console) -> None:
         reports: The reports.
         console: As for ``to_table``.
     """
-    for place, report in enumerate(reports):
-        if place:
+    for index, report in enumerate(reports):
+        if index:
             console.print()
         to_table(report, console)
     if len(reports) > 1:
@@ -90,7 +90,7 @@ def write_table(reports: Sequence[AuditReport], console: Console) -> None:
 
 
 def headline(reports: Sequence[AuditReport]) -> str:
-    """The verdict in one word, and what else has to be known at once."""
+    """Write the verdict in one word, followed by the warnings if it is ``CLEAN``."""
     verdict = overall(report.verdict for report in reports)
     warnings: Counter[Rule] = Counter()
     for report in reports:
@@ -102,19 +102,19 @@ def headline(reports: Sequence[AuditReport]) -> str:
 
 
 def plural(level: Level, count: int) -> str:
-    """Write a number of findings of a level, as in ``2 warnings``."""
+    """Format a number of findings of a level, such as ``2 warnings``."""
     return f"{count:,} {level if count == 1 else _PLURALS[level]}"
 
 
 def counts_of(report: AuditReport) -> str:
-    """Write how many values were judged and with what result, in one line."""
+    """Write in one line how many values were judged, clean, refused and skipped."""
     counts = f"{counted(report.checked, 'value')} checked ({report.value_bytes / 1e6:,.1f} MB)"
     skipped = f", {report.tally.skipped:,} skipped (a verified manifest lists them)" if report.tally.skipped else ""
     return f"{counts}: {report.clean:,} clean, {report.refused:,} refused{skipped}"
 
 
 def opinions_of(report: AuditReport) -> str:
-    """Write of how many programs fickling said what, in one line; empty if it was not asked."""
+    """Write in one line how many programs got which opinion; empty if fickling was not asked."""
     opinions = report.tally.opinions
     if not opinions:
         return ""
@@ -125,7 +125,7 @@ def opinions_of(report: AuditReport) -> str:
 
 
 def file_of(report: AuditReport) -> str:
-    """Write which file was judged by which version, in one line; empty if it could not be opened."""
+    """Write in one line which file was judged by which version; empty if the file could not be opened."""
     file = report.file
     if file is None:
         return ""
@@ -138,7 +138,7 @@ def file_of(report: AuditReport) -> str:
 def _counts(report: AuditReport) -> list[str]:
     lines = [counts_of(report)] if report.checked or report.tally.skipped else []
     if report.sampled:
-        lines.append(f"sampled: {report.checked:,} of {report.entries:,} records were looked at, and no others")
+        lines.append(f"sampled: {report.checked:,} of {report.entries:,} records were judged")
     if report.rules:
         levels = ", ".join(plural(level, report.count(level)) for level in Level if report.count(level))
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(report.rules.items(), key=frequent))
@@ -147,7 +147,7 @@ def _counts(report: AuditReport) -> list[str]:
 
 
 def _print_lines(finding: Finding, console: Console) -> None:
-    """Print one finding as a few lines of text, for a terminal that is too narrow for a table."""
+    """Print one finding as a few lines of text, for terminals that are too narrow for a table."""
     byte = "" if finding.offset is None else f" at byte {finding.offset:,}"
     console.print(Text(f"{finding.level} {finding.rule}{byte}", LEVEL_STYLES[finding.level]))
     console.print(Text(_DATABASE if finding.lmdb_key is None else printable_key(finding.lmdb_key)), overflow="fold")
@@ -157,7 +157,7 @@ def _print_lines(finding: Finding, console: Console) -> None:
 
 
 def _table(findings: tuple[Finding, ...], width: int) -> Table:
-    """One row a finding: level, LMDB key, rule, byte, and the global it asks for or else the message."""
+    """Make a table with one row per finding. The last column has the global, or without one the message."""
     rows = [
         (
             str(finding.level),
@@ -170,9 +170,9 @@ def _table(findings: tuple[Finding, ...], width: int) -> Table:
     ]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     level, key, rule, byte = (max(len(row[column]) for row in [_HEADINGS, *rows]) for column in range(4))
-    # A name that is whole can be copied into the next command.
+    # Wide enough for most names, because a name that is not wrapped can be copied into the next command.
     key = min(key, width * 2 // 5)
-    rest = width - level - key - rule - byte - 9  # two between columns, and one that older rich puts at the end
+    rest = width - level - key - rule - byte - 9  # two spaces between columns, and one that older rich adds at the end
     widths = (level, key, rule, byte, max(rest, 14))
     for heading, column_width in zip(_HEADINGS, widths, strict=True):
         right = heading == "byte"
@@ -183,13 +183,13 @@ def _table(findings: tuple[Finding, ...], width: int) -> Table:
 
 
 def _brief(finding: Finding) -> str:
-    """The message without the place, which has columns of its own, and without what to do, which inspect shows."""
+    """Shorten the message: the position has its own columns, and ``inspect`` shows what to do."""
     return finding.message.partition(";")[0].removesuffix(f" ({finding.opcode} at byte {finding.offset})")
 
 
 def refusal_of(report: AuditReport) -> str:
-    """Write what is refused of a database, of which categories it is, and what to do."""
-    whole = [rule for rule in RULES if rule in OF_THE_WHOLE and rule in report.rules]
+    """Write how many values of a database are refused, their categories, and what to do."""
+    whole = [rule for rule in RULES if rule in DATABASE_RULES and rule in report.rules]
     values = Counter(report.errors)
     for rule in whole:
         values[RULES[rule].category] -= report.rules[rule]
@@ -197,14 +197,16 @@ def refusal_of(report: AuditReport) -> str:
     database = printable(report.database, 400)
     if report.refused:
         listed = ", ".join(category.counted(values[category]) for category in Category if values[category] > 0)
-        told = "; ".join([f"{report.refused:,} of {counted(report.checked, 'value')} in {database}: {listed}", *titles])
+        values_refused = f"{report.refused:,} of {counted(report.checked, 'value')} in {database}: {listed}"
+        refused = "; ".join([values_refused, *titles])
     else:
-        told = f"{database} itself{f' ({listed})' if (listed := ', '.join(titles)) else ''}, {_none_refused(report)}"
-    return f"{told}; {next(iter(report.errors)).advice}"
+        listed = f" ({', '.join(titles)})" if titles else ""
+        refused = f"{database} itself{listed}, {_none_refused(report)}"
+    return f"{refused}; {next(iter(report.errors)).advice}"
 
 
 def _none_refused(report: AuditReport) -> str:
-    """Write that no value was refused, and whether all were judged."""
+    """Write how many values were judged if none was refused."""
     if report.undecided is None:
         return f"none of its {counted(report.checked, 'value')}"
     return f"none of the {counted(report.checked, 'value')} judged" if report.checked else "its values were not judged"

@@ -110,7 +110,7 @@ class Judging:
             for task, tally in self._known.known(self.whole, self.described):
                 left = _behind(self.whole, task)
                 self.part.take(task, tally)
-                self.resumed += tally.done if isinstance(self._known, StateFile) else 0
+                self.resumed += tally.processed if isinstance(self._known, StateFile) else 0
                 yield tally
         if left is None:
             return
@@ -122,7 +122,7 @@ class Judging:
                     self.part.take(task, tally)
                     yield tally
                     if self._progress is not None:
-                        self._progress(self.part.tally.done, self.total)
+                        self._progress(self.part.tally.processed, self.total)
                     self._keep(now=False)
         finally:
             self._keep(now=True)
@@ -140,7 +140,7 @@ class Judging:
         return split(self._pages, task, place)
 
     def _keep(self, *, now: bool) -> None:
-        if isinstance(self._known, StateFile) and self.part.tally.done:
+        if isinstance(self._known, StateFile) and self.part.tally.processed:
             self._known.keep(self.whole, self.described, self.part, now=now)
 
 

@@ -83,7 +83,7 @@ def read_parts(
         stop = None if part["stop"] is None else bytes_of(part["stop"])
         last = stop == task.stop
         fits = records == task.records if last else stop is not None and stop > task.start and records <= task.records
-        if not fits or (tally.undecided is None and tally.done != records):
+        if not fits or (tally.undecided is None and tally.processed != records):
             raise ValueError("a range that was not asked for, or a tally of other records")
         yield replace(task, stop=stop, records=records), tally
         if stop is not None and not last:

@@ -300,23 +300,23 @@ def _judge(task: RangeTask, pages: PageReader, judge: Judge, tally: Tally, annou
             for lmdb_key, value in pages.items_into(_buffer, start, task.stop):
                 if missing is not None:
                     missing.before(lmdb_key, tally)
-                judge.count(tally, task.position + tally.done, lmdb_key, value)
-                announce(tally.done)
+                judge.count(tally, task.position + tally.processed, lmdb_key, value)
+                announce(tally.processed)
             break
         except (LimitExceededError, StoreError) as error:  # of the reader: it is too long to be read, or its pages are
             if error.lmdb_key is None or error.rule is None:  # damaged; if it is not the value, nothing is behind it
                 raise
             if missing is not None:
                 missing.before(error.lmdb_key, tally)
-            judge.refuse_unread(tally, task.position + tally.done, error)
-            announce(tally.done)
+            judge.refuse_unread(tally, task.position + tally.processed, error)
+            announce(tally.processed)
             start = error.lmdb_key + b"\0"  # the least key behind it
     if missing is not None:
         missing.before(None, tally)
-    if tally.done != task.records:
+    if tally.processed != task.records:
         raise StoreError(
-            f"this LMDB file is damaged: {task.records} records are in a part of its tree, and {tally.done} are found "
-            "by their keys; fetch this database again"
+            f"this LMDB file is damaged: {task.records} records are in a part of its tree, and "
+            f"{tally.processed} are found by their keys; fetch this database again"
         )
 
 
@@ -337,7 +337,7 @@ class _Missing:
                     rule=Rule.RECORD_MISSING,
                     message="the record is missing: the signed manifest lists it, the database does not have it; fetch "
                     "this database again from its publisher",
-                    position=self._position + tally.done,
+                    position=self._position + tally.processed,
                 )
             )
             self._next = next(self._listed, None)

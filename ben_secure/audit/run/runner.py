@@ -274,7 +274,7 @@ class _Audit:
             self._undecided = self._undecided or (CHANGED if digest.sha256 is None else None)
         if self._interrupted:
             total = self._entries if self._judging is None else self._judging.total
-            self._undecided = f"interrupted after {self._tally.done:,} of {total:,} records"
+            self._undecided = f"interrupted after {self._tally.processed:,} of {total:,} records"
         return AuditReport(
             database=self._path,
             entries=self._entries,

@@ -65,7 +65,7 @@ def judge_shard(
                 failed = error.message  # as it would be in one run, in which others have come as far
             parts = [judging.part] if judging.part.records or judging.part.stop is None else []
             file.put(judging.whole, judging.described, write_parts(parts, failed))
-            records += judging.part.tally.done
+            records += judging.part.tally.processed
     return file, records
 
 

@@ -1,1 +1,1 @@
-"""Look at a database as a whole: its pages, the files beside it, and who can write them."""
+"""Examine a database as a whole: its pages, the files beside it, and the users who can write to it."""

@@ -1,12 +1,12 @@
-"""Run ``lmdb.verify`` over one open data file, in a process of its own with limits on time and memory.
+"""Run ``lmdb.verify`` on one open data file, in a separate process with limits on time and memory.
 
-A script for ``checks``, run by its path in an isolated interpreter; it imports nothing of the package. The limits
-are there because ``lmdb.verify`` walks an overflow run again for each node that names it: some kilobytes of crafted
-leaves keep it busy for as long as the file is long, squared.
+``checks`` runs this script by its path in an isolated interpreter. It imports nothing from the package. The limits
+are needed because ``lmdb.verify`` walks an overflow run again for each node that names it, so a few kilobytes of
+crafted leaves make its running time quadratic in the size of the file.
 
     python -I -S _verify_worker.py DESCRIPTOR CPU_SECONDS MEMORY_BYTES [SYS_PATH...]
 
-Prints ``{"faults": number, "first": [messages]}``; dies if it needs more than it may.
+It prints ``{"faults": number, "first": [messages]}``. If it exceeds a limit, it dies.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _LEAK = re.compile(r"(\d+) page\(s\) are neither reachable nor in the freeDB -- 
 
 
 def unexplained(messages: list[str]) -> list[str]:
-    """Leave out what is honest: values that were made smaller in the transaction that wrote them.
+    """Remove the messages that a value causes if the transaction that wrote it also made it smaller.
 
-    LMDB keeps the pages of such a value: the header of its first overflow page counts more than the value needs, the
-    record of the database counts them too, and no other page refers to them (``mdb_cursor_put`` in mdb.c, "don't
-    bother to try shrinking the page"). ``lmdb.verify`` reports each of the three. They are honest if the three
-    sums agree.
+    LMDB keeps all pages of such a value: the header of its first overflow page counts more than the value needs, the
+    record of the database counts them too, and no other page refers to the surplus ones (``mdb_cursor_put`` in mdb.c,
+    "don't bother to try shrinking the page"). ``lmdb.verify`` reports each of the three. They are harmless if the
+    three sums agree.
 
     Args:
-        messages: What ``lmdb.verify`` reports.
+        messages: Messages of ``lmdb.verify``.
 
     Returns:
         The messages that are faults; all of them if the sums do not agree.
@@ -56,22 +56,22 @@ def unexplained(messages: list[str]) -> list[str]:
 
 
 def _limit(kind: int, most: int) -> None:
-    """Lower a limit of this process; one that is lower already stays."""
+    """Lower a limit of this process, unless it is already lower."""
     _, hard = resource.getrlimit(kind)
     if hard == resource.RLIM_INFINITY or most < hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS has no limit on memory
-            resource.setrlimit(kind, (most, hard))  # the hard one would kill without saying of what
+        with contextlib.suppress(OSError, ValueError):  # macOS cannot limit memory
+            resource.setrlimit(kind, (most, hard))  # at the soft limit the signal names the reason, SIGXCPU
 
 
 def main(descriptor: str, cpu_seconds: str, memory_bytes: str, *search_path: str) -> None:
-    """Verify the file behind a descriptor and print what was found."""
+    """Verify the file behind a descriptor and print the faults."""
     _limit(resource.RLIMIT_CPU, int(cpu_seconds))
     _limit(resource.RLIMIT_AS, int(memory_bytes))
     _limit(resource.RLIMIT_CORE, 0)
     sys.path[:] = search_path
     import lmdb.verify
 
-    # It stops at 200 messages, too few to add up the honest ones.
+    # By default it stops after 200 messages, which is too few to compare the sums.
     verify: Any = lmdb.verify  # has no types
     if hasattr(verify, "_Verifier"):
         verify._Verifier.MAX_ERRORS = _MAX_MESSAGES

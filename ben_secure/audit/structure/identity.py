@@ -1,6 +1,7 @@
-"""Tell which state of which data file was judged, so that a report can be tied to it on any machine.
+"""Identify the data file, and the state of it, that was judged, so that a report can be matched to it on any machine.
 
-Reads the file through the reader that the audit has opened, never by its path: what is said is said of these bytes.
+The file is read through the reader that the audit has opened, never by its path. So the facts describe the bytes that
+were judged.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.pages.reader import PageReader
 
 _IDENTITY_BYTES = 16
-_SAMPLES, _SAMPLE_BYTES = 64, 2**14  # the first one holds a meta page, and both if pages have 4 kB
+_SAMPLES, _SAMPLE_BYTES = 64, 2**14  # the first sample has a meta page, or both if pages have 4 kB
 _BLOCK_BYTES = 2**20
 
 
@@ -28,7 +29,7 @@ def file_facts(pages: PageReader) -> FileFacts:
         The facts, without the digest of the whole file.
 
     Raises:
-        StoreError: It cannot be read.
+        StoreError: The file cannot be read.
     """
     facts = pages.facts
     content = hashlib.sha256(facts.file_bytes.to_bytes(8, "little"))
@@ -42,20 +43,20 @@ def file_facts(pages: PageReader) -> FileFacts:
 
 
 class FileDigest(AbstractContextManager["FileDigest"]):
-    """SHA-256 of the whole data file, in a thread, while the values are judged in a ``with`` block.
+    """Computes SHA-256 of the whole data file in a thread while the ``with`` block judges the values.
 
     Attributes:
-        sha256: The digest in hexadecimal, at the end of the block. None if the file could not be read or was changed
-            meanwhile, or if the user interrupted.
+        sha256: The digest in hexadecimal, once the block has ended. None if the file could not be read, if it changed
+            during the block, or if the user interrupted.
     """
 
     def __init__(self, pages: PageReader) -> None:
         self.sha256: str | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sum, args=(pages,), name="ben-secure-digest", daemon=True)
+        self._thread = threading.Thread(target=self._compute, args=(pages,), name="ben-secure-digest", daemon=True)
         self._thread.start()
 
-    def _sum(self, pages: PageReader) -> None:
+    def _compute(self, pages: PageReader) -> None:
         digest = hashlib.sha256()
         with suppress(StoreError):
             before = pages.status

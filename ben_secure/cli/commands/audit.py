@@ -14,7 +14,7 @@ from ben_secure._system.files import write_file
 from ben_secure._system.interrupts import deferred
 from ben_secure.audit.findings import AuditReport
 from ben_secure.audit.judge.scan import Options
-from ben_secure.audit.report import Format, JsonWriter, together, write
+from ben_secure.audit.report import Format, JsonWriter, overall_exit_code, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.judging import Runner
 from ben_secure.audit.run.remote import audit_places
@@ -154,7 +154,7 @@ def _report(audit: Callable[..., list[AuditReport]], form: Format, output: str |
         exit_code, message = explain(error)
         stream.end(exit_code=exit_code, error=message)
         return exit_code
-    exit_code = together(report.exit_code for report in reports)
+    exit_code = overall_exit_code(report.exit_code for report in reports)
     if stream is not None:
         stream.end(exit_code=exit_code)
     else:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ben_secure.audit.judge.names import key_remark
+from ben_secure.audit.judge.patch_names import key_remark
 from ben_secure.errors import Rule
 from ben_secure.pages.reader import PageReader
 
