@@ -15,7 +15,9 @@ from ben_secure import cli
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PAGES = sorted(
-    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("docs/**/*.md")]
+    str(path.relative_to(ROOT))
+    for folder in ("*", ".github/*", "docs/**/*", "packaging/**/*")
+    for path in ROOT.glob(f"{folder}.md")
 )
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 ROUTES = frozenset("|<>$;&*`()#\\\n")
@@ -54,6 +56,16 @@ def fences(page):
     return len(re.findall(r"^\s*(?:```|~~~)", (ROOT / page).read_text(), re.MULTILINE))
 
 
+def command(folder):
+    """Make a folder with the program ``ben-secure``, wherever the package is imported from."""
+    path = f"{pathlib.Path(ben_secure.__file__).parent.parent}:$PYTHONPATH"
+    folder.mkdir(parents=True)
+    program = folder / "ben-secure"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec "{sys.executable}" -m ben_secure "$@"\n')
+    program.chmod(0o700)
+    return folder
+
+
 class Reader:
     """Someone who types the blocks of pages into a terminal and a Python session, in one folder."""
 
@@ -61,17 +73,11 @@ class Reader:
         """Go to an empty home."""
         self.capsys = capsys
         self.module = types.ModuleType("page")
-        programs = folder.parent / f"{folder.name}-programs"
-        programs.mkdir()
-        (programs / "ben-secure").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ben_secure "$@"\n')
-        (programs / "ben-secure").chmod(0o700)
         monkeypatch.chdir(folder)
         monkeypatch.setitem(sys.modules, "page", self.module)
         monkeypatch.setenv("HOME", str(folder))
         monkeypatch.setenv("COLUMNS", "100")
-        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-        paths = [str(pathlib.Path(ben_secure.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        monkeypatch.setenv("PATH", f"{command(folder.parent / f'{folder.name}-programs')}:{os.environ['PATH']}")
 
     def run(self, page):
         """Run the blocks of a page in order."""
@@ -96,22 +102,22 @@ class Reader:
         A shown line has to be among the printed ones. A command has to end with 0, unless ``echo $?`` follows it.
         """
         code, printed = 0, ""
-        for command, shown in _COMMAND.findall(text):
-            if command == "echo $?":
+        for line, shown in _COMMAND.findall(text):
+            if line == "echo $?":
                 code, printed = 0, f"{code}\n"
             else:
                 assert code == 0, printed
-                code, printed = self._type(command)
+                code, printed = self._type(line)
             lines = [line.rstrip() for line in printed.splitlines()]
-            for line in shown.splitlines():
-                assert line.rstrip() in lines, f"{command}\n{line}\n{printed}"
+            for expected in shown.splitlines():
+                assert expected.rstrip() in lines, f"{line}\n{expected}\n{printed}"
         assert code == 0, printed
 
-    def _type(self, command):
+    def _type(self, line):
         """Run one command and return its exit code and output."""
-        if command.startswith("ben-secure ") and not ROUTES.intersection(command):
+        if line.startswith("ben-secure ") and not ROUTES.intersection(line):
             self.capsys.readouterr()
-            code = cli.main([os.path.expanduser(argument) for argument in shlex.split(command)[1:]])
+            code = cli.main([os.path.expanduser(argument) for argument in shlex.split(line)[1:]])
             return code, "".join(self.capsys.readouterr())
-        found = subprocess.run(["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        found = subprocess.run(["bash", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return found.returncode, found.stdout + found.stderr
