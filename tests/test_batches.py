@@ -1,12 +1,15 @@
 """``PatchArrays``: what comes out is what the patches hold, in the form asked for; what cannot be had is refused."""
 
 import json
+import multiprocessing
+import os
 import pickle
 import re
 import threading
 import time
 import timeit
 import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 
 import lmdb
@@ -618,6 +621,11 @@ def test_threads_may_share_it(canonical):
     assert not wrong
 
 
+def _batch(pickled):
+    """Two patches, in the process that calls it."""
+    return pickle.loads(pickled).batch([0, 4])[0]
+
+
 class TestVerification:
     """What was asked for holds for every value, whole batches included."""
 
@@ -637,6 +645,23 @@ class TestVerification:
         assert len(arrays.batch([0, 2])[0]) == 2
         with pytest.raises(TagMismatchError):
             PatchArrays(path, bands="S1", mac_key=MacKey.generate(), context="BEN").batch([0])
+
+    @pytest.mark.threat("T32")
+    @pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+    def test_they_are_verified_where_a_framework_takes_it(self, tmp_path, merged, start):
+        """However a worker starts, it refuses a database without tags that took the place of the tagged one."""
+        path = database(tmp_path / "tagged", merged, mac_key=KEY, context="BEN")
+        database(tmp_path / "untagged", merged)
+        arrays = PatchArrays(path, bands="S1", mac_key=KEY, context="BEN")
+        with ProcessPoolExecutor(1, multiprocessing.get_context(start)) as pool:
+            assert np.array_equal(pool.submit(_batch, pickle.dumps(arrays)).result(), arrays.batch([0, 4])[0])
+        os.rename(path, tmp_path / "away")
+        os.rename(tmp_path / "untagged", path)
+        with ProcessPoolExecutor(1, multiprocessing.get_context(start)) as pool:
+            refused = pool.submit(_batch, pickle.dumps(arrays)).exception()
+        with pytest.raises(TagMismatchError, match=r"(?s)at LMDB key b'patch 0' in .*tagged"):
+            raise refused
+        assert PatchArrays(path, bands="S1").batch([0])[0].shape[0] == 1  # without a key it is a database like others
 
     @pytest.mark.threat("T8")
     def test_manifests_are_verified(self, tmp_path, merged):

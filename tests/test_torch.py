@@ -344,6 +344,7 @@ def test_a_missing_band_is_named_by_the_worker(tmp_path, merged):
 
 
 @pytest.mark.threat("T9")
+@pytest.mark.threat("T32")
 def test_it_is_pickled_with_its_demand_and_shown_without_secrets(dataset, tagged):
     """What arrives verifies as what was sent."""
     dataset.batch([0, 1, 2])
