@@ -43,7 +43,7 @@ def printable(text: object, limit: int = _SHOWN_CHARACTERS) -> str:
 
 
 def _escaped(character: str) -> str:
-    return character if " " <= character <= "~" else character.encode("unicode_escape").decode("ascii")
+    return character if " " <= character <= "~" else ascii(character)[1:-1]
 
 
 def _sequence(sequence: Any, limit: int) -> str:

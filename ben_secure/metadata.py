@@ -232,7 +232,7 @@ class PackedScalar:
         scalar = self.scalar
         if isinstance(scalar, np.str_):
             # Not tobytes(), which gives an empty text four bytes.
-            return rebuild_scalar, (f"<U{len(scalar)}", scalar.encode("utf-32-le", "surrogatepass"))
+            return rebuild_scalar, (f"<U{len(scalar)}", np.array([*map(ord, scalar)], "<u4").tobytes())
         return rebuild_scalar, (scalar.dtype.str, scalar.tobytes())
 
 
@@ -375,8 +375,7 @@ def rebuild_scalar(dtype: object, data: object) -> np.generic:
         raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")
     array = array_from_bytes(dtype, (), data)
     if array.dtype.kind == "U":
-        # numpy would drop trailing NUL characters, which a str may have.
-        codec = "utf-32-le" if dtype[0] == "<" else "utf-32-be"
-        return np.str_(array.tobytes().decode(codec, "surrogatepass"))
+        # numpy would drop trailing NUL characters, which a str may have. A codec would be imported from a file.
+        return np.str_("".join(map(chr, np.frombuffer(array.tobytes(), f"{dtype[0]}u4"))))
     scalar: np.generic = array.reshape(1)[0]
     return scalar

@@ -15,6 +15,7 @@ One parser checks and executes, so the two cannot disagree.
 
 from __future__ import annotations
 
+import pickletools  # for messages only
 import struct
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -99,8 +100,6 @@ def _placed(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataEr
     error.offset = pos if error.offset is None else error.offset
     error.message += f" (byte {error.offset})"
     if pos < len(data) and type(error) is not PatchFormatError:
-        import pickletools  # for messages only
-
         names = (op.name for op in pickletools.opcodes if ord(op.code) == data[pos])
         error.opcode = next(names, f"0x{data[pos]:02x}")
         error.message += f", {error.opcode}"

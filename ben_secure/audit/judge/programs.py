@@ -7,6 +7,7 @@ executes none of them; no name is resolved.
 
 from __future__ import annotations
 
+import codecs
 import io
 import pickletools
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ MAX_PROGRAM_BYTES = 64 * 2**10
 MAX_PROGRAM_OPCODES = 5_000
 """Maximum number of its opcodes; an honest program has about 1,000."""
 _KEPT_BYTES = 16  # of each long bytes object
+codecs.lookup("raw-unicode-escape")  # pickletools uses it: nothing is imported while a value is read
 
 
 class _Stream(io.BytesIO):
