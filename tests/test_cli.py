@@ -225,7 +225,7 @@ UNFINISHED = "UNDECIDED: interrupted before the audit was finished\n"
 )
 def test_every_exception_becomes_an_exit_code(monkeypatch, capsys, error, exit_code, words, as_json):
     """Nothing gets out of main, and what it says is one line."""
-    monkeypatch.setattr("ben_secure.cli.commands.audit.audit_places", failing(error))
+    monkeypatch.setattr("ben_secure.cli.commands.audit.audit_paths", failing(error))
     assert main(["audit", "a"] + ["--json"] * as_json) == exit_code
     out, err = capsys.readouterr()
     if as_json:
@@ -255,7 +255,7 @@ def test_an_interrupted_process_ends_with_130(place):
     """The code of an interrupt is that of a shell."""
     code = (
         "import ben_secure.cli.commands.audit as a, signal, os\n"
-        "a.audit_places = lambda *x, **y: os.kill(os.getpid(), signal.SIGINT)\n"
+        "a.audit_paths = lambda *x, **y: os.kill(os.getpid(), signal.SIGINT)\n"
         "from ben_secure.cli import run; run()"
     )
     done = process(["audit", place / "clean"], [sys.executable, "-c", code])
@@ -278,7 +278,7 @@ def test_interrupted_while_it_loads_it_ends_with_130(place):
 
 def test_a_report_that_cannot_be_written_is_said_at_once(place, monkeypatch, capsys):
     """Not after all values were judged."""
-    monkeypatch.setattr("ben_secure.cli.commands.audit.audit_places", failing(AssertionError()))
+    monkeypatch.setattr("ben_secure.cli.commands.audit.audit_paths", failing(AssertionError()))
     assert main(["audit", str(place / "clean"), "--output", str(place / "none" / "report")]) == 2
     assert "the directory of --output" in capsys.readouterr().err
 

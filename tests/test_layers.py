@@ -61,7 +61,7 @@ ORDER: dict[str, list[str]] = {
     "audit.structure": ["_verify_worker checks identity"],
     "audit.run": [
         "_wire discover ranges",
-        "_worker parts",
+        "_worker partial_results",
         "state workers",
         "judging",
         "shards",

@@ -566,7 +566,8 @@ def test_audit_of_a_sample(server, folder, tmp_path):
         report = audit_remote(server.url("x.lmdb"), run=other)
         assert (report.verdict, report.undecided) == (
             "undecided",
-            "a database on a server is audited on this machine, in one go, as a sample; download it to audit all",
+            "a database on a server is audited only as a sample (--sample), on this machine and without --resume; "
+            "download it to audit all of it",
         )
     assert audit_remote(server.url("nope"), run=run).exit_code == 2
     make_database(folder / "bad.lmdb", {b"%d" % number: SHELL for number in range(8)} | {b"9": b"x" * 2**25})

@@ -117,7 +117,7 @@ def test_a_manifest_is_verified_by_every_shard(tmp_path, capsys):
     assert audit("--merge", "--verify-key", public, "--json", *files) == 1
     assert capsys.readouterr().out == expected
     assert audit("--merge", "--json", *files) == 2
-    assert "it was judged with other options" in json.loads(capsys.readouterr().out)["databases"][0]["error"]
+    assert "was written with other options" in json.loads(capsys.readouterr().out)["databases"][0]["error"]
 
 
 # What is refused.
@@ -141,10 +141,10 @@ def test_missing_and_doubled_shards_are_refused(parts):
     audit_shard([database], (3, 4), other, options=QUIET)
     for chosen, words in (
         (files[:2], "shards are missing: 3/3; run them"),
-        ([*files, files[1]], "shard 2/3 is there twice"),
-        ([*files[:2], other], "is of another audit than"),
-        ([*files[:2], files[0].with_name("none")], "there is no file"),
-        ([], "nothing to merge"),
+        ([*files, files[1]], "shard 2/3 is given twice"),
+        ([*files[:2], other], "belong to different audits"),
+        ([*files[:2], files[0].with_name("none")], "does not exist"),
+        ([], "no files to merge were given"),
     ):
         with pytest.raises(StoreError, match=words):
             audit_merged(chosen, options=QUIET)
@@ -158,7 +158,7 @@ def test_shards_of_another_state_of_the_file_are_refused(parts):
     make_database(database, {b"more": HONEST[0]})
     (report,) = audit_merged(files, options=QUIET)
     assert (report.verdict, report.checked) == ("undecided", 0)
-    assert "the database was changed since" in report.undecided
+    assert "the database changed after" in report.undecided
 
 
 @pytest.mark.threat("T20")
@@ -171,7 +171,7 @@ def test_a_database_that_was_taken_away_after_it_was_judged_is_named(tree, tmp_p
     (tree / "mixed").rename(tmp_path / "away")
     report = audit_merged(files, options=QUIET)[-1]
     assert (report.database, report.exit_code) == (str(tree / "mixed"), 2)
-    assert "it is not there any more" in report.undecided
+    assert "it does not exist any more" in report.undecided
     (tmp_path / "away").rename(tree / "mixed")
     assert audit_merged(files, options=QUIET) == whole
 
@@ -225,7 +225,7 @@ def test_only_what_shards_have_written_is_merged(parts):
         (["db", "--shard", "1/3", "--output", "x", "--sample", "3"], "--shard requires --output"),
         (["--merge", "x", "--workers", "3"], "--merge judges nothing"),
         (["none", "--shard", "1/3", "--output", "x"], "no LMDB database here"),
-        (["--merge", "none"], "there is no file none"),
+        (["--merge", "none"], "the file none does not exist"),
     ],
 )
 def test_what_means_nothing_is_told_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, words):

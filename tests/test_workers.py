@@ -127,7 +127,7 @@ def test_another_state_of_the_database_is_not_judged(database, pages):
         other = dataclasses.replace(task, identity=dataclasses.replace(task.identity, **change))
         tally = judge_range(other)
         assert (tally.checked, tally.findings) == (0, [])
-        assert "was changed while" in tally.undecided
+        assert "changed during" in tally.undecided
     assert judge_range(task).undecided is None
 
 
@@ -159,7 +159,7 @@ def test_only_tallies_are_taken_for_tallies(whole):
 def test_workers_find_what_one_process_finds(database, pages, whole, count, records):
     """In the order of the keys."""
     with Workers(count, max_value_bytes=60_000) as pool:
-        done = list(pool.judged(cut(pages, database, OPTIONS, records), functools.partial(split, pages)))
+        done = list(pool.judge_ranges(cut(pages, database, OPTIONS, records), functools.partial(split, pages)))
     assert [task.position for task, _ in done] == list(range(0, 31, records))
     assert total(tally for _, tally in done) == whole
 
@@ -221,7 +221,7 @@ def _judge(task, announce, stop):
     ("judge", "seconds", "fate"),
     [
         (dying, 60, "killed by signal 11"),
-        (hanging, 0.5, r"not done with it within 0\.5 s"),
+        (hanging, 0.5, r"did not finish within 0\.5 s"),
         pytest.param(failing, 60, "it ended with ZeroDivisionError: division by zero", marks=pytest.mark.slow),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_value_that_stops_a_worker_is_a_finding_and_the_audit_goes_on(database
     """Exactly that value; everything else is found as it was."""
     with Workers(2, judge=judge, value_timeout_s=seconds) as pool:
         found = total(
-            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
+            tally for _, tally in pool.judge_ranges(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
         )
     (lost,) = [finding for finding in found.findings if finding.rule is Rule.LOST]
     assert (lost.lmdb_key, lost.position) == (HOSTILE, 7)
@@ -256,7 +256,7 @@ def test_a_value_for_which_memory_lacks_is_undecided(database, pages, whole, jud
     """It is no finding and is not counted as refused; everything else is found as it was."""
     with Workers(2, judge=judge) as pool:
         found = total(
-            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
+            tally for _, tally in pool.judge_ranges(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
         )
     assert re.search(f"the value at LMDB key .*{HOSTILE[-9:].decode()}.* was not judged: {why}", found.undecided)
     assert found.findings == whole.findings
@@ -267,7 +267,7 @@ def test_memory_that_lacks_once_decides_nothing(database, pages, whole):
     """The value is judged alone, by a new process that has its memory for itself."""
     with Workers(1, judge=lacking_once) as pool:
         found = total(
-            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages))
+            tally for _, tally in pool.judge_ranges(cut(pages, database, OPTIONS, 40), functools.partial(split, pages))
         )
     assert found == whole
 
@@ -280,7 +280,7 @@ def test_a_worker_that_is_stopped_is_given_up(database, pages, monkeypatch):
     monkeypatch.setattr(workers, "_POLL_S", 0.1)
     with Workers(1, judge=stopping, value_timeout_s=0.2) as pool:
         found = total(
-            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
+            tally for _, tally in pool.judge_ranges(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
         )
     assert Rule.LOST not in found.rules
     assert (found.checked, "was not judged: its process was killed from outside" in found.undecided) == (30, True)
@@ -301,7 +301,7 @@ def test_a_value_is_not_to_blame_for_what_happens_once(database, pages, whole):
     """A worker that was killed for another reason leaves no finding."""
     with Workers(1, judge=killed_once) as pool:
         found = total(
-            tally for _, tally in pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages))
+            tally for _, tally in pool.judge_ranges(cut(pages, database, OPTIONS, 40), functools.partial(split, pages))
         )
     assert found == whole
 
@@ -316,9 +316,9 @@ def test_no_value_is_to_blame_if_workers_never_come_to_one(database, pages):
     """Then the audit could not judge: undecided."""
     with (
         Workers(1, judge=never_begins) as pool,
-        pytest.raises(StoreError, match="end before they come to a value: its process was killed from outside"),
+        pytest.raises(StoreError, match="end before they reach a value: its process was killed from outside"),
     ):
-        list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
+        list(pool.judge_ranges(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 
 
 @pytest.mark.threat("T12")
@@ -326,7 +326,7 @@ def test_too_many_lost_values_end_the_audit(database, pages, monkeypatch):
     """An archive of values that kill cannot keep it busy for days."""
     monkeypatch.setattr(workers, "MAX_LOST", 0)
     with Workers(1, judge=dying) as pool, pytest.raises(StoreError, match="more than 0 values have stopped a worker"):
-        list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
+        list(pool.judge_ranges(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 
 
 @pytest.mark.parametrize("late", [0, 0.5])
@@ -344,7 +344,7 @@ def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, tmp_pa
     monkeypatch.setattr(forks.subprocess, "Popen", Started)
     monkeypatch.setattr(forks.sys, "executable", shutil.which(program) or str(tmp_path / program))
     with Workers(1) as pool, pytest.raises(StoreError, match=f"could not be started: .*{fate}"):
-        list(pool.judged(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
+        list(pool.judge_ranges(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
 
 
 def test_ranges_before_a_failure_are_given_out(database, pages):
@@ -355,7 +355,7 @@ def test_ranges_before_a_failure_are_given_out(database, pages):
         raise StoreError("torn")
 
     with Workers(1) as pool:
-        judged = pool.judged(damaged(), functools.partial(split, pages))
+        judged = pool.judge_ranges(damaged(), functools.partial(split, pages))
         assert next(judged)[0].records == 5
         with pytest.raises(StoreError, match="torn"):
             next(judged)
@@ -371,7 +371,7 @@ def test_the_first_range_is_at_work_while_others_are_cut(database, pages):
             yield task
 
     with Workers(2) as pool:
-        assert len(list(pool.judged(slowly(), functools.partial(split, pages)))) == 2
+        assert len(list(pool.judge_ranges(slowly(), functools.partial(split, pages)))) == 2
     assert at_work == [[], [0]]
 
 

@@ -1,1 +1,1 @@
-"""Judge whole databases: find them, cut them into ranges, have workers judge these, and add up what they find."""
+"""Audit whole databases: find them, cut them into ranges, let workers judge the ranges, and add up the results."""

@@ -1,7 +1,7 @@
-"""Tallies as plain data for JSON: what workers hand back, and what the state of an interrupted audit holds.
+"""Tallies as JSON, for the answers of workers and for state files.
 
-JSON and not pickle: whoever judges hostile values is not believed more than it must be, and a state file lies on disk.
-Parsing is strict, and every text is escaped anew. The law: a tally survives the round trip.
+JSON instead of pickle, because a worker that judges hostile values is not trusted, and neither is a file. Parsing is
+strict, and every text is escaped again. The law: a tally survives the round trip.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Key = TypeVar("_Key")
 
 
 def tally_to_json(tally: Tally) -> dict[str, object]:
-    """Write a tally as plain data."""
+    """Convert a tally into plain data."""
     return {
         **{name: getattr(tally, name) for name in _COUNTS},
         "rules": {str(rule): count for rule, count in tally.rules.items()},
@@ -45,10 +45,10 @@ def tally_from_json(document: object) -> Tally:
     """Read a tally.
 
     Args:
-        document: Decoded JSON; not believed.
+        document: Decoded JSON; untrusted.
 
     Raises:
-        ValueError: It is not what ``tally_to_json`` writes.
+        ValueError: The document is not valid output of ``tally_to_json``.
     """
     members = members_of(document, {*_COUNTS, *_LISTS, "undecided"})
     checked, skipped, refused, value_bytes = (number_of(members[name]) for name in _COUNTS)
@@ -102,10 +102,10 @@ def _finding_from_json(document: object) -> Finding:
 
 
 def members_of(document: object, names: set[str]) -> Mapping[str, object]:
-    """The members of a JSON object, which must be just these.
+    """Return a JSON object, which must have exactly these members.
 
     Raises:
-        ValueError: It is no object, or has other members.
+        ValueError: The document is not an object, or has other members.
     """
     if not isinstance(document, dict) or document.keys() != names:
         raise ValueError(f"expected an object with the members {', '.join(sorted(names))}")
@@ -113,21 +113,21 @@ def members_of(document: object, names: set[str]) -> Mapping[str, object]:
 
 
 def number_of(document: object) -> int:
-    """A count or a position.
+    """Return a count or a position.
 
     Raises:
-        ValueError: It is not a whole number from 0 on.
+        ValueError: The document is not a non-negative whole number.
     """
     if type(document) is not int or document < 0:
-        raise ValueError("expected a number from 0 on")
+        raise ValueError("expected a non-negative whole number")
     return document
 
 
 def text_of(document: object) -> str:
-    """A text, escaped.
+    """Return a text, escaped.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The document is not a string.
     """
     if not isinstance(document, str):
         raise ValueError("expected a text")
@@ -135,10 +135,10 @@ def text_of(document: object) -> str:
 
 
 def bytes_of(document: object) -> bytes:
-    """Bytes that are written in hexadecimal.
+    """Decode bytes from hexadecimal.
 
     Raises:
-        ValueError: They are not.
+        ValueError: The document is not a string of hexadecimal digits.
     """
     if not isinstance(document, str):
         raise ValueError("expected bytes in hexadecimal")

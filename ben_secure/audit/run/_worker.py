@@ -1,7 +1,7 @@
-"""What runs in a worker process of an audit: judge ranges of keys until nobody asks any more, or die trying.
+"""The program of a worker process of an audit. It judges ranges of keys until the connection closes.
 
-It is expendable: a value that kills it, or keeps it longer than it may, is found out by who started it (``workers``).
-Takes tasks from the process that started it and from nobody else; hands back JSON. It must never write anywhere.
+A worker is expendable: if a value kills it or takes too long, the process that started it finds out (``workers``).
+It accepts tasks only from that process and answers in JSON. It must never write to disk.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from ben_secure.errors import ResourceError, printable
 Announce = Callable[[int], None]
 JudgeFunction = Callable[[RangeTask, Announce], Tally]
 
-PLACE = struct.Struct("<Q")
-"""How a worker announces the record that it is at."""
-NOWHERE = 2**64 - 1
-"""Announced as long as the worker has not come to a record."""
+RECORD_NUMBER = struct.Struct("<Q")
+"""Format of the shared memory in which a worker announces the index of the record that it judges."""
+NOT_STARTED = 2**64 - 1
+"""Announced until the worker reaches a record."""
 READY = b"ready"
 NO_MEMORY = 77
-"""Exit code of a worker that has not enough memory to judge a value."""
+"""Exit code of a worker that does not have enough memory to judge a value."""
 
-_OPENING = 10  # times as long as a value may take, for opening the database and its manifest
+_OPENING = 10  # opening the database and its manifest may take this many times as long as a value
 
 
-def main(connection_fd: int, place_fd: int) -> None:
+def main(connection_fd: int, number_fd: int) -> None:
     """Serve until the other side closes the connection.
 
     Args:
         connection_fd: Inherited descriptor of the connection.
-        place_fd: Inherited descriptor of the file, 8 bytes long and mapped on both sides, in which the place is
-            announced; it can be read when this process is dead.
+        number_fd: Inherited descriptor of the file in which the record number is announced; 8 bytes, mapped on both
+            sides, readable after this process has died.
     """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, whatever it is at
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default action ends the process
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
-    place = mmap.mmap(place_fd, PLACE.size)
+    announced = mmap.mmap(number_fd, RECORD_NUMBER.size)
     connection: Connection[object, object] = Connection(connection_fd)
     with contextlib.suppress(EOFError, OSError):
-        _serve(connection, place)
+        _serve(connection, announced)
     os._exit(0)
 
 
-def _serve(connection: Connection[object, object], place: mmap.mmap) -> None:
+def _serve(connection: Connection[object, object], announced: mmap.mmap) -> None:
     judge, seconds, memory_bytes = connection.recv()  # type: ignore[misc]
     _limit_memory(memory_bytes)  # type: ignore[has-type]
     connection.send_bytes(READY)
 
     def announce(number: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)  # type: ignore[has-type]
-        PLACE.pack_into(place, 0, number)
+        RECORD_NUMBER.pack_into(announced, 0, number)
 
     while True:
         task = connection.recv()
@@ -68,8 +68,8 @@ def _serve(connection: Connection[object, object], place: mmap.mmap) -> None:
         try:
             answer = {"tally": tally_to_json(judge(task, announce))}  # type: ignore[has-type]
         except (MemoryError, ResourceError):
-            os._exit(NO_MEMORY)  # there may be none to say more
-        except BaseException as error:  # an error of our own: this process is not trusted any further
+            os._exit(NO_MEMORY)  # there may not be enough memory for a message
+        except BaseException as error:  # an internal error: a new process continues
             connection.send_bytes(json.dumps({"failed": f"{type(error).__name__}: {printable(str(error))}"}).encode())
             os._exit(1)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -77,7 +77,10 @@ def _serve(connection: Connection[object, object], place: mmap.mmap) -> None:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process have only so much address space more than it has now, and leave no core file with secrets."""
+    """Limit the address space of this process to its current size and ``more_bytes``, and disable core files.
+
+    A core file could contain keys.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
         return

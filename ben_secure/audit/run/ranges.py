@@ -1,8 +1,8 @@
-"""The keys of a database cut into ranges, and the judgement of one range: what an audit's workers do.
+"""Cut the keys of a database into ranges, and judge one range. The workers of an audit run this module.
 
-A range is a task that travels: it names everything that is needed to judge it, in another process or on another
-machine. Nothing here starts a process, and nothing of a value is kept. The law: the tallies of the ranges of any
-partition, added up in key order, are the tally of the whole.
+A range is a task that contains everything needed to judge it in another process or on another machine. This module
+starts no process and keeps no value. The law: for any partition of the keys, the tallies of the ranges, added up in
+key order, are the tally of the whole database.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ben_secure.signing.footer import FOOTER_BYTES
 if TYPE_CHECKING:
     from ben_secure.signing.manifest import Manifest
 
-CHANGED = "the database was changed while it was checked; check it again when nobody writes"
+CHANGED = "the database changed during the audit; repeat it when nobody writes to the database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What tells one state of one data file from another; equal for an unchanged file, on every machine.
+    """Identifies one state of one data file. Equal for an unchanged file on all machines that share the file system.
 
     Attributes:
-        inode: Number of the file in its file system.
-        file_bytes: Its size.
-        mtime_ns: Time of its last change, nanoseconds since 1970.
-        ctime_ns: The same, as the file system notes it, and as who writes the file cannot set it.
+        inode: Inode number.
+        file_bytes: Size of the file.
+        mtime_ns: Modification time, nanoseconds since 1970 (UTC).
+        ctime_ns: Time of the last status change, nanoseconds since 1970 (UTC); the owner of the file cannot set it.
         txnid: Id of the last committed transaction.
-        entries: Records, as the meta page says.
+        entries: Number of records according to the meta page.
     """
 
     inode: int
@@ -48,18 +48,18 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeTask:
-    """One range of keys, to be judged.
+    """One range of keys to judge.
 
     Attributes:
         path: Absolute path of the database.
-        identity: The state in which it was when it was cut into ranges.
-        start: First key; ``b""`` for the beginning.
-        stop: Key to end before; None for the end.
-        position: Records of the database before the range.
-        records: Records in the range.
-        options: How to judge them.
-        whole: Whether every record between ``start`` and ``stop`` is to be there, so that what a manifest lists and the
-            database lacks is missed; not so for samples.
+        identity: State of the database when it was cut into ranges.
+        start: First LMDB key; ``b""`` for the beginning.
+        stop: LMDB key before which the range ends; None for the end of the database.
+        position: Number of records before the range.
+        records: Number of records in the range.
+        options: How to judge.
+        whole: Whether records between ``start`` and ``stop`` that a manifest lists but the database lacks count as
+            missing. False for samples.
     """
 
     path: str
@@ -73,7 +73,7 @@ class RangeTask:
 
     @property
     def alone(self) -> bool:
-        """Whether nothing but the key ``start`` can be in the range."""
+        """Whether the range can contain only the key ``start``."""
         return self.stop == self.start + b"\0"
 
 
@@ -83,10 +83,10 @@ def open_pages(path: str, options: Options) -> PageReader:
 
 
 def identity_of(pages: PageReader) -> Identity:
-    """Tell in which state a database is now.
+    """Identify the current state of a database.
 
     Raises:
-        StoreError: It cannot be read.
+        StoreError: The data file cannot be read.
     """
     status, facts = pages.status, pages.facts
     return Identity(
@@ -102,21 +102,21 @@ def identity_of(pages: PageReader) -> Identity:
 def cut(
     pages: PageReader, path: str, options: Options, records: int, start: bytes = b"", position: int = 0
 ) -> Iterator[RangeTask]:
-    """Cut a database into ranges by a walk over its keys; reads no values that stand outside the tree.
+    """Cut a database into ranges by a walk over its keys. Overflow pages are not read.
 
     Args:
         pages: The database.
         path: Its absolute path, for the workers.
         options: How to judge.
-        records: How many records a range has, at most.
-        start: Key to begin at.
-        position: Records before it.
+        records: Maximum number of records in a range.
+        start: LMDB key to begin at.
+        position: Number of records before ``start``.
 
     Yields:
-        The ranges in key order; one at least. Together they are all keys, seen or not.
+        At least one range, in key order. Together the ranges cover all possible keys from ``start`` on.
 
     Raises:
-        StoreError: The tree is damaged. What was walked before was given out.
+        StoreError: The tree is damaged. The ranges before the damage have been yielded.
     """
     identity = identity_of(pages)
     seen = 0
@@ -142,16 +142,16 @@ def cut(
 
 
 def of_shard(tasks: Iterator[RangeTask], number: int, count: int, entries: int) -> Iterator[RangeTask]:
-    """Leave to a shard what it is to judge; each range is that of one shard.
+    """Select the ranges of one shard. Each range belongs to exactly one shard.
 
     Args:
-        tasks: From ``cut``, with as many records a range for each shard.
-        number: Of the shard, from 1 on.
-        count: How many there are.
-        entries: Records of the database.
+        tasks: From ``cut``, with the same number of records per range for all shards.
+        number: Number of the shard, starting at 1.
+        count: Number of shards.
+        entries: Number of records in the database.
 
     Yields:
-        Its ranges, which follow each other.
+        The ranges of the shard, which are consecutive.
 
     Raises:
         StoreError: As ``cut``.
@@ -165,13 +165,13 @@ def of_shard(tasks: Iterator[RangeTask], number: int, count: int, entries: int) 
 
 
 def sample(pages: PageReader, path: str, options: Options, count: int) -> Iterator[RangeTask]:
-    """Pick records spread evenly over the keys, the same ones each time.
+    """Select records spread evenly over the keys. Each call selects the same ones.
 
     Args:
         pages: The database.
         path: Its absolute path, for the workers.
         options: How to judge.
-        count: How many; fewer than there are.
+        count: Number of records to select; less than the database has.
 
     Yields:
         Ranges of one record, in key order.
@@ -200,28 +200,28 @@ def sample(pages: PageReader, path: str, options: Options, count: int) -> Iterat
         )
 
 
-def split(pages: PageReader, task: RangeTask, place: int) -> list[RangeTask]:
-    """Cut a range around one of its records, so that this one can be judged alone.
+def split(pages: PageReader, task: RangeTask, index: int) -> list[RangeTask]:
+    """Cut a range around one of its records, so that this record can be judged alone.
 
     Args:
         pages: The database.
         task: The range.
-        place: Records of the range before the one in question.
+        index: Index of the record in the range.
 
     Returns:
-        Ranges that follow each other and together are the range; the one in question is ``alone`` in its own.
+        Consecutive ranges that together are the range; the range of the record is ``alone``.
 
     Raises:
         StoreError: The tree is damaged.
     """
-    lmdb_key = next(islice(pages.keys(task.start, task.stop), place, None), None)
+    lmdb_key = next(islice(pages.keys(task.start, task.stop), index, None), None)
     if lmdb_key is None:
         return [task]
-    behind = lmdb_key + b"\0"  # the least key behind it
+    after = lmdb_key + b"\0"  # the smallest key after it
     bounds = [
-        (task.start, lmdb_key, task.position, place),
-        (lmdb_key, behind, task.position + place, 1),
-        (behind, task.stop, task.position + place + 1, task.records - place - 1),
+        (task.start, lmdb_key, task.position, index),
+        (lmdb_key, after, task.position + index, 1),
+        (after, task.stop, task.position + index + 1, task.records - index - 1),
     ]
     return [
         replace(task, start=start, stop=stop, position=position, records=records)
@@ -232,12 +232,12 @@ def split(pages: PageReader, task: RangeTask, place: int) -> list[RangeTask]:
 
 @lru_cache(maxsize=1)
 def _opened(path: str, identity: Identity, options: Options) -> tuple[PageReader, Judge]:
-    """The reader and the judge of this process; made anew for another state of the database."""
+    """Open the reader and the judge of this process. Another state of the database needs new ones."""
     return open_pages(path, options), Judge(path, options)
 
 
 class _Buffer:
-    """The memory into which one value after the other is read; as long as the longest of them."""
+    """Memory into which values are read one after another. It grows to the size of the longest value."""
 
     def __init__(self) -> None:
         self._view = memoryview(bytearray(2**18))
@@ -260,14 +260,15 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
 
     Args:
         task: The range.
-        announce: Called with n before record n of the range is read, and at the end: what the process is at, should it
-            not come back.
+        announce: Called with n before record n of the range is read, and with the number of records at the end. If the
+            process dies, this number tells which record it was judging.
 
     Returns:
-        What was found. Why not all could be judged is its ``undecided``; what was found before that is in it.
+        The tally. If not every record could be judged, ``undecided`` is the reason, and the tally has the earlier
+        findings.
 
     Raises:
-        ResourceError: There is not enough memory to judge a value. This process is of no more use; a new one may judge
+        ResourceError: There is not enough memory to judge a value. End this process; a new one may be able to judge
             that value alone.
     """
     tally = Tally()
@@ -277,10 +278,10 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
         try:
             _judge(task, pages, judge, tally, announce)
         finally:
-            _check_unchanged(pages, task)  # or what was read, or looks damaged, is of no one state
+            _check_unchanged(pages, task)  # otherwise the records or the damage may mix two states
     except ResourceError:
         raise
-    except BenSecureError as error:  # of the database or of the manifest; those of a value are findings
+    except BenSecureError as error:  # about the database or the manifest; errors of values are findings
         tally.undecided = error.message
         _opened.cache_clear()
     return tally
@@ -303,25 +304,26 @@ def _judge(task: RangeTask, pages: PageReader, judge: Judge, tally: Tally, annou
                 judge.count(tally, task.position + tally.processed, lmdb_key, value)
                 announce(tally.processed)
             break
-        except (LimitExceededError, StoreError) as error:  # of the reader: it is too long to be read, or its pages are
-            if error.lmdb_key is None or error.rule is None:  # damaged; if it is not the value, nothing is behind it
+        except (LimitExceededError, StoreError) as error:
+            if error.lmdb_key is None or error.rule is None:  # not about one value, so the walk cannot continue
                 raise
+            # The value is too long, or its pages are damaged.
             if missing is not None:
                 missing.before(error.lmdb_key, tally)
             judge.refuse_unread(tally, task.position + tally.processed, error)
             announce(tally.processed)
-            start = error.lmdb_key + b"\0"  # the least key behind it
+            start = error.lmdb_key + b"\0"  # the smallest key after it
     if missing is not None:
         missing.before(None, tally)
     if tally.processed != task.records:
         raise StoreError(
-            f"this LMDB file is damaged: {task.records} records are in a part of its tree, and "
-            f"{tally.processed} are found by their keys; fetch this database again"
+            f"this LMDB file is damaged: a part of its tree has {task.records} records, but a search by key finds "
+            f"{tally.processed}; fetch this database again"
         )
 
 
 class _Missing:
-    """Finds the records of a manifest that a range lacks, in key order among the others."""
+    """Finds the records that a manifest lists but a range lacks, in key order."""
 
     def __init__(self, manifest: Manifest, task: RangeTask) -> None:
         self._listed = manifest.keys_between(task.start, task.stop)
@@ -329,14 +331,14 @@ class _Missing:
         self._position = task.position
 
     def before(self, lmdb_key: bytes | None, tally: Tally) -> None:
-        """Report what is listed before a key that is there; None for the end of the range."""
+        """Report the listed records before the next existing key; None for the end of the range."""
         while self._next is not None and (lmdb_key is None or self._next < lmdb_key):
             tally.add(
                 Finding(
                     lmdb_key=self._next,
                     rule=Rule.RECORD_MISSING,
-                    message="the record is missing: the signed manifest lists it, the database does not have it; fetch "
-                    "this database again from its publisher",
+                    message="the record is missing: the signed manifest lists it, but the database does not have it; "
+                    "fetch this database again from its publisher",
                     position=self._position + tally.processed,
                 )
             )

@@ -1,7 +1,8 @@
-"""Audit a sample of a database on a server: fetched into a private database on this machine, and judged as any other.
+"""Audit a sample of a database on a server.
 
-The workers, which a value may take over in the worst case, have no connection and no credentials. Of the server's
-database nothing is read but the sample, and the manifest if one is asked for.
+The sample is copied into a private database on this machine, which is judged like any other. In the worst case a value
+takes over a worker, so workers have neither a connection nor credentials. Only the sample and, if requested, the
+manifest are read from the server.
 """
 
 from __future__ import annotations
@@ -29,21 +30,23 @@ from ben_secure.store.writer import PatchWriter
 
 
 def audit_remote(url: str, *, options: Options | None = None, run: Run | None = None) -> AuditReport:
-    """Judge some records of a database on a server; its files and pages as a whole are not looked at.
+    """Judge a sample of the records of a database on a server. Its files and pages as a whole are not examined.
 
     Args:
         url: The database.
         options: How to judge; None for the defaults.
-        run: How to carry it out: ``sample`` says how many records, spread evenly over the keys; it must be there, and
-            neither ``resume`` nor ``runner``.
+        run: How to carry it out. ``sample`` must be set; ``resume`` and ``runner`` must be None.
 
     Returns:
-        The report, always that of a sample. Whatever keeps the sample from being read is its ``undecided``.
+        The report on the sample. If the sample cannot be read, ``undecided`` is the reason.
     """
     options, run = options or Options(), run or Run()
     nothing = AuditReport(database=shown(url), entries=0, tally=Tally(), fail_on=run.fail_on)
     if run.sample is None or run.resume is not None or run.runner is not None:
-        problem = "a database on a server is audited on this machine, in one go, as a sample; download it to audit all"
+        problem = (
+            "a database on a server is audited only as a sample (--sample), on this machine and without --resume; "
+            "download it to audit all of it"
+        )
         return replace(nothing, undecided=problem)
     try:
         with _fetched(url, options, run.sample) as (path, options, entries, unread):
@@ -51,38 +54,38 @@ def audit_remote(url: str, *, options: Options | None = None, run: Run | None = 
             for error in unread:
                 Judge(path, options).refuse_unread(report.tally, entries, error)
             return replace(report, database=nothing.database, file=None, entries=entries, sampled=True)
-    except UntrustedDataError as error:  # of the manifest
+    except UntrustedDataError as error:  # about the manifest
         nothing.tally.add(Finding.from_error(None, error))
-        return replace(nothing, undecided="the values were not judged, because the manifest is not what it should be")
+        return replace(nothing, undecided="the values were not judged, because the manifest was refused")
     except UndecidedError as error:
         return replace(nothing, undecided=error.message)
     except KeyboardInterrupt:
         return replace(nothing, undecided="interrupted before values were judged", interrupted=True)
 
 
-def audit_places(
-    places: Sequence[str | os.PathLike[str]],
+def audit_paths(
+    paths: Sequence[str | os.PathLike[str]],
     *,
     options: Options | None = None,
     run: Run | None = None,
     on_report: Callable[[AuditReport], None] | None = None,
 ) -> list[AuditReport]:
-    """Judge databases here and on servers, one after the other: each as ``audit_remote``, the others as ``audit_many``.
+    """Judge databases on this machine (``audit_many``) and on servers (``audit_remote``), one after the other.
 
     Args:
-        places: Databases, folders above databases, and URLs.
+        paths: Databases, folders above databases, and URLs.
         options: How to judge; None for the defaults.
         run: How to carry it out; None for the defaults.
-        on_report: Called with each report as soon as it is there.
+        on_report: Called with each report as soon as it is ready.
 
     Returns:
-        The reports, in the order of ``places``; after an interruption none for places that were not begun.
+        The reports, in the order of ``paths``. After an interruption, the remaining URLs and paths have no report.
 
     Raises:
         StoreError: As ``audit_many``.
     """
     reports: list[AuditReport] = []
-    for remote, group in groupby((os.fspath(place) for place in places), is_remote):
+    for remote, group in groupby((os.fspath(path) for path in paths), is_remote):
         if remote:
             for url in group:
                 reports.append(audit_remote(url, options=options, run=run))
@@ -99,11 +102,11 @@ def audit_places(
 
 @contextmanager
 def _fetched(url: str, options: Options, count: int) -> Iterator[tuple[str, Options, int, list[LimitExceededError]]]:
-    """Fetch a sample, many requests at a time.
+    """Fetch a sample, with many requests in parallel.
 
     Yields:
-        The private database, how to judge it, how many records the server's has, and the errors for values that are
-        too long to be read.
+        Path of the private database, how to judge it, number of records in the database on the server, and the errors
+        of values that are too long to be read.
     """
     unread = []
     with open_pages(url, options) as pages, tempfile.TemporaryDirectory(prefix="ben-secure-sample-") as folder:
@@ -117,7 +120,10 @@ def _fetched(url: str, options: Options, count: int) -> Iterator[tuple[str, Opti
                     if isinstance(value, LimitExceededError):
                         raise value
                     if value is None or len(lmdb_key) > MAX_KEY_BYTES:
-                        raise StoreError("this LMDB file is damaged: a record of its tree is not found by its key")
+                        raise StoreError(
+                            "this LMDB file is damaged: a search by key does not find a record of its tree; fetch it "
+                            "again"
+                        )
                     writer.put_stored(lmdb_key, value)
                 except LimitExceededError as error:
                     error.lmdb_key = lmdb_key
@@ -126,21 +132,20 @@ def _fetched(url: str, options: Options, count: int) -> Iterator[tuple[str, Opti
 
 
 def _with_manifest_in(folder: str, verification: Verification, url: str, entries: int) -> Verification:
-    """Fetch manifest and envelope, unless they are here, and check that they are of as many records."""
-    manifest = verification.manifest or manifest_path(url)
-    place = os.fspath(manifest)
-    if is_remote(place):
+    """Fetch manifest and envelope, unless they are local, and check that they list the same number of records."""
+    manifest = os.fspath(verification.manifest or manifest_path(url))
+    if is_remote(manifest):
         local = os.path.join(folder, "sample.manifest")
-        envelope = read_small(extended(place, ENVELOPE_SUFFIX), MAX_ENVELOPE_BYTES)
-        # Only the publisher's word bounds the bytes that are read: ``entries`` is that of the server.
+        envelope = read_small(extended(manifest, ENVELOPE_SUFFIX), MAX_ENVELOPE_BYTES)
+        # The signed statement bounds the bytes that are read. ``entries`` comes from the server and is untrusted.
         signed = verify_envelope(envelope, verification.verify_keys, verification.threshold).statement
-        contents = {ENVELOPE_SUFFIX: envelope, "": read_small(extended(place, ""), max_file_bytes(signed.max_count))}
+        contents = {ENVELOPE_SUFFIX: envelope, "": read_small(extended(manifest, ""), max_file_bytes(signed.max_count))}
         for suffix, content in contents.items():
             with open(local + suffix, "xb") as file:
                 file.write(content)
-        place = local
+        manifest = local
     opened = open_manifest(
-        place,
+        manifest,
         verification.verify_keys,
         threshold=verification.threshold,
         name=verification.name,
@@ -149,6 +154,6 @@ def _with_manifest_in(folder: str, verification: Verification, url: str, entries
     )
     opened.check_count(entries)
     subject = verification.subject
-    if subject is None and opened.statement.subjects:  # the copy has another name
+    if subject is None and opened.statement.subjects:  # the private database has another name
         opened.check_subject(subject := name_of(url))
-    return replace(verification, manifest=place, subject=subject)
+    return replace(verification, manifest=manifest, subject=subject)

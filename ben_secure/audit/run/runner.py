@@ -1,9 +1,9 @@
-"""Judge every record of one database or of many, in worker processes; put together what they find.
+"""Judge every record of one or more databases in worker processes, and make the reports.
 
-The keys are cut into ranges, workers judge these (``workers``, or what the caller names), and their tallies are added
-up in key order, so the report is the same however many there are. Keeps no value, and a bounded number of findings. A
-database that is not read to its end is never called clean. What the data makes go wrong is in the report; raised is
-only what is wrong with the call.
+The keys are cut into ranges, workers judge the ranges (``workers``, or the runner of the caller), and the tallies are
+added up in key order. So the report does not depend on the number of workers. No value is kept, and the number of
+findings is bounded. A database that was not read to its end is never clean. Problems with the data are in the report;
+only errors of the caller raise exceptions.
 """
 
 from __future__ import annotations
@@ -21,31 +21,32 @@ from ben_secure.audit.rules import Level
 from ben_secure.audit.run.discover import databases_in
 from ben_secure.audit.run.judging import Judging, Progress, Runner
 from ben_secure.audit.run.ranges import CHANGED, identity_of, open_pages
-from ben_secure.audit.run.shards import MergedFiles, judge_shard
-from ben_secure.audit.run.state import Known, StateFile, check_shard
+from ben_secure.audit.run.shards import ShardResults, judge_shard
+from ben_secure.audit.run.state import PriorResults, StateFile, check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S, Workers
 from ben_secure.audit.structure.checks import StructureCheck
 from ben_secure.audit.structure.identity import FileDigest, file_facts
 from ben_secure.errors import BenSecureError, StoreError, UndecidedError, UntrustedDataError, printable
 from ben_secure.pages.reader import PageReader
 
-_INTERRUPTED = "interrupted while databases were looked for in it"
+_INTERRUPTED = "interrupted during the search for databases in it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """How an audit is carried out; what it finds does not depend on it, but for ``sample``.
+    """How to carry out an audit. Only ``sample`` affects the findings.
 
     Attributes:
-        workers: Processes; None for as many as there are processors to run on. A value is never judged in the calling
-            process: it could take that along.
-        value_timeout_s: How long a worker may be at one value, seconds; then it counts as lost at it.
-        sample: Judge only so many values, spread evenly over the keys; None for all.
-        digest: Say the SHA-256 of the data file, too.
-        resume: File to go on from if it is there, and to keep the state in meanwhile; removed at the end.
-        fail_on: Least level of a finding for which the exit code is 1.
-        progress: Called as the audit goes on.
-        runner: Has the ranges judged; None for worker processes on this machine.
+        workers: Number of worker processes; None for one per available processor. No value is judged in the calling
+            process, because a value might kill it.
+        value_timeout_s: Maximum time for one value, seconds. After that, the worker is ended.
+        sample: Number of values to judge, spread evenly over the keys; None for all.
+        digest: Whether to report the SHA-256 of the data file.
+        resume: State file. If it exists, the audit continues from it. It is updated during the audit and removed at
+            the end.
+        fail_on: The exit code is 1 if a finding has at least this level.
+        progress: Called with the progress of the audit.
+        runner: Judges the ranges; None for worker processes on this machine.
     """
 
     workers: int | None = None
@@ -75,11 +76,11 @@ def audit_database(
         run: How to carry it out; None for the defaults.
 
     Returns:
-        The report. Whatever keeps the database from being read to its end is its ``undecided``; what was found
-        before that is in it. So it is if the user interrupts (Ctrl-C).
+        The report. If the database cannot be read to its end, or if the user interrupts (Ctrl-C), ``undecided`` is the
+        reason, and the report contains the findings so far.
 
     Raises:
-        StoreError: ``run.resume`` cannot be read or written, or is no state of an audit.
+        StoreError: ``run.resume`` cannot be read or written, or is not a state file of an audit.
     """
     options, run = options or Options(), run or Run()
     state = None if run.resume is None else StateFile(run.resume)
@@ -99,14 +100,14 @@ def audit_many(
     """Judge several databases, one after the other.
 
     Args:
-        paths: Databases, and folders in which (and below which) databases are looked for.
+        paths: Databases, and folders that are searched for databases recursively.
         options: How to judge; None for the defaults.
         run: How to carry it out; None for the defaults.
-        on_report: Called with each report as soon as it is there.
+        on_report: Called with each report as soon as it is ready.
 
     Returns:
-        A report for each database, and for each path at which there is none. After an interruption there is one that
-        says so for each database that was not begun.
+        A report on each database, and on each path without a database. After an interruption, the reports on the
+        remaining databases are undecided.
 
     Raises:
         StoreError: As ``audit_database``.
@@ -128,30 +129,31 @@ def audit_shard(
     run: Run | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Judge one shard of databases and write what was found, for ``audit_merged``; this is no verdict.
+    """Judge one shard of databases and write the results to a file for ``audit_merged``. This gives no verdict.
 
     Args:
         paths: As for ``audit_many``; in the same order for each shard.
-        shard: Its number, from 1 on, and how many there are.
-        target: File for the result.
+        shard: Number of the shard, starting at 1, and number of shards.
+        target: File for the results.
         options: How to judge; None for the defaults.
-        run: How to carry it out; None for the defaults. It takes no sample and is not resumed.
-        overwrite: Whether a file of this name is replaced.
+        run: How to carry it out; None for the defaults. ``sample`` and ``resume`` must be None.
+        overwrite: Whether to replace an existing file.
 
     Returns:
-        How many records were judged.
+        Number of records judged.
 
     Raises:
-        UntrustedDataError: A manifest is not what it should be.
-        StoreError: A database is missing, cannot be opened or was changed meanwhile; or the file cannot be written.
-        ValueError: There is no such shard, or a sample or a file to resume from is asked for.
+        UntrustedDataError: A manifest is refused.
+        StoreError: A database is missing, cannot be opened or has changed during the audit, or the file cannot be
+            written.
+        ValueError: The shard does not exist, or ``sample`` or ``resume`` is set.
     """
     options, run = options or Options(), run or Run()
     check_shard(*shard)
     if run.sample is not None or run.resume is not None:
-        raise ValueError("a shard takes no sample and is not resumed; cut the audit into more shards")
+        raise ValueError("a shard cannot be sampled or resumed; cut the audit into more shards")
     with _pool(options, run) as workers:
-        runner = run.runner or workers.judged
+        runner = run.runner or workers.judge_ranges
         file, records = judge_shard(paths, shard, target, options=options, runner=runner, progress=run.progress)
     file.write(overwrite=overwrite)
     return records
@@ -164,22 +166,22 @@ def audit_merged(
     run: Run | None = None,
     on_report: Callable[[AuditReport], None] | None = None,
 ) -> list[AuditReport]:
-    """Make the reports of what shards have found: those that ``audit_many`` would have made.
+    """Merge the results of all shards into the reports that ``audit_many`` would have made.
 
     Args:
-        files: What ``audit_shard`` has written, of each shard.
-        options: As for each shard; None for the defaults.
-        run: As for ``audit_many``; no value is judged.
+        files: The files of ``audit_shard``, one for each shard.
+        options: The options of the shards; None for the defaults.
+        run: As for ``audit_many``. No value is judged.
         on_report: As for ``audit_many``.
 
     Returns:
-        The reports. That a database was changed since, is gone, or judged with other options, is their ``undecided``.
+        The reports. If a database has changed, is gone, or was judged with other options, ``undecided`` is the reason.
 
     Raises:
-        StoreError: A file cannot be read, or others can have changed it; a shard is missing or there twice.
+        StoreError: A file cannot be read or could have been changed by others, or a shard is missing or duplicate.
     """
-    merged = MergedFiles(files)
-    databases = list(_all_databases(merged.asked))
+    merged = ShardResults(files)
+    databases = list(_all_databases(merged.requested))
     databases += merged.gone(path for path, _ in databases)
     return _reports(databases, options or Options(), run or Run(), merged, on_report)[0]
 
@@ -188,10 +190,18 @@ def _reports(
     databases: Iterable[tuple[str, str | None]],
     options: Options,
     run: Run,
-    known: Known | None,
+    prior: PriorResults | None,
     on_report: Callable[[AuditReport], None] | None = None,
 ) -> tuple[list[AuditReport], bool]:
-    """Return the report on each database, or the reason why it is missing, and whether all of them were judged."""
+    """Return a report on each database, and whether all records were judged.
+
+    Args:
+        databases: Paths. If the second item of a pair is not None, it is the reason why there is nothing to judge.
+        options: How to judge.
+        run: How to carry it out.
+        prior: Results of earlier audits, or None.
+        on_report: Called with each report as soon as it is ready.
+    """
     reports: list[AuditReport] = []
     finished = True
     with _pool(options, run) as workers, Fickling(options.classes) as fickling:
@@ -199,9 +209,9 @@ def _reports(
             if problem is not None:
                 report = _nothing(database, run, problem, interrupted=problem == _INTERRUPTED)
             elif any(report.interrupted for report in reports):
-                report = _nothing(database, run, "interrupted before it was begun", interrupted=True)
+                report = _nothing(database, run, "interrupted before its audit started", interrupted=True)
             else:
-                audit = _Audit(database, options, run, known, workers, fickling)
+                audit = _Audit(database, options, run, prior, workers, fickling)
                 report = audit.report()
                 finished = finished and audit.finished
             reports.append(report)
@@ -211,14 +221,14 @@ def _reports(
 
 
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
-    """Each database, or what is named as one, and why there is nothing to judge."""
+    """List each database, and each path at which there is nothing to judge with the reason."""
     for path in paths:
         try:
-            found = databases_in(os.fspath(path))
+            results = databases_in(os.fspath(path))
         except KeyboardInterrupt:
             yield os.fspath(path), _INTERRUPTED
         else:
-            yield from found
+            yield from results
 
 
 def _nothing(database: str, run: Run, undecided: str, *, interrupted: bool = False) -> AuditReport:
@@ -231,19 +241,19 @@ class _Audit:
     """The audit of one database.
 
     Attributes:
-        finished: Whether there is nothing left that could be judged.
+        finished: Whether all records were judged.
     """
 
     def __init__(
-        self, path: str, options: Options, run: Run, known: Known | None, workers: Workers, fickling: Fickling
+        self, path: str, options: Options, run: Run, prior: PriorResults | None, workers: Workers, fickling: Fickling
     ) -> None:
         self.finished = False
         self._fickling = fickling
         self._path = path
         self._options = options
         self._run = run
-        self._known = known
-        self._runner = run.runner or workers.judged
+        self._prior = prior
+        self._runner = run.runner or workers.judge_ranges
         self._judging: Judging | None = None
         self._tally = Tally()
         self._entries = 0
@@ -252,7 +262,7 @@ class _Audit:
         self._undecided: str | None = None
 
     def report(self) -> AuditReport:
-        """Do it."""
+        """Carry out the audit."""
         digest: FileDigest | None = None
         try:
             with open_pages(self._path, self._options) as pages, ExitStack() as cleanup:
@@ -260,12 +270,12 @@ class _Audit:
                 self._file = file_facts(pages)
                 digest = cleanup.enter_context(FileDigest(pages)) if self._run.digest else None
                 self._audit(pages)
-        except UntrustedDataError as error:  # of the manifest; those of values are findings already
+        except UntrustedDataError as error:  # about the manifest; errors of values are findings already
             self._tally.add(Finding.from_error(None, error))
-            self._undecided = "the values were not judged, because the manifest is not what it should be"
+            self._undecided = "the values were not judged, because the manifest was refused"
         except UndecidedError as error:
-            about = error.database not in (None, self._path, os.path.abspath(self._path))  # the manifest
-            where = f"{printable(error.database, 400)}: " if about else ""
+            is_other_file = error.database not in (None, self._path, os.path.abspath(self._path))  # the manifest
+            where = f"{printable(error.database, 400)}: " if is_other_file else ""
             self._undecided = self._undecided or where + error.message
         except KeyboardInterrupt:
             self._interrupted = True
@@ -291,21 +301,21 @@ class _Audit:
         run = self._run
         judging = self._judging = Judging(
             pages, self._path, self._options, runner=self._runner, workers=_processors(run), sample=run.sample,
-            known=self._known, progress=run.progress,
+            prior=self._prior, progress=run.progress,
         )  # fmt: skip
-        self._entries, self._tally = judging.whole.records, judging.part.tally
+        self._entries, self._tally = judging.whole.records, judging.result.tally
         if self._options.opinions:
-            self._fickling.begin()  # it is imported while the first values are judged
+            self._fickling.begin()  # fickling is imported while the first values are judged
         failure: BenSecureError | None = None
         with Opinions(self._fickling) as opinions, closing(StructureCheck(self._path, pages)) as whole:
             try:
                 with closing(judging.run()) as tallies:
                     for tally in tallies:
                         opinions.begin(tally, pages.get)
-            except BenSecureError as error:  # what was judged before is in the report
+            except BenSecureError as error:  # raised below; the report contains the earlier results
                 failure = error
             opinions.settle(self._tally, pages.get)
-            self._add_what_is_said_of_the_whole(whole)
+            self._add_structure_findings(whole)
         if failure is not None:
             raise failure
         if identity_of(pages) != judging.whole.identity or not pages.is_in_place():
@@ -313,12 +323,13 @@ class _Audit:
         self.finished = True
         if not self._entries:
             raise StoreError("the database is empty, so nothing was checked")
-        if not judging.sampled and judging.part.records != self._entries:
+        if not judging.sampled and judging.result.records != self._entries:
             raise StoreError(
-                f"{judging.part.records} records were found, {self._entries} were announced; fetch this database again"
+                f"found {judging.result.records} records, but the meta page counts {self._entries}; fetch this "
+                "database again"
             )
 
-    def _add_what_is_said_of_the_whole(self, check: StructureCheck) -> None:
+    def _add_structure_findings(self, check: StructureCheck) -> None:
         try:
             for finding in check.findings():
                 self._tally.add(finding)

@@ -1,11 +1,12 @@
-"""Worker processes that judge ranges of keys, and what to do when one is lost at a value.
+"""Worker processes that judge ranges of keys, and the recovery when a worker is lost.
 
-A value may kill the process that judges it, or keep it for ever; then that value is judged once more, alone, by a new
-process. If that is lost too, the value gets a finding, or is undecided if memory lacked or somebody killed the process;
-the audit goes on behind it. So no value is ever judged in the process that the caller cares about. Workers are forked
-by a process that has no threads and has imported nothing but what they need (``_system.forks``): they share no memory,
-lock or thread with the caller, and do not import the caller's main program. Their results come back as JSON, in the
-order of the ranges, and a bounded number of ranges is under way at a time.
+A value may kill the worker that judges it, or keep it busy for ever. Then a new worker judges this value alone. If that
+worker is lost too, the value gets a finding. If memory was short or the worker was killed from outside, the value is
+undecided instead. The audit continues after the value. No value is ever judged in the process of the caller.
+
+Workers are forked by a process without threads that has imported only what they need (``_system.forks``). They share no
+memory, lock or thread with the caller, and do not import the caller's main program. Their results arrive as JSON and
+are returned in the order of the ranges. The number of ranges in progress is bounded.
 """
 
 from __future__ import annotations
@@ -26,35 +27,42 @@ from ben_secure._system.forks import ForkServer, server_for
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.formats import REFUSED
 from ben_secure.audit.run._wire import tally_from_json
-from ben_secure.audit.run._worker import NO_MEMORY, NOWHERE, PLACE, READY, JudgeFunction
+from ben_secure.audit.run._worker import NO_MEMORY, NOT_STARTED, READY, RECORD_NUMBER, JudgeFunction
 from ben_secure.audit.run.ranges import RangeTask, judge_range
 from ben_secure.errors import Rule, StoreError, printable
 
 VALUE_TIMEOUT_S = 60.0
-"""How long a worker may be at one value, seconds; an honest one takes 0.0001. A cold network disk may take its time."""
+"""Maximum time for one value, seconds. An honest value takes 0.0001 s, but reading from a network disk may be slow."""
 
 MAX_LOST = 100
-"""Values that may cost workers before the audit gives up: each takes two processes, and perhaps two timeouts."""
+"""Number of values that may stop workers before the audit gives up. Each costs two processes, perhaps two timeouts."""
 
 Split = Callable[[RangeTask, int], list[RangeTask]]
 """Cuts a range around one of its records, see ``ranges.split``."""
 
-_AHEAD = 32  # ranges for each worker; bounds what waits for a slow one
+_AHEAD = 32  # ranges per worker; bounds the number of results that wait for a slow worker
 _ATTEMPTS = 3
 _ANSWER_BYTES = 2**28
 _POLL_S = 1.0
 _START_S = 120.0
 _SLACK_S = 10.0
-_MEMORY_BYTES = 2**30  # beyond what a worker has at the start, and eight times the longest value
+_MEMORY_BYTES = 2**30  # more than a worker has at the start, in addition to eight times the longest value
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A range on its way: how often a worker was lost at it, who has it, what was found."""
+    """A range in progress.
+
+    Attributes:
+        task: The range.
+        losses: How many workers were lost at it.
+        assigned: Whether a worker has it.
+        tally: The result, or None.
+    """
 
     task: RangeTask
     losses: int = 0
-    given: bool = False
+    assigned: bool = False
     tally: Tally | None = None
 
 
@@ -64,61 +72,61 @@ class _Worker:
     def __init__(self, forks: ForkServer, judge: JudgeFunction, seconds: float, memory_bytes: int) -> None:
         self.job: _Job | None = None
         self.ready = False
-        self._code: int | None = None  # once it was ended
+        self._code: int | None = None  # set when the process has ended
         self._seconds = seconds
         self._forks = forks
         self.connection, theirs = Pipe()
         with tempfile.TemporaryFile() as file, theirs:
-            file.truncate(PLACE.size)
-            self._place = mmap.mmap(file.fileno(), PLACE.size)
+            file.truncate(RECORD_NUMBER.size)
+            self._number = mmap.mmap(file.fileno(), RECORD_NUMBER.size)
             self._child = forks.fork(theirs.fileno(), file.fileno())
-        self._announce_nothing()
+        self._reset_number()
         self._send((judge, seconds, memory_bytes))
 
     @property
-    def place(self) -> int:
-        """Records of its range that it is done with, or ``NOWHERE``."""
-        number: int = PLACE.unpack_from(self._place)[0]
+    def record_number(self) -> int:
+        """Number of records of the range that the worker has finished, or ``NOT_STARTED``."""
+        number: int = RECORD_NUMBER.unpack_from(self._number)[0]
         return number
 
-    def give(self, job: _Job) -> None:
-        """Hand over a range."""
+    def assign(self, job: _Job) -> None:
+        """Send a range to the worker."""
         self.job = job
-        job.given = True
-        self._announce_nothing()
+        job.assigned = True
+        self._reset_number()
         self._send(job.task)
 
     def _send(self, content: object) -> None:
-        with contextlib.suppress(OSError):  # it is dead, which shows when it is waited for
+        with contextlib.suppress(OSError):  # the worker is dead, which ``receive`` reports
             self.connection.send(content)
 
-    def _announce_nothing(self) -> None:
-        PLACE.pack_into(self._place, 0, NOWHERE)
-        self._seen = NOWHERE
+    def _reset_number(self) -> None:
+        RECORD_NUMBER.pack_into(self._number, 0, NOT_STARTED)
+        self._seen = NOT_STARTED
         self._since = time.monotonic()
 
     def end_if_stuck(self) -> None:
-        """Kill it if it is much longer at one value than it may: it could not end itself, being stopped or starved."""
-        if self.place != self._seen:
-            self._seen, self._since = self.place, time.monotonic()
-        patience = _START_S + 10 * self._seconds if self._seen == NOWHERE else _SLACK_S + 2 * self._seconds
+        """Kill the worker if one value takes far too long: a stopped or starved process cannot end itself."""
+        if self.record_number != self._seen:
+            self._seen, self._since = self.record_number, time.monotonic()
+        patience = _START_S + 10 * self._seconds if self._seen == NOT_STARTED else _SLACK_S + 2 * self._seconds
         if time.monotonic() - self._since > patience:
             self._end()
 
     def _end(self) -> int:
-        """Kill it if it still runs; returns its exit code, or minus the signal that ended it."""
+        """Kill the worker if it still runs. Returns its exit code, or minus the signal that ended it."""
         if self._code is None:
             self._code = self._forks.end(self._child)
         return self._code
 
     def receive(self) -> Tally | None:
-        """Take what it sends.
+        """Receive a message of the worker.
 
         Returns:
-            The tally of its range, or None if it says that it is ready.
+            The tally of its range, or None if the message is that it is ready.
 
         Raises:
-            _Lost: It is dead, or says that it cannot go on.
+            _Lost: The worker is dead, or reports that it cannot continue.
         """
         try:
             answer = self.connection.recv_bytes(_ANSWER_BYTES)
@@ -132,29 +140,33 @@ class _Worker:
         except (EOFError, OSError) as error:
             raise self._fate() from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise _Lost("it gave an answer that makes no sense") from error
+            raise _Lost("it sent an invalid answer") from error
 
     def _fate(self) -> _Lost:
-        code = self._end()  # it has closed the connection; it may still be dying of something else
+        code = self._end()  # the worker has closed the connection but may still be running
         if code == NO_MEMORY:
             return _Lost("there was not enough memory to judge it", undecided=True)
-        # No value can do that to a process without more memory than it may have; the kernel does where memory is
-        # short, also for a group of processes (a job of Slurm), and ``end_if_stuck`` to one that was stopped.
+        # Within its memory limit, no value can cause this signal. It comes from the kernel if memory is short, also for
+        # a group of processes such as a Slurm job, or from ``end_if_stuck``.
         if code == -signal.SIGKILL:
-            return _Lost("its process was killed from outside, twice, as where memory is short", undecided=True)
+            return _Lost("its process was killed from outside, twice, perhaps because memory is short", undecided=True)
         if code == -signal.SIGALRM:
-            return _Lost(f"it was not done with it within {self._seconds:g} s")
+            return _Lost(f"it did not finish within {self._seconds:g} s")
         return _Lost(f"it was killed by signal {-code}" if code < 0 else f"it ended with exit code {code}")
 
     def close(self) -> None:
-        """End it, whatever it is at."""
+        """End the worker."""
         self._end()
         self.connection.close()
-        self._place.close()
+        self._number.close()
 
 
 class _Lost(Exception):
-    """A worker is of no use any more; says what became of it, and whether that says nothing about the value."""
+    """A worker was lost. The message says how.
+
+    Attributes:
+        undecided: Whether the value may be innocent.
+    """
 
     def __init__(self, fate: str, *, undecided: bool = False) -> None:
         super().__init__(fate)
@@ -162,10 +174,7 @@ class _Lost(Exception):
 
 
 class Workers(contextlib.AbstractContextManager["Workers"]):
-    """A number of worker processes; to be closed.
-
-    Starts them when there is something to do.
-    """
+    """A pool of worker processes, started when there is something to do. Must be closed."""
 
     def __init__(
         self,
@@ -175,13 +184,13 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         max_value_bytes: int = 0,
         judge: JudgeFunction = judge_range,
     ) -> None:
-        """Prepare.
+        """Prepare the pool.
 
         Args:
-            count: How many, 1 or more.
-            value_timeout_s: How long a worker may be at one value, seconds.
-            max_value_bytes: Longest value; gives how much memory a worker may take.
-            judge: What a worker does with a range; a function that it can import.
+            count: Number of workers, 1 or more.
+            value_timeout_s: Maximum time for one value, seconds.
+            max_value_bytes: Length of the longest value; determines the memory limit of a worker.
+            judge: Function that judges a range; workers must be able to import it.
 
         Raises:
             ValueError: ``count`` or ``value_timeout_s`` is not positive.
@@ -196,29 +205,29 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         self._workers: list[_Worker] = []
         self._lost = 0
 
-    def judged(self, tasks: Iterable[RangeTask], split: Split) -> Generator[tuple[RangeTask, Tally], None, None]:
+    def judge_ranges(self, tasks: Iterable[RangeTask], split: Split) -> Generator[tuple[RangeTask, Tally], None, None]:
         """Judge ranges.
 
         Args:
-            tasks: The ranges, in key order; taken as they are needed.
+            tasks: The ranges, in key order; consumed as needed.
             split: Cuts a range around one of its records, as ``ranges.split``.
 
         Yields:
             Each range, or the parts into which it was cut, with its tally; in key order.
 
         Raises:
-            StoreError: Workers cannot be started, or too many were lost. What ``tasks`` raises comes after the ranges
-                before it.
+            StoreError: Workers cannot be started, or too many were lost. A StoreError from ``tasks`` is raised after
+                the results on the earlier ranges.
         """
         jobs: list[_Job] = []
         try:
-            yield from self._judged(iter(tasks), jobs, split)
+            yield from self._judge_ranges(iter(tasks), jobs, split)
         finally:
             for worker in [worker for worker in self._workers if worker.job is not None]:
-                self._workers.remove(worker)  # nobody waits for it any more
+                self._workers.remove(worker)  # its result is not needed any more
                 worker.close()
 
-    def _judged(
+    def _judge_ranges(
         self, todo: Iterator[RangeTask], jobs: list[_Job], split: Split
     ) -> Generator[tuple[RangeTask, Tally], None, None]:
         failure: Exception | None = None
@@ -231,8 +240,8 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
                     more = False
                 except StoreError as error:
                     failure, more = error, False
-                self._give_out(jobs)  # while the next ones are cut, for which keys have to be read
-            self._give_out(jobs)
+                self._assign_jobs(jobs)  # workers start before the next ranges are cut, which reads keys from disk
+            self._assign_jobs(jobs)
             while jobs and (tally := jobs[0].tally) is not None:
                 yield jobs.pop(0).task, tally
             if jobs:
@@ -242,16 +251,16 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         if failure is not None:
             raise failure
 
-    def _give_out(self, jobs: list[_Job]) -> None:
-        waiting = (job for job in jobs if not job.given)
+    def _assign_jobs(self, jobs: list[_Job]) -> None:
+        waiting = (job for job in jobs if not job.assigned)
         for worker in [worker for worker in self._workers if worker.job is None]:
             if (job := next(waiting, None)) is None:
                 return
-            worker.give(job)
+            worker.assign(job)
         while len(self._workers) < self._count and (job := next(waiting, None)) is not None:
             worker = _Worker(self._server(), *self._setup)
             self._workers.append(worker)
-            worker.give(job)
+            worker.assign(job)
 
     def _server(self) -> ForkServer:
         if self._forks is None:
@@ -259,7 +268,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         return self._forks
 
     def _wait(self, jobs: list[_Job], split: Split) -> None:
-        """Wait until a worker has something to say, and hear it; nothing to hear for a while is no harm."""
+        """Wait for messages of workers, at most ``_POLL_S``, and handle them."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         for connection in wait(list(busy), _POLL_S):
             worker = busy[connection]  # type: ignore[index]
@@ -271,47 +280,60 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
                 if tally is not None:
                     job.tally, worker.job = tally, None
             except _Lost as lost:
-                place = worker.place
+                index = worker.record_number
                 was_ready = worker.ready
                 self._workers.remove(worker)
                 worker.close()
                 if not was_ready:
                     raise StoreError(
-                        f"a worker process could not be started: {lost}; see whether {sys.executable} can import "
+                        f"a worker process could not be started: {lost}; check that {sys.executable} can import "
                         "ben_secure.audit"
                     ) from lost
-                self._recover(jobs, job, place, lost, split)
+                self._recover(jobs, job, index, lost, split)
         for worker in self._workers:
             if worker.job is not None:
                 worker.end_if_stuck()
 
-    def _recover(self, jobs: list[_Job], job: _Job, place: int, fate: _Lost, split: Split) -> None:
-        """Put parts of a range, or a finding, in the place of a range at which a worker was lost."""
+    def _recover(self, jobs: list[_Job], job: _Job, index: int, fate: _Lost, split: Split) -> None:
+        """Replace a range at which a worker was lost by its parts, or set its result if it is a single value.
+
+        Args:
+            jobs: All ranges in progress.
+            job: The range.
+            index: Index of the record that the worker was judging, or ``NOT_STARTED``.
+            fate: How the worker was lost.
+            split: As for ``judge_ranges``.
+        """
         job.losses += 1
-        if job.task.alone and place == 0 and job.losses > 1:
+        if job.task.alone and index == 0 and job.losses > 1:
             self._lost += 1
             if self._lost > MAX_LOST:
-                raise StoreError(f"more than {MAX_LOST} values have stopped a worker; the rest was not judged")
+                raise StoreError(
+                    f"more than {MAX_LOST} values have stopped a worker, so the rest was not judged; find out who "
+                    "wrote this database"
+                )
             job.tally = _lost_value(job.task, fate)
             return
         if job.losses > _ATTEMPTS:
-            raise StoreError(f"worker processes end before they come to a value: {fate}; see to the memory they have")
-        job.given = False
-        if place == NOWHERE or job.task.alone:
+            raise StoreError(
+                f"worker processes end before they reach a value: {fate}; check how much memory is available to them"
+            )
+        job.assigned = False
+        if index == NOT_STARTED or job.task.alone:
             return
-        parts = [_Job(task) for task in split(job.task, place)]
-        if len(parts) == 1:
+        smaller = [_Job(task) for task in split(job.task, index)]
+        if len(smaller) == 1:
             return
-        for part in parts:
-            part.losses = int(part.task.alone)
-        index = jobs.index(job)
-        jobs[index : index + 1] = parts
+        for replacement in smaller:
+            replacement.losses = int(replacement.task.alone)
+        position = jobs.index(job)
+        jobs[position : position + 1] = smaller
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End all workers, whatever they are at."""
+        """End all workers."""
         while self._workers:
             self._workers.pop().close()
         if self._forks is not None:
@@ -320,10 +342,10 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
 
 
 def _lost_value(task: RangeTask, fate: _Lost) -> Tally:
-    """What is found of a value at which workers are lost."""
+    """Make the tally of a value at which two workers were lost."""
     if fate.undecided:
-        why = f"{fate}, which says nothing about the value; audit it where there is more memory"
-        return Tally(undecided=f"the value at LMDB key {printable(task.start)} was not judged: {why}")
+        reason = f"{fate}, which does not depend on the value alone; audit it on a machine with more memory"
+        return Tally(undecided=f"the value at LMDB key {printable(task.start)} was not judged: {reason}")
     tally = Tally()
     tally.count(value_bytes=0, written_by=REFUSED)
     tally.refused += 1
@@ -331,7 +353,7 @@ def _lost_value(task: RangeTask, fate: _Lost) -> Tally:
         Finding(
             lmdb_key=task.start,
             rule=Rule.LOST,
-            message=f"the process that judged this value was lost, twice: {fate}; do not load it, and report it",
+            message=f"the process that judged this value was lost, twice: {fate}; do not load the value, and report it",
             position=task.position,
         )
     )

@@ -17,7 +17,7 @@ from ben_secure.audit.judge.scan import Options
 from ben_secure.audit.report import Format, JsonWriter, overall_exit_code, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run.judging import Runner
-from ben_secure.audit.run.remote import audit_places
+from ben_secure.audit.run.remote import audit_paths
 from ben_secure.audit.run.runner import Run, audit_merged, audit_shard
 from ben_secure.audit.run.state import check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
@@ -137,7 +137,7 @@ def command(
                 f"shard {shard[0]}/{shard[1]}: {records:,} records judged; the verdict is that of all shards (--merge)"
             )
             return 0
-        audit = partial(audit_merged if merge else audit_places, databases, options=options, run=run)
+        audit = partial(audit_merged if merge else audit_paths, databases, options=options, run=run)
         form = Format.JSON if as_json else form
         return _report(audit, form, None if output == STDOUT else output, force)
 

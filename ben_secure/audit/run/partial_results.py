@@ -1,7 +1,7 @@
-"""What was judged of a database, as plain data: on disk, between shards, and between machines.
+"""Results on parts of a database as plain data: in state files, in shard files, and from other machines.
 
-A document names no range by itself. Its parts follow each other from the beginning of what was asked for, and it is
-read only as the answer to just that; it is never patched up (T12, T14, T20).
+A document does not say by itself which ranges it covers. It is read only as the answer to a list of requested ranges:
+its parts must follow each other from the start of the first range. Any deviation is an error (T12, T14, T20).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ben_secure.errors import StoreError, printable
 
 
 @dataclass(slots=True)
-class Part:
-    """Ranges that follow each other, as one.
+class PartialResult:
+    """The result on one or more consecutive ranges.
 
     Attributes:
-        stop: Key before which it ends; None for the end of the database.
-        records: Records in it.
-        tally: What was found in it.
+        stop: LMDB key before which the ranges end; None for the end of the database.
+        records: Number of records in the ranges.
+        tally: Sum of their tallies.
     """
 
     stop: bytes | None = b""
@@ -31,65 +31,65 @@ class Part:
     tally: Tally = field(default_factory=Tally)
 
     def take(self, task: RangeTask, tally: Tally) -> None:
-        """Add the range that follows."""
+        """Add the next range."""
         self.stop = task.stop
         self.records += task.records
         self.tally.extend(tally)
 
 
-def write_parts(parts: Iterable[Part], failed: str | None = None) -> dict[str, object]:
-    """Write parts as plain data.
+def results_to_json(results: Iterable[PartialResult], failed: str | None = None) -> dict[str, object]:
+    """Convert results into plain data.
 
     Args:
-        parts: In key order; each begins where the one before ends.
-        failed: Why they end before what was asked for, or None.
+        results: In key order. Each starts where the one before ends.
+        failed: Why the results end before the last requested range, or None.
     """
-    written = [
+    parts = [
         {
-            "stop": None if part.stop is None else part.stop.hex(),
-            "records": part.records,
-            "tally": tally_to_json(part.tally),
+            "stop": None if result.stop is None else result.stop.hex(),
+            "records": result.records,
+            "tally": tally_to_json(result.tally),
         }
-        for part in parts
+        for result in results
     ]
-    return {"parts": written, "failed": failed}
+    return {"parts": parts, "failed": failed}
 
 
-def read_parts(
-    asked: Iterable[RangeTask], document: object, *, all_of_it: bool = True
+def results_from_json(
+    requested: Iterable[RangeTask], document: object, *, complete: bool = True
 ) -> Iterator[tuple[RangeTask, Tally]]:
-    """Read parts, which must be those of just the ranges that were asked for.
+    """Read results, which must match the requested ranges.
 
     Args:
-        asked: The ranges, in key order.
-        document: From ``write_parts``; not believed.
-        all_of_it: Whether there must be parts of every range.
+        requested: The ranges, in key order.
+        document: From ``results_to_json``; untrusted.
+        complete: Whether the results must cover all ranges.
 
     Yields:
         The ranges, or the parts into which they were cut, with their tallies.
 
     Raises:
-        ValueError: It is something else.
-        StoreError: It says why it ends early.
+        ValueError: The document does not match the ranges.
+        StoreError: The document gives a reason why it ends early.
     """
-    todo = deque(asked)
+    todo = deque(requested)
     members = members_of(document, {"parts", "failed"})
     for member in list_of(members["parts"]):
         part = members_of(member, {"stop", "records", "tally"})
         tally = tally_from_json(part["tally"])
         if not todo:
-            raise ValueError("a range that was not asked for")
+            raise ValueError("a range that was not requested")
         task, records = todo.popleft(), number_of(part["records"])
         stop = None if part["stop"] is None else bytes_of(part["stop"])
         last = stop == task.stop
         fits = records == task.records if last else stop is not None and stop > task.start and records <= task.records
         if not fits or (tally.undecided is None and tally.processed != records):
-            raise ValueError("a range that was not asked for, or a tally of other records")
+            raise ValueError("a range that was not requested, or a tally of other records")
         yield replace(task, stop=stop, records=records), tally
         if stop is not None and not last:
             position, left = task.position + records, task.records - records
             todo.appendleft(replace(task, start=stop, position=position, records=left))
     if members["failed"] is not None:
         raise StoreError(printable(str(members["failed"]), 1000))
-    if todo and all_of_it:
+    if todo and complete:
         raise ValueError("ranges are missing")
