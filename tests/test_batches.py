@@ -355,7 +355,7 @@ class TestNormalisation:
             ('{"bands": {"B02": {"mean": 1}}}', "the field 'std'"),
             ('{"bands": {"B02": {"mean": "x", "std": 1}}}', "could not convert"),
             ('{"bands": []}', "no attribute 'items'"),
-            ("[" * 100_000, "recursion"),
+            ("[" * 100_000, "it is nested too deep"),
             (None, "No such file"),
         ],
     )

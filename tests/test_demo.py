@@ -17,6 +17,7 @@ from ben_secure.audit import audit_database
 from ben_secure.cli import main
 from ben_secure.demo import tour as demo
 from ben_secure.errors import Rule
+from support.attacks import FRAMES_ARE_DROPPED
 from support.databases import make_database
 
 CANARIES = 4
@@ -155,8 +156,8 @@ def test_the_attacks_are_live(tmp_path, folder):
         value = tmp_path / f"value{number}"
         value.write_bytes(attack.value)
         subprocess.run([sys.executable, "-c", STOCK_PICKLE, value], capture_output=True)
-        assert canary.exists(), attack.holds
-        canary.unlink()
+        assert canary.exists() or ("false frame" in attack.holds and not FRAMES_ARE_DROPPED), attack.holds
+        canary.unlink(missing_ok=True)
 
 
 @pytest.mark.threat("T1")

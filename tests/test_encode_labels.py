@@ -28,8 +28,10 @@ def test_a_label_file_gives_labels_and_twin():
     [
         (b"", "it is no JSON"),
         (b"\xff{}", "it is no JSON: 'utf-8' codec"),
-        (b"[" * 60_000, "it is nested too deep"),
-        (b'{"a":' * 12_000, "it is nested too deep"),
+        # CPython 3.14 bounds the depth by the stack that is left, and may come to the end.
+        (b"[" * 60_000, "it is (nested too deep|no JSON)"),
+        (b'{"a":' * 12_000, "it is (nested too deep|no JSON)"),
+        (b"[" * 60_000 + b"]" * 60_000, "it is (nested too deep|no JSON object)"),
         (b"[]", "it is no JSON object"),
         (b"{}", "it has no list of labels"),
         (b'{"labels": "Pastures"}', "it has no list of labels"),

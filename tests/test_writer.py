@@ -96,6 +96,20 @@ def test_the_file_format_does_not_depend_on_the_environment(tmp_path):
     assert records(tmp_path / "db") == {}
 
 
+@pytest.mark.parametrize("append", [False, True])
+def test_a_big_endian_machine_writes_no_database(old, tmp_path, monkeypatch, append):
+    """LMDB writes in the machine's order. The target stays as it was, and a little-endian machine writes it."""
+    path = old[0] if append else tmp_path / "new.lmdb"
+    before = records(path)
+    monkeypatch.setattr(sys, "byteorder", "big")
+    with pytest.raises(StoreError, match=r"(?s)this machine is big-endian.*little-endian machine"):
+        write(path, {"c": PATCH}, append=append)
+    assert records(path) == before
+    monkeypatch.undo()
+    write(path, {"c": PATCH}, append=append)
+    assert records(path).keys() == {*(before or {}), b"c"}
+
+
 def test_chunks_and_a_growing_map(tmp_path, monkeypatch):
     """Memory is bounded by the chunk; a chunk that does not fit into the map is written again in a larger one."""
     monkeypatch.setattr(writer, "_CHUNK_BYTES", 300_000)

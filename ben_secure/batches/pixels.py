@@ -94,7 +94,9 @@ def read_statistics(path: str | os.PathLike[str]) -> Normalisation:
         return {name: (_number(band["mean"]), _number(band["std"])) for name, band in bands.items()}
     except KeyError as error:
         reason = f"the field {printable(str(error))} is missing"
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except RecursionError:
+        reason = "it is nested too deep"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = printable(str(error))
     raise TableError(f"cannot use the statistics {file_name}: {reason}; write them with ben-secure stats --json")
 
