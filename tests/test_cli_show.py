@@ -85,6 +85,32 @@ def test_several_patches_are_one_sheet(place, capsys):
     assert run(capsys, "show many -o c.png")[1] == "true-colour of the first 12 of 14 patches in c.png\n"
 
 
+def test_a_sheet_has_one_stretch(place, capsys):
+    """A patch alone has the full range of brightness; beside a brighter one on a sheet, it is darker."""
+    dark, bright = make_patch(labels=[]), make_patch(labels=[])
+    bright.band04.data[:] = bright.band04.data // 2 + 2**15
+    make_database(place / "pair", {b"dark": dark.dumps(), b"bright": bright.dumps()})
+    for command in (
+        "show pair dark -o alone.png --kind infrared",
+        "show pair dark bright -o sheet.png --kind infrared",
+    ):
+        assert run(capsys, command)[0] == 0
+    alone, sheet = pixels(place / "alone.png")[..., 1], pixels(place / "sheet.png")[8:248, ..., 1]
+    assert sheet[:, 8:248].mean() < alone.mean() < sheet[:, 256:496].mean()
+    red = pixels(place / "sheet.png")[8:248, ..., 0]
+    assert np.array_equal(red[:, 8:248], red[:, 256:496])
+
+
+def test_a_sheet_has_labels(place, capsys):
+    """The labels of each patch are below its name."""
+    for database, labels in (("without", []), ("with", ["Pastures"])):
+        make_database(place / database, {name: make_patch(labels=labels).dumps() for name in (b"a", b"b")})
+        assert run(capsys, f"show {database} -o {database}.png")[0] == 0
+    without, labelled = pixels(place / "without.png"), pixels(place / "with.png")
+    assert np.array_equal(without[8:260], labelled[8:260])
+    assert len(labelled) > len(without)
+
+
 def test_nothing_is_overwritten_without_force(place, capsys):
     """A second picture of the same name is exit code 2 and leaves the first."""
     assert run(capsys, "show db one -o a.png")[0] == 0

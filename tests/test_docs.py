@@ -103,3 +103,13 @@ def test_marked_blocks_name_files_that_exist(page):
         for extras in re.findall(r"'\.\[([a-z,]+)\]'", block.text):
             for extra in extras.split(","):
                 assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+
+
+def test_pictures_are_small_and_used():
+    """Each picture of the documentation is on a page and takes at most 100 kB."""
+    pages = "".join((ROOT / page).read_text() for page in PAGES)
+    pictures = [*(ROOT / "docs" / "pictures").iterdir()]
+    assert len(pictures) >= 3
+    for picture in pictures:
+        assert picture.stat().st_size <= 100_000
+        assert f"pictures/{picture.name})" in pages

@@ -17,7 +17,7 @@ from ben_secure.patches import (
     BigEarthNet_S2_Patch,
     BigEarthNetPatch,
 )
-from ben_secure.view.quicklook import KINDS, MAX_SIDE, contact_sheet, look, to_png
+from ben_secure.view.quicklook import KINDS, MAX_SIDE, common_stretch, contact_sheet, look, to_png
 from support.strategies import make_patch, patches
 
 RED, GREEN, BLUE = range(3)
@@ -185,30 +185,70 @@ def test_a_large_picture_is_not_enlarged():
     assert decoded(picture._repr_png_()).shape == (481, 2, 3)
 
 
-def test_a_sheet_shows_every_picture_with_its_caption():
-    """Pictures of any size are on the sheet in order, row by row, and captions below them."""
+def test_one_stretch_makes_pictures_comparable():
+    """With the stretch of another picture, equal values have equal brightness; without it, each has the full range."""
+    dark, bright = (ramp(start=start) for start in (0, 100))
+    pictures = [look(dict.fromkeys(("VV", "VH"), band)) for band in (dark, bright)]
+    assert np.array_equal(pictures[0].image[..., 0], pictures[1].image[..., 0])
+    again = look(dict.fromkeys(("VV", "VH"), bright), stretch=pictures[0].stretch)
+    assert (again.image[..., 0] == 255).all()
+    assert again.stretch == pictures[0].stretch
+
+
+def test_the_common_stretch_is_that_of_most():
+    """The median of the limits: one bright patch changes nothing, one without contrast does not count."""
+    *usual, snow = [look({"VV": ramp(dtype="f4", start=n), "VH": ramp(dtype="f4")[::-1]}) for n in (1, 2, 3, 9000)]
+    flat = look(dict.fromkeys(("VV", "VH"), ramp() * 0))
+    assert common_stretch(usual) == usual[1].stretch
+    assert common_stretch([*usual[1:], usual[2], snow]) == usual[2].stretch
+    assert common_stretch([flat, usual[0]]) == usual[0].stretch
+    assert common_stretch([flat]) == flat.stretch
+
+
+def test_a_sheet_shows_every_picture_with_its_texts():
+    """Pictures of any size are on the sheet in order, row by row, and name and note below them."""
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (9, 9, 9)]
     images = [picture(rows, 8, colour) for rows, colour in zip((8, 4, 100, 8), colours, strict=True)]
-    sheet = contact_sheet([*zip(["one", "two", "three", "four"], images, strict=True)])
+    sheet = contact_sheet([*zip(["one", "two", "three", "four"], ["a", "b", "b", "b"], images, strict=True)])
     assert [tuple(sheet[centre]) for centre in [(128, 128), (128, 376), (128, 624), (402, 128)]] == colours
-    assert (sheet[248:262, 8:40] < 100).any()
-    assert not np.array_equal(sheet[248:274, 8:248], sheet[248:274, 256:496])
-    assert contact_sheet([("x" * 5000, images[0])]).shape == contact_sheet([("x", images[0])]).shape
+    name, note = slice(248, 261), slice(263, 274)
+    assert (sheet[name, 8:40] < 100).any()
+    assert not np.array_equal(sheet[name, 8:248], sheet[name, 256:496])
+    assert (sheet[note, 8:40] < 100).any()
+    assert not np.array_equal(sheet[note, 8:248], sheet[note, 256:496])
+    assert np.array_equal(sheet[note, 256:496], sheet[note, 504:744])
     assert (sheet[248:274, 248:256] == 255).all()
+
+
+def test_the_texts_of_a_sheet_are_bounded():
+    """A long name and a long note have two lines each, and a sheet without notes no room for them."""
+    heights = [
+        contact_sheet([(name, note, picture())]).shape[0]
+        for name, note in (
+            ("x", ""),
+            ("x", "y"),
+            ("x x " * 9000, ""),
+            ("x x " * 9000, "y y " * 9000),
+            ("x", "y y " * 20),
+        )
+    ]
+    line = heights[1] - heights[0]
+    assert line > 8
+    assert heights == [heights[0] + lines * line for lines in (0, 1, 1, 3, 2)]
 
 
 def test_thin_pictures_are_on_the_sheet():
     """A picture that is thousands of times as wide as it is high has a row of pixels left."""
     for thin in (picture(1, MAX_SIDE), picture(MAX_SIDE, 1)):
-        assert (contact_sheet([("thin", thin)]) == (200, 100, 50)).all(axis=2).sum() == 240
+        assert (contact_sheet([("thin", "", thin)]) == (200, 100, 50)).all(axis=2).sum() == 240
 
 
 @pytest.mark.threat("T4")
-def test_captions_are_escaped():
-    """A caption with control characters or other scripts is drawn as its escape, and does not fail."""
-    hostile = "\x1b[31m\n\u202e\U0001f4a9"
-    escaped = contact_sheet([("\\x1b[31m\\n\\u202e\\U0001f4a9", picture())])
-    assert np.array_equal(contact_sheet([(hostile, picture())]), escaped)
+def test_texts_are_escaped():
+    """A name or note with control characters or other scripts is drawn as its escape, and does not fail."""
+    hostile, escaped = "\x1b[31m\n\u202e\U0001f4a9", "\\x1b[31m\\n\\u202e\\U0001f4a9"
+    for before, after in (((hostile, ""), (escaped, "")), (("a", hostile), ("a", escaped))):
+        assert np.array_equal(contact_sheet([(*before, picture())]), contact_sheet([(*after, picture())]))
 
 
 def test_pillow_is_loaded_only_for_pictures():

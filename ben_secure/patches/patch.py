@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import xarray
 
     from ben_secure.patches.layout import PixelArray
+    from ben_secure.view.quicklook import Stretch
 
 PatchT = TypeVar("PatchT", bound="BigEarthNetPatch")
 
@@ -197,11 +198,12 @@ class BigEarthNetPatch(BandBuffer):
         self.__dict__.update(kwargs)
         self.__dict__["__stored_args__"] = kwargs
 
-    def quicklook(self, kind: str | None = None) -> Quicklook:
+    def quicklook(self, kind: str | None = None, stretch: Stretch | None = None) -> Quicklook:
         """Draw the patch for people; a notebook shows the result, ``.save(path)`` writes it, ``.image`` is the array.
 
         Args:
             kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
+            stretch: The ``stretch`` of another picture, so that the two can be compared; None for that of this patch.
 
         Returns:
             The picture, contrast stretched (see ``ben_secure.view.quicklook.look``).
@@ -209,7 +211,7 @@ class BigEarthNetPatch(BandBuffer):
         Raises:
             ValueError: The kind is unknown, or the patch lacks a band that it takes.
         """
-        return look({slot.name: slot.view(self._pixels) for slot in self._layout.natural}, kind)
+        return look({slot.name: slot.view(self._pixels) for slot in self._layout.natural}, kind, stretch)
 
     def _repr_html_(self) -> str:
         """Show bands, metadata and a picture in a notebook."""

@@ -57,7 +57,7 @@ def plot_png(statistics: Statistics) -> bytes:
         _draw_band(parts[0].add_subplot(across, _ACROSS, place), name, band)
     for part, (field, labels) in zip(parts[1:], fields.items(), strict=True):
         _draw_labels(part.add_subplot(), field, labels, len(statistics.labels[field]))
-    title = f"{printable(statistics.database, 100)}: {statistics.patches:,} patches; the lines are means"
+    title = f"{printable(statistics.database, 100)}: {statistics.patches:,} patches; values as stored; lines: means"
     if len(statistics.bands) > len(bands):
         title += f" ({len(bands)} of {len(statistics.bands)} bands)"
     figure.suptitle(title, fontsize=11, parse_math=False)

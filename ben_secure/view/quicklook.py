@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Picture: TypeAlias = npt.NDArray[np.uint8]
+    Stretch: TypeAlias = tuple[tuple[float, float], ...]
 
 KINDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -62,10 +63,12 @@ class Quicklook:
     Attributes:
         kind: One of ``KINDS``.
         image: uint8 (rows, columns, 3): red, green, blue; row 0 is north.
+        stretch: For red, green and blue, the values drawn black and white: digital numbers, or backscatter in dB.
     """
 
     kind: str
     image: Picture
+    stretch: Stretch
 
     def _repr_png_(self) -> bytes:
         return to_png(self.image, scale=max(1, _SHOWN_SIDE // max(self.image.shape[:2])))
@@ -84,7 +87,7 @@ class Quicklook:
         write_file(path, self._repr_png_(), overwrite=overwrite)
 
 
-def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None) -> Quicklook:
+def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None, stretch: Stretch | None = None) -> Quicklook:
     """Draw three bands as red, green and blue, for ``patch.quicklook``.
 
     Each band is stretched separately from its 2nd to its 98th percentile, so hues can be compared within a patch, but
@@ -95,6 +98,7 @@ def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None) -> Quic
     Args:
         bands: Two-dimensional pixels by band name; names are hostile.
         kind: One of ``KINDS``; None for the first one that fits the bands.
+        stretch: For red, green and blue, the values to draw black and white; None to take the percentiles.
 
     Returns:
         The picture, of at most ``MAX_SIDE`` rows and columns.
@@ -114,8 +118,28 @@ def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None) -> Quic
     if kind == "radar":
         with np.errstate(all="ignore"):  # inf - inf is NaN, and is drawn as NaN
             channels.append(channels[0] - channels[1])
-    groups = [channels] if kind == "true-colour" else [[channel] for channel in channels]
-    return Quicklook(kind=kind, image=np.stack([drawn for group in groups for drawn in _stretched(group)], axis=-1))
+    if stretch is None:
+        groups = [channels] * 3 if kind == "true-colour" else [[channel] for channel in channels]
+        stretch = tuple(_limits(group) for group in groups)
+    drawn = [_stretched(channel, *limits) for channel, limits in zip(channels, stretch, strict=True)]
+    return Quicklook(kind=kind, image=np.stack(drawn, axis=-1), stretch=stretch)
+
+
+def common_stretch(quicklooks: Sequence[Quicklook]) -> Stretch:
+    """Find one stretch for several pictures of one kind, so that they can be compared.
+
+    Args:
+        quicklooks: At least one picture, each with its own stretch.
+
+    Returns:
+        For red, green and blue, the medians of the limits of the pictures that have contrast in this channel. One
+        bright patch (snow, clouds) hardly changes them.
+    """
+    common = []
+    for channel in zip(*(quicklook.stretch for quicklook in quicklooks), strict=True):
+        low, high = np.median([limits for limits in channel if limits[0] < limits[1]] or channel[:1], axis=0)
+        common.append((float(low), float(high)))
+    return tuple(common)
 
 
 def _on_one_grid(bands: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float64]]:
@@ -131,18 +155,25 @@ def _on_one_grid(bands: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[np.float
         return [np.asarray(abs(band) if band.dtype.kind == "c" else band, dtype=np.float64) for band in sampled]
 
 
-def _stretched(channels: Sequence[npt.NDArray[np.float64]]) -> list[Picture]:
-    """Map channels to 0..255 by one common stretch."""
+def _limits(channels: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the values that are drawn black and white, for channels with one common stretch."""
     values = np.concatenate([channel.ravel() for channel in channels])
     values = values[np.isfinite(values)]
     with np.errstate(all="ignore"):
         low, high = np.percentile(values, _PERCENTILES) if values.size else (0.0, 0.0)
-        if not high > low and values.size:  # few pixels differ: show them
-            low, high = values.min(), values.max()
+    if not high > low and values.size:  # few pixels differ: show them
+        low, high = values.min(), values.max()
+    return float(low), float(high)
+
+
+def _stretched(channel: npt.NDArray[np.float64], low: float, high: float) -> Picture:
+    """Map a channel to 0..255."""
+    with np.errstate(all="ignore"):
         if not (high > low and np.isfinite(high - low)):
-            return [np.where(np.isnan(channel), 0, 128).astype(np.uint8) for channel in channels]
-        scaled = [(channel - low) * (255.0 / (high - low)) for channel in channels]
-    return [np.nan_to_num(channel.clip(0, 255).round(), nan=0.0).astype(np.uint8) for channel in scaled]
+            return np.where(np.isnan(channel), 0, 128).astype(np.uint8)
+        scaled = (channel - low) * (255.0 / (high - low))
+    drawn: Picture = np.nan_to_num(scaled.clip(0, 255).round(), nan=0.0).astype(np.uint8)
+    return drawn
 
 
 def to_png(image: Picture, *, scale: int = 1) -> bytes:
@@ -163,11 +194,12 @@ def to_png(image: Picture, *, scale: int = 1) -> bytes:
     return file.getvalue()
 
 
-def contact_sheet(pictures: Sequence[tuple[str, Picture]]) -> Picture:
+def contact_sheet(pictures: Sequence[tuple[str, str, Picture]]) -> Picture:
     """Lay pictures out on one sheet, row by row.
 
     Args:
-        pictures: At least one caption and picture of any size; captions are escaped and cut to two lines.
+        pictures: At least one name, note and picture of any size. Texts are escaped. Name and note stand below the
+            picture, each cut to two lines.
 
     Returns:
         The sheet, uint8 (rows, columns, 3).
@@ -177,15 +209,20 @@ def contact_sheet(pictures: Sequence[tuple[str, Picture]]) -> Picture:
 
     across = min(len(pictures), max(3, int(np.ceil(np.sqrt(len(pictures))))))
     down = -(-len(pictures) // across)
-    high = _CELL + 2 * _LINE_PIXELS
+    captions = [[*_lines(name), *_lines(note)] for name, note, _ in pictures]
+    high = _CELL + _GAP + max(map(len, captions)) * _LINE_PIXELS
     sheet = Image.new("RGB", (_GAP + across * (_CELL + _GAP), _GAP + down * (high + _GAP)), _PAPER)
-    for place, (caption, image) in enumerate(pictures):
+    for position, (lines, (_, _, image)) in enumerate(zip(captions, pictures, strict=True)):
         cell = Image.new("RGB", (_CELL, high), _PAPER)
         rows, columns = (max(1, side * _CELL // max(image.shape[:2])) for side in image.shape[:2])
         fitted = Image.fromarray(image).resize((columns, rows), Image.Resampling.NEAREST)
         cell.paste(fitted, ((_CELL - columns) // 2, (_CELL - rows) // 2))
-        lines = textwrap.wrap(printable(caption), _LINE_CHARACTERS, max_lines=2, placeholder="...")
         for line, text in enumerate(lines):
             ImageDraw.Draw(cell).text((0, _CELL + line * _LINE_PIXELS), text, fill=_INK)
-        sheet.paste(cell, (_GAP + place % across * (_CELL + _GAP), _GAP + place // across * (high + _GAP)))
+        sheet.paste(cell, (_GAP + position % across * (_CELL + _GAP), _GAP + position // across * (high + _GAP)))
     return np.array(sheet)
+
+
+def _lines(text: str) -> list[str]:
+    """Break an escaped text into at most two lines."""
+    return textwrap.wrap(printable(text), _LINE_CHARACTERS, max_lines=2, placeholder="...")

@@ -170,12 +170,12 @@ code,.key{overflow-wrap:anywhere}
 .banner.clean{background:var(--green)}.banner.refused{background:var(--red)}
 .banner strong{display:block;font-size:26px;line-height:1.2;letter-spacing:.02em}
 .banner p{margin:6px 0 0;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px;margin:14px 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(112px,1fr));gap:12px;margin:14px 0}
 .tile,.card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px 16px}
 .tile b{display:block;font-size:22px;font-weight:600;font-variant-numeric:tabular-nums;line-height:1.3}
 .tile span{color:var(--soft);font-size:13px}
 .tile.bad b{color:var(--red)}.tile.warn b{color:var(--amber)}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:12px}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:12px;align-items:start}
 figure{margin:12px 0;min-width:0}.pair figure{margin:0}
 figcaption{font-weight:600;margin-bottom:8px;display:flex;justify-content:space-between;gap:12px}
 figcaption small{font-weight:400}
@@ -187,7 +187,7 @@ thead th{color:var(--soft);font-size:13px;border-bottom:1px solid var(--line);wh
 .list.findings{table-layout:fixed;min-width:720px}
 .findings{font-size:14px}.findings th:nth-child(1){width:29%}.findings th:nth-child(2){width:17%}
 .bars th{width:1%;white-space:nowrap;font-size:13px;padding:3px 12px 3px 0}
-.bars td{padding:3px 0}.bars .bar{vertical-align:middle}.bars svg{display:block;margin-top:5px}
+.bars td{padding:3px 0}.bars .bar{vertical-align:middle}.bars svg{display:block}
 .number{width:1%;text-align:right;padding-left:12px!important;font-variant-numeric:tabular-nums;font-size:13px}
 .blue{fill:var(--blue)}.red{fill:var(--red)}.amber{fill:var(--amber)}.ground{fill:var(--ground)}
 .scale{display:flex;justify-content:space-between;color:var(--soft);font-size:12px;margin-top:4px}

@@ -11,9 +11,10 @@ from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import check_output, notes, print_json, refuse_two, shown_output, write_output
 from ben_secure.cli._usage import Command, argument, one_of
 from ben_secure.errors import printable
+from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.policy import Verification
 from ben_secure.store.reader import PatchReader
-from ben_secure.view.quicklook import KINDS, Quicklook, contact_sheet, to_png
+from ben_secure.view.quicklook import KINDS, Quicklook, common_stretch, contact_sheet, to_png
 
 _FIRST = 12  # patches on the sheet of a database of which no key was named
 _MOST = 100
@@ -38,7 +39,8 @@ def command(
 ) -> int:
     """Draw patches into a PNG; several KEYs make a contact sheet.
 
-    Contrast is stretched for the eye; measure nothing in these pictures. North is up.
+    Contrast is stretched for the eye; measure nothing in these pictures. North is up. The patches of a sheet have one
+    stretch, so their brightness can be compared, and their labels stand below them.
 
     Exit code 0: drawn. 1: a value is refused, and nothing is written. 2: there is no such database or patch, its bands
     do not make this kind of picture, or the PNG exists (without --force) or cannot be written.
@@ -52,12 +54,16 @@ def command(
         chosen = list(names or islice(reader, _FIRST))
         if not chosen:
             raise click.UsageError("this database is empty, so there is nothing to show")
-        quicklooks = [_quicklook(reader, name, kind) for name in chosen]
+        patches = [_patch(reader, name) for name in chosen]
         entries = len(reader)
+    quicklooks = [_quicklook(patch, name, kind) for name, patch in zip(chosen, patches, strict=True)]
+    if len(chosen) > 1:
+        quicklooks = _comparable(patches, quicklooks)
     if len(chosen) == 1:
         write_output(output, quicklooks[0]._repr_png_(), force)
     else:
-        sheet = contact_sheet([(name, quicklook.image) for name, quicklook in zip(chosen, quicklooks, strict=True)])
+        images = [quicklook.image for quicklook in quicklooks]
+        sheet = contact_sheet([*zip(chosen, map(_labels, patches), images, strict=True)])
         write_output(output, to_png(sheet), force)
     if as_json:
         shown = [{"name": printable(name), "kind": q.kind} for name, q in zip(chosen, quicklooks, strict=True)]
@@ -72,12 +78,30 @@ def command(
     return 0
 
 
-def _quicklook(reader: PatchReader, name: str, kind: str | None) -> Quicklook:
+def _patch(reader: PatchReader, name: str) -> BigEarthNetPatch:
     try:
-        return reader[name].quicklook(kind)
+        return reader[name]
     except KeyError:
         first = next(iter(reader), None)
         hint = f"; the first one is {printable(first)}" if first is not None else ", which is empty"
         raise click.UsageError(f"{printable(name)} is not in this database{hint}") from None
+
+
+def _quicklook(patch: BigEarthNetPatch, name: str, kind: str | None) -> Quicklook:
+    try:
+        return patch.quicklook(kind)
     except ValueError as error:
         raise click.UsageError(f"{printable(name)}: {error}") from None
+
+
+def _comparable(patches: list[BigEarthNetPatch], quicklooks: list[Quicklook]) -> list[Quicklook]:
+    """Draw the pictures of each kind with one stretch."""
+    kinds = {quicklook.kind for quicklook in quicklooks}
+    common = {kind: common_stretch([one for one in quicklooks if one.kind == kind]) for kind in kinds}
+    return [patch.quicklook(one.kind, common[one.kind]) for patch, one in zip(patches, quicklooks, strict=True)]
+
+
+def _labels(patch: BigEarthNetPatch) -> str:
+    """Return the labels of a patch as one text; an empty one if it has none."""
+    labels = patch.__dict__.get("labels")
+    return ", ".join(label for label in labels if type(label) is str) if isinstance(labels, (list, tuple, set)) else ""
