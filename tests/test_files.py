@@ -3,11 +3,16 @@
 import os
 import stat
 import threading
+from datetime import datetime, timezone
 
 import pytest
 
 from ben_secure._system.files import Kind, check_free, new_files, write_file
+from ben_secure.cli import main
 from ben_secure.errors import KeyFileError, StoreError
+from ben_secure.signing.keys import SigningKey
+from ben_secure.store.change.sign import sign_database
+from support.databases import make_database
 from support.owners import owned
 
 
@@ -204,6 +209,50 @@ def test_a_set_appears_as_a_whole(tmp_path):
     write_both(first, second, lambda: None, overwrite=True)
     assert (first.read_bytes(), second.read_bytes()) == (b"0", b"1")
     assert sorted(os.listdir(tmp_path)) == ["first", "second"]
+
+
+def sign(folder):
+    """Sign a database of one record; returns the names of the new files."""
+    database, created = make_database(folder / "db", {b"a": b"value"}), datetime(2026, 1, 1, tzinfo=timezone.utc)
+    sign_database(database, [SigningKey.generate()], name="a", version="1", created=created)
+    return {"db.manifest", "db.manifest.dsse.json"}
+
+
+def report(folder):
+    """Write the report of an audit of a database that is not there."""
+    main(["audit", str(folder / "missing"), "--format", "json", "--output", str(folder / "report"), "--no-fickling"])
+    return {"report"}
+
+
+def replace(folder):
+    """Replace a file."""
+    (folder / "new").write_bytes(b"old")
+    write_file(folder / "new", b"new", overwrite=True)
+    return {"new"}
+
+
+@pytest.mark.threat("T29")
+@pytest.mark.parametrize("write", [sign, report, replace])
+def test_files_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch, write):
+    """Then the list of several, and after all names have been given the folder."""
+    fsync, synced = os.fsync, []
+
+    def recorded(fd):
+        synced.append((os.fstat(fd).st_ino, {path.stat().st_ino for path in tmp_path.iterdir()}))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    names = write(tmp_path)
+    new = {(tmp_path / name).stat().st_ino for name in names}
+    last = max(number for number, (inode, _) in enumerate(synced) if inode in new)
+    before, after = synced[: last + 1], synced[last + 1 :]
+    assert new <= {inode for inode, _ in before}
+    assert not any(named & new for _, named in before)
+    if len(names) > 1:
+        note, named = after.pop(0)
+        assert note not in new | {tmp_path.stat().st_ino}
+        assert not named & new
+    assert [inode for inode, named in after if new <= named] == [tmp_path.stat().st_ino]
 
 
 def test_one_writer_at_a_time(tmp_path):

@@ -1,3 +1,7 @@
+import gc
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -182,6 +186,31 @@ def test_a_bool_cannot_borrow_the_cached_layout_of_an_int():
     assert Layout.generic((changed(height=1),)).slots[0].shape == (1, 3)
     with pytest.raises(TypeError, match="bool"):
         Layout.generic((changed(height=True),))
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda codes: Layout.standard(S2, Layout.spell(S2, codes)),
+        lambda codes: Layout.generic(
+            tuple(changed(attribute=None, name=f"G{n}", dtype=c) for n, c in enumerate(codes))
+        ),
+    ],
+    ids=["standard", "generic"],
+)
+def test_layouts_that_nobody_has_any_more_are_forgotten(make):
+    """A database can name thousands of layouts of its own; those in use are one object."""
+    choices = itertools.islice(itertools.product(sorted(PIXEL_DTYPES), repeat=12), 300)
+    tracemalloc.start()
+    try:
+        for codes in choices:
+            latest = make(list(codes))
+            assert make(list(codes)) is latest
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(st.tuples(DTYPES, st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=6))

@@ -263,6 +263,12 @@ def node_with_overflow(layout):
     return next(node for node in nodes if layout.u16(node + 4) == 1)
 
 
+def short_pointer(layout, page):
+    """Change: the first node of a page is at its end, where 4 bytes are left for the number of an overflow page."""
+    between = layout.data[page + 18 : page + layout.page_bytes - 14]
+    return page + 16, u16(layout.page_bytes - 14) + between + struct.pack("<HHHH", 5000, 0, 1, 2) + b"kk" + bytes(4)
+
+
 def u16(number):
     """Bytes of a 16-bit field."""
     return struct.pack("<H", number)
@@ -306,6 +312,7 @@ DAMAGE = {
     "empty key": (lambda x: (first_node(x, x.leaves[0]) + 6, u16(0)), "the key of node 0 does not ascend"),
     "keys equal": (lambda x: (x.leaves[3] + 18, x.data[x.leaves[3] + 16 :][:2]), "the key of node 1 does not ascend"),
     "value beyond the page": (lambda x: (first_node(x, x.leaves[3]), b"\xff\x7f\0\0\0\0"), "leaves the page"),
+    "overflow pointer beyond the page": (lambda x: short_pointer(x, x.leaves[3]), "leaves the page"),
     "nodes overlap": (lambda x: (x.nodes(x.leaves[3] // 4096)[1], b"\x60\0\0\0\0\0"), "its nodes overlap"),
     "node flags": (lambda x: (first_node(x, x.leaves[3]) + 4, u16(8)), "the flags of a node are 0x8"),
     "named database": (lambda x: (first_node(x, x.leaves[3]) + 4, u16(2)), "named databases or duplicate values"),

@@ -344,11 +344,14 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path):
         stats(tmp_path / "db")
 
 
-def test_a_database_that_changes_meanwhile_has_no_statistics(database, tmp_path):
-    """A commit during the walk is noticed."""
-    more = {b"9999": make_patch(BigEarthNet_S1_Patch).dumps()}
+@pytest.mark.parametrize("lmdb_key", [b"9999", None], ids=["added", "replaced"])
+def test_a_database_that_changes_meanwhile_has_no_statistics(database, lmdb_key):
+    """A commit during the walk is noticed, also one that leaves the number of records as it was."""
+    with PatchReader(database) as reader:
+        more = {lmdb_key or next(iter(reader)).encode(): make_patch(BigEarthNet_S1_Patch).dumps()}
     with pytest.raises(StoreError, match="written to while it was counted"):
         stats(database, progress=lambda done, total: make_database(database, more))
+    assert stats(database).patches
 
 
 @pytest.mark.threat("T2")

@@ -339,8 +339,7 @@ def test_what_is_remembered_is_bounded():
     names = [f"{n:0250}" for n in range(30)]
     values = [
         file({"__metadata__": {"x": "a" * size, "n": str(n)}, **table({name: [1, 1] for name in names[:count]})})
-        for n in range(100)
-        for size, count in ((30_000, 30), (1000, 8))
+        for n, (size, count) in enumerate([(1000, 8)] * 300 + [(30_000, 30)] * 100)
     ]
     tracemalloc.start()
     try:

@@ -28,6 +28,7 @@ from ben_secure.batches import PatchArrays
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import random_ben_S1_band
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, Suite
+from ben_secure.signing.tags import append_tag
 from ben_secure.stats import stats
 from ben_secure.store.change.convert import convert
 from ben_secure.store.change.sign import sign_database
@@ -213,6 +214,20 @@ def test_both_can_be_asked_for(tagged, mac_key, publisher):
     wrong = PatchReader(tagged, mac_key=MacKey.generate(), verify_key=publisher.verify_key)
     with wrong as reader, pytest.raises(TagMismatchError):
         reader["patch 0"]
+
+
+@pytest.mark.threat("T8")
+def test_a_key_of_the_team_does_not_replace_the_publishers_signature(tagged, mac_key, publisher):
+    """A value that the team has tagged again is refused by the manifest; the other values pass both checks."""
+    sign(tagged, publisher)
+    other = append_tag(mac_key, CONTEXT.encode(), b"patch 0", make_patch(7).dumps())
+    change(tagged, lambda values: {b"patch 0": other})
+    with PatchReader(tagged, mac_key=mac_key, context=CONTEXT) as reader:
+        assert reader["patch 0"] == make_patch(7)
+    with PatchReader(tagged, mac_key=mac_key, context=CONTEXT, verify_key=publisher.verify_key) as reader:
+        assert reader["patch 1"] == make_patch(1)
+        with pytest.raises(ManifestMismatchError):
+            reader["patch 0"]
 
 
 # The object that says what to verify.

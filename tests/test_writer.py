@@ -1,5 +1,7 @@
 """``PatchWriter`` makes a database complete or not at all, whatever happens, and liblmdb opens only its own files."""
 
+import contextlib
+import fcntl
 import itertools
 import os
 import random
@@ -302,17 +304,18 @@ def test_append_needs_a_sound_database(old, tmp_path):
 
 
 @pytest.mark.threat("T6")
-def test_append_does_not_lose_what_another_program_writes(old):
-    """If the database changes meanwhile, the change stays and the writer gives up."""
+@pytest.mark.parametrize("lmdb_key", [b"theirs", b"a"], ids=["added", "replaced"])
+def test_append_does_not_lose_what_another_program_writes(old, lmdb_key):
+    """If the database changes meanwhile, also if the number of records stays, the change stays; the writer gives up."""
     path, before = old
 
     def meanwhile():
         with lmdb.open(str(path), lock=False) as env, env.begin(write=True) as transaction:
-            transaction.put(b"theirs", b"1")
+            transaction.put(lmdb_key, b"1")
 
     with pytest.raises(StoreError, match="changed or replaced by another program"):
         write(path, {"c": PATCH}, append=True, finally_=meanwhile)
-    assert records(path) == before | {b"theirs": b"1"}
+    assert records(path) == before | {lmdb_key: b"1"}
     assert os.listdir(path) == ["data.mdb"]
 
 
@@ -330,6 +333,39 @@ def test_append_does_not_overwrite_another_file_that_was_put_there(old, tmp_path
     assert records(path) == before
     write(path, {"c": PATCH}, append=True)
     assert records(path).keys() == before.keys() | {b"c"}
+
+
+@pytest.mark.threat("T29")
+@pytest.mark.parametrize("name", ["db", "other"])
+def test_a_target_is_looked_for_under_the_lock(tmp_path, monkeypatch, name):
+    """A folder that appears just before the lock is taken stays; one of another name disturbs nobody."""
+    flock = fcntl.flock
+
+    def late(fd, operation):
+        (tmp_path / name).mkdir(exist_ok=True)
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(StoreError, match="db exists") if name == "db" else contextlib.nullcontext():
+        write(tmp_path / "db", {"a": PATCH})
+    assert os.listdir(tmp_path / name) == []
+    assert records(tmp_path / "db") is not None if name == "other" else sorted(os.listdir(tmp_path)) == ["db"]
+
+
+@pytest.mark.threat("T29")
+@pytest.mark.parametrize("resume", [b"a", None])
+def test_what_is_kept_for_a_resumption_is_synchronised_at_each_commit(tmp_path, monkeypatch, resume):
+    """Liblmdb is asked for it; a database that nobody resumes is synchronised once, at the end."""
+    opened = []
+
+    def spy(directory, **options):
+        opened.append(lmdb.Environment(directory, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(writer.lmdb, "open", spy)
+    with PatchWriter(tmp_path / "new", resume=resume) as database:
+        database["a"] = PATCH
+        assert [env.flags()["sync"] for env in opened] == [resume is not None]
 
 
 # What goes wrong

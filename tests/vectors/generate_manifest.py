@@ -126,6 +126,8 @@ def invalid_manifests():
     yield "sizes that go together modulo 2**64", manifest_of([], count=2**61, key_bytes=0)
     yield "more bytes of keys than there are", manifest_of(records, key_bytes=ends[-1] + 1)
     yield "first offset not 0", manifest_of(records, offsets=[1, *ends[1:]])
+    whole = records_of(dict.fromkeys((b"kk", b"kl"), b"v"))
+    yield "first offset not 0, no key empty", manifest_of(whole, offsets=[1, 2, 4])
     yield "last offset not the end of the keys", manifest_of(records, offsets=[*ends[:-1], ends[-1] - 1])
     yield "an offset that descends", manifest_of(records, offsets=[*ends[:2], ends[3], ends[2], *ends[4:]])
     yield "an offset beyond the keys", manifest_of(records, offsets=[*ends[:-2], 2**64 - 1, ends[-1]])
