@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -34,7 +33,6 @@ _REQUIRED = {name: frozenset(_FIELDS if name == "Band" else ("name", "data")) fo
 _ITEM_BYTES = {code: np.dtype(code).itemsize for code in PIXEL_DTYPES}
 _MERGED = "BigEarthNet_S1_S2_Patch"
 _INNER = (("s2_patch", "BigEarthNet_S2_Patch"), ("s1_patch", "BigEarthNet_S1_Patch"))
-_spell = lru_cache(maxsize=32)(Layout.spell)  # its arguments are from closed sets
 _SLOTS = {
     kind: [(b.attribute, (b.band_class, b.name, b.resolution_m, b.shape)) for group in groups for b in group]
     for kind, groups in STANDARD_KINDS.items()
@@ -168,7 +166,7 @@ class Legacy:
             bands = self._merged(rest) if kind == _MERGED else self._fixed(kind, rest)
             _check_list(kind, rest, bands)
             pixels_of = [facts.pixels(self._source) for _, facts in bands]
-            layout, parts = _spell(kind, tuple([code for code, _ in pixels_of])), [part for _, part in pixels_of]
+            layout, parts = Layout.spell(kind, [code for code, _ in pixels_of]), [part for _, part in pixels_of]
             pixels = self._source.joined(parts)
         stored = rest.pop("__stored_args__", None)
         if type(stored) is not dict:
