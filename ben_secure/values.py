@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 from ben_secure.errors import BenSecureError, PatchFormatError, ResourceError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches.patch import BigEarthNetPatch
-from ben_secure.pickles.loader import Loader
+from ben_secure.pickles.loader import LARGE_BYTES, Loader
 from ben_secure.pickles.machine import State
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.tensors import SIGN, read
+from ben_secure.tensors.header import LENGTH_BYTES, MAX_REMEMBERED_BYTES
 
 _PICKLE = 0x80
 # Records that other tools put beside the samples of an LMDB database, and what is in them.
@@ -78,7 +79,10 @@ class Decoder:
         """
         try:
             if value[4:9] == SIGN:
-                return read(value, end, self._classes, self._limits)
+                patch = read(value, end, self._classes, self._limits)
+                if int.from_bytes(value[:LENGTH_BYTES], "little") > MAX_REMEMBERED_BYTES or end > LARGE_BYTES:
+                    self.pickles.check_written(patch)
+                return patch
             if end and value[0] == _PICKLE:
                 return self.pickles.load(value, end, aligned)
         except (MemoryError, RecursionError) as error:

@@ -4,23 +4,25 @@ import datetime
 import random
 import struct
 
+import numpy as np
 import pytest
 
-from ben_secure import PatchReader, loads
+from ben_secure import BigEarthNet_S1_Patch, PatchReader, loads, tensors
 from ben_secure.audit import audit_database
 from ben_secure.audit.judge.scan import Options, scan_value
-from ben_secure.errors import PatchFormatError, Rule, UntrustedDataError
+from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, UntrustedDataError
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.publish import publish
 from ben_secure.signing.footer import FOOTER_BYTES, MAGIC, payload_end
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey
-from ben_secure.store.change.convert import Form, convert
+from ben_secure.store.change.convert import convert
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import rewrite
 from ben_secure.store.change.tag import Tagger
 from support.databases import HONEST, NAME, make_database
 from support.fuzz_core import honest_tensors, honest_values, mutate, mutate_tensors
-from support.legacy_values import small_tree, write
+from support.legacy_values import Maker, small_tree, write
+from support.strategies import make_patch
 
 pytestmark = pytest.mark.threat("T19")
 
@@ -125,13 +127,48 @@ def test_a_key_that_cannot_be_written_is_a_finding(tmp_path):
     assert [error.rule for error in refusals.first] == [Rule.LMDB_KEY]
 
 
-def test_what_shared_references_blow_up_is_told_and_not_written(tmp_path):
-    """A canonical value writes each reference out; beyond the limits it is refused. A quarter of it is written."""
-    for count, refused in ((DEFAULT_LIMITS.max_text_bytes // 2, 1), (DEFAULT_LIMITS.max_text_bytes // 8, 0)):
-        value = write(small_tree(metadata={"labels": ["x" * count] * 4}))
-        assert scan_value(NAME, value) is None
-        database = make_database(tmp_path / f"db{count}", {NAME: value})
-        done = convert(database, tmp_path / f"new{count}", form=Form.CANONICAL)
-        assert (done.refusals.count, done.written) == (refused, 1 - refused)
-        assert [error.rule for error in done.refusals.first] == [Rule.LIMIT] * refused
-        assert rewrite(database, tmp_path / f"tagged{count}", Tagger(KEYS).tagged).written == 1
+def legacy(**metadata):
+    """A value of the original package, whose pickler writes a shared object once."""
+    return write(small_tree(metadata=metadata))
+
+
+def noted(count):
+    """A safetensors value: two numbers take 6 bytes of its header and 5 opcodes of a canonical value."""
+    return tensors.dumps(make_patch(BigEarthNet_S1_Patch, x=[[0, 0] for _ in range(count)]))
+
+
+def large(many):
+    """A value of the original package with 8 MiB of pixels, and an array of 1 MiB that it has many times."""
+    maker = Maker()
+    bands = {"green": maker.band("Band", "green", 1, np.zeros((2048, 2048), "<u2"))}
+    return write(maker.generic(bands, {"x": [PIXELS] * many}))
+
+
+SCALAR, NUMBERS, PIXELS = np.float32(1), set(range(600)), np.zeros(2**20, "u1")
+CASES = {
+    "text": (lambda many: legacy(labels=["x" * (DEFAULT_LIMITS.max_text_bytes // 4)] * (4 + many)), 1, -1),
+    "opcodes": (lambda many: legacy(x=[SCALAR] * (6000 + many)), 2000, -1000),
+    "lists": (lambda many: legacy(x=[[1]] * (15_000 + many)), 5000, 0),
+    "numbers in sets": (lambda many: legacy(x=[NUMBERS] * many), 2, 1),
+    "bytes": (large, 9, 7),
+    "safetensors": (noted, 10_000, 9000),
+}
+
+
+@pytest.mark.threat("T2")
+@pytest.mark.parametrize(("make", "many", "fewer"), CASES.values(), ids=CASES)
+def test_the_limits_count_what_a_canonical_value_takes(make, many, fewer):
+    """Shared objects count as often as they are written out; a value with a little fewer is clean and is written."""
+    assert scan_value(NAME, make(many)).rule is Rule.LIMIT
+    with pytest.raises(LimitExceededError, match="takes too much when shared objects are written out"):
+        loads(make(many))
+    assert scan_value(NAME, make(fewer)) is None
+    patch = loads(make(fewer))
+    assert loads(patch.dumps()) == patch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "many", "fewer"), CASES.values(), ids=CASES)
+def test_values_at_the_limits_can_be_tagged_converted_and_published(tmp_path, make, many, fewer):
+    """Those that are clean."""
+    assert check_law(tmp_path, [make(many), make(fewer)]) == 1

@@ -274,12 +274,7 @@ class BigEarthNetPatch(BandBuffer):
             TypeError: Metadata was changed in place to something that is not admitted.
             ValueError: The same, out of bounds; or the patch as a whole is beyond the limits of ``loads``.
         """
-        stream = io.BytesIO()
-        pickler = pickle.Pickler(stream, protocol=5)
-        # No memo: fewer opcodes, and equal strings give equal bytes whether or not they are one object.
-        pickler.fast = True
-        pickler.dump(self)
-        value = stream.getvalue()
+        value = _written(self)
         try:
             self.loads(value)
         except UntrustedDataError as error:
@@ -365,3 +360,31 @@ def _shown(value: object) -> str:
     if isinstance(value, str) and not value.isprintable():
         return repr(value)[1:-1]
     return str(value)
+
+
+class _WithoutPixels:
+    """Replaces a patch before pickling, in order to see what all but its pixels takes."""
+
+    __slots__ = ("patch",)
+
+    def __init__(self, patch: BigEarthNetPatch) -> None:
+        self.patch = patch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        patch = self.patch
+        stored, extras = pack(patch.__stored_args__), pack(patch._extras()) or None
+        return rebuild_patch, (FORMAT_VERSION, patch._kind, patch._layout.plain, bytearray(), stored, extras)
+
+
+def frame_of(patch: BigEarthNetPatch) -> bytes:
+    """Write the canonical value of a patch, with the pixels left out."""
+    return _written(_WithoutPixels(patch))
+
+
+def _written(item: BigEarthNetPatch | _WithoutPixels) -> bytes:
+    stream = io.BytesIO()
+    pickler = pickle.Pickler(stream, protocol=5)
+    # No memo: fewer opcodes, and equal strings give equal bytes whether or not they are one object.
+    pickler.fast = True
+    pickler.dump(item)
+    return stream.getvalue()

@@ -21,6 +21,7 @@ from ben_secure.pickles.records import Block, Record, is_record, kind_of
 ALIGNMENT = 16
 """Bytes. The largest item of pixels is a complex128."""
 _AROUND = 3  # depth of the metadata: in the state or arguments of the record of a patch
+_FEW_NODES = 512  # each takes at most 26 opcodes, and unless it is an array or a long text, 260 bytes
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _NONE = type(None)
 _DTYPE_STATE_TYPES = (int, str, _NONE, _NONE, _NONE, int, int, int)
@@ -124,6 +125,11 @@ class Source:
         self._limits = limits
         self._nodes = self._bytes = 0
         self._built: dict[int, tuple[Any, int]] = {}  # copy and objects in it, by the identity of the original
+
+    @property
+    def costly(self) -> bool:
+        """Whether the metadata so far may take more in a canonical value than it takes here (``Loader``)."""
+        return self._nodes > _FEW_NODES or self._bytes > 0
 
     def metadata(self, item: Any, depth: int = _AROUND) -> Any:
         """Copy metadata that the machine left (it has no cycles), with arrays in the place of records.

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ben_secure.errors import PatchFormatError, Rule, printable
+from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.patches.parts import rebuild
-from ben_secure.patches.patch import BigEarthNetPatch
+from ben_secure.patches.patch import BigEarthNetPatch, frame_of
 from ben_secure.patches.standard import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
 from ben_secure.pickles import machine
 from ben_secure.pickles.arrays import Source
@@ -24,7 +24,9 @@ from ben_secure.pickles.templates import Head, Template, Templates
 
 _ALL = (BigEarthNetPatch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch)
 _PATCH_CLASSES = {cls.__name__: cls for cls in _ALL}
-
+LARGE_BYTES = 15 * 2**20
+"""Pixels of fewer bytes leave room for all else in a canonical value, if that is plain."""
+_PIXEL_OPCODES, _PIXEL_BYTES = 2, 32  # at most: frames that the pixels end and begin
 
 _WORDS = {"_reconstruct": "numpy array", "_frombuffer": "numpy array", "scalar": "numpy scalar", "dtype": "numpy dtype"}
 
@@ -86,6 +88,29 @@ class Loader:
             return template.note
         return self._read(data, end, head, None, make)[1]
 
+    def check_written(self, patch: BigEarthNetPatch) -> None:
+        """Check that the canonical value of a patch, in which shared objects are written out, is within the limits.
+
+        So every patch that is read can be written. Other checks imply this for plain and short metadata.
+
+        Raises:
+            LimitExceededError: It is not.
+        """
+        frame, limits = frame_of(patch), self.limits
+        try:
+            opcodes = machine.run(frame, len(frame), self.table, limits).ops + _PIXEL_OPCODES
+        except LimitExceededError as error:
+            fact = error.message.partition(";")[0]
+        else:
+            size = len(frame) + len(patch._pixels) + _PIXEL_BYTES
+            if opcodes <= limits.max_opcodes and size <= limits.max_value_bytes:
+                return
+            fact = f"{opcodes} opcodes and {size} bytes, at most {limits.max_opcodes} and {limits.max_value_bytes}"
+        raise LimitExceededError(
+            f"its metadata takes too much when shared objects are written out: {fact}; ask the publisher of the value",
+            rule=Rule.LIMIT,
+        )
+
     def _find(self, data: bytes | memoryview, end: int) -> tuple[Head | None, Template | None]:
         head = self._templates.head(data, end)
         return head, None if head is None else head.tails.get(bytes(data[head.end : end]))
@@ -100,6 +125,8 @@ class Loader:
         state = machine.run(payload, end, self.table, self.limits, None if head is None else head.state)
         source = Source(view, self.limits, blank=make is not None)
         patch, parts = self._built(state.levels[0][0], source, head, aligned)
+        if source.costly or state.text or state.numeric or len(patch._pixels) > LARGE_BYTES:
+            self.check_written(patch)
         note = None if make is None else make(patch, state)
         # By identity: a part that is no block, such as a small bytearray, may have no hash.
         if parts is not None and state.blocks and sorted(map(id, parts)) == sorted(map(id, state.blocks)):
