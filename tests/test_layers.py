@@ -34,7 +34,7 @@ ORDER: dict[str, list[str]] = {
         "cli",
         "__main__",
     ],
-    "labels": ["_sheet nomenclature", "_columnar _delimited", "tables"],
+    "labels": ["_sheet nomenclature", "_columnar _delimited _parquet", "tables"],
     "patches": ["layout", "band", "buffer", "parts", "patch scaling", "standard"],
     "signing": [
         "_keyfiles _kinds footer hashing",
@@ -53,7 +53,7 @@ ORDER: dict[str, list[str]] = {
     "store": ["_environment _names _released", "reader", "pairs writer", "change"],
     "store.change": ["differences digests tag", "rewrite", "append convert in_place sign verify"],
     "batches": ["indexing labels presets resampling samples splits", "masks pixels", "patch_names", "arrays"],
-    "encode": ["directory unpack", "geotiff place", "labels", "folders rows tally", "patch", "plan", "run"],
+    "encode": ["lzw", "directory unpack", "geotiff place", "labels", "folders rows tally", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
     "audit.judge": ["formats patch_names programs remarks", "globals", "scan"],

@@ -1,6 +1,7 @@
 """Metadata tables and lists of names."""
 
 import datetime
+import pathlib
 import subprocess
 import sys
 from decimal import Decimal
@@ -92,7 +93,7 @@ def test_a_table_has_bounds(tmp_path, monkeypatch):
     path = write(tmp_path / "t.csv", CSV)
     for module, name, enough in (
         (_sheet, "MAX_FILE_BYTES", len(CSV)),
-        (tables, "_MAX_ROWS", 2),
+        (tables, "MAX_ROWS", 2),
         (_sheet, "MAX_COLUMNS", 3),
         (_delimited, "_MAX_LINE_BYTES", 23),
     ):
@@ -168,6 +169,30 @@ def test_bad_parquet_is_refused(tmp_path):
             read_table(parquet(tmp_path / "t.parquet", {"patch_id": ids}))
 
 
+@pytest.mark.threat("T15")
+def test_a_table_that_ends_pyarrow_is_refused(tmp_path, monkeypatch):
+    """A damaged footer that aborts pyarrow, and any other early end of its process, is an error that names the file."""
+    good = parquet(tmp_path / "good.parquet", {"patch_id": ["A"], "x": [1]})
+    aborts = (pathlib.Path(__file__).parent / "corpus" / "parquet" / "ends-pyarrow").read_bytes()
+    with pytest.raises(TableError, match=r"cannot use the table .*aborts\.parquet"):
+        read_table(write(tmp_path / "aborts.parquet", aborts))
+    assert read_table(good) == {"A": {"x": 1}}
+    for end, said in (("kill -ABRT $$", "was ended by signal 6"), ("echo '\0\0\0\0\0\0\0\0[]'", "did not finish")):
+        script = write(tmp_path / "python", f"#!/bin/sh\n{end}\n")
+        script.chmod(0o700)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", str(script))
+            with pytest.raises(
+                TableError, match=rf"good\.parquet: pyarrow cannot read it, and {said}; write .* as CSV"
+            ):
+                read_table(good)
+
+
+def columnar_rows(path):
+    """Rows that the other process finds in a table, in this one, where its bounds can be changed."""
+    return sum(len(batch["id"][-1]) for batch in _columnar.batches(str(path), ["a", "x"]))
+
+
 def test_parquet_is_read_in_batches_with_bounds(tmp_path, monkeypatch):
     """Rows past the first batch are read like any; what is too large is refused before or while it is read."""
     names = [f"P{i}" for i in range(10_000)]
@@ -176,10 +201,10 @@ def test_parquet_is_read_in_batches_with_bounds(tmp_path, monkeypatch):
     for bound, enough in (("MAX_ROWS", 10_000), ("MAX_FILE_BYTES", 10**6), ("_MAX_BATCH_VALUES", 8_192)):
         with monkeypatch.context() as patched:
             patched.setattr(_columnar, bound, enough)
-            assert len(read_table(path)) == 10_000
+            assert columnar_rows(path) == 10_000
             patched.setattr(_columnar, bound, 4_999)
             with pytest.raises(TableError, match=r"t\.parquet"):
-                read_table(path)
+                columnar_rows(path)
 
 
 @pytest.mark.threat("T25")
@@ -192,13 +217,18 @@ def test_cells_that_are_nothing_in_the_file_are_counted(tmp_path, monkeypatch):
     nulls = parquet(tmp_path / "n.parquet", {"patch_id": names, "a": pa.nulls(rows, pa.int8()), "b": [0] * rows})
     lists = parquet(tmp_path / "l.parquet", {"patch_id": names, "a": [[0] * 3] * rows})
     empty = write(tmp_path / "e.csv", "patch_id,a,b\n" + "".join(f"{name},,\n" for name in names))
-    for path, module, cells in ((nulls, tables, 2 * rows), (empty, tables, 2 * rows), (lists, _columnar, 5 * rows)):
+    for path in (nulls, empty):
         with monkeypatch.context() as patched:
-            patched.setattr(module, "MAX_CELLS", cells)
+            patched.setattr(tables, "MAX_CELLS", 2 * rows)
             assert len(read_table(path)) == rows
-            patched.setattr(module, "MAX_CELLS", cells - 1)
+            patched.setattr(tables, "MAX_CELLS", 2 * rows - 1)
             with pytest.raises(TableError, match="cells"):
                 read_table(path)
+    monkeypatch.setattr(_columnar, "MAX_CELLS", 5 * rows)
+    assert columnar_rows(lists) == rows
+    monkeypatch.setattr(_columnar, "MAX_CELLS", 5 * rows - 1)
+    with pytest.raises(TableError, match="cells"):
+        columnar_rows(lists)
 
 
 def test_csv_of_pandas_and_excel(tmp_path):
@@ -384,6 +414,21 @@ def test_tables_are_what_pandas_reads(tmp_path):
     assert shapely.from_wkb(rows["B"]["geometry"]) == shapely.Point(3, 4)
 
 
+MEASURED = """
+import sys, tracemalloc
+from resource import RUSAGE_CHILDREN, getrusage
+from ben_secure.labels.tables import read_table
+left_out = {}
+read_table(sys.argv[2])
+usual = getrusage(RUSAGE_CHILDREN).ru_maxrss
+
+def more():
+    # Megabytes that the other process has had, beyond those for a small table.
+    return (getrusage(RUSAGE_CHILDREN).ru_maxrss - usual) * (1 if sys.platform == "darwin" else 1024) // 2**20
+
+"""
+
+
 @pytest.mark.threat("T25")
 @pytest.mark.parametrize("schema", [True, False])
 def test_a_dictionary_takes_no_more_memory_than_its_values(tmp_path, schema):
@@ -403,12 +448,12 @@ def test_a_dictionary_takes_no_more_memory_than_its_values(tmp_path, schema):
     pq.write_table(pa.table(columns), path, compression="zstd", store_schema=schema)
     assert path.stat().st_size < 100_000
     script = (
-        "import sys, tracemalloc, pyarrow; from ben_secure.labels.tables import read_table; left_out = {}; "
-        "tracemalloc.start(); rows = read_table(sys.argv[1], left_out=left_out); "
-        "print(len(rows), *left_out, len(rows['P3999']['country']), "
-        "(tracemalloc.get_traced_memory()[1] + pyarrow.default_memory_pool().max_memory()) // 2**20)"
+        MEASURED + "tracemalloc.start(); rows = read_table(sys.argv[1], left_out=left_out); "
+        "here = tracemalloc.get_traced_memory()[1] // 2**20; "
+        "print(len(rows), *left_out, len(rows['P3999']['country']), here + more())"
     )
-    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script, path, parquet(tmp_path / "small.parquet", {"patch_id": ["A"]})]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     *found, megabytes = run.stdout.split()
     assert found == ["4000", "bomb", "list", "100000"]
     assert int(megabytes) < 48
@@ -477,11 +522,11 @@ def test_lists_of_one_number_take_no_memory(tmp_path):
     columns = {"patch_id": ["A"], "zeros.of": zeros, "short": [[0] * 1000]}
     path = parquet(tmp_path / "t.parquet", columns)
     script = (
-        "import sys, pyarrow; from ben_secure.labels.tables import read_table; left_out = {}; "
-        "rows = read_table(sys.argv[1], left_out=left_out); "
-        "print(len(rows['A']['short']), *left_out, pyarrow.default_memory_pool().max_memory() // 2**20)"
+        MEASURED + "rows = read_table(sys.argv[1], left_out=left_out); "
+        "print(len(rows['A']['short']), *left_out, more())"
     )
-    run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", script, path, parquet(tmp_path / "small.parquet", {"patch_id": ["A"]})]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     *found, megabytes = run.stdout.split()
     assert found == ["1000", "zeros.of"]
     assert int(megabytes) < 16

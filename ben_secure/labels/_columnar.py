@@ -1,22 +1,28 @@
-"""Parquet by pyarrow: columns of any type that stands for plain data, each cell of text in memory once.
+"""Parquet by pyarrow, in a process of its own: columns of any type that stands for plain data, as trees of JSON.
 
-Text is read as a dictionary of its values and the places where they stand: a value of megabytes that a file of
-kilobytes repeats in every row is one object here, and is never laid out row by row. A column of another type, or with
-cells too large for metadata, is left out by name.
+``_parquet`` runs ``main`` and puts the cells together; no other process may call pyarrow, which some damaged files
+abort (T15). Text is read as a dictionary of its values and the places where they stand: a value of megabytes that a
+file of kilobytes repeats in every row is here and there one object, and is never laid out row by row. A column of
+another type, or with cells too large for metadata, is left out by name.
+
+A tree of cells is one of ``["plain", cells]``, ``["bytes", cells as latin-1]``, ``["taken", tree of values, places]``,
+``["lists", lengths, tree of items]`` and ``["structs", names, valid, trees]``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import json
 import re
+import resource
+import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ben_secure._system.optional import require
-from ben_secure.errors import printable
-from ben_secure.labels._sheet import MAX_CELL_BYTES, MAX_CELLS, MAX_FILE_BYTES, Cells, Selection, check_size, refused
+from ben_secure.errors import TableError, printable
+from ben_secure.labels._sheet import MAX_CELL_BYTES, MAX_CELLS, MAX_FILE_BYTES, MAX_ROWS, Selection, refused
 
-MAX_ROWS = 4_000_000
 _BATCH_ROWS = 4_096
 _MAX_BATCH_BYTES = 64 * 2**20
 _MAX_BATCH_VALUES = 2**22  # with those in lists; a patch may hold 65,536 in its metadata
@@ -26,39 +32,69 @@ _PANDAS_INDEX = "__index_level_"  # the index that pandas stores beside the colu
 _TEXTS = ("STRING", "NONE", "JSON", "ENUM")  # logical types of byte arrays
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _EXACT_DIGITS = 15  # of a decimal that a float stands for
+MAX_MEMORY_BYTES = 2**32
+_CPU_SECONDS = 600
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)", re.ASCII)
+
+
+Tree = list[Any]
+"""Cells of a column, as JSON."""
 
 
 class _Odd(Exception):
     """A column is no plain data; the text says why."""
 
 
-def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -> Iterator[tuple[int, object, Cells]]:
+def main() -> None:
+    """Read the table that standard input names, and write what is in it to standard output.
+
+    The request is ``{"path": ..., "kept": [...] or null}``. Each answer is a length of 8 bytes and JSON: batches from
+    ``batches``, then ``{"end": true}`` or ``{"error": message}``.
+    """
+    limits = {"RLIMIT_AS": MAX_MEMORY_BYTES, "RLIMIT_CPU": _CPU_SECONDS, "RLIMIT_CORE": 0}
+    for name, limit in limits.items():
+        with contextlib.suppress(OSError, ValueError):  # macOS has no limit on memory
+            resource.setrlimit(getattr(resource, name), (limit, limit))
+    request = json.load(sys.stdin.buffer)
+    try:
+        for batch in batches(request["path"], request["kept"]):
+            _answer(batch)
+        _answer({"end": True})
+    except TableError as error:
+        _answer({"error": error.message})
+
+
+def _answer(document: dict[str, Any]) -> None:
+    content = json.dumps(document, ensure_ascii=False, check_circular=False).encode("utf-8", "surrogatepass")
+    sys.stdout.buffer.write(len(content).to_bytes(8, "little") + content)
+    sys.stdout.buffer.flush()
+
+
+def batches(path: str, kept: Collection[str] | None) -> Iterator[dict[str, Any]]:
     """Read a table.
 
     Args:
         path: Parquet; hostile.
         kept: As for ``Selection``.
-        left_out: As for ``Selection``.
 
     Yields:
-        Number of the row, name of the patch, and the other cells.
+        Batches of rows: ``id``, the tree of the names of patches, ``columns``, trees of the other cells by name, and
+        ``left_out``, as for ``Selection``, of all batches so far.
 
     Raises:
-        TableError: It cannot be read, or is no table.
-        MissingExtraError: pyarrow is not installed.
+        TableError: It cannot be read, is no table, or takes too much memory.
     """
-    require(f"the Parquet table {printable(path, 400)}", "pyarrow", otherwise="a CSV table needs no library")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    check_size(path)
     try:
         with pq.ParquetFile(path, memory_map=False) as file:
             _check_facts(path, file.metadata)
             texts = _text_columns(file.metadata.schema)
         with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
-            yield from _rows(path, file, kept, left_out)
+            yield from _batches(path, file, kept)
+    except MemoryError as error:
+        raise refused(path, f"it takes more than {MAX_MEMORY_BYTES} bytes of memory to read") from error
     except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise refused(path, f"it is not Parquet that can be read: {printable(str(error))}") from error
 
@@ -79,9 +115,8 @@ def _text_columns(schema: Any) -> list[str]:
     ]
 
 
-def _rows(
-    path: str, file: Any, kept: Collection[str] | None, left_out: dict[str, str]
-) -> Iterator[tuple[int, object, Cells]]:
+def _batches(path: str, file: Any, kept: Collection[str] | None) -> Iterator[dict[str, Any]]:
+    left_out: dict[str, str] = {}
     schema = file.schema_arrow
     names = [name for name in schema.names if not name.startswith(_PANDAS_INDEX)]
     index = next((name for name in schema.names if name.startswith(_PANDAS_INDEX)), None)
@@ -95,23 +130,20 @@ def _rows(
                 raise _Odd(f"its lists have {found:,.0f} values a row, expected at most {_MAX_LIST_VALUES}")
         except _Odd as odd:
             selection.leave_out(name, str(odd))
-    number = 0
     budget = _Budget()
     wanted = [selection.id, *selection.names]
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False):
         budget.values = 0
-        values = {}
+        trees = {}
         for name in [selection.id, *selection.names]:
             try:
-                values[name] = _column(batch.column(name), budget)
+                trees[name] = _column(batch.column(name), budget)
             except _Odd as odd:
                 if name == selection.id:
                     raise refused(path, f"the column {printable(name)} cannot be read: {odd}") from odd
                 selection.leave_out(name, str(odd))
-        patch_names = values.pop(selection.id)
-        for place, patch_name in enumerate(patch_names):
-            number += 1
-            yield number, patch_name, {name: cells[place] for name, cells in values.items()}
+        yield {"id": trees.pop(selection.id), "columns": trees, "left_out": left_out}
+    yield {"id": ["plain", []], "columns": {}, "left_out": left_out}  # of a table without rows
 
 
 def _longest(facts: Any) -> dict[str, float]:
@@ -188,76 +220,61 @@ class _Budget:
             raise _Odd("its lists are too long for metadata, or its cells too large together")
 
 
-def _column(array: Any, budget: _Budget) -> list[Any]:
+def _column(array: Any, budget: _Budget) -> Tree:
     if array.nbytes > _MAX_BATCH_BYTES:
         raise _Odd(f"its cells are too large for metadata: {array.nbytes} bytes of {len(array)} rows")
-    return _plain(array, budget)
+    return _tree(array, budget)
 
 
-def _plain(array: Any, budget: _Budget) -> list[Any]:
-    """Cells of an array as plain Python values."""
+def _tree(array: Any, budget: _Budget) -> Tree:
+    """Cells of an array as plain data."""
     import pyarrow as pa
     from pyarrow import types
 
     kind = array.type
     budget.take(len(array))
     if isinstance(kind, pa.BaseExtensionType):
-        return _plain(array.storage, budget)
+        return _tree(array.storage, budget)
     if types.is_dictionary(kind):
         return _dictionary(array, budget)
     if _is_text(kind):
         whole = {"string_view": pa.large_string(), "binary_view": pa.large_binary()}.get(str(kind), kind)
         return _dictionary(array.cast(whole).dictionary_encode(), budget)
     if _is_list(kind):
-        return _lists(array, budget)
+        import pyarrow.compute as pc
+
+        return ["lists", pc.list_value_length(array).to_pylist(), _tree(array.flatten(), budget)]
     if types.is_struct(kind):
         names = [kind[place].name for place in range(kind.num_fields)]
-        children = [_plain(child, budget) for child in array.flatten()]
-        valid = array.is_valid().to_pylist()
-        return [
-            {name: cells[place] for name, cells in zip(names, children, strict=True)} if there else None
-            for place, there in enumerate(valid)
-        ]
+        return ["structs", names, array.is_valid().to_pylist(), [_tree(child, budget) for child in array.flatten()]]
     if _is_time(kind):
-        return _times(array)
+        return ["plain", _times(array)]
     cells: list[Any] = array.to_pylist()
     if types.is_floating(kind):
-        return [None if cell is None else float(cell) for cell in cells]  # of half precision they are numpy's
+        cells = [None if cell is None else float(cell) for cell in cells]  # of half precision they are numpy's
     if types.is_decimal(kind):
         number: Any = int if kind.scale <= 0 else float if kind.precision <= _EXACT_DIGITS else str
-        return [None if cell is None else number(cell) for cell in cells]
-    return cells
+        cells = [None if cell is None else number(cell) for cell in cells]
+    return ["plain", cells]
 
 
-def _dictionary(array: Any, budget: _Budget) -> list[Any]:
-    """Cells of a dictionary array: one object for each value that occurs, which all its cells share."""
+def _dictionary(array: Any, budget: _Budget) -> Tree:
+    """Cells of a dictionary array: each value that occurs, and the places where it does."""
     import pyarrow.compute as pc
 
-    places = pc.unique(array.indices).drop_null()
-    values = array.dictionary.take(places)
-    if _is_text(values.type) and len(values):
-        lengths = pc.binary_length(values)
-        if (longest := pc.max(lengths).as_py() or 0) > MAX_CELL_BYTES:
-            raise _Odd(f"a cell has {longest} bytes, expected at most {MAX_CELL_BYTES}")
-        budget.take(0, pc.sum(lengths).as_py() or 0)
-        plain = values.to_pylist()
-    else:
-        plain = _plain(values, budget)
-    known: dict[int | None, Any] = {None: None, **dict(zip(places.to_pylist(), plain, strict=True))}
-    return [known[place] for place in array.indices.to_pylist()]
-
-
-def _lists(array: Any, budget: _Budget) -> list[Any]:
-    import pyarrow.compute as pc
-
-    lengths = pc.list_value_length(array).to_pylist()
-    items = _plain(array.flatten(), budget)
-    lists: list[Any] = []
-    start = 0
-    for length in lengths:
-        lists.append(None if length is None else items[start : start + length])
-        start += length or 0
-    return lists
+    occurring = pc.unique(array.indices).drop_null()
+    values = array.dictionary.take(occurring)
+    places = pc.index_in(array.indices, occurring).to_pylist()
+    if not (_is_text(values.type) and len(values)):
+        return ["taken", _tree(values, budget), places]
+    lengths = pc.binary_length(values)
+    if (longest := pc.max(lengths).as_py() or 0) > MAX_CELL_BYTES:
+        raise _Odd(f"a cell has {longest} bytes, expected at most {MAX_CELL_BYTES}")
+    budget.take(0, pc.sum(lengths).as_py() or 0)
+    if "binary" not in str(values.type):
+        return ["taken", ["plain", values.to_pylist()], places]
+    plain = [None if value is None else value.decode("latin-1") for value in values.to_pylist()]
+    return ["taken", ["bytes", plain], places]
 
 
 def _times(array: Any) -> list[str | None]:

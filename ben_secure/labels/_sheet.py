@@ -11,6 +11,7 @@ ID_COLUMNS = ("patch_id", "name", "patch")
 """Columns that can name the patch; the first of them that a table has does, and the others are columns like any."""
 
 MAX_FILE_BYTES = 2**30  # BigEarthNet v2 has 480,038 rows; as CSV some 150 MB
+MAX_ROWS = 4_000_000
 MAX_COLUMNS = 1_000
 MAX_CELL_BYTES = 2**17  # as Python's csv has it
 MAX_CELLS = (

@@ -13,8 +13,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from ben_secure.errors import TableError, printable
-from ben_secure.labels import _columnar, _delimited
-from ben_secure.labels._sheet import ID_COLUMNS, MAX_CELLS, refused
+from ben_secure.labels import _delimited, _parquet
+from ben_secure.labels._sheet import ID_COLUMNS, MAX_CELLS, MAX_ROWS, refused
 
 S1_NAME = "s1_name"
 """Column that names the Sentinel-1 patch of the same place as a Sentinel-2 patch."""
@@ -26,7 +26,6 @@ PARQUET = (".parquet", ".geoparquet", ".pq")
 """Endings of the names of Parquet files."""
 
 _CSV = (".csv", ".tsv")
-_MAX_ROWS = _columnar.MAX_ROWS
 _QUOTED = re.compile(r"'([^'\\]*)'")
 
 Rows = dict[str, dict[str, object]]
@@ -66,13 +65,13 @@ def read_table(
     odd: dict[str, str] = {}
     rows: Rows = {}
     cells = 0
-    for number, name, row in (_columnar if suffix in PARQUET else _delimited).rows_of(path, columns, odd):
+    for number, name, row in (_parquet if suffix in PARQUET else _delimited).rows_of(path, columns, odd):
         if type(name) is not str or not name:
             raise refused(path, f"row {number} has no patch name, expected one in each row")
         if name in rows:
             raise refused(path, f"row {number} names the patch {printable(name)}, which an earlier row has named")
-        if len(rows) >= _MAX_ROWS:
-            raise refused(path, f"it has more than {_MAX_ROWS} rows")
+        if len(rows) >= MAX_ROWS:
+            raise refused(path, f"it has more than {MAX_ROWS} rows")
         cells += len(row)
         if cells > MAX_CELLS:
             raise refused(path, f"it has more than {MAX_CELLS} cells; name the columns that you need (--columns)")
