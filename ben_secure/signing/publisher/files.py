@@ -41,6 +41,7 @@ _OF_ANOTHER_KIND = {
     PRIVATE: "this is the private key; --verify-key takes the public one (publisher.pem.pub)",
     MAC: "it holds MAC keys; --mac-key takes it",
 }
+_QUOTED = re.compile(r"b?'[^']*'|b?\"[^\"]*\"")
 _DAMAGED = "it is damaged, or says of itself something that is not so; copy the whole file again"
 
 
@@ -188,12 +189,20 @@ def _loaded(encoded: Encoded, password: bytes | None, path: Path, use: str) -> o
     try:
         return encoded.load(password)
     except UnsupportedAlgorithm as error:
-        unknown = f"it is of an algorithm that is not known here ({printable(str(error))}); expected {KINDS}"
+        named = printable(_QUOTED.sub(_name, str(error)))
+        unknown = f"it is of an algorithm that is not known here ({named}); expected {KINDS}"
         reason = _NO_BCRYPT if "bcrypt" in str(error) else unknown
-    except (ValueError, TypeError) as error:
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the decode boundary: cryptography panics at some damaged keys (PanicException)
         reason = f"{error}; export the key again" if "JWK" in str(error) else reason
     # Not in the block above: errors of other libraries may show what they are about, and would come as the context.
     raise _unusable(path, use, reason)
+
+
+def _name(quoted: re.Match[str]) -> str:
+    """What an error quotes, if it is the name of an algorithm and not a piece of the file, which may be secret."""
+    return quoted[0] if re.fullmatch(r"b?'[a-z0-9@.-]{1,40}'", quoted[0]) else "another one"
 
 
 def _algorithm(key: object) -> str:

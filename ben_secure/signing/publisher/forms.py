@@ -40,6 +40,7 @@ _ELSEWHERE = {
     "PuTTY": "it is a key of PuTTY; export it: puttygen FILE -O private-openssh-new -o NEW",
 }
 _CURVES: dict[object, tuple[ec.EllipticCurve, int]] = {"P-256": (ec.SECP256R1(), 32), "P-384": (ec.SECP384R1(), 48)}
+_MAX_NAME = 12  # "secp256k1"; what is longer may be a member at a wrong place, even the secret
 _JWK_ALG = {"Ed25519": ("EdDSA", "Ed25519"), "P-256": ("ES256",), "P-384": ("ES384",)}  # RFC 8037, RFC 7518
 
 
@@ -134,7 +135,7 @@ def _content(data: bytes, at: int) -> int:
 
 def _length(data: bytes) -> int:
     begin = _content(data, 0)
-    return data[1] if begin == 2 else int.from_bytes(data[2:begin], "big")
+    return int.from_bytes(data[2:begin] if begin > 2 else data[1:2], "big")
 
 
 def _base64(text: bytes) -> bytes:
@@ -171,7 +172,8 @@ def _from_jwk(jwk: dict[str, object], _: bytes | None) -> object:
     private = "d" in jwk
     crv = jwk.get("crv")
     if (jwk["kty"], crv) not in (("OKP", "Ed25519"), ("EC", "P-256"), ("EC", "P-384")):
-        raise UnsupportedAlgorithm(f"{printable(jwk['kty'])} {printable(crv)}")
+        known = (str(name) if len(str(name)) <= _MAX_NAME else "another" for name in (jwk["kty"], crv))
+        raise UnsupportedAlgorithm(printable(" ".join(known)))
     uses = jwk.get("key_ops", [])
     if (
         jwk.get("use", "sig") != "sig"
