@@ -1,7 +1,8 @@
 """One strip or tile of a TIFF file: packed bytes to pixels, never more of them than there must be.
 
 The bytes are untrusted. A codec of imagecodecs gets a bound on what it may write; then predictors and odd numbers of
-bits are undone. Schemes that may change pixels are refused, also LERC with an error.
+bits are undone. The codes of LZW are checked first (``lzw``). Schemes that may change pixels are refused, also LERC
+with an error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ben_secure._system.optional import require
+from ben_secure.encode.lzw import check_codes
 from ben_secure.errors import printable
 
 if TYPE_CHECKING:
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 
 NONE = 1
 LERC = 34887
+_USE = "a compressed GeoTIFF"
+_LZW = 5
 _PACKBITS = 32773
 # Numbers of TIFF 6.0 and of libtiff's tiff.h (Deflate has two), with imagecodecs' name of what undoes them.
 _CODECS = {
-    5: "lzw_decode",
+    _LZW: "lzw_decode",
     8: "zlib_decode",
     32946: "zlib_decode",
     _PACKBITS: "packbits_decode",
@@ -133,6 +137,9 @@ def unpack(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArra
     expected = rows * -(-columns * packing.bits // 8)
     data = packed
     if packing.scheme != NONE:
+        require(_USE, "imagecodecs")
+        if packing.scheme == _LZW:
+            check_codes(packed)
         data = _call(_CODECS[packing.scheme], packed, out=expected + 1)
     if len(data) != expected:
         raise ValueError(f"{rows} rows of {columns} pixels unpack to {len(data)} bytes, expected {expected}")
@@ -208,7 +215,7 @@ def _check_lerc(blob: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> No
 
 def _call(name: str, *args: object, **options: object) -> Any:
     """Call imagecodecs, whose errors have a class for each codec and no common base."""
-    require("a compressed GeoTIFF", "imagecodecs")
+    require(_USE, "imagecodecs")
     import imagecodecs
 
     try:
