@@ -28,6 +28,7 @@ _PIXEL_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072
 _POINT, _USER_DEFINED = 2, 32767
 _AUTHORITY = re.compile(r'AUTHORITY\["EPSG","(\d{4,6})"\]\]\s*', re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", re.ASCII)
 _NAME = re.compile(r"S[12][A-D]_\w+?_(\d{4})(\d\d)(\d\d)T(\d{5,6})_", re.ASCII)
 
 
@@ -56,7 +57,8 @@ def place_of_geotiff(content: bytes, spec: BandSpec) -> dict[str, object]:
         if keys.get(_RASTER_TYPE) == _POINT:  # the corner is the middle of the first pixel
             left, top = left - across / 2, top + down / 2
         bounds = [left, top - spec.side * down, left + spec.side * across, top]
-        if across > 0 and down > 0 and all(map(math.isfinite, bounds)):
+        # Of pixels too small for their place the edges are one number.
+        if bounds[0] < bounds[2] and bounds[1] < bounds[3] and all(map(math.isfinite, bounds)):
             found[BOUNDS] = bounds
     return found
 
@@ -103,7 +105,7 @@ def place_of_document(document: Mapping[str, object]) -> dict[str, object]:
         if len(bounds) == 4 and bounds[0] < bounds[2] and bounds[1] < bounds[3]:
             found[BOUNDS] = bounds
     time = document.get("acquisition_date", document.get("acquisition_time"))
-    if isinstance(time, str) and len(time) == 19 and (moment := _moment(time)) is not None:
+    if isinstance(time, str) and _TIME.fullmatch(time) and (moment := _moment(time)) is not None:
         found[ACQUIRED] = moment
     return found
 
