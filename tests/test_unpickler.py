@@ -681,7 +681,7 @@ def test_flipped_bits_are_a_patch_or_one_of_our_errors(seed):
 
 
 def test_short_fuzzing():
-    """A second of the fuzzer, as ``python tests/support/fuzz_core.py`` runs it for hours."""
+    """A second of the fuzzer, as ``python tests/fuzz/run.py --target value`` runs it for hours."""
     seed = int.from_bytes(os.urandom(4), "little")
     rng = random.Random(seed)
     for _ in range(300):

@@ -1,31 +1,24 @@
-"""Mutation fuzzing of the trusted core, by hand: ``python tests/support/fuzz_core.py --seconds 600``.
+"""Mutations of values, and the oracles of the fuzzing targets ``value`` and ``tensors`` (``tests/fuzz``).
 
 Honest values and attacks are mutated, with and without regard for opcodes, and each result must pass ``examine``: a
 patch or one of our errors, in bounded time, the same verdict from a warm and an empty memory, and from the machine the
 same objects as from both of CPython's unpicklers over inert stand-ins. What is a patch as a safetensors value must have
-the same arrays in the safetensors library, where that is installed. The tests use the same functions for a few hundred
-examples.
+the same arrays in the safetensors library, where that is installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import pathlib
 import pickle
 import pickletools
 import random
 import re
 import struct
-import sys
 import time
 from typing import Any
 
 import numpy as np
-
-if __name__ == "__main__":
-    sys.path[:0] = [str(folder) for folder in pathlib.Path(__file__).resolve().parents[1:3]]
 
 from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS
@@ -35,7 +28,7 @@ from ben_secure.pickles.names import TABLE, Kind, Name
 from ben_secure.pickles.records import Block, Record
 from ben_secure.tensors.reading import SIGN
 from ben_secure.values import Decoder
-from support.assembler import ATTACKS, array_blob, blob, call, canonical, dct, entry, name, number, real, text, tup
+from support.assembler import array_blob, blob, call, canonical, dct, entry, name, number, real, text, tup
 from support.legacy_values import GENERATIONS, S1, S1_BANDS, Maker, pixels_of, small_tree, tree, write
 from support.tensor_files import S1_FILE, S2_NAMES, file, noted, sentinel, table
 from support.tensor_files import entry as entry_of
@@ -511,41 +504,3 @@ def both_pixels_and_metadata() -> Any:
     for word, part in (("raw", array.state[4]), ("listed", [array.state[4]])):
         graph.state["__stored_args__"][word] = graph.state[word] = part
     return graph
-
-
-def main() -> None:
-    """Fuzz for a time and print what was seen; a failure prints its seed and saves the value."""
-    from support import attacks  # noqa: F401 - fills ATTACKS
-
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
-    parser.add_argument("--save", type=pathlib.Path, default=pathlib.Path("failure.pickle"))
-    options = parser.parse_args()
-    rng = random.Random(options.seed)
-    honest, tensors = honest_values(), honest_tensors()
-    hostile = [value for attack in ATTACKS if 0 < len(value := attack.value()) < 40_000]
-    end, count, accepted = time.monotonic() + options.seconds, 0, 0
-    while time.monotonic() < end:
-        if rng.random() < 0.3:
-            value = base = rng.choice(tensors)
-            for _ in range(rng.choice((1, 1, 2, 3))):
-                value = mutate_tensors(rng, value)
-        else:
-            base = rng.choice(honest)
-            others = (random_program(rng), grown_program(rng, 40), rng.choice(hostile))
-            value = base if rng.random() < 0.6 else rng.choice(others)
-            for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-                value = mutate(rng, value, honest)
-        count += 1
-        try:
-            accepted += examine(value, base)
-        except BaseException:
-            options.save.write_bytes(value)
-            print(f"seed {options.seed}, value {count}, saved as {options.save}", file=sys.stderr)
-            raise
-    print(f"seed {options.seed}: {count} values, {accepted} of them patches, no failure")
-
-
-if __name__ == "__main__":
-    main()
