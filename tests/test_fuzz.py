@@ -67,7 +67,7 @@ def parses(value, _):
 
 
 def test_the_driver_keeps_what_fails(tmp_path):
-    """A file for each way to fail, with the input in it, which the same seed finds again; without faults there is none."""
+    """A file for each way to fail, with the input, which the same seed finds again; without faults there is none."""
     target = Target("sample", lambda: [b"a"], mutate_bytes, parses)
     first, again = worked(target, tmp_path / "one"), worked(target, tmp_path / "two")
     text, trace = next(iter(first["failures"].items()))
