@@ -274,7 +274,7 @@ def _read(path: str) -> bytes | None:
                     "who could make values count as judged; delete it to start over"
                 )
             with open(fd, "rb", closefd=False) as file:
-                content = file.read(min(found.st_size, _MAX_BYTES + 1))
+                content = file.read(min(status.st_size, _MAX_BYTES + 1))
         finally:
             os.close(fd)
     except FileNotFoundError:
