@@ -80,7 +80,7 @@ ORDER: dict[str, list[str]] = {
         "_app",
     ],
     "cli.commands": ["append audit convert demo encode inspect_value keygen publish show sign stats verify"],
-    "_system": ["causes exposure forks interrupts locks naming optional processors", "appear", "files"],
+    "_system": ["causes exposure interrupts locks naming optional processors", "appear forks", "files"],
     "view": ["gridded quicklook", "cards"],
     "announce": ["release", "croissant page"],
     "remote": ["addresses answers", "_bucket _web", "range_file"],

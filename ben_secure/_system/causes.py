@@ -11,7 +11,14 @@ from ben_secure.errors import printable
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _NOT_ALLOWED = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS}
 _FAILED = {errno.EIO, errno.ESTALE, errno.ENXIO, errno.ETIMEDOUT}
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
 _TRIAL_BYTES = 2**20
+
+
+def reason(error: OSError) -> str:
+    """Return the text of an error, with the remedy if the process has no file descriptor left."""
+    remedy = "; raise the limit on open files (ulimit -n)" if error.errno in _TOO_MANY else ""
+    return f"{printable(str(error), 400)}{remedy}"
 
 
 def unwritable(path: str, error: OSError) -> str:
@@ -35,7 +42,7 @@ def unwritable(path: str, error: OSError) -> str:
         remedy = "the disk or the network failed: check it, and do it again"
     elif error.errno == errno.EFBIG:
         remedy = "the file system, or a limit of this process (ulimit -f), takes no file of this size"
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
+    elif error.errno in _TOO_MANY:
         remedy = "too many files are open (ulimit -n)"
     return f"cannot write {shown}: {said}; {remedy}"
 

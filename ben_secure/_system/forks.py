@@ -17,7 +17,8 @@ import struct
 import subprocess
 import sys
 
-from ben_secure.errors import StoreError, printable
+from ben_secure._system.causes import reason
+from ben_secure.errors import StoreError
 
 _NUMBER = struct.Struct("<q")  # a request is the number of a child, with descriptors if it is to be forked
 _MAX_FDS = 4
@@ -25,6 +26,11 @@ _BOOT = (
     "import sys; a = sys.argv; sys.path[:] = a[3:]; from ben_secure._system.forks import serve; serve(int(a[1]), a[2])"
 )
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process with threads must not fork
+
+
+def not_started(error: OSError) -> StoreError:
+    """Make the error for a process that the operating system does not start."""
+    return StoreError(f"a worker process could not be started: {reason(error)}")
 
 
 class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
@@ -43,7 +49,10 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
             StoreError: No process can be started.
         """
         self._children = 0
-        self._control, theirs = socket.socketpair()
+        try:
+            self._control, theirs = socket.socketpair()
+        except OSError as error:
+            raise not_started(error) from error
         with theirs:
             try:
                 self._process = subprocess.Popen(
@@ -57,7 +66,7 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
                 )
             except OSError as error:
                 self._control.close()
-                raise StoreError(f"a worker process could not be started: {printable(str(error), 400)}") from error
+                raise not_started(error) from error
 
     def fork(self, *fds: int) -> int:
         """Request a child.

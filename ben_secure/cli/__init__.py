@@ -88,7 +88,10 @@ def _run(arguments: list[str]) -> int:
 def _fail(arguments: list[str], error: BaseException) -> int:
     try:
         from ben_secure.cli._common import fail
-    except ImportError:
+    except (ImportError, OSError):
+        if isinstance(error, OSError):  # no file can be opened, and so no module
+            print(f"{PROGRAM}: {error!a}", file=sys.stderr)
+            return 2
         if not isinstance(error, KeyboardInterrupt):
             raise
         # Interrupted while a library was loading, which cannot be loaded again in the same process.
@@ -99,7 +102,11 @@ def _fail(arguments: list[str], error: BaseException) -> int:
 
 def _discard_output() -> None:
     """Point stdout and stderr to nowhere, so that Python's flush at exit cannot fail and change the exit code."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # no descriptor is left
+        sys.stdout = sys.stderr = None
+        return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             os.dup2(nowhere, stream.fileno())

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ben_secure._system.causes import unwritable
+from ben_secure._system.causes import reason, unwritable
 from ben_secure._system.files import check_free, is_stream, write_file
 from ben_secure.audit.report import SCHEMA as AUDIT_SCHEMA
 from ben_secure.audit.report.json_report import ascii_json
@@ -94,7 +94,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 2, without_credentials(wrong_call(error))
     if isinstance(error, OSError):
         full = error.errno == errno.ENOSPC
-        message = unwritable(error.filename or "standard output", error) if full else printable(str(error), 1000)
+        message = unwritable(error.filename or "standard output", error) if full else reason(error)
         return 2, without_credentials(message)
     message = without_credentials(printable(str(error), 1000))
     return 2, f"internal error, please report it: {type(error).__name__}: {message}"

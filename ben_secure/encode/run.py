@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from ben_secure._system.appear import refuse_taken
+from ben_secure._system.forks import not_started
 from ben_secure._system.interrupts import uninterrupted
 from ben_secure._system.optional import require
 from ben_secure.encode.geotiff import Unknown
@@ -237,12 +238,14 @@ def _from_workers(
     processes = []
     try:
         for _ in range(min(workers, len(batches))):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=_work, args=(theirs, labels), daemon=True)
-            with uninterrupted():
-                process.start()
-            theirs.close()
-            pipes.append(ours)
+            try:
+                ours, theirs = spawn.Pipe()
+                pipes.append(ours)
+                process = spawn.Process(target=_work, args=(theirs, labels), daemon=True)
+                with theirs, uninterrupted():
+                    process.start()
+            except OSError as error:
+                raise not_started(error) from error
             processes.append(process)
         for pipe, batch in zip(pipes, batches, strict=False):
             _send(pipe, batch)

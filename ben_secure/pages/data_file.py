@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterable
 
+from ben_secure._system.causes import reason
 from ben_secure.errors import ResourceError, Rule, StoreError, printable
 
 DATA_FILE_NAME = "data.mdb"
@@ -72,7 +73,8 @@ class DataFile:
                 f"{DATA_FILE_NAME} inside, or the data file itself; check the path"
             ) from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise StoreError(f"cannot open {printable(file_path, 400)}: {printable(str(error))}") from error
+            cause = reason(error) if isinstance(error, OSError) else printable(str(error))
+            raise StoreError(f"cannot open {printable(file_path, 400)}: {cause}") from error
         if not stat.S_ISREG(mode):
             self.close()
             raise StoreError(

@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 
+from ben_secure._system.forks import not_started
 from ben_secure._system.interrupts import uninterrupted
 from ben_secure.errors import BenSecureError, StoreError
 from ben_secure.signing.policy import Verification
@@ -105,13 +106,18 @@ def _tally(reader: PatchReader, names: list[str]) -> Tally:
 def _tallied_by(reader: PatchReader, batches: Iterator[list[str]], workers: int) -> Iterator[Tally]:
     """Tally in processes. A bounded number of batches waits. Results, and so refusals, come in key order."""
     pending: deque[Future[Tally]] = deque()
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(reader,)
-    )
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(reader,))
+    except OSError as error:
+        raise not_started(error) from error
     try:
         for names in batches:
-            with uninterrupted():  # submitting starts a worker if none is idle
-                pending.append(pool.submit(_work, names))
+            try:
+                with uninterrupted():  # submitting starts a worker if none is idle
+                    pending.append(pool.submit(_work, names))
+            except OSError as error:
+                raise not_started(error) from error
             if len(pending) > workers * _AHEAD:
                 yield pending.popleft().result()
         while pending:

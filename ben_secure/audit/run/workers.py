@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 
-from ben_secure._system.forks import ForkServer, server_for
+from ben_secure._system.forks import ForkServer, not_started, server_for
 from ben_secure.audit.findings import Finding, Tally
 from ben_secure.audit.judge.formats import REFUSED
 from ben_secure.audit.run._wire import tally_from_json
@@ -258,7 +258,10 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
                 return
             worker.assign(job)
         while len(self._workers) < self._count and (job := next(waiting, None)) is not None:
-            worker = _Worker(self._server(), *self._setup)
+            try:
+                worker = _Worker(self._server(), *self._setup)
+            except OSError as error:
+                raise not_started(error) from error
             self._workers.append(worker)
             worker.assign(job)
 
