@@ -25,8 +25,9 @@ from ben_secure import Band, BigEarthNetPatch, PatchReader, PatchWriter
 from ben_secure.signing.keys import MacKey, SigningKey
 from ben_secure.store.change.sign import sign_database
 
-secret, seed = bytes(range(32)), bytes(range(32, 64))  # never use keys that others know
-mac_key, publisher = MacKey(secret), SigningKey(Ed25519PrivateKey.from_private_bytes(seed))
+secret, seed = bytes(range(32)), bytes(range(32, 64))  # known to others: protects nothing
+private = Ed25519PrivateKey.from_private_bytes(seed)
+mac_key, publisher = MacKey(secret), SigningKey(private)
 
 pixels = np.array([[1, 2], [3, 4]], np.uint16)
 band = Band(name="B", spatial_resolution=600, data_shape=(2, 2), data=pixels)
@@ -35,7 +36,8 @@ patch = BigEarthNetPatch(bands=[band], labels=["Pastures"])
 with PatchWriter("worked.lmdb", mac_key=mac_key, context="docs") as writer:
     writer["patch"] = patch
 created = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
-sign_database("worked.lmdb", [publisher], name="Worked", version="1.0", created=created)
+release = {"name": "Worked", "version": "1.0", "created": created}
+sign_database("worked.lmdb", [publisher], **release)
 """
 
 TAG = """\
@@ -47,7 +49,8 @@ def hkdf(secret, info, length):  # RFC 5869, without salt
     key = hmac.digest(bytes(32), secret, "sha256")
     return hmac.digest(key, info + b"\\x01", "sha256")[:length]
 
-with PatchReader("worked.lmdb", mac_key=mac_key, context="docs", verify_key=publisher.verify_key) as reader:
+checks = {"mac_key": mac_key, "context": "docs", "verify_key": publisher.verify_key}
+with PatchReader("worked.lmdb", **checks) as reader:
     assert reader["patch"] == patch
     value = reader.raw("patch")  # with its footer
 payload, footer = value[:-64], value[-64:]
@@ -57,7 +60,8 @@ message = b"ben-secure/value/v1\\0" + footer[48:49] + footer[32:40]
 for part in (b"docs", b"patch"):
     message += struct.pack("<I", len(part)) + part
 message += struct.pack("<Q", len(payload)) + payload
-assert footer[:32] == hmac.digest(hkdf(secret, b"ben-secure/v1 value tag", 32), message, "sha256")
+tag_key = hkdf(secret, b"ben-secure/v1 value tag", 32)
+assert footer[:32] == hmac.digest(tag_key, message, "sha256")
 """
 
 SIGNATURE = """\
@@ -71,9 +75,10 @@ assert manifest[-32:] == hashlib.sha256(value).digest()
 envelope = json.loads(Path("worked.lmdb.manifest.dsse.json").read_text())
 kind, statement = envelope["payloadType"].encode(), base64.b64decode(envelope["payload"])
 signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(statement), statement)
-public = Ed25519PrivateKey.from_private_bytes(seed).public_key()
-public.verify(base64.b64decode(envelope["signatures"][0]["sig"]), signed)  # raises an error if it is false
-assert json.loads(statement)["subject"][0]["digest"]["sha256"] == hashlib.sha256(manifest).hexdigest()
+signature = base64.b64decode(envelope["signatures"][0]["sig"])
+private.public_key().verify(signature, signed)  # raises an error if it is false
+(subject,) = json.loads(statement)["subject"]
+assert subject["digest"]["sha256"] == hashlib.sha256(manifest).hexdigest()
 """
 
 
@@ -128,9 +133,9 @@ length. By hand, with the Ed25519 of `cryptography`:
 
 
 def rows(start, part, meaning):
-    """Lines of up to 16 bytes in hexadecimal, with their offset; the first one says what they mean."""
-    for at in range(0, max(len(part), 1), 16):
-        yield f"{start + at:4}  {part[at : at + 16].hex(' '):<47}  {'' if at else meaning}".rstrip()
+    """Lines of up to 8 bytes in hexadecimal, with their offset; the first one says what they mean."""
+    for at in range(0, max(len(part), 1), 8):
+        yield f"{start + at:4}  {part[at : at + 8].hex(' '):<23}  {'' if at else meaning}".rstrip()
 
 
 def fields(content, *parts):
@@ -146,8 +151,10 @@ def opcodes(payload):
     """Lines for each opcode of a pickle."""
     found = list(pickletools.genops(payload))
     for (opcode, argument, start), following in zip(found, [*found[1:], (None, None, len(payload))], strict=True):
-        said = "" if argument is None else f" {argument!r}"
-        yield from rows(start, payload[start : following[2]], opcode.name + said)
+        said = f"{len(argument)} bytes" if isinstance(argument, bytearray) else repr(argument)
+        yield from rows(
+            start, payload[start : following[2]], opcode.name if argument is None else f"{opcode.name} {said}"
+        )
 
 
 def shown(lines, kind="text"):
