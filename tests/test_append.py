@@ -150,7 +150,7 @@ def test_command(place, capsys):
         (2, ["old.lmdb", "empty.lmdb"], "nothing to add"),
         (2, ["old.lmdb", "missing"], "does not exist"),
         (2, ["missing", "new.lmdb"], "does not exist"),
-        (1, ["old.lmdb", "bad.lmdb"], "REFUSED: 1 of 1 value in bad.lmdb; old.lmdb is as it was"),
+        (1, ["old.lmdb", "bad.lmdb"], "REFUSED: 1 of 1 value in bad.lmdb; old.lmdb was not changed"),
         (2, ["old.lmdb", "new.lmdb", "--context", "c"], "--context requires --mac-key"),
         (2, ["old.lmdb", "new.lmdb", "--mac-key", "team.jwks"], "are not tagged"),
         (0, ["old.lmdb", "new.lmdb"], "APPENDED: 2 records to 2 in old.lmdb"),

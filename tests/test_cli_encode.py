@@ -62,7 +62,7 @@ def test_labels_and_tables(place, capsys):
     """``--no-labels`` leaves labels out, ``--metadata`` adds columns, ``--listed-only`` takes patches with a row."""
     assert run("encode --s2 s2 --no-labels --metadata t.csv --listed-only out", capsys) == (
         0,
-        "ENCODED: 2 patches are in out; 1 without a row were passed over\n",
+        "ENCODED: 2 patches are in out; skipped patches without a row: 1\n",
         "",
     )
     with PatchReader("out") as reader:
@@ -82,7 +82,7 @@ def test_a_failure_ends_it_or_does_not(place, capsys):
     code, out, err = run("encode --s2 s2 --keep-going out", capsys)
     assert (code, err) == (1, "")
     assert f"cannot encode patch {name}" in out
-    assert out.endswith("FAILED: 1 patches could not be encoded; the other 2 patches are in out\n")
+    assert out.endswith("FAILED: 1 patch could not be encoded; the other 2 are in out\n")
     with PatchReader("out") as reader:
         assert name not in reader
         assert len(reader) == 2
@@ -107,7 +107,7 @@ def test_failures_are_listed_up_to_a_bound(place, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("out", "say what to encode"),
+        ("out", "nothing to encode"),
         ("--s2 s2", "OUT is missing"),
         ("--s2 empty out", "no patch folders in"),
         ("--s2 missing out", "No such file or directory"),
@@ -126,7 +126,7 @@ def test_failures_are_listed_up_to_a_bound(place, capsys, monkeypatch):
         ("--s2 s2 --metadata missing.csv out", "missing.csv: No such file"),
         ("--s2 s2 --metadata key out", r"expected .csv, .tsv or .parquet"),
         ("--s2 s2 --metadata t.csv out", "the metadata table has no row for it"),
-        ("--s2 s2 --metadata none.csv --listed-only out", "has a row for none of the 3 patches"),
+        ("--s2 s2 --metadata none.csv --listed-only out", "has no row for any of the 3 patches"),
         ("--s2 s2 --mac-key t.csv out", "t.csv can be used by others"),
     ],
 )
@@ -188,10 +188,10 @@ def test_what_is_passed_over_is_said(place, capsys):
     (place / "s2" / "@eaDir").mkdir()
     code, out, _ = run("encode --s2 s2 out", capsys)
     assert code == 0
-    assert "; files and folders of other programs, passed over: 1\n" in out
+    assert "; skipped files and folders of other programs: 1\n" in out
     (place / "s2" / "._x").touch()
     _, out, _ = run("encode --s2 s2 out2", capsys)
-    assert "; files and folders of other programs, passed over: 2\n" in out
+    assert "; skipped files and folders of other programs: 2\n" in out
 
 
 def test_unknown_pixels_are_said(place, capsys):
@@ -249,8 +249,8 @@ def test_a_resumed_run_says_so(place, capsys, monkeypatch):
         code, out, err = run("encode --s2 s2 out", capsys)
         assert (code, out) == (130, "")
         assert re.fullmatch(
-            r"ben-secure: interrupted\nben-secure: what is written is kept in \S+/\.out\.ben-secure-writing: the same "
-            r"command goes on from there; remove it to give it up\n",
+            r"ben-secure: interrupted\nben-secure: finished patches are kept in \S+/\.out\.ben-secure-writing; run "
+            r"the same command to resume, or delete the folder\n",
             err,
         )
     assert run("encode --s2 s2 out", capsys) == (
@@ -270,7 +270,7 @@ def test_a_run_that_stopped_at_a_bad_patch_goes_on_when_it_is_mended(place, caps
     band.rename(place / "away")
     code, out, err = run("encode --s2 s2 --json out", capsys)
     assert (code, json.loads(out)["verdict"]) == (2, "undecided")
-    assert "what is written is kept" in err
+    assert "finished patches are kept" in err
     (place / "away").rename(band)
     code, out, err = run("encode --s2 s2 --json out", capsys)
     assert (code, err, json.loads(out)["resumed"]) == (0, "", 2)

@@ -103,7 +103,7 @@ SLOW = {
         "HS256",
         0.27,
         4.3,
-    ): "HS256 is slow on this machine: HS256 0.27 GB/s, A256GMAC 4.3 GB/s. To change over: ben-secure",
+    ): "HS256 is slow on this machine: HS256 0.27 GB/s, A256GMAC 4.3 GB/s. To change to A256GMAC, run ben-secure",
     ("HS256", 0.27, 0.3): None,
     ("HS256", 1.9, 9.9): None,
     ("A256GMAC", 1.9, 9.9): None,
@@ -148,7 +148,7 @@ def test_only_force_overwrites(tmp_path, capsys):
     before = (tmp_path / "mac").read_bytes()
     assert "exists and is not overwritten" in run(capsys, "mac", tmp_path / "mac", exit_code=2)
     assert "exists and is not overwritten" in run_json(capsys, "mac", tmp_path / "mac", exit_code=2)["error"]
-    assert "give one of the two" in run(capsys, "mac", tmp_path / "mac", "--add", "--force", exit_code=2)
+    assert "give only one of the two" in run(capsys, "mac", tmp_path / "mac", "--add", "--force", exit_code=2)
     assert (tmp_path / "mac").read_bytes() == before
     run(capsys, "mac", tmp_path / "mac", "--force")
     assert (tmp_path / "mac").read_bytes() != before
@@ -285,7 +285,7 @@ def test_a_passphrase_is_asked_for_twice_and_not_shown(tmp_path):
     assert exit_code == 0
     assert read_signing_key(tmp_path / "key", "correct horse").fingerprint == json.loads(out)["fingerprint"]
     assert "Passphrase for the new private key key: " in shown
-    assert "The same again: " in shown
+    assert "Repeat the passphrase: " in shown
     assert "horse" not in shown + out
 
 
@@ -293,8 +293,8 @@ def test_a_passphrase_is_asked_for_twice_and_not_shown(tmp_path):
     ("answers", "message"),
     [
         ([b"correct horse\n", b"correct house\n"], "the two passphrases differ"),
-        ([b"\n"], "no passphrase was typed"),
-        ([b"\x04"], "no passphrase was typed"),
+        ([b"\n"], "no passphrase was entered"),
+        ([b"\x04"], "no passphrase was entered"),
     ],
 )
 def test_a_passphrase_must_be_typed_twice_alike(answers, message, tmp_path):

@@ -127,7 +127,7 @@ def test_nothing_is_overwritten_without_force(place, capsys):
     ("command", "exit_code", "words"),
     [
         ("show db", 2, "--output is missing"),
-        ("show db none -o a.png", 2, "none is not in this database; the first one is one"),
+        ("show db none -o a.png", 2, "none is not in this database; its first key is one"),
         ("show empty none -o a.png", 2, "none is not in this database, which is empty"),
         ("show empty -o a.png", 2, "this database is empty, so there is nothing to show"),
         ("show nowhere -o a.png", 2, "nowhere"),

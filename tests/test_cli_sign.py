@@ -92,7 +92,7 @@ def test_safetensors_values_are_not_tagged_where_they_are(place, capsys):
     assert content("mixed/data.mdb") == before
     code, out, err = run("sign mixed --mac-key key --out copy", capsys)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "1 of them are safetensors files: with a tag behind them, only ben_secure reads them"
+    assert out.splitlines()[0] == "note: tagged 1 safetensors file; only ben_secure reads safetensors files with a tag"
     assert records("copy") == tagged(mixed)
     with PatchReader("copy", mac_key=KEYS) as reader:
         assert reader["s1"] == loads(S1_FILE)
@@ -119,14 +119,14 @@ def test_sign_in_place(place, capsys):
     code, out, _ = run("sign db --mac-key key --context c", capsys)
     assert (code, out) == (
         0,
-        f"SIGNED: all 30 values in db are tagged with the key {key_id} (30 were before)\n",
+        f"SIGNED: all 30 values in db are tagged with the key {key_id} (30 already before)\n",
     )
     assert content("db/data.mdb") == before
 
 
 def test_a_context_is_missed(place, capsys):
     """A line says what an empty one means, on stdout, which JSON keeps for itself; with a context there is none."""
-    note = "note: without --context the tags are good for any dataset under this key"
+    note = "note: without --context, a value and its tag are also valid in other databases with this key"
     for options, noted in (("", True), (" --context c --retag", False), (" --out copy --json", False)):
         code, out, err = run(f"sign db --mac-key key{options}", capsys)
         assert (code, err, note in out) == (0, "", noted)
@@ -156,7 +156,7 @@ def test_signing_resumes(place, capsys):
     half = dict(list(BARE.items())[:11])
     make_database(place / "half", BARE | tagged(half))
     code, out, _ = run("sign half --mac-key key", capsys)
-    assert (code, "(11 were before)" in out) == (0, True)
+    assert (code, "(11 already before)" in out) == (0, True)
     assert records("half") == tagged(BARE)
 
 
@@ -251,7 +251,10 @@ def test_signing_does_not_decode(place, capsys):
     [
         ("sign db", "--mac-key FILE, --signing-key FILE or --signer URI"),
         ("sign db --mac-key key --signing-key publisher", "--mac-key FILE, --signing-key FILE or --signer URI"),
-        ("sign db --signing-key publisher --signer hsm:2 --public-key p --name n --version 1", "say what to sign with"),
+        (
+            "sign db --signing-key publisher --signer hsm:2 --public-key p --name n --version 1",
+            "give one key to sign with",
+        ),
         (
             "sign db --signer hsm:2 --name n --version 1",
             "--signer requires --public-key, and --public-key requires --signer",
@@ -530,7 +533,7 @@ def test_a_release_since_another(place, capsys):
         (["--version", "1"], "expected the same --name and another --version"),
         (["--version", "2", "--name", "m"], "name n, expected m"),
         (["--version", "2", "--since-key", "stranger.pub"], "signed by 0 of the keys"),
-        ([], "--version only"),
+        ([], "with --since only --version"),
     ):
         assert main([*sign, "--since", "old.manifest", *wrong]) in (1, 2)
         assert words in capsys.readouterr().err
@@ -552,7 +555,7 @@ def test_a_release_since_another(place, capsys):
     assert main([*sign, "--name", "n", "--version", "3", "--force"]) == 0
     capsys.readouterr()
     assert main(verify) == 0
-    assert "since 1 (the publisher names none as the release before): 1 added" in capsys.readouterr().out
+    assert "since 1 (the publisher names no release as the predecessor): 1 added" in capsys.readouterr().out
     assert main([*verify[:2], "--mac-key", "key", "--from", "old.manifest"]) == 2
     if importlib.util.find_spec("blake3"):
         assert main([*sign, "--since", "old.manifest", "--version", "4", "--hash", "blake3", "--force"]) == 2

@@ -47,7 +47,10 @@ def test_the_table_has_bands_and_labels(place, capsys):
     assert rows["B01"][1] == "800"
     assert rows["Pastures"][1:3] == ["2", "66.7%"]
     assert "patches without labels: 1" in out
-    assert out.splitlines()[-1] == "db: 1 BigEarthNet_S1_Patch, 2 BigEarthNet_S2_Patch; std is of the population"
+    assert (
+        out.splitlines()[-1]
+        == "db: 1 BigEarthNet_S1_Patch, 2 BigEarthNet_S2_Patch; std is the population standard deviation"
+    )
 
 
 @pytest.mark.threat("T4")
@@ -79,7 +82,7 @@ def test_the_plot_is_written_once(place, capsys):
     """A PNG appears, and is overwritten only with --force."""
     code, out, _ = run(capsys, "stats db --plot a.png")
     assert code == 0
-    assert out.splitlines()[-1] == "histograms are in a.png"
+    assert out.splitlines()[-1] == "histograms written to a.png"
     assert (place / "a.png").read_bytes().startswith(b"\x89PNG")
     (place / "a.png").write_bytes(b"mine")
     code, out, err = run(capsys, "stats db --plot a.png")

@@ -117,10 +117,12 @@ def test_slow_verification_says_what_is_faster(place, capsys, monkeypatch):
     verified = "VERIFIED: all 25 values in tagged are as they were signed\n"
     monkeypatch.setattr(_speed, "measured", lambda: {Suite.HS256: 0.27, Suite.A256GMAC: 4.3})
     assert run(f"verify tagged {TAGS}", capsys) == (0, verified, "")
-    monkeypatch.setattr(_speed, "WORTH_TELLING_S", 0)
+    monkeypatch.setattr(_speed, "ADVICE_AFTER_S", 0)
     code, out, err = run(f"verify tagged {TAGS}", capsys)
     assert (code, err) == (0, "")
-    assert out.startswith("HS256 is slow on this machine: HS256 0.27 GB/s, A256GMAC 4.3 GB/s. To change over: ")
+    assert out.startswith(
+        "HS256 is slow on this machine: HS256 0.27 GB/s, A256GMAC 4.3 GB/s. To change to A256GMAC, run "
+    )
     assert out.endswith(verified)
     monkeypatch.setattr(_speed, "measured", lambda: {Suite.HS256: 1.9, Suite.A256GMAC: 4.3})
     assert run(f"verify tagged {TAGS}", capsys) == (0, verified, "")
@@ -206,7 +208,7 @@ def test_lists_are_cut_and_counted(place, capsys):
     code, out, _ = run("verify tagged --mac-key key --context wrong", capsys)
     assert code == 1
     assert out.splitlines()[0] == "25 changed:"
-    assert out.splitlines()[-1].endswith("has no valid tag: were they made for the --context 'wrong'?")
+    assert out.splitlines()[-1].endswith("has no valid tag; check that the tags were made for --context 'wrong'")
 
 
 def test_what_fails_for_one_reason_says_it_in_the_last_line(place, capsys):
@@ -216,10 +218,14 @@ def test_what_fails_for_one_reason_says_it_in_the_last_line(place, capsys):
         (
             "tagged",
             "other --context c",
-            f"is tagged with the key {KEYS.fingerprint}, and you gave {OTHER_KEYS.fingerprint}",
+            f"is tagged with the key {KEYS.fingerprint}, but you gave {OTHER_KEYS.fingerprint}",
         ),
-        ("tagged", "key", "has no valid tag, and no --context was given: were they made for one?"),
-        ("tagged", "key --context d", "has no valid tag: were they made for the --context 'd'?"),
+        (
+            "tagged",
+            "key",
+            "has no valid tag, and no --context was given; check whether the tags were made for a context",
+        ),
+        ("tagged", "key --context d", "has no valid tag; check that the tags were made for --context 'd'"),
     ):
         code, out, _ = run(f"verify {database} --mac-key {options}", capsys)
         assert (code, out.splitlines()[-1].startswith(f"REFUSED: {database} {expected}")) == (1, True)
@@ -276,7 +282,7 @@ def test_another_release_is_refused(place, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("verify db", "say what to verify with"),
+        ("verify db", "nothing to verify with"),
         ("verify missing --mac-key key", "does not exist"),
         ("verify tagged --mac-key missing", "cannot read missing"),
         ("verify tagged --mac-key publisher", "does not hold MAC keys"),
@@ -383,5 +389,5 @@ def test_an_earlier_release_of_several_is_compared_by_database(place, capsys):
             if os.path.exists(made):
                 os.rename(made, f"gone/{made}")
         assert main([*arguments, "swapped/train.lmdb.manifest"]) == 1
-        assert "is that of test.lmdb, expected train.lmdb" in capsys.readouterr().err
+        assert "is for the database test.lmdb, expected train.lmdb" in capsys.readouterr().err
         assert not os.path.exists("new")

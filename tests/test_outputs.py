@@ -61,7 +61,7 @@ def test_a_plot_on_standard_output(place, ben_secure):
     """The same for stats."""
     code, out, err = ben_secure("stats", "db", "--plot", "-")
     assert (code, out[:8]) == (0, PNG)
-    assert b"histograms are in standard output" in err
+    assert b"histograms written to standard output" in err
 
 
 @pytest.mark.threat("T21")

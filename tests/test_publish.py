@@ -111,7 +111,7 @@ def test_hostile_values_stop_it(place, capsys, convert):
     assert lines[0].startswith("a: ")
     assert "posix.system" in lines[0]
     assert lines[1].startswith(r"\xff: the LMDB key is not UTF-8")
-    assert lines[-1] == "REFUSED: 2 of 28 values in hostile; no release"
+    assert lines[-1] == "REFUSED: 2 of 28 values in hostile; no release was made"
     code, out, _ = run(["hostile", "release", *COMMAND, *convert, "--json"], capsys)
     document = json.loads(out)
     assert (code, document["verdict"], document["release"], document["checked"]) == (1, "refused", None, 28)

@@ -611,7 +611,7 @@ def test_commands_take_urls(server, folder, tmp_path, capsys, monkeypatch):
                 assert json.loads(out)["schema"]
     main(["verify", url, *signed, "--sample", "5"])
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"SAMPLED: 5 of 12 values in {shown(url)} are as they were signed; the others were not looked at"
+        f"SAMPLED: 5 of 12 values in {shown(url)} are as they were signed; the others were not checked"
     )
     main(["verify", url, *signed, "--sample", "5", "--json"])
     document = json.loads(capsys.readouterr().out)

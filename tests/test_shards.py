@@ -91,7 +91,7 @@ def test_a_shard_alone_is_no_verdict(tmp_path, capsys):
     shards(tmp_path, 2, database)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("shard 1/2: ")
-    assert second.endswith("records judged; the verdict is that of all shards (--merge)")
+    assert second.endswith("records judged; merge all shards for a verdict (--merge)")
     judged = [int(re.search(r": ([\d,]+) records", line)[1].replace(",", "")) for line in (first, second)]
     assert sum(judged) == len(MIXED)
     assert min(judged) > 200
@@ -223,7 +223,7 @@ def test_only_what_shards_have_written_is_merged(parts):
         (["db", "--shard", "1/3"], "--shard requires --output"),
         (["db", "--shard", "1/3", "--output", "x", "--json"], "--shard requires --output"),
         (["db", "--shard", "1/3", "--output", "x", "--sample", "3"], "--shard requires --output"),
-        (["--merge", "x", "--workers", "3"], "--merge judges nothing"),
+        (["--merge", "x", "--workers", "3"], "--merge judges no values"),
         (["none", "--shard", "1/3", "--output", "x"], "no LMDB database here"),
         (["--merge", "none"], "the file none does not exist"),
     ],

@@ -28,7 +28,7 @@ def database(tmp_path, monkeypatch):
         (["audit", "a", "--value-timeout", "inf"], "--value-timeout is inf; expected a number of at least 0.01"),
         (["audit", "a", "--format", "\x1b[31m"], r"--format is \x1b[31m; expected table, json, sarif or html"),
         (["audit"], "DB is missing"),
-        (["audit", "a", "--fial-on", "note"], "there is no option --fial-on; is it --fail-on?"),
+        (["audit", "a", "--fial-on", "note"], "there is no option --fial-on; did you mean --fail-on?"),
         (["show", "a"], "--output is missing"),
         (["keygen", "mac", "a", "--algorithm", "MD5"], "--algorithm is MD5; expected HS256 or A256GMAC"),
         (["inspect", "a", "b", "--hex"], "KEY is b; expected hexadecimal digits, or no --hex"),

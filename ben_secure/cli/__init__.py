@@ -1,8 +1,8 @@
 """The command line: parses arguments, runs one command, and always ends with one of four exit codes.
 
-0: everything was checked and is good. 1: something was refused. 2: it could not be decided (a usage error, a missing
-or damaged database, nothing to check, a broken pipe, an error of our own). 130: interrupted. Python ends with 1 on a
-stray exception, and so do the libraries used here on a broken pipe, so ``main`` lets nothing through.
+0: everything was checked and is good. 1: something was refused. 2: no decision was possible (a usage error, a missing
+or damaged database, nothing to check, a broken pipe, an internal error). 130: interrupted. Python exits with 1 on an
+uncaught exception, and so do click and rich on a broken pipe. Therefore ``main`` catches every exception.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the program's name; None for those of the process.
+        argv: Arguments without the program name; None for the arguments of the process.
 
     Returns:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with contextlib.suppress(AttributeError):  # None if the caller closed it, or a stream of the caller's own
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for any encoding, any text
+    with contextlib.suppress(AttributeError):  # stdout is None if it was closed, and may be another kind of stream
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # any text in any encoding
     try:
-        return _told(arguments)
+        return _run_and_report(arguments)
     finally:
         forks.end_begun()
 
 
-def _told(arguments: list[str]) -> int:
-    """Run one command and say why it fails, if it does."""
+def _run_and_report(arguments: list[str]) -> int:
+    """Run one command, and print the reason if it fails."""
     try:
         try:
             exit_code = _run(arguments)
-            if sys.stdout is not None:  # it is None if the caller closed it
+            if sys.stdout is not None:  # stdout is None if it was closed
                 sys.stdout.flush()
         except (BrokenPipeError, SystemExit):
             raise
@@ -52,10 +52,10 @@ def _told(arguments: list[str]) -> int:
             sys.stdout.flush()
         return exit_code
     except (OSError, SystemExit):
-        # Nobody reads the output. (rich leaves a broken pipe with SystemExit(1), which would say "refused".)
+        # Nobody reads the output. On a broken pipe, rich raises SystemExit(1), but 1 would mean "refused".
         _discard_output()
         return 2
-    except Exception as error:  # not even the failure could be told: a broken installation
+    except Exception as error:  # the failure could not be reported, because the installation is broken
         print(f"{PROGRAM}: {type(error).__name__}: {error!a}", file=sys.stderr)
         return 2
 
@@ -67,9 +67,9 @@ def run() -> None:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["audit"] and not _NO_WORKERS.intersection(arguments):
-        with contextlib.suppress(StoreError):  # it is told when a worker is needed
-            forks.begin("ben_secure.audit.run._worker")  # while this process imports what it needs
-    # Imported here: click and rich take longer to load than most commands to run.
+        with contextlib.suppress(StoreError):  # reported when a worker is needed
+            forks.begin("ben_secure.audit.run._worker")  # starts while this process imports its modules
+    # Imported here, because loading click and rich takes longer than running most commands.
     from click.exceptions import Exit
     from click.shell_completion import shell_complete
 
@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
     if instruction := os.environ.get(_COMPLETE):
         return 2 * shell_complete(app, {}, PROGRAM, _COMPLETE, instruction)
     try:
-        # Not app.main(), which has exit codes of its own for interrupts and broken pipes. The copy is emptied.
+        # Not app.main(), which has other exit codes for interrupts and broken pipes. click empties the list it gets.
         with app.make_context(PROGRAM, arguments[:] or ["--help"]) as context:
             return int(app.invoke(context))
     except Exit as stop:  # --help, --version
@@ -89,25 +89,25 @@ def _fail(arguments: list[str], error: BaseException) -> int:
     try:
         from ben_secure.cli._common import fail
     except (ImportError, OSError):
-        if isinstance(error, OSError):  # no file can be opened, and so no module
+        if isinstance(error, OSError):  # no descriptor is left, so no module can be imported
             print(f"{PROGRAM}: {error!a}", file=sys.stderr)
             return 2
         if not isinstance(error, KeyboardInterrupt):
             raise
-        # Interrupted while a library was loading, which cannot be loaded again in the same process.
+        # Interrupted during the import of a library, which cannot be imported again in the same process.
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
     return fail(arguments, error)
 
 
 def _discard_output() -> None:
-    """Point stdout and stderr to nowhere, so that Python's flush at exit cannot fail and change the exit code."""
+    """Redirect stdout and stderr to the null device, so that Python's flush at exit cannot change the exit code."""
     try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+        null = os.open(os.devnull, os.O_WRONLY)
     except OSError:  # no descriptor is left
         sys.stdout = sys.stderr = None
         return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
-            os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+            os.dup2(null, stream.fileno())
+    os.close(null)

@@ -9,7 +9,7 @@ import click
 import ben_secure
 from ben_secure.cli._usage import Group
 
-# In the order of the help: the module in ``commands`` that is imported when a command is asked for, and its name there.
+# In the order of the help: the module in ``commands`` with the command, imported on use, and the name of its function.
 _HOMES = {
     "demo": ("demo", "command"),
     "audit": ("audit", "command"),
@@ -28,14 +28,14 @@ _HOMES = {
 
 
 class _Commands(Group):
-    """All commands; none of them is imported for another."""
+    """All commands. Each one is imported only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name them."""
+        """List the names of the commands."""
         return list(_HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one; None if there is no such command."""
+        """Import a command; None if it does not exist."""
         if cmd_name in _HOMES and cmd_name not in self.commands:
             module, name = _HOMES[cmd_name]
             self.add_command(getattr(import_module(f"ben_secure.cli.commands.{module}"), name))
@@ -46,7 +46,7 @@ class _Commands(Group):
     "ben-secure",
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 all good, 1 refused, 2 could not decide, 130 interrupted.",
+    epilog="Exit codes: 0 good, 1 refused, 2 undecided or failed, 130 interrupted.",
 )
 @click.version_option(ben_secure.__version__, message=f"ben-secure {ben_secure.__version__}")
 def app() -> None:

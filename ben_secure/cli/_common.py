@@ -1,8 +1,7 @@
-"""What the commands share: where output goes, and how a failure is told.
+"""Functions that the commands share: output, progress and error messages.
 
-Results go to stdout, diagnostics and progress to stderr. Nothing here interprets markup, emoji codes or links, so
-that text which slipped through could still not style the terminal; text from files is escaped by its caller all the
-same.
+Results go to stdout, diagnostics and progress to stderr. Callers escape text from files. As a second barrier, the
+consoles here interpret no markup, emoji codes or links.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from ben_secure.store.change.rewrite import Progress as Callback
 
 STDOUT = "-"
 SCHEMA = 1
-"""Number of the JSON form of every command but ``audit``, which has its own; raised when a key is renamed, removed
-or changes its meaning."""
+"""Number of the JSON format of all commands except ``audit``. It rises when a key is renamed, removed or changes its
+meaning."""
 
 
 def console() -> Console:
-    """Make the console for results, on what is stdout now."""
+    """Make the console for results, on the current stdout."""
     return plain_console(sys.stdout)
 
 
@@ -44,21 +43,21 @@ def print_json(document: Mapping[str, object]) -> None:
 
 
 def wants_json(arguments: list[str]) -> bool:
-    """Whether a command line asks for JSON, though it may not parse otherwise."""
+    """Whether a command line asks for JSON, even if it is invalid."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     formats = zip(options, [*options[1:], ""], strict=True)
     return "--json" in options or "--format=json" in options or ("--format", "json") in formats
 
 
 def fail(arguments: list[str], error: BaseException) -> int:
-    """Tell why a command failed, in one line or one JSON object.
+    """Report the failure of a command in one line or one JSON object.
 
     Args:
         arguments: The command line.
-        error: What happened.
+        error: The failure.
 
     Returns:
-        The exit code: 130 interrupted, 1 if data was refused, otherwise 2.
+        The exit code: 130 if interrupted, 1 if data was refused, otherwise 2.
     """
     exit_code, message = explain(error)
     if wants_json(arguments):
@@ -72,7 +71,7 @@ def fail(arguments: list[str], error: BaseException) -> int:
         print_json(document)
     else:
         print(f"ben-secure: {message}", file=sys.stderr)
-        if arguments[:1] == ["audit"] and exit_code == 130:  # its last line is always a verdict
+        if arguments[:1] == ["audit"] and exit_code == 130:  # the last line of an audit is always a verdict
             print("UNDECIDED: interrupted before the audit was finished")
     for note in getattr(error, "__notes__", ()):
         print(f"ben-secure: {note}", file=sys.stderr)
@@ -80,12 +79,12 @@ def fail(arguments: list[str], error: BaseException) -> int:
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """Have something told on stderr after the error (PEP 678, for Python 3.10, too)."""
+    """Add a note to an error, which ``fail`` prints on stderr after it (PEP 678, also for Python 3.10)."""
     vars(error).setdefault("__notes__", []).append(note)
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """Say in one line why a command failed, and with which exit code: 130 interrupted, 1 refused, otherwise 2."""
+    """Return the exit code of a failed command (130 interrupted, 1 refused, otherwise 2) and the reason in one line."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, BenSecureError):
@@ -101,15 +100,15 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 
 def check_output(option: str, path: str | None, force: bool) -> None:
-    """Find now what would keep a file from being written, and not after an hour of work.
+    """Check that an output file can be written, before the work starts rather than after it.
 
     Args:
         option: The option that names the file.
-        path: The file, "-" for standard output, or None for none.
-        force: Whether it may be overwritten.
+        path: The file, "-" for standard output, or None without the option.
+        force: Whether the file may be overwritten.
 
     Raises:
-        StoreError: Something is in its place, or it cannot be made there.
+        StoreError: The file exists, or its folder does not exist or is not writable.
     """
     if path is None or path == STDOUT or is_stream(path):
         return
@@ -120,7 +119,7 @@ def check_output(option: str, path: str | None, force: bool) -> None:
 
 
 def write_output(path: str, content: bytes, force: bool) -> None:
-    """Write a file as ``write_file`` does, or to standard output if it is called "-"."""
+    """Write a file like ``write_file``, or to standard output if ``path`` is "-"."""
     if path != STDOUT:
         write_file(path, content, overwrite=force)
         return
@@ -132,46 +131,46 @@ def refuse_two(path: str | None, as_json: bool) -> None:
     """Refuse to write a file and a JSON object to standard output.
 
     Raises:
-        UsageError: Both were asked for.
+        UsageError: Both were requested.
     """
     if path == STDOUT and as_json:
         raise click.UsageError("--json and a picture cannot both go to standard output; name a file")
 
 
-def shown_output(path: str) -> str:
-    """Name a file that was written."""
+def output_name(path: str) -> str:
+    """Name an output file in a message."""
     return "standard output" if path == STDOUT else printable(path, 400)
 
 
 def notes(path: str | None) -> Console:
-    """Make the console for results of a command that writes a file, too: stderr if that is standard output."""
+    """Make the console for the results of a command with an output file: stderr if the file is standard output."""
     return plain_console(sys.stderr) if path == STDOUT else console()
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callback | None]:
+def progress_bar(activity: str) -> Iterator[Callback | None]:
     """Show progress on stderr while the block runs, if stderr is a terminal.
 
     Args:
-        what: What is being done; one word or two.
+        activity: One or two words, such as ``verifying``.
 
     Yields:
-        What to call with done and total, or None.
+        A function to call with the completed and the total number, or None.
     """
-    if sys.stderr is None or not sys.stderr.isatty():  # FORCE_COLOR, which rich obeys, makes no terminal
+    if sys.stderr is None or not sys.stderr.isatty():  # rich would also show progress if FORCE_COLOR is set
         yield None
         return
     err = plain_console(sys.stderr)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(activity, total=None)
         last = -1
 
-        def show(done: int, total: int) -> None:
+        def show(completed: int, total: int) -> None:
             nonlocal last
-            # A thousand updates in all; each costs more than a small value takes.
-            if done * 1000 // max(total, 1) != last or done == total:
-                last = done * 1000 // max(total, 1)
-                bar.update(task, completed=done, total=total)
+            # At most 1,000 updates, because an update takes longer than a small value.
+            if completed * 1000 // max(total, 1) != last or completed == total:
+                last = completed * 1000 // max(total, 1)
+                bar.update(task, completed=completed, total=total)
 
         yield show

@@ -1,7 +1,7 @@
-"""Describe a patch and a database in plain data, for the commands that show them.
+"""Describe a patch as plain data, for the commands that show it.
 
-Takes patches that the loader has built and never changes them. Names and metadata come from a file: they are escaped
-and cut here, and no ``repr`` of anything large is ever made.
+The input is a patch from the loader, which is not changed. Names and metadata are text from a file, so they are escaped
+and truncated here. The ``repr`` of a large object is never computed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHOWN_DEPTH = 3
 def band_facts(band: Band) -> dict[str, object]:
     """Describe a band: ``name``, ``resolution_m``, ``shape``, ``dtype``, ``min``, ``mean``, ``max``."""
     data = band.data
-    wide = "c16" if data.dtype.kind == "c" else "f8"  # a float16 mean overflows
+    wide = "c16" if data.dtype.kind == "c" else "f8"  # the mean of float16 could overflow
     with np.errstate(all="ignore"):
         low, mean, high = data.min(), data.mean(dtype=wide), data.max()
     return {
@@ -39,12 +39,12 @@ def band_facts(band: Band) -> dict[str, object]:
 
 
 def _number(value: complex) -> float | str:
-    """JSON has no complex numbers, no infinity and no NaN; these become text."""
+    """Convert complex numbers, infinity and NaN into text, because JSON has none of them."""
     return value if isinstance(value, int | float) and math.isfinite(value) else str(value)
 
 
 def metadata_facts(patch: BigEarthNetPatch) -> list[dict[str, object]]:
-    """Describe the metadata of a patch: for each its ``name``, ``type`` and ``value``, cut to some 200 characters."""
+    """Describe each item of the metadata: ``name``, ``type`` and ``value``, which is truncated to 200 characters."""
     return [
         {"name": printable(name), "type": _type(value), "value": printable(_text(value), _SHOWN_CHARACTERS)}
         for name, value in patch.to_dict()["metadata"].items()
@@ -58,11 +58,11 @@ def _type(value: object) -> str:
 
 
 def _text(value: object, depth: int = 0) -> str:
-    """Write metadata as Python does, but only the beginning of what is long, deep or many; not yet escaped."""
+    """Write metadata as Python does, but truncated if it is long or deep. The text is not yet escaped."""
     if isinstance(value, np.ndarray):
-        return _some(value.flat[: _SHOWN_ITEMS + 1].tolist(), value.size, "[]", depth)
+        return _items(value.flat[: _SHOWN_ITEMS + 1].tolist(), value.size, "[]", depth)
     if isinstance(value, str):
-        text = str(value[: _SHOWN_CHARACTERS + 1])  # cut first: it may be megabytes long
+        text = str(value[: _SHOWN_CHARACTERS + 1])  # truncated first, because it may have megabytes
         return repr(text) if depth else text
     if isinstance(value, bytes):
         return repr(value[:_SHOWN_CHARACTERS])
@@ -71,16 +71,16 @@ def _text(value: object, depth: int = 0) -> str:
             return "..."
         brackets = "[]" if isinstance(value, list) else "()" if isinstance(value, tuple) else "{}"
         if isinstance(value, dict):
-            shown = (f"{_text(name, depth + 1)}: {_text(item, depth + 1)}" for name, item in value.items())
-            return _joined(shown, len(value), brackets)
-        return _some(value, len(value), brackets, depth)
+            pairs = (f"{_text(name, depth + 1)}: {_text(item, depth + 1)}" for name, item in value.items())
+            return _joined(pairs, len(value), brackets)
+        return _items(value, len(value), brackets, depth)
     return str(value)
 
 
-def _some(items: Iterable[object], count: int, brackets: str, depth: int) -> str:
+def _items(items: Iterable[object], count: int, brackets: str, depth: int) -> str:
     return _joined((_text(item, depth + 1) for item in items), count, brackets)
 
 
-def _joined(shown: Iterable[str], count: int, brackets: str) -> str:
+def _joined(texts: Iterable[str], count: int, brackets: str) -> str:
     more = [f"... {count - _SHOWN_ITEMS:,} more"] if count > _SHOWN_ITEMS else []
-    return brackets[0] + ", ".join([*islice(shown, _SHOWN_ITEMS), *more]) + brackets[1]
+    return brackets[0] + ", ".join([*islice(texts, _SHOWN_ITEMS), *more]) + brackets[1]

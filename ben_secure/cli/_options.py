@@ -1,4 +1,4 @@
-"""The options that several commands share, each written once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _context(text: str) -> str:
     return text
 
 
-def _stated(text: str) -> str:
-    """What can stand in a statement: found here, because hashing may take hours."""
+def _statement_text(text: str) -> str:
+    """Check that a text is valid in a statement. Checked here, because hashing comes first and may take hours."""
     if not (text.isprintable() and 1 <= len(text) <= MAX_TEXT_CHARACTERS):
         raise ValueError
     return text
@@ -39,31 +39,31 @@ def _png(text: str) -> str:
 
 
 CONTEXT = Kind("C", _context)
-STATED = Kind("TEXT", _stated, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
+STATEMENT_TEXT = Kind("TEXT", _statement_text, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
 KEY_FILE = Kind("FILE", lambda text: "/dev/stdin" if text == "-" else text, choices=None)
 PNG = Kind("FILE", _png, "a name that ends in .png, or - for standard output", choices=None)
 
-database = argument("database", metavar="DB", type=PATH, note="LMDB directory, or its data file.")
+database = argument("database", metavar="DB", type=PATH, note="LMDB directory or its data file.")
 readable = argument(
-    "database", metavar="DB", type=PATH, note="LMDB directory, its data file, or a URL (https, s3) of one of them."
+    "database", metavar="DB", type=PATH, note="LMDB directory, its data file, or the URL of either (https, s3)."
 )
 mac_key = click.option(
-    "--mac-key", type=KEY_FILE, help="Secret key file, from ben-secure keygen mac; - for standard input."
+    "--mac-key", type=KEY_FILE, help="Secret key file, made by ben-secure keygen mac; - for standard input."
 )
 context = click.option("--context", type=CONTEXT, default="", help="Dataset name bound into each tag.")
-name = click.option("--name", type=STATED, help="Name of the dataset.")
-version = click.option("--version", type=STATED, help="Version of the release.")
-license_ = click.option("--license", "license_", type=STATED, help="Licence of the dataset.")
+name = click.option("--name", type=STATEMENT_TEXT, help="Name of the dataset.")
+version = click.option("--version", type=STATEMENT_TEXT, help="Version of the release.")
+license_ = click.option("--license", "license_", type=STATEMENT_TEXT, help="Licence of the dataset.")
 passphrase_file = click.option(
-    "--passphrase-file", type=PATH, metavar="F", help="Take the passphrase from the first line of a 0600 file."
+    "--passphrase-file", type=PATH, metavar="F", help="Read the passphrase from the first line of a file (mode 0600)."
 )
 passphrase_env = click.option(
-    "--passphrase-env", metavar="VAR", help="Take the passphrase from an environment variable."
+    "--passphrase-env", metavar="VAR", help="Read the passphrase from an environment variable."
 )
 SIGNING_KEY_HELP = "Publisher's private key: PEM, DER, OpenSSH or JWK; - for standard input."
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
-# By the field of ``Verification`` that each option sets, whose default it has.
+# By the field of ``Verification`` that the option sets. The defaults are the same.
 _VERIFYING = {
     "mac_key": mac_key,
     "context": context,
@@ -71,21 +71,24 @@ _VERIFYING = {
         "--verify-key", type=KEY_FILE, multiple=True, help="Publisher's public key; may be repeated."
     ),
     "threshold": click.option(
-        "--threshold", type=whole(), default=1, show_default=True, help="How many of the --verify-key must have signed."
+        "--threshold", type=whole(), default=1, show_default=True, help="Number of --verify-key that must have signed."
     ),
-    "manifest": click.option("--manifest", type=PATH, help="Signed manifest, or its URL; DB.manifest if not given."),
+    "manifest": click.option("--manifest", type=PATH, help="Signed manifest or its URL (default: DB.manifest)."),
     "name": name,
     "version": version,
     "subject": click.option(
         "--subject",
-        type=STATED,
-        help="Which database of a release of several; the one with the name of DB if not given.",
+        type=STATEMENT_TEXT,
+        help="Name of the database in a release of several (default: the name of DB).",
     ),
 }
 
 
 def verifying(function: Callable[..., int]) -> Callable[..., int]:
-    """Give a command that has ``database`` or ``databases`` the options for its parameter ``verification``."""
+    """Add the options for verification to a command, which gets the parameter ``verification``.
+
+    The command must have a parameter ``database`` or ``databases``.
+    """
     names = [field.name for field in fields(Verification)]
 
     @functools.wraps(function)
@@ -100,9 +103,9 @@ def verifying(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def _verification(databases: Sequence[str], keywords: dict[str, Any]) -> Verification | None:
-    """Read the keys that options name, and make what is asked for; None for nothing."""
+    """Read the key files and make the ``Verification``; None if no option requests one."""
     if (file := keywords["mac_key"]) is not None:
-        keywords["mac_key"] = read_mac_keys(file, databases[0])  # once: it may be a pipe
+        keywords["mac_key"] = read_mac_keys(file, databases[0])  # only once, because the file may be a pipe
         for database in databases[1:]:
             refuse_beside_data(file, database)
     keywords["verify_key"] = [read_verify_key(file) for file in keywords["verify_key"]] or None
@@ -115,7 +118,7 @@ def _verification(databases: Sequence[str], keywords: dict[str, Any]) -> Verific
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Turn a ``ValueError`` of the block into a usage error that names options where it names arguments."""
+    """Convert a ``ValueError`` of the block into a usage error, with the names of arguments replaced by options."""
     names = "|".join(["since_manifest", *(field.name for field in fields(Verification))])
     try:
         yield

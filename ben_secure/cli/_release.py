@@ -1,4 +1,4 @@
-"""A publisher's signature over the list of all records, and what changed since the release before."""
+"""Sign the list of all records with a publisher's key, and list the changes since the previous release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS = ("added", "changed", "removed")
 
 
 def changes_to_json(changes: Changes) -> dict[str, Any]:
-    """Write changes as plain data: a count and the first LMDB keys of each kind, and how many are unchanged."""
+    """Convert changes into plain data: count and first LMDB keys of each kind, and the number of unchanged records."""
     kinds = {
         kind: {
             "count": getattr(changes, kind).count,
@@ -38,21 +38,22 @@ def changes_to_json(changes: Changes) -> dict[str, Any]:
 
 
 def check_earlier(before: Manifest, path: str, database: str) -> None:
-    """Check that a manifest of an earlier release of several is not that of another database than it is called after.
+    """Check that the manifest of an earlier release of several databases is for the right database.
 
     Args:
         before: The manifest.
-        path: Where it was.
-        database: Name of the database that is compared with it, which it may be called after, too.
+        path: Its path. The name of the file may name the database.
+        database: Name of the database that is compared with it.
 
     Raises:
-        ManifestMismatchError: It is that of another database.
+        ManifestMismatchError: The manifest is for another database.
     """
     subject = before.statement.subject
-    if subject is not None and subject.name not in (called := name_of(path.removesuffix(MANIFEST_SUFFIX)), database):
+    file_name = name_of(path.removesuffix(MANIFEST_SUFFIX))
+    if subject is not None and subject.name not in (file_name, database):
         raise ManifestMismatchError(
-            f"the manifest of the earlier release is that of {printable(subject.name)}, expected "
-            f"{printable(called)}: it was exchanged or renamed; fetch it again, or call it "
+            f"the manifest of the earlier release is for the database {printable(subject.name)}, expected "
+            f"{printable(file_name)}: it was exchanged or renamed; fetch it again, or rename it to "
             f"{printable(subject.name)}{MANIFEST_SUFFIX}",
             rule=Rule.MANIFEST,
             database=shown(path),
@@ -60,12 +61,12 @@ def check_earlier(before: Manifest, path: str, database: str) -> None:
 
 
 def print_changes(facts: dict[str, Any], before: str, out: Console) -> None:
-    """Print what ``changes_to_json`` made, by kind, with the first LMDB keys of each.
+    """Print the changes by kind, with the first LMDB keys of each kind.
 
     Args:
-        facts: The changes.
-        before: The release since which they are, safe to show.
-        out: Where to.
+        facts: The changes, from ``changes_to_json``.
+        before: Version of the earlier release, already escaped.
+        out: Output.
     """
     counts = ", ".join(f"{facts[kind]['count']:,} {kind}" for kind in _KINDS)
     out.print(f"since {before}: {counts}, {facts['unchanged']:,} unchanged", soft_wrap=True)
@@ -79,14 +80,14 @@ def print_changes(facts: dict[str, Any], before: str, out: Console) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What a publisher says of a release, and the one before.
+    """A publisher's statements about a release.
 
     Attributes:
-        name: Name of the dataset; None for that of ``since``.
+        name: Name of the dataset; None to take it from ``since``.
         version: Version of the release.
-        license: Licence; None for that of ``since``, if there is one.
-        algorithm: The hash that values are listed by; None for that of ``since``, or SHA-256.
-        since: The release before, or None.
+        license: Licence; None to take it from ``since``, if it has one.
+        algorithm: Hash of the values in the manifest; None to take it from ``since``, or for SHA-256.
+        since: Manifest of the previous release, or None.
     """
 
     name: str | None
@@ -99,14 +100,14 @@ class Release:
 def sign_list(
     database: str, signer: Signer, release: Release, manifest: str | None, *, force: bool, as_json: bool
 ) -> int:
-    """Sign the list of all records, and tell; before it is signed, what changed since the release before.
+    """Sign the list of all records, and print the result. The changes since the previous release are printed first.
 
     Args:
         database: The database.
         signer: The publisher's key.
-        release: What is said of it.
-        manifest: Where the manifest goes, or None for beside the database.
-        force: Whether manifest and envelope are overwritten.
+        release: Statements about the release.
+        manifest: Path of the new manifest, or None to write it beside the database.
+        force: Whether to overwrite manifest and envelope.
         as_json: Whether to print one JSON object.
 
     Returns:
@@ -116,8 +117,8 @@ def sign_list(
     before = None if release.since is None else release.since.statement
     since: dict[str, Any] = {} if before is None else {"version": before.version}
 
-    def tell(found: Changes) -> None:
-        since.update(changes_to_json(found))
+    def print_since(changes: Changes) -> None:
+        since.update(changes_to_json(changes))
         if not as_json:
             print_changes(since, printable(since["version"]), console())
 
@@ -132,7 +133,7 @@ def sign_list(
             created=_signing.now(),
             manifest=path,
             since=release.since,
-            on_changes=tell,
+            on_changes=print_since,
             overwrite=force,
             progress=progress,
         ).statement
@@ -144,7 +145,7 @@ def sign_list(
     out = console()
     rows = [("manifest", printable(path, 400)), ("envelope", printable(path + ENVELOPE_SUFFIX, 400))]
     _signing.print_facts([*rows, ("fingerprint", fingerprint)], out)
-    out.print("Publish both files with the database, and the fingerprint where readers look for it.")
+    out.print("Publish both files with the database. Publish the fingerprint where users look for it.")
     records = f"{counted(signed.count, 'record')} of {printable(database, 400)}"
     _signing.print_verdict(f"SIGNED: {records}, by {fingerprint}", 0, out)
     return 0

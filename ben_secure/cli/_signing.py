@@ -1,6 +1,6 @@
-"""What commands share that sign or verify: keys from files, and how outcomes are told.
+"""Functions shared by the commands that sign or verify: reading keys and printing results.
 
-A secret is named by its file and never shown. LMDB keys and paths come from files: they are escaped here.
+A secret is identified by its file and never printed. LMDB keys and paths are untrusted text and are escaped here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ben_secure.store.change.rewrite import Refusals, Rewritten
 
 
 def signing_key_from(path: str, file: str | None, variable: str | None, database: str) -> SigningKey:
-    """Read a publisher's private key; ask for a passphrase if it is encrypted and no option says where to find it.
+    """Read a publisher's private key. Ask for the passphrase if the key is encrypted and no option gives it.
 
     Args:
         path: The key file.
         file: ``--passphrase-file``.
         variable: ``--passphrase-env``.
-        database: What will be signed.
+        database: The database to sign.
 
     Raises:
         KeyFileError: The key cannot be used, or there is no passphrase.
@@ -42,7 +42,7 @@ def signing_key_from(path: str, file: str | None, variable: str | None, database
 
 
 def device_key_from(uri: str, public_key: str, file: str | None, variable: str | None) -> DeviceKey:
-    """Find a publisher's key in a device; ask for its PIN if one is needed and no option says where to find it.
+    """Find a publisher's key in a device. Ask for the PIN if the device needs one and no option gives it.
 
     Args:
         uri: ``--signer``.
@@ -54,12 +54,11 @@ def device_key_from(uri: str, public_key: str, file: str | None, variable: str |
         KeyFileError: The device or the public key cannot be used, or there is no PIN.
         MissingExtraError: securesystemslib is not installed.
     """
-    given = _passphrase.passphrase_from(file, variable)
+    passphrase = _passphrase.passphrase_from(file, variable)
 
     def secret(name: str) -> str:
-        return (_passphrase.prompt(f"the signer ({printable(name)})") if given is None else given).decode(
-            errors="surrogateescape"
-        )
+        pin = _passphrase.prompt(f"the signer ({printable(name)})") if passphrase is None else passphrase
+        return pin.decode(errors="surrogateescape")
 
     verify_key = read_verify_key(public_key)
     try:
@@ -69,12 +68,12 @@ def device_key_from(uri: str, public_key: str, file: str | None, variable: str |
 
 
 def now() -> datetime:
-    """The time, as it is signed."""
+    """Return the current time (UTC) in whole seconds, as it is signed."""
     return datetime.now(timezone.utc).replace(microsecond=0)
 
 
 def document(command: str, database: str, verdict: str | None, exit_code: int) -> dict[str, Any]:
-    """Begin the JSON object of a command; a verdict of None says that nothing was judged."""
+    """Make the first members of a command's JSON object. The verdict is None if nothing was judged."""
     return {
         "schema": SCHEMA,
         "command": command,
@@ -86,7 +85,7 @@ def document(command: str, database: str, verdict: str | None, exit_code: int) -
 
 
 def refusals_to_json(refusals: Refusals) -> dict[str, object]:
-    """Write refused values as plain data: ``refused``, the first ``findings``, and ``findings_left_out``."""
+    """Convert refusals into plain data: ``refused``, the first ``findings``, and ``findings_left_out``."""
     findings = [Finding.from_error(error.lmdb_key or b"", error) for error in refusals.first]
     return {
         "refused": refusals.count,
@@ -96,26 +95,26 @@ def refusals_to_json(refusals: Refusals) -> dict[str, object]:
 
 
 def print_refusals(refusals: Refusals, out: Console) -> None:
-    """Print refused values, a line each, and then once what to do about them."""
-    advice: dict[str, None] = {}
+    """Print the refused values in one line each, then each distinct remedy once."""
+    remedies: dict[str, None] = {}
     for error in refusals.first:
-        what, _, remedy = error.message.partition("; ")
-        out.print(f"{printable_key(error.lmdb_key or b'')}: {what}", soft_wrap=True)
-        advice[remedy] = None
+        problem, _, remedy = error.message.partition("; ")
+        out.print(f"{printable_key(error.lmdb_key or b'')}: {problem}", soft_wrap=True)
+        remedies[remedy] = None
     print_left_out(refusals.count, len(refusals.first), "refused", out)
-    for remedy in filter(None, advice):
+    for remedy in filter(None, remedies):
         out.print(f"what to do: {remedy}", soft_wrap=True)
 
 
-def print_left_out(count: int, shown: int, what: str, out: Console) -> None:
-    """Say how many of a list were not shown."""
-    if count > shown:
-        out.print(f"and {count - shown:,} more {what}", soft_wrap=True)
+def print_left_out(count: int, printed: int, description: str, out: Console) -> None:
+    """Print how many items of a list were not printed."""
+    if count > printed:
+        out.print(f"and {count - printed:,} more {description}", soft_wrap=True)
 
 
-def all_values(count: int, place: str) -> str:
-    """Begin a sentence on all values of a database, as in ``all 30 values in some.lmdb are``."""
-    return f"1 value in {place} is" if count == 1 else f"all {counted(count, 'value')} in {place} are"
+def all_values(count: int, database: str) -> str:
+    """Write the subject and verb of a sentence, such as ``all 30 values in some.lmdb are``."""
+    return f"1 value in {database} is" if count == 1 else f"all {counted(count, 'value')} in {database} are"
 
 
 def print_verdict(text: str, exit_code: int, out: Console) -> None:
@@ -124,48 +123,57 @@ def print_verdict(text: str, exit_code: int, out: Console) -> None:
 
 
 def print_facts(rows: Iterable[tuple[str, str]], out: Console) -> None:
-    """Print names and values, aligned."""
+    """Print aligned pairs of names and values."""
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         out.print(f"{name:<{width}}  {value}", soft_wrap=True)
 
 
-def tell_rewritten(
+def print_rewritten(
     command: str,
     source: str,
     target: str | None,
-    done: Rewritten,
+    result: Rewritten,
     headline: str,
     as_json: bool,
     *,
     text: str | None = None,
     facts: Mapping[str, object] = MappingProxyType({}),
 ) -> int:
-    """Tell what became of a database whose values were made anew: ``target``, or ``source`` itself if that is None.
+    """Print the result of a command that rewrites a database.
 
-    Says ``text`` behind the headline, or how many values there are; the JSON object has ``facts``, too.
+    Args:
+        command: Name of the command.
+        source: The database.
+        target: The copy; None if the database itself was changed.
+        result: The result.
+        headline: First word of the last line if no value was refused.
+        as_json: Whether to print one JSON object.
+        text: Text after the headline; None for the number of values.
+        facts: Further members of the JSON object.
 
     Returns:
         The exit code: 1 if a value was refused, otherwise 0.
     """
-    exit_code = 1 if done.refusals.count else 0
+    exit_code = 1 if result.refusals.count else 0
+    written, checked, refused = result.written, counted(result.checked, "value"), result.refusals.count
     if as_json:
-        found = document(command, source, "refused" if exit_code else headline.lower(), exit_code)
-        counts = {"out": target if done.written else None, "checked": done.checked, "written": done.written}
-        counts |= {"joined": done.joined} if done.joined else {}
-        print_json({**found, **facts, **counts, **refusals_to_json(done.refusals)})
+        members = document(command, source, "refused" if exit_code else headline.lower(), exit_code)
+        counts = {"out": target if written else None, "checked": result.checked, "written": written}
+        counts |= {"joined": result.joined} if result.joined else {}
+        print_json({**members, **facts, **counts, **refusals_to_json(result.refusals)})
         return exit_code
     out = console()
-    print_refusals(done.refusals, out)
-    place = printable(target or source, 400)
+    print_refusals(result.refusals, out)
+    path = printable(target or source, 400)
     if exit_code:
-        written = f"the other {done.written:,} are in {place}" if done.written else "nothing was written"
-        refused = f"{done.refusals.count:,} of {counted(done.checked, 'value')} in {printable(shown_path(source), 400)}"
-        print_verdict(f"REFUSED: {refused}; {written}", exit_code, out)
+        rest = f"the other {written:,} are in {path}" if written else "nothing was written"
+        source_name = printable(shown_path(source), 400)
+        print_verdict(f"REFUSED: {refused:,} of {checked} in {source_name}; {rest}", exit_code, out)
         return exit_code
     if text is None:
-        text = f"{done.written:,} of {counted(done.checked, 'value')} {'is' if done.written == 1 else 'are'} in {place}"
-        text += f"; {done.joined:,} are joined to others" if done.joined else ""
+        text = f"{written:,} of {checked} {'is' if written == 1 else 'are'} in {path}"
+        text += f"; {result.joined:,} are joined to others" if result.joined else ""
     print_verdict(f"{headline}: {text}", exit_code, out)
     return exit_code

@@ -1,4 +1,4 @@
-"""How fast each suite of the value tag is on this machine, for advice where that matters."""
+"""Measure the speed of each suite of value tags on this machine, and advise if the suite in use is slow."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from ben_secure.signing.keys import MacKey, Suite
 from ben_secure.signing.tags import make_tag
 
-WORTH_TELLING_S = 5.0
-"""A command that verified tags for less than this says nothing of speed."""
-_SLOW_GB_S = 1.0  # HS256 without SHA instructions, A256GMAC without AES instructions; with them both are faster
+ADVICE_AFTER_S = 5.0
+"""A command that verifies tags for a shorter time, in seconds, gives no advice on speed."""
+_SLOW_GB_S = 1.0  # HS256 is slower without SHA instructions, A256GMAC without AES instructions; otherwise faster
 _PAYLOAD = bytes(2**18)
 _ROUNDS = 5
 
 
 def measured() -> dict[Suite, float]:
-    """Time the tags of values as long as a patch; takes some milliseconds.
+    """Measure how long it takes to tag a value of the size of a patch; takes a few milliseconds.
 
     Returns:
-        GB/s of one thread, by suite.
+        Speed of one thread by suite, GB/s.
     """
     speeds = {}
     for suite in Suite:
@@ -33,26 +33,27 @@ def measured() -> dict[Suite, float]:
 
 
 def advice(suite: Suite) -> str | None:
-    """Say how fast the suites are here if the one in use is slow.
+    """Advise on the choice of a suite if the suite in use is slow.
 
     Args:
-        suite: That of the key that tags.
+        suite: Suite of the key that tags.
 
     Returns:
-        A sentence with both speeds and what to do, or None.
+        The speed of all suites and what to do, or None if the suite is fast or the other one is not faster.
     """
     speeds = measured()
     if speeds[suite] >= _SLOW_GB_S:
         return None
-    told = f"{suite.name} is slow on this machine: " + ", ".join(f"{s.name} {speeds[s]:.2g} GB/s" for s in Suite)
+    measurements = ", ".join(f"{other.name} {speeds[other]:.2g} GB/s" for other in Suite)
+    problem = f"{suite.name} is slow on this machine: {measurements}"
     if suite is Suite.A256GMAC:
         return (
-            f"{told}. The processor seems to have no AES instructions; without them A256GMAC may also leak "
-            "the key through its timing: ben-secure keygen mac FILE --algorithm HS256"
+            f"{problem}. The processor seems to have no AES instructions, and without them the timing of A256GMAC may "
+            "leak the key. Make an HS256 key instead: ben-secure keygen mac FILE --algorithm HS256"
         )
     if speeds[Suite.A256GMAC] < 2 * speeds[suite]:
         return None
     return (
-        f"{told}. To change over: ben-secure keygen mac FILE --add --algorithm A256GMAC, and "
+        f"{problem}. To change to A256GMAC, run ben-secure keygen mac FILE --add --algorithm A256GMAC, then "
         "ben-secure sign DB --mac-key FILE --retag"
     )

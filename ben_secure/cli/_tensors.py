@@ -1,6 +1,6 @@
-"""Describe the header of a safetensors value that nobody vouches for, in plain data and lines. Shows, never judges.
+"""Describe the header of an untrusted safetensors value, as plain data and as lines of text.
 
-What is shown is escaped and bounded, as everything from a file.
+This module judges nothing. Its output is escaped and bounded, like all text from a file.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from ben_secure.errors import BenSecureError, printable
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.signing.footer import payload_end
-from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, Header, header_bytes, read_header
+from ben_secure.tensors.header import DTYPES, LENGTH_BYTES, header_bytes, read_header
 
 _NAMES = {code: name for name, code in DTYPES.items()}
 _LINE_BYTES = 80
@@ -16,7 +16,7 @@ _MAX_LINES = 60
 
 
 def tensor_facts(value: bytes) -> dict[str, object]:
-    """Describe a value that the loader has accepted: its ``format``, no ``globals``, its ``tensors``."""
+    """Describe an accepted value: ``format``, ``globals`` (always empty) and ``tensors``."""
     header = header_bytes(value, payload_end(value), DEFAULT_LIMITS)
     start = LENGTH_BYTES + len(header)
     return {
@@ -35,7 +35,7 @@ def tensor_facts(value: bytes) -> dict[str, object]:
 
 
 def header_lines(value: bytes) -> list[str]:
-    """Show a header: a line for each tensor if it can be read, otherwise its bytes as they are.
+    """List a header: a line for each tensor and each item of metadata, or the raw bytes if it cannot be parsed.
 
     Args:
         value: The stored bytes; hostile.
@@ -45,27 +45,24 @@ def header_lines(value: bytes) -> list[str]:
     """
     try:
         header = header_bytes(value, payload_end(value), DEFAULT_LIMITS)
-        found = read_header(header, DEFAULT_LIMITS)
+        parsed = read_header(header, DEFAULT_LIMITS)
     except BenSecureError:
-        return _as_it_is(value)
+        return _raw_lines(value)
     start = LENGTH_BYTES + len(header)
     lines = [
         f"{start + tensor.start:>11,}  {_NAMES[tensor.dtype]:<5}  {list(tensor.shape)!s:<12}  {printable(tensor.name)}"
-        for tensor in found.tensors
+        for tensor in parsed.tensors
     ]
-    metadata = [f"{'metadata':>11}  {printable(name)}: {len(text):,} characters" for name, text in _items(found)]
+    items = (parsed.metadata or {}).items()
+    metadata = [f"{'metadata':>11}  {printable(name)}: {len(text):,} characters" for name, text in items]
     return [*lines, *metadata[:_MAX_LINES]]
 
 
-def _items(found: Header) -> list[tuple[str, str]]:
-    return list((found.metadata or {}).items())
-
-
-def _as_it_is(value: bytes) -> list[str]:
+def _raw_lines(value: bytes) -> list[str]:
     end = min(len(value), LENGTH_BYTES + int.from_bytes(value[:LENGTH_BYTES], "little"))
-    places = range(LENGTH_BYTES, end, _LINE_BYTES)
+    starts = range(LENGTH_BYTES, end, _LINE_BYTES)
     lines = [
-        f"{place:>11,}  {printable(value[place : min(end, place + _LINE_BYTES)], 400)}" for place in places[:_MAX_LINES]
+        f"{start:>11,}  {printable(value[start : min(end, start + _LINE_BYTES)], 400)}" for start in starts[:_MAX_LINES]
     ]
-    left_out = [f"{'':11}  ... the rest of the header, {end:,} bytes, left out ..."] if len(places) > _MAX_LINES else []
-    return lines + left_out
+    left_out = [f"{'':11}  ... the rest of the header, up to byte {end:,}, left out ..."]
+    return lines + left_out * (len(starts) > _MAX_LINES)

@@ -1,7 +1,7 @@
-"""The form of a command: its options and arguments, their kinds, and the words for a wrong call.
+"""Options and arguments of commands, their types, and the messages for usage errors.
 
-A kind turns the text of an option into what the command takes, or says what it expected; click's own types would say
-it in words of their own. What was typed is escaped in messages.
+A ``Kind`` converts the text of an option, or reports the expected values in the same style as all other messages, which
+click's own types do not. Text from the command line is escaped in messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.5
-    """What the text of an option or argument stands for."""
+    """Type of an option or argument: converts its text into a value."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before cli
         """Make a kind.
 
         Args:
-            metavar: How a value is shown in the help.
-            convert: Makes the value of the text; raises ValueError for a text that stands for nothing.
-            expected: What should be there, for the message; without it, the text of the ValueError is taken.
-            choices: Texts that a shell completes; None for the names of files.
+            metavar: Placeholder in the help.
+            convert: Converts the text; raises ValueError for an invalid text.
+            expected: Description of valid values for the message. If empty, the message has the text of the ValueError.
+            choices: Texts for shell completion; None to complete file names.
         """
         self.name = metavar
         self._convert = convert
@@ -43,19 +43,19 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before cli
         self._choices = choices
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show a value in the help."""
+        """Return the placeholder in the help."""
         return self.name
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> object:
-        """Make the value of a text; a default that is no text stays as it is."""
+        """Convert a text. A default value that is not a text does not change."""
         if not isinstance(value, str):
             return value
         try:
             return self._convert(value)
         except ValueError as error:
-            name = "it" if param is None else _name(param)
-            wrong = f"{name} is {printable(value)}; expected {self._expected}" if self._expected else f"{name}: {error}"
-            raise click.UsageError(wrong, ctx) from error
+            name = "the value" if param is None else _name(param)
+            text = f"{name} is {printable(value)}; expected {self._expected}" if self._expected else f"{name}: {error}"
+            raise click.UsageError(text, ctx) from error
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete one of the choices, or the name of a file."""
@@ -68,7 +68,7 @@ PATH = Kind("FILE", str, choices=None)
 
 
 def one_of(choices: Mapping[str, object]) -> Kind:
-    """Make a kind of a few texts, in either case, and what each stands for."""
+    """Make a kind that accepts a few texts, in upper or lower case, and converts each into its value."""
     values = {text.casefold(): value for text, value in choices.items()}
 
     def convert(text: str) -> object:
@@ -81,7 +81,7 @@ def one_of(choices: Mapping[str, object]) -> Kind:
 
 
 def whole(metavar: str = "N", *, least: int | None = None) -> Kind:
-    """Make a kind of whole numbers, from the least one that is allowed."""
+    """Make a kind of whole numbers, with a minimum if ``least`` is given."""
 
     def convert(text: str) -> int:
         if (number := int(text)) < (number if least is None else least):
@@ -92,7 +92,7 @@ def whole(metavar: str = "N", *, least: int | None = None) -> Kind:
 
 
 def number(metavar: str, *, least: float) -> Kind:
-    """Make a kind of finite numbers, from the least one that is allowed."""
+    """Make a kind of finite numbers of at least ``least``."""
 
     def convert(text: str) -> float:
         if not least <= (value := float(text)) < math.inf:
@@ -106,7 +106,7 @@ class Argument(click.Argument):
     """A positional argument with a line in the help."""
 
     def __init__(self, names: list[str], *, note: str, metavar: str, **attributes: Any) -> None:
-        """As for click, and ``note``, the text of the line."""
+        """Make an argument as click does; ``note`` is the line in the help."""
         super().__init__(names, metavar=metavar, **attributes)
         self.note = note
 
@@ -115,7 +115,7 @@ class Command(click.Command):
     """A command whose help lists its arguments above its options."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write both lists."""
+        """Write the arguments, then the options."""
         arguments = [(param.metavar or "", param.note) for param in self.params if isinstance(param, Argument)]
         if arguments:
             with formatter.section("Arguments"):
@@ -124,32 +124,32 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """Commands, listed in the order in which they were added."""
+    """A group that lists its commands in the order in which they were added."""
 
     command_class = Command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name them."""
+        """List the names of the commands."""
         return list(self.commands)
 
 
 def argument(name: str, *, note: str, metavar: str, **attributes: Any) -> Callable[[_Function], _Function]:
-    """Give the function below an argument with a line in the help."""
+    """Add an argument with a line in the help to the decorated function."""
     return click.argument(name, cls=Argument, note=note, metavar=metavar, **attributes)
 
 
 def wrong_call(error: click.UsageError) -> str:
-    """Say in one line what is wrong with a call, and where the right one is explained."""
+    """Write a usage error in one line, with the command that prints the help."""
     text = error.message
     if isinstance(error, click.MissingParameter) and error.param is not None:
         text = f"{_name(error.param)} is missing"
     elif isinstance(error, click.NoSuchOption):
-        close = f"; is it {' or '.join(error.possibilities)}?" if error.possibilities else ""
+        close = f"; did you mean {' or '.join(error.possibilities)}?" if error.possibilities else ""
         text = f"there is no option {error.option_name}{close}"
     path = "ben-secure" if error.ctx is None else error.ctx.command_path
     return f"{printable(text.rstrip('.'), 1000)} (see {path} --help)"
 
 
 def _name(param: click.Parameter) -> str:
-    """How a caller writes an option, or how the help names an argument."""
+    """Return the longest spelling of an option, or the name of an argument in the help."""
     return (param.metavar or "").strip("[].") if isinstance(param, click.Argument) else max(param.opts, key=len)

@@ -1,1 +1,1 @@
-"""One module for each command; ``cli._app`` puts them together."""
+"""The commands, one module each. ``cli._app`` collects them."""

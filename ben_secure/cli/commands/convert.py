@@ -1,4 +1,4 @@
-"""``ben-secure convert``: values of one format to another, through the restricted loader; twins joined on the way."""
+"""``ben-secure convert``: convert values to another format through the restricted loader, and join pairs."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from ben_secure.store.change.tag import Tagger
 
 
 @click.command("convert", cls=Command)
-@argument("old", metavar="OLD", type=PATH, note="LMDB directory, or its data file; it is not changed.")
-@argument("new", metavar="NEW", type=PATH, note="Database to make; nothing may be there yet.")
+@argument("old", metavar="OLD", type=PATH, note="LMDB directory or its data file; it is not changed.")
+@argument("new", metavar="NEW", type=PATH, note="Database to write; must not exist.")
 @click.option(
     "--to",
     "form",
     type=one_of({form.value: form for form in Form}),
     default=Form.CANONICAL.value,
     show_default=True,
-    help="What to write: canonical, or safetensors as rico-hdl does.",
+    help="Format of the values: canonical, or safetensors as written by rico-hdl.",
 )
 @click.option(
     "--pairs",
     type=PATH,
     metavar="TABLE",
-    help="Join Sentinel-1 and -2 records: CSV or Parquet with patch_id and s1_name.",
+    help="Join pairs of Sentinel-1 and Sentinel-2 records; CSV or Parquet with patch_id and s1_name.",
 )
-@click.option("--s1", type=PATH, metavar="DB", help="Where the Sentinel-1 records are, if not in OLD.")
+@click.option("--s1", type=PATH, metavar="DB", help="Database of the Sentinel-1 records (default: OLD).")
 @_options.mac_key
 @_options.context
-@click.option("--source-mac-key", type=PATH, help="Secret key with which the values of OLD are tagged.")
-@click.option("--source-context", type=_options.CONTEXT, help="Context of OLD; that of NEW if not given.")
-@click.option("--skip-refused", is_flag=True, help="Leave refused values out and write the rest; exit code 1.")
+@click.option("--source-mac-key", type=PATH, help="Secret key file; the values of OLD must have its tags.")
+@click.option("--source-context", type=_options.CONTEXT, help="Context of the tags in OLD (default: --context).")
+@click.option("--skip-refused", is_flag=True, help="Leave out refused values, write the others, and exit with 1.")
 @_options.as_json
 def command(
     old: str,
@@ -51,12 +51,12 @@ def command(
     skip_refused: bool,
     as_json: bool,
 ) -> int:
-    """Write a copy of a database in which every value is of one format, and tagged if there is a --mac-key.
+    """Write a copy of a database in which all values have one format, and with --mac-key a tag.
 
-    Tagged safetensors values are read by this package alone.
+    Only this package reads tagged safetensors values.
 
-    Exit code 0: done. 1: values were refused, and nothing was written (with --skip-refused: all but these). 2: it
-    could not be done.
+    Exit code 0: the copy was written. 1: values were refused, and nothing was written (with --skip-refused: all other
+    values were written). 2: the copy could not be written.
     """
     if context and mac_key is None and source_mac_key is None:
         raise click.UsageError("--context requires --mac-key or --source-mac-key")
@@ -71,7 +71,7 @@ def command(
         verification = Verification(mac_key=source_keys, context=context if source_context is None else source_context)
     table = None if pairs is None else pairs_of(read_table(pairs, [S1_NAME]))
     with progress_bar("converting") as progress:
-        done = convert(
+        result = convert(
             old,
             new,
             verification=verification,
@@ -82,4 +82,4 @@ def command(
             skip_refused=skip_refused,
             progress=progress,
         )
-    return _signing.tell_rewritten("convert", old, new, done, "CONVERTED", as_json)
+    return _signing.print_rewritten("convert", old, new, result, "CONVERTED", as_json)

@@ -15,11 +15,11 @@ from ben_secure.demo import tour
     metavar="[DIR]",
     type=PATH,
     required=False,
-    note="New or empty directory for the databases; they stay.",
+    note="New or empty directory in which to keep the databases.",
 )
 def command(directory: str | None) -> int:
-    """Write patches, read them, attack a copy and see the attacks refused; needs no data.
+    """Write patches, read them, attack a copy, and show that the attacks are refused. Needs no data.
 
-    Exit code 0: everything behaved. 1: an attack got through. 2: DIR is not empty or cannot be written.
+    Exit code 0: everything worked as expected. 1: an attack succeeded. 2: DIR is not empty or cannot be written.
     """
     return tour.run(directory, console())

@@ -1,6 +1,6 @@
-"""``ben-secure encode``: folders of GeoTIFFs to a database of patches.
+"""``ben-secure encode``: make a database of patches from folders of GeoTIFFs.
 
-Names and paths come from the input: they are in messages that ``encode`` has escaped.
+Names and paths come from the input. ``encode`` has escaped them in its messages.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ben_secure.signing.keys import read_mac_keys
 
 
 @click.command("encode", cls=Command)
-@argument("out", metavar="OUT", type=PATH, note="Database to make; nothing may be there yet.")
-@click.option("--s2", type=PATH, metavar="DIR", help="Sentinel-2 patches, BigEarthNet v1 or v2.")
-@click.option("--s1", type=PATH, metavar="DIR", help="Sentinel-1 patches; with --s2, pairs are merged.")
-@click.option("--labels/--no-labels", default=True, help="Store the labels of 43 and of 19 classes (default: yes).")
+@argument("out", metavar="OUT", type=PATH, note="Database to write; must not exist.")
+@click.option("--s2", type=PATH, metavar="DIR", help="Folder of Sentinel-2 patches, BigEarthNet v1 or v2.")
+@click.option("--s1", type=PATH, metavar="DIR", help="Folder of Sentinel-1 patches; with --s2, pairs are merged.")
+@click.option("--labels/--no-labels", default=True, help="Store the labels of 43 and 19 classes (default: yes).")
 @click.option(
     "--metadata",
     type=PATH,
@@ -36,17 +36,17 @@ from ben_secure.signing.keys import read_mac_keys
 @click.option(
     "--columns",
     metavar="A,B",
-    help="Columns of --metadata to store (default: all); labels and s1_name are used in any case.",
+    help="Columns of --metadata to store (default: all); labels and s1_name are always used.",
 )
-@click.option("--listed-only", is_flag=True, help="Skip patches that have no row in --metadata.")
-@click.option("--place/--no-place", default=True, help="Store where a patch is and when it was taken (default: yes).")
+@click.option("--listed-only", is_flag=True, help="Skip patches without a row in --metadata.")
+@click.option("--place/--no-place", default=True, help="Store position and acquisition time (default: yes).")
 @click.option(
     "--reference-maps", type=PATH, metavar="DIR", help="Reference maps of BigEarthNet v2, stored with each patch."
 )
 @_options.mac_key
 @_options.context
-@click.option("--workers", type=whole(least=1), help="Worker processes (default: one for each core).")
-@click.option("--keep-going", is_flag=True, help="Leave out patches that cannot be encoded; exit code 1.")
+@click.option("--workers", type=whole(least=1), help="Worker processes (default: one per processor).")
+@click.option("--keep-going", is_flag=True, help="Leave out patches that cannot be encoded, and exit with 1.")
 @_options.as_json
 def command(
     out: str,
@@ -64,24 +64,24 @@ def command(
     keep_going: bool,
     as_json: bool,
 ) -> int:
-    """Write a database of the patches in a folder of GeoTIFFs, or of the pairs in two.
+    """Write a database from a folder of GeoTIFF patches, or from two folders of Sentinel-1 and Sentinel-2 pairs.
 
-    A run that was interrupted, or stopped at a bad patch, is resumed by the same command: what it wrote is kept in a
-    hidden folder beside OUT, and patches that are written are not read again.
+    If a run is interrupted or stops at a bad patch, the same command resumes it. The finished patches are kept in a
+    hidden folder beside OUT and are not encoded again.
 
-    Exit code 0: all patches are in OUT. 1: some could not be encoded (only with --keep-going), the rest is in OUT. 2:
-    it could not be done, and OUT was not made.
+    Exit code 0: all patches are in OUT. 1: some could not be encoded (only with --keep-going); the others are in OUT.
+    2: the command failed, and OUT was not written.
     """
     if s2 is None and s1 is None:
-        raise click.UsageError("say what to encode: --s2 DIR, --s1 DIR or both")
+        raise click.UsageError("nothing to encode; give --s2 DIR, --s1 DIR or both")
     if context and mac_key is None:
         raise click.UsageError("--context requires --mac-key")
     if listed_only and not metadata:
         raise click.UsageError("--listed-only requires --metadata")
     if columns is not None and not metadata:
         raise click.UsageError("--columns requires --metadata")
-    with _told_what_is_left(out), progress_bar("encoding") as progress:
-        done = encode(
+    with _note_kept_files(out), progress_bar("encoding") as progress:
+        result = encode(
             out,
             s2=s2,
             s1=s1,
@@ -97,70 +97,80 @@ def command(
             keep_going=keep_going,
             progress=progress,
         )
-    if not done.written and not done.failures.count:
-        raise EncodeError(f"the metadata table has a row for none of the {done.left_out} patches; is it the right one?")
-    return _tell(out, done, as_json)
+    if not result.written and not result.failures.count:
+        raise EncodeError(
+            f"the metadata table has no row for any of the {_patches(result.left_out)}; check that it is the table of "
+            "this dataset"
+        )
+    return _print_result(out, result, as_json)
 
 
 @contextmanager
-def _told_what_is_left(out: str) -> Iterator[None]:
-    """If the block ends before its time, have it said on stderr, after the cause, that what is written is kept."""
+def _note_kept_files(out: str) -> Iterator[None]:
+    """If the block fails and leaves files for resuming, add a note that names their folder to the error."""
     try:
         yield
     except BaseException as error:
         if (left := left_beside(out)) is not None:
-            place = printable(left, 400)
+            folder = printable(left, 400)
             add_note(
                 error,
-                f"what is written is kept in {place}: the same command goes on from there; remove it to give it up",
+                f"finished patches are kept in {folder}; run the same command to resume, or delete the folder",
             )
         raise
 
 
-def _tell(out: str, done: Encoded, as_json: bool) -> int:
-    failed = done.failures.count
+def _print_result(out: str, result: Encoded, as_json: bool) -> int:
+    """Print the result; returns the exit code."""
+    failed = result.failures.count
     exit_code = 1 if failed else 0
     if as_json:
-        print_json(_document(out, done, exit_code))
+        print_json(_document(out, result, exit_code))
         return exit_code
-    to = console()
-    for error in done.failures.first:
-        to.print(printable(error.message, 1000), soft_wrap=True)
-    _signing.print_left_out(failed, len(done.failures.first), "could not be encoded", to)
-    for name, reason in done.columns_left_out.items():
-        to.print(f"note: the column {printable(name)} is left out: {printable(reason, 400)}", soft_wrap=True)
-    for band, pixels in sorted(done.unknown.items()):
-        to.print(f"note: {band}: {_unknown(pixels)}", soft_wrap=True)
-    place = printable(out, 400)
-    where = f"{done.written:,} patches are in {place}" if done.written else "nothing was written"
-    notes = [f"{done.resumed:,} of them from an interrupted run"] if done.resumed else []
-    notes += [f"files and folders of other programs, passed over: {done.passed_over:,}"] if done.passed_over else []
-    notes += [f"{done.left_out:,} without a row were passed over"] if done.left_out else []
-    headline = f"FAILED: {failed:,} patches could not be encoded; " if failed else "ENCODED: "
-    headline += "the other " if failed and done.written else ""
-    _signing.print_verdict(headline + where + "".join(f"; {note}" for note in notes), exit_code, to)
+    console_out = console()
+    for error in result.failures.first:
+        console_out.print(printable(error.message, 1000), soft_wrap=True)
+    _signing.print_left_out(failed, len(result.failures.first), "could not be encoded", console_out)
+    for name, reason in result.columns_left_out.items():
+        console_out.print(f"note: the column {printable(name)} is left out: {printable(reason, 400)}", soft_wrap=True)
+    for band, pixels in sorted(result.unknown.items()):
+        console_out.print(f"note: {band}: {_unknown(pixels)}", soft_wrap=True)
+    text = f"FAILED: {_patches(failed)} could not be encoded; " if failed else "ENCODED: "
+    if result.written:
+        text += f"the other {result.written:,} " if failed else f"{_patches(result.written)} "
+        text += f"{'is' if result.written == 1 else 'are'} in {printable(out, 400)}"
+    else:
+        text += "nothing was written"
+    text += f"; {result.resumed:,} of them from an interrupted run" if result.resumed else ""
+    text += f"; skipped files and folders of other programs: {result.passed_over:,}" if result.passed_over else ""
+    text += f"; skipped patches without a row: {result.left_out:,}" if result.left_out else ""
+    _signing.print_verdict(text, exit_code, console_out)
     return exit_code
 
 
-def _document(out: str, done: Encoded, exit_code: int) -> dict[str, object]:
-    """What ``--json`` prints."""
-    failed = done.failures.count
+def _document(out: str, result: Encoded, exit_code: int) -> dict[str, object]:
+    """Make the JSON object."""
+    failed = result.failures.count
     return _signing.document("encode", out, "failed" if failed else "encoded", exit_code) | {
-        "out": out if done.written else None,
-        "written": done.written,
-        "resumed": done.resumed,
-        "left_out": done.left_out,
+        "out": out if result.written else None,
+        "written": result.written,
+        "resumed": result.resumed,
+        "left_out": result.left_out,
         "failed": failed,
-        "failures": [printable(error.message, 1000) for error in done.failures.first],
-        "failures_left_out": failed - len(done.failures.first),
-        "passed_over": done.passed_over,
-        "columns_left_out": {printable(name): printable(why, 1000) for name, why in done.columns_left_out.items()},
-        "unknown_pixels": {band: asdict(pixels) for band, pixels in sorted(done.unknown.items())},
+        "failures": [printable(error.message, 1000) for error in result.failures.first],
+        "failures_left_out": failed - len(result.failures.first),
+        "passed_over": result.passed_over,
+        "columns_left_out": {printable(name): printable(why, 1000) for name, why in result.columns_left_out.items()},
+        "unknown_pixels": {band: asdict(pixels) for band, pixels in sorted(result.unknown.items())},
     }
 
 
+def _patches(count: int) -> str:
+    return f"{count:,} patch{'' if count == 1 else 'es'}"
+
+
 def _unknown(pixels: UnknownPixels) -> str:
-    """Say how many pixels of a band are unknown."""
+    """Write how many pixels of a band are unknown."""
     counts = [f"pixels that have the no-data value: {pixels.no_data:,}"] if pixels.no_data else []
     counts += [f"other pixels that are NaN or infinite: {pixels.not_finite:,}"] if pixels.not_finite else []
     counts += [f"files with a mask, which is not stored: {pixels.masks:,}"] if pixels.masks else []

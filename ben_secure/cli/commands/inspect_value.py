@@ -1,4 +1,4 @@
-"""``ben-secure inspect``: what is this database, what is this value? Never runs or trusts what it shows."""
+"""``ben-secure inspect``: describe a database or one value. No code from the value is run."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _STATISTICS = ("min", "mean", "max")
     "--disassemble",
     "as_opcodes",
     is_flag=True,
-    help="List the opcodes, or the header, of the value too; nothing is run.",
+    help="Also list the opcodes of the value, or its safetensors header. No code is run.",
 )
 @_options.as_json
 def command(database: str, lmdb_key: str | None, as_hex: bool, as_opcodes: bool, as_json: bool) -> int:
-    """Show what is known of a database, or of one value in it.
+    """Describe a database, or one value in it.
 
-    Exit code 0: shown, and the value is a patch. 1: the value is refused. 2: there is no such database or value.
+    Exit code 0: the database or patch was described. 1: the value is refused. 2: the database or value does not exist.
     """
     with PageReader(database) as reader:
         if lmdb_key is None:
@@ -87,10 +87,10 @@ def _value_facts(reader: PageReader, lmdb_key: bytes, as_opcodes: bool) -> dict[
         value = reader.get(lmdb_key)
         if value is None:
             first = next(reader.keys(), None)
-            hint = f"; the first one is {printable_key(first)}" if first is not None else ", which is empty"
+            hint = f"; its first key is {printable_key(first)}" if first is not None else ", which is empty"
             raise click.UsageError(f"{printable_key(lmdb_key)} is not in this database{hint}")
         finding = scan_value(lmdb_key, value)
-    except LimitExceededError as error:  # too long, and so not read
+    except LimitExceededError as error:  # the value is too long to be read
         value, finding = b"", Finding.from_error(lmdb_key, error)
     verdict, exit_code = ("clean", 0) if finding is None else ("refused", 1)
     document = _signing.document("inspect", reader.path, verdict, exit_code)
@@ -146,9 +146,9 @@ def _print_database(document: dict[str, Any], out: Console) -> None:
         ("tree depth", str(facts["depth"])),
         ("last commit", f"transaction {facts['txnid']:,}"),
     ]
-    rows += [("first keys" if not place else "", key) for place, key in enumerate(document["first_lmdb_keys"])]
+    rows += [("first keys" if not index else "", key) for index, key in enumerate(document["first_lmdb_keys"])]
     _print_rows(rows, out)
-    out.print("Values were not looked at: ben-secure audit DB checks all, ben-secure inspect DB KEY shows one.")
+    out.print("Values were not checked. ben-secure audit DB checks all, ben-secure inspect DB KEY shows one.")
 
 
 def _print_value(document: dict[str, Any], out: Console) -> None:
@@ -177,16 +177,16 @@ def _print_value(document: dict[str, Any], out: Console) -> None:
 
 
 def _print_refusal(
-    rows: list[tuple[str, str]], finding: dict[str, Any], explanation: dict[str, Any], more: bool, out: Console
+    rows: list[tuple[str, str]], finding: dict[str, Any], explanation: dict[str, Any], disassembly: bool, out: Console
 ) -> None:
-    """Print why a value is refused, and the opcodes around the place unless more of them are to follow."""
-    place = [("at byte", f"{finding['offset']:,}")] if finding["offset"] is not None else []
-    optional = [(name, finding[name]) for name in ("opcode", "global") if finding[name] is not None]
-    would = [("loading it", explanation["consequence"])] if explanation["consequence"] else []
-    because = [("because", finding["message"]), ("which means", explanation["help"])]
-    rule = f"{finding['rule']} ({explanation['title']})"
-    _print_rows([*rows, ("refused by", rule), *place, *optional, *because, *would], out)
-    if explanation["around"] and not more:
+    """Print why a value is refused, and the opcodes around the refusal unless a longer ``disassembly`` follows."""
+    rows = [*rows, ("refused by", f"{finding['rule']} ({explanation['title']})")]
+    rows += [("at byte", f"{finding['offset']:,}")] if finding["offset"] is not None else []
+    rows += [(name, finding[name]) for name in ("opcode", "global") if finding[name] is not None]
+    rows += [("reason", finding["message"]), ("meaning", explanation["help"])]
+    rows += [("loading it", explanation["consequence"])] if explanation["consequence"] else []
+    _print_rows(rows, out)
+    if explanation["around"] and not disassembly:
         out.print("\n".join(["", *explanation["around"]]), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""``ben-secure keygen``: make keys, and show the fingerprints by which people compare them. Never shows a secret."""
+"""``ben-secure keygen``: make keys, and print their fingerprints for comparison. Secrets are never printed."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ from ben_secure.signing.keys import (
 )
 
 _SUITE = one_of({suite.name: suite for suite in Suite})
-_file = argument("file", metavar="FILE", type=PATH, note="File to make, outside of any database's folder.")
-_force = click.option("--force", is_flag=True, help="Overwrite FILE; what only the old key can check is lost.")
+_file = argument("file", metavar="FILE", type=PATH, note="Key file to write, outside any database folder.")
+_force = click.option(
+    "--force", is_flag=True, help="Overwrite FILE. The old key is lost, and with it what it can check."
+)
 
 
 @click.group("keygen", cls=Group, no_args_is_help=False)
 def group() -> None:
-    """Make a key file; prints its fingerprint."""
+    """Make a key file, and print its fingerprint."""
 
 
 @group.command("mac")
 @_file
-@click.option("--add", is_flag=True, help="Add a new key to FILE that tags from now on; the others go on checking.")
+@click.option("--add", is_flag=True, help="Add a new key to FILE for new tags; the other keys still verify old tags.")
 @click.option(
     "--algorithm",
     type=_SUITE,
-    help="HS256 (HMAC-SHA-256; the default) or A256GMAC (AES-256-GMAC: fast on processors without SHA instructions); "
-    "with --add that of the key that tags now if not given.",
+    help="HS256 (HMAC-SHA-256) or A256GMAC (AES-256-GMAC: fast on processors without SHA instructions). Default: "
+    "HS256, or with --add the algorithm of the current key.",
 )
 @_force
 @_options.as_json
 def mac(file: str, add: bool, algorithm: Suite | None, force: bool, as_json: bool) -> int:
-    """Make a secret key for tagging values, to be shared by all who may write them (a JWK Set, mode 0600).
+    """Make a secret key for tags, shared by everyone who may write values (a JWK Set, mode 0600).
 
-    Says how fast both algorithms are on this machine if the chosen one is slow here.
+    If the algorithm is slow on this machine, the command prints the speed of both algorithms.
 
-    Exit code 0: done. 2: FILE exists (without --force) or cannot be written.
+    Exit code 0: the key was written. 2: FILE exists (without --force) or cannot be written.
     """
     if add and force:
-        raise click.UsageError("--add keeps the keys in FILE, --force overwrites them; give one of the two")
+        raise click.UsageError("--add keeps the keys in FILE, and --force overwrites them; give only one of the two")
     if add:
         mac_keys = add_mac_key(file, algorithm)
     else:
@@ -64,7 +66,7 @@ def mac(file: str, add: bool, algorithm: Suite | None, force: bool, as_json: boo
     rows = [("secret key", printable(file, 400)), ("fingerprint", mac_keys.fingerprint), ("algorithm", suite.name)]
     rows += [("still valid", f"{mac_key.fingerprint} ({mac_key.suite.name})") for mac_key in checking]
     _signing.print_facts(rows, console())
-    advice = "Give the file, over a channel that you trust, to those who may tag values; compare the fingerprint."
+    advice = "Give the file over a secure channel to everyone who may tag values, and compare the fingerprint."
     console().print("\n".join(filter(None, [advice, _speed.advice(suite)])), soft_wrap=True)
     return 0
 
@@ -73,7 +75,7 @@ def mac(file: str, add: bool, algorithm: Suite | None, force: bool, as_json: boo
 @_file
 @_options.passphrase_file
 @_options.passphrase_env
-@click.option("--no-passphrase", is_flag=True, help="Leave the private key unencrypted; without this you are asked.")
+@click.option("--no-passphrase", is_flag=True, help="Leave the private key unencrypted (otherwise you are asked).")
 @_force
 @_options.as_json
 def publisher(
@@ -84,12 +86,13 @@ def publisher(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Make a publisher's pair of keys: FILE, private (PEM, mode 0600), and FILE.pub, public (PEM).
+    """Make a publisher's key pair: FILE is the private key (PEM, mode 0600), FILE.pub the public key (PEM).
 
-    Exit code 0: done. 2: a file exists (without --force) or cannot be written, or there is no passphrase.
+    Exit code 0: the keys were written. 2: a file exists (without --force) or cannot be written, or there is no
+    passphrase.
     """
     public_file = f"{file}.pub"
-    for path in (public_file, file):  # before anything is asked; in the order in which they are written
+    for path in (public_file, file):  # checked before the prompt, in the order in which they are written
         check_free(path, overwrite=force, error=KeyFileError)
     passphrase = _passphrase.passphrase_from(passphrase_file, passphrase_env)
     if no_passphrase and passphrase is not None:
@@ -108,8 +111,8 @@ def publisher(
         ("fingerprint", signing_key.fingerprint),
     ]
     _signing.print_facts(rows, console())
-    advice = "Publish the public key and its fingerprint where readers look for them, not only beside the data."
-    console().print(f"Keep the private key to yourself. {advice}", soft_wrap=True)
+    advice = "Publish the public key and its fingerprint where users look for them, not only beside the data."
+    console().print(f"Keep the private key secret. {advice}", soft_wrap=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""``ben-secure show``: what do patches look like? As PNG of one, as contact sheet of several."""
+"""``ben-secure show``: draw one patch, or a contact sheet of several, as a PNG."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from ben_secure._system.optional import require
 from ben_secure.cli import _options, _signing
-from ben_secure.cli._common import check_output, notes, print_json, refuse_two, shown_output, write_output
+from ben_secure.cli._common import check_output, notes, output_name, print_json, refuse_two, write_output
 from ben_secure.cli._usage import Command, argument, one_of
 from ben_secure.errors import printable
 from ben_secure.patches import BigEarthNetPatch
@@ -16,14 +16,14 @@ from ben_secure.signing.policy import Verification
 from ben_secure.store.reader import PatchReader
 from ben_secure.view.quicklook import KINDS, Quicklook, common_stretch, contact_sheet, to_png
 
-_FIRST = 12  # patches on the sheet of a database of which no key was named
-_MOST = 100
+_DEFAULT_PATCHES = 12  # number of patches on the contact sheet if no KEY is given
+_MAX_PATCHES = 100
 
 
 @click.command("show", cls=Command)
 @_options.readable
 @click.option("--output", "-o", type=_options.PNG, required=True, help="PNG to write; - for standard output.")
-@argument("names", metavar="[KEY]...", nargs=-1, note=f"Patch names; the first {_FIRST} if none is given.")
+@argument("names", metavar="[KEY]...", nargs=-1, note=f"Patch names; the first {_DEFAULT_PATCHES} if none is given.")
 @click.option("--kind", type=one_of({kind: kind for kind in KINDS}), help="What to draw (default: chosen by bands).")
 @_options.verifying
 @click.option("--force", is_flag=True, help="Overwrite the PNG.")
@@ -39,19 +39,19 @@ def command(
 ) -> int:
     """Draw patches into a PNG; several KEYs make a contact sheet.
 
-    Contrast is stretched for the eye; measure nothing in these pictures. North is up. The patches of a sheet have one
-    stretch, so their brightness can be compared, and their labels stand below them.
+    The contrast is stretched for viewing, so the pictures are not suitable for measurements. North is up. All patches
+    of a contact sheet have the same stretch, so their brightness can be compared. Labels are printed below them.
 
-    Exit code 0: drawn. 1: a value is refused, and nothing is written. 2: there is no such database or patch, its bands
-    do not make this kind of picture, or the PNG exists (without --force) or cannot be written.
+    Exit code 0: the PNG was written. 1: a value is refused, and nothing is written. 2: the database or patch does not
+    exist, its bands do not fit this kind of picture, or the PNG exists (without --force) or cannot be written.
     """
     require("a picture", "pillow")
     refuse_two(output, as_json)
     check_output("--output", output, force)
-    if len(names) > _MOST:
-        raise click.UsageError(f"{len(names)} patches do not fit on one sheet; give at most {_MOST}")
+    if len(names) > _MAX_PATCHES:
+        raise click.UsageError(f"{len(names)} patches do not fit on one sheet; give at most {_MAX_PATCHES}")
     with PatchReader(database, verification=verification) as reader:
-        chosen = list(names or islice(reader, _FIRST))
+        chosen = list(names or islice(reader, _DEFAULT_PATCHES))
         if not chosen:
             raise click.UsageError("this database is empty, so there is nothing to show")
         patches = [_patch(reader, name) for name in chosen]
@@ -66,15 +66,15 @@ def command(
         sheet = contact_sheet([*zip(chosen, map(_labels, patches), images, strict=True)])
         write_output(output, to_png(sheet), force)
     if as_json:
-        shown = [{"name": printable(name), "kind": q.kind} for name, q in zip(chosen, quicklooks, strict=True)]
+        drawn = [{"name": printable(name), "kind": q.kind} for name, q in zip(chosen, quicklooks, strict=True)]
         document = _signing.document("show", database, "shown", 0)
-        print_json(document | {"png": output, "entries": entries, "shown": shown})
+        print_json(document | {"png": output, "entries": entries, "shown": drawn})
         return 0
     kinds = ", ".join(dict.fromkeys(quicklook.kind for quicklook in quicklooks))
-    what = printable(chosen[0]) if len(chosen) == 1 else f"{len(chosen)} patches"
+    subject = printable(chosen[0]) if len(chosen) == 1 else f"{len(chosen)} patches"
     if not names and entries > len(chosen):
-        what = f"the first {len(chosen)} of {entries:,} patches"
-    notes(output).print(f"{kinds} of {what} in {shown_output(output)}", soft_wrap=True)
+        subject = f"the first {len(chosen)} of {entries:,} patches"
+    notes(output).print(f"{kinds} of {subject} in {output_name(output)}", soft_wrap=True)
     return 0
 
 
@@ -83,7 +83,7 @@ def _patch(reader: PatchReader, name: str) -> BigEarthNetPatch:
         return reader[name]
     except KeyError:
         first = next(iter(reader), None)
-        hint = f"; the first one is {printable(first)}" if first is not None else ", which is empty"
+        hint = f"; its first key is {printable(first)}" if first is not None else ", which is empty"
         raise click.UsageError(f"{printable(name)} is not in this database{hint}") from None
 
 
@@ -95,13 +95,13 @@ def _quicklook(patch: BigEarthNetPatch, name: str, kind: str | None) -> Quickloo
 
 
 def _comparable(patches: list[BigEarthNetPatch], quicklooks: list[Quicklook]) -> list[Quicklook]:
-    """Draw the pictures of each kind with one stretch."""
+    """Draw all pictures of a kind with the same stretch."""
     kinds = {quicklook.kind for quicklook in quicklooks}
     common = {kind: common_stretch([one for one in quicklooks if one.kind == kind]) for kind in kinds}
     return [patch.quicklook(one.kind, common[one.kind]) for patch, one in zip(patches, quicklooks, strict=True)]
 
 
 def _labels(patch: BigEarthNetPatch) -> str:
-    """Return the labels of a patch as one text; an empty one if it has none."""
+    """Return the labels of a patch as one text, which is empty without labels."""
     labels = patch.__dict__.get("labels")
     return ", ".join(label for label in labels if type(label) is str) if isinstance(labels, (list, tuple, set)) else ""

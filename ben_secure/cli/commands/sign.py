@@ -1,6 +1,6 @@
-"""``ben-secure sign``, ``untag``: tags on every value (a team's secret), or a signed list of all (a publisher's key).
+"""``ben-secure sign`` and ``untag``: tag all values (a team's secret key), or sign a manifest (a publisher's key).
 
-It says "these bytes" and decodes none of them: what is hostile stays hostile, signed. ``publish`` audits first.
+Values are signed as bytes and not decoded, so a signed value can still be hostile. ``publish`` audits before it signs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import click
 from ben_secure.cli import _options, _release, _signing
 from ben_secure.cli._common import console, progress_bar
 from ben_secure.cli._usage import PATH, Command, one_of
-from ben_secure.errors import printable
+from ben_secure.errors import counted, printable
 from ben_secure.signing.hashing import Algorithm
 from ben_secure.signing.keys import Signer, read_mac_keys, read_verify_key
 from ben_secure.signing.manifest import name_of, open_manifest
@@ -26,23 +26,23 @@ _HASHES = {algorithm.value: algorithm for algorithm in Algorithm}
 @_options.database
 @_options.mac_key
 @_options.context
-@click.option("--out", type=PATH, metavar="NEW", help="Write a tagged copy; without this DB itself is tagged.")
-@click.option("--retag", is_flag=True, help="Replace the tags of other keys in --mac-key FILE, after verifying them.")
-@click.option("--old-mac-key", type=_options.KEY_FILE, help="Replace tags of the keys in this file, too.")
+@click.option("--out", type=PATH, metavar="NEW", help="Write a tagged copy (default: tag DB itself).")
+@click.option("--retag", is_flag=True, help="Verify and replace tags made with other keys in --mac-key FILE.")
+@click.option("--old-mac-key", type=_options.KEY_FILE, help="With --retag: replace tags of the keys in this file.")
 @click.option("--signing-key", type=_options.KEY_FILE, help=_options.SIGNING_KEY_HELP)
-@click.option("--signer", metavar="URI", help="Key of a device, as securesystemslib names it: hsm:2?label=TOKEN.")
-@click.option("--public-key", type=_options.KEY_FILE, help="Public key to the one of --signer.")
+@click.option("--signer", metavar="URI", help="Key in a device, as a securesystemslib URI such as hsm:2?label=TOKEN.")
+@click.option("--public-key", type=_options.KEY_FILE, help="Public key that belongs to --signer.")
 @_options.name
 @_options.version
 @_options.license_
-@click.option("--hash", "algorithm", type=one_of(_HASHES), help="How values are listed; blake3 needs an extra to read.")
+@click.option("--hash", "algorithm", type=one_of(_HASHES), help="Hash of the values; readers need an extra for blake3.")
 @click.option(
-    "--since", type=PATH, metavar="OLD", help="Manifest of the release before: say what changed, and name it."
+    "--since", type=PATH, metavar="OLD", help="Manifest of the previous release: name it, and list what changed."
 )
 @click.option(
-    "--since-key", type=_options.KEY_FILE, help="Public key that signed --since; that of --signing-key if not given."
+    "--since-key", type=_options.KEY_FILE, help="Public key that signed --since (default: that of --signing-key)."
 )
-@click.option("--out-manifest", type=PATH, help="Manifest to write, outside of DB; DB.manifest otherwise.")
+@click.option("--out-manifest", type=PATH, help="Manifest to write, outside DB (default: DB.manifest).")
 @_options.passphrase_file
 @_options.passphrase_env
 @click.option("--force", is_flag=True, help="Overwrite manifest and envelope.")
@@ -69,15 +69,15 @@ def command(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Sign a database: --mac-key tags its values, --signing-key or --signer writes a signed manifest beside it.
+    """Sign a database: --mac-key tags its values; --signing-key or --signer writes a signed manifest beside it.
 
-    Values are signed as they are, undecoded; audit the database first. Without --out, tagging changes the database
-    itself, in transactions: nobody else may use it meanwhile, and if it is interrupted, do it again.
+    Values are signed without decoding them, so audit the database first. Without --out, tagging changes the database
+    itself, in transactions. Nobody else may use it meanwhile. After an interruption, run the command again.
 
-    Exit code 0: done. 1: values were refused, and nothing was written. 2: it could not be done.
+    Exit code 0: signed. 1: values were refused, and nothing was written. 2: the database could not be signed.
     """
     if [mac_key, signing_key, signer].count(None) != 2:
-        raise click.UsageError("say what to sign with: --mac-key FILE, --signing-key FILE or --signer URI")
+        raise click.UsageError("give one key to sign with: --mac-key FILE, --signing-key FILE or --signer URI")
     if (signer is None) != (public_key is None):
         raise click.UsageError("--signer requires --public-key, and --public-key requires --signer")
     if mac_key is not None:
@@ -99,7 +99,7 @@ def command(
     if since_key is not None and since is None:
         raise click.UsageError("--since-key requires --since")
     if not (name or since) or not version:
-        raise click.UsageError("a release needs --name and --version; with --since its --version only")
+        raise click.UsageError("a release needs --name and --version, or with --since only --version")
     key: Signer
     if signer is not None:
         key = _signing.device_key_from(signer, public_key or "", passphrase_file, passphrase_env)
@@ -115,51 +115,53 @@ def command(
 
 def _tag(database: str, tagger: Tagger, context: str, out: str | None, as_json: bool) -> int:
     mac_keys = tagger.mac_keys
-    foreign = 0  # safetensors files, which other programs read only without a tag
+    safetensors = 0  # other programs can read safetensors files only without a tag
 
     def tagged_copy(lmdb_key: bytes, value: bytes) -> bytes:
-        nonlocal foreign
-        foreign += value[4:9] == SIGN
+        nonlocal safetensors
+        safetensors += value[4:9] == SIGN
         return tagger.tagged(lmdb_key, value)
 
     with progress_bar("tagging") as progress:
         if out is not None:
-            done = rewrite(database, out, tagged_copy, progress=progress)
+            result = rewrite(database, out, tagged_copy, progress=progress)
         else:
             changed = change_in_place(database, tagger.tagged_in_place, progress=progress)
-            done = Rewritten(checked=changed.checked, written=changed.changed, refusals=changed.refusals)
+            result = Rewritten(checked=changed.checked, written=changed.changed, refusals=changed.refusals)
     facts: dict[str, object] = {
         "key": mac_keys.fingerprint,
         "algorithm": mac_keys.signing.suite.name,
         "context": context,
     }
-    facts |= {"safetensors": foreign} if foreign else {}
-    if foreign and not as_json and not done.refusals.count:
-        note = f"{foreign:,} of them are safetensors files: with a tag behind them, only ben_secure reads them"
-        console().print(note, soft_wrap=True)
-    if not context and not as_json and not done.refusals.count:
+    facts |= {"safetensors": safetensors} if safetensors else {}
+    if safetensors and not as_json and not result.refusals.count:
+        files = counted(safetensors, "safetensors file")
+        console().print(f"note: tagged {files}; only ben_secure reads safetensors files with a tag", soft_wrap=True)
+    if not context and not as_json and not result.refusals.count:
         note = (
-            "without --context the tags are good for any dataset under this key; give a name, and readers the same one"
+            "without --context, a value and its tag are also valid in other databases with this key; to prevent that, "
+            "sign with --context NAME and give readers the same name"
         )
         console().print(f"note: {note}", soft_wrap=True)
-    had = f" ({done.checked - done.written:,} were before)" if out is None and done.checked > done.written else ""
-    place = printable(database if out is None else out, 400)
-    text = f"{_signing.all_values(done.checked, place)} tagged with the key {mac_keys.fingerprint}{had}"
-    return _signing.tell_rewritten("sign", database, out, done, "SIGNED", as_json, text=text, facts=facts)
+    unchanged = result.checked - result.written
+    before = f" ({unchanged:,} already before)" if out is None and unchanged else ""
+    target = printable(database if out is None else out, 400)
+    text = f"{_signing.all_values(result.checked, target)} tagged with the key {mac_keys.fingerprint}{before}"
+    return _signing.print_rewritten("sign", database, out, result, "SIGNED", as_json, text=text, facts=facts)
 
 
 @click.command("untag", cls=Command)
 @_options.database
 @click.option("--mac-key", type=PATH, required=True, help="Secret key file.")
-@click.option("--out", type=PATH, required=True, metavar="NEW", help="Database to make; nothing may be there yet.")
+@click.option("--out", type=PATH, required=True, metavar="NEW", help="Database to write; must not exist.")
 @_options.context
 @_options.as_json
 def untag(database: str, mac_key: str, out: str, context: str, as_json: bool) -> int:
-    """Write a copy of a database without tags. If one value does not verify, nothing is written.
+    """Write a copy of a database without tags. If the tag of any value is invalid, nothing is written.
 
-    Exit code 0: done. 1: a value does not verify. 2: it could not be done.
+    Exit code 0: the copy was written. 1: a tag is invalid or missing. 2: the copy could not be written.
     """
     tagger = Tagger(read_mac_keys(mac_key, database), context)
     with progress_bar("untagging") as progress:
-        done = rewrite(database, out, tagger.bare, progress=progress)
-    return _signing.tell_rewritten("untag", database, out, done, "UNTAGGED", as_json)
+        result = rewrite(database, out, tagger.bare, progress=progress)
+    return _signing.print_rewritten("untag", database, out, result, "UNTAGGED", as_json)

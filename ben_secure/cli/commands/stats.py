@@ -1,4 +1,4 @@
-"""``ben-secure stats``: how many patches, which labels, and the numbers of every band; exact, in one pass."""
+"""``ben-secure stats``: numbers of patches and labels, and exact statistics of every band, in one pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from ben_secure._system.optional import require
 from ben_secure._system.processors import processors
 from ben_secure.cli import _options, _signing
-from ben_secure.cli._common import check_output, notes, print_json, progress_bar, refuse_two, shown_output, write_output
+from ben_secure.cli._common import check_output, notes, output_name, print_json, progress_bar, refuse_two, write_output
 from ben_secure.cli._usage import Command, whole
 from ben_secure.errors import printable
 from ben_secure.signing.policy import Verification
@@ -20,36 +20,38 @@ from ben_secure.stats import Statistics, plot_png, stats
 from ben_secure.stats.results import BandStatistics, to_json
 from ben_secure.store.reader import PatchReader
 
-_ROWS = 60  # labels of one field in the table; all of CORINE's 43
+_ROWS = 60  # maximum number of labels per field in the table; CORINE Land Cover has 43
 _BAR = 24
-_PATCHES_A_WORKER = 500  # less is done before a second process has started
+_PATCHES_PER_WORKER = 500  # with fewer, one process has finished before another has started
 
 
 @click.command("stats", cls=Command)
 @_options.database
 @_options.as_json
-@click.option("--plot", type=_options.PNG, help="PNG of the histograms to write (matplotlib); - for standard output.")
+@click.option(
+    "--plot", type=_options.PNG, help="Write the histograms to this PNG (needs matplotlib); - for standard output."
+)
 @click.option("--workers", type=whole(least=1), help="Worker processes (default: chosen automatically).")
 @_options.verifying
 @click.option("--force", is_flag=True, help="Overwrite the PNG.")
 def command(
     database: str, as_json: bool, plot: str | None, workers: int | None, verification: Verification | None, force: bool
 ) -> int:
-    """Count patches and labels, and take mean, deviation, extremes and histogram of every band.
+    """Count patches and labels, and compute mean, standard deviation, extremes and histogram of every band.
 
-    Means and deviations (of the population) are exact, whatever the number of processes.
+    Means and population standard deviations are exact, whatever the number of processes.
 
-    Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: there is no such
-    database, it is empty, or the PNG exists (without --force) or cannot be written.
+    Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: the database does not
+    exist or is empty, or the PNG exists (without --force) or cannot be written.
     """
     refuse_two(plot, as_json)
     check_output("--plot", plot, force)
     if plot is not None:
         require("a plot", "matplotlib")
     with PatchReader(database, verification=verification) as reader:
-        found = min(processors(), 1 + len(reader) // _PATCHES_A_WORKER)
+        worthwhile = min(processors(), 1 + len(reader) // _PATCHES_PER_WORKER)
         with progress_bar("counting") as progress:
-            statistics = stats(reader, workers=workers or found, progress=progress)
+            statistics = stats(reader, workers=workers or worthwhile, progress=progress)
     if plot is not None:
         write_output(plot, plot_png(statistics), force)
     if as_json:
@@ -69,9 +71,11 @@ def _print(statistics: Statistics, plot: str | None, out: Console) -> None:
     for field, labels in statistics.labels.items():
         _print_labels(field, labels, statistics, out)
     classes = ", ".join(f"{count:,} {printable(name)}" for name, count in statistics.classes.items())
-    out.print(f"{printable(statistics.database, 400)}: {classes}; std is of the population", soft_wrap=True)
+    out.print(
+        f"{printable(statistics.database, 400)}: {classes}; std is the population standard deviation", soft_wrap=True
+    )
     if plot is not None:
-        out.print(f"histograms are in {shown_output(plot)}", soft_wrap=True)
+        out.print(f"histograms written to {output_name(plot)}", soft_wrap=True)
 
 
 def _cells(band: BandStatistics) -> list[str]:

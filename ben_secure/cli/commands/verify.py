@@ -1,4 +1,4 @@
-"""``ben-secure verify``: is every value of this database the one that was signed? Decodes none of them."""
+"""``ben-secure verify``: check that every value of a database is as it was signed. No value is decoded."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _EMPTY = "the database is empty, so nothing was verified"
 @_options.readable
 @_options.verifying
 @click.option(
-    "--from", "before", type=PATH, metavar="OLD", help="An earlier release, or its manifest: show what changed since."
+    "--from", "before", type=PATH, metavar="OLD", help="Show what changed since this release (database or manifest)."
 )
-@click.option("--sample", type=whole(least=1), help="Check N values only, spread evenly.")
+@click.option("--sample", type=whole(least=1), help="Check only N values, spread evenly over the keys.")
 @_options.as_json
 def command(
     database: str, verification: Verification | None, before: str | None, sample: int | None, as_json: bool
 ) -> int:
-    """Check every value of a database against its tag (--mac-key), or against the publisher's manifest (--verify-key).
+    """Check every value of a database against its tag (--mac-key) or against the publisher's manifest (--verify-key).
 
-    Exit code 0: every value, or the sample, is as it was signed. 1: something is not. 2: it could not be decided, or
-    there was nothing to check.
+    Exit code 0: every value, or every value of the sample, is as it was signed. 1: a value or record differs. 2: not
+    everything could be checked, or there was nothing to check.
     """
     if verification is None:
-        raise click.UsageError("say what to verify with: --mac-key FILE, --verify-key FILE, or both")
+        raise click.UsageError("nothing to verify with; give --mac-key FILE, --verify-key FILE, or both")
     old = None
     if before is not None:
         if not verification.verify_keys:
@@ -57,7 +57,7 @@ def command(
     if old is not None and outcome.manifest is not None:
         document["since"] = _since(old, outcome.manifest)
     advice = None
-    if verification.mac_keys is not None and time.monotonic() - start >= _speed.WORTH_TELLING_S:
+    if verification.mac_keys is not None and time.monotonic() - start >= _speed.ADVICE_AFTER_S:
         advice = _speed.advice(verification.mac_keys.signing.suite)
     if as_json:
         print_json(document)
@@ -86,36 +86,35 @@ def _document(database: str, verification: Verification, outcome: Outcome, entri
 
 
 def _before(path: str, verification: Verification, database: str) -> Manifest:
-    """The manifest of an earlier release of the same dataset, signed by the same keys."""
+    """Open the manifest of an earlier release, which must be signed by the same keys."""
     path = path if path.endswith(MANIFEST_SUFFIX) else manifest_path(path)
-    found = open_manifest(
+    manifest = open_manifest(
         path,
         verification.verify_keys,
         threshold=verification.threshold,
         name=verification.name,
     )
-    check_earlier(found, path, verification.subject or name_of(database))
-    return found
+    check_earlier(manifest, path, verification.subject or name_of(database))
+    return manifest
 
 
 def _since(old: Manifest, new: Manifest) -> dict[str, Any]:
     if old.statement.name != new.statement.name:
         raise ManifestMismatchError(
-            f"the earlier release is of {printable(old.statement.name)}, expected {printable(new.statement.name)}",
+            f"the earlier release is of the dataset {printable(old.statement.name)}, expected "
+            f"{printable(new.statement.name)}; name a release of this dataset",
             rule=Rule.MANIFEST,
         )
     if old.statement.algorithm is not new.statement.algorithm:
         raise StoreError(
-            f"the earlier release lists digests of {old.statement.algorithm.value}, this one of "
-            f"{new.statement.algorithm.value}, so the two cannot be compared; leave --from out"
+            f"the earlier release lists {old.statement.algorithm.value} digests and this one "
+            f"{new.statement.algorithm.value} digests, so the two cannot be compared; leave --from out"
         )
     predecessor = new.statement.predecessor
-    named = None if predecessor is None else predecessor.version
-    is_it = predecessor is not None and predecessor.manifest_sha256 == old.statement.manifest_sha256
     return {
         "version": old.statement.version,
-        "is_predecessor": is_it,
-        "predecessor": named,
+        "is_predecessor": predecessor is not None and predecessor.manifest_sha256 == old.statement.manifest_sha256,
+        "predecessor": None if predecessor is None else predecessor.version,
         **changes_to_json(changes(old, new)),
     }
 
@@ -158,11 +157,13 @@ def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
         _signing.print_facts(rows, out)
     if "since" in document:
         since = document["since"]
-        named = f"names {printable(since['predecessor'])}" if since["predecessor"] else "names none"
-        note = "" if since["is_predecessor"] else f" (the publisher {named} as the release before)"
+        note = ""
+        if not since["is_predecessor"]:
+            named = printable(since["predecessor"]) if since["predecessor"] else "no release"
+            note = f" (the publisher names {named} as the predecessor)"
         print_changes(since, printable(since["version"]) + note, out)
-    for part in ("tags", "manifest"):
-        for kind, listed in (document[part] or {}).items():
+    for check in ("tags", "manifest"):
+        for kind, listed in (document[check] or {}).items():
             if isinstance(listed, dict) and listed["count"]:
                 words = (
                     f"tagged with key {', '.join(document['tags']['unknown_keys'])}" if kind == "unknown_key" else kind
@@ -181,24 +182,24 @@ def _print(document: dict[str, Any], advice: str | None, out: Console) -> None:
     }[document["exit_code"]]
     if document["verdict"] == "sampled":
         counts = f"{document['checked']:,} of {document['entries']:,} values"
-        text = f"SAMPLED: {counts} in {database} are as they were signed; the others were not looked at"
+        text = f"SAMPLED: {counts} in {database} are as they were signed; the others were not checked"
     _signing.print_verdict(text, document["exit_code"], out)
 
 
 def _fault(document: dict[str, Any], database: str) -> str:
-    """Write what is wrong with a database and what to do; not much of the data if nothing passes for one reason."""
+    """Write the problem and what to do. If all values fail for one reason, the key or context is probably wrong."""
     tags = document["tags"] or {}
     whole = [kind for kind in TAG_KINDS if kind in tags and tags[kind]["count"] == document["checked"] > 0]
     if whole == ["untagged"]:
         command = shell_command("ben-secure", "sign", document["database"], "--mac-key", "FILE")
         return f"was never tagged: {command} tags it, if you trust it as it is"
     if whole == ["unknown_key"]:
-        known, given = ", ".join(tags["unknown_keys"]), ", ".join(tags["keys"])
-        return f"is tagged with the key {known}, and you gave {given}: ask its owners for the key"
+        unknown, keys = ", ".join(tags["unknown_keys"]), ", ".join(tags["keys"])
+        return f"is tagged with the key {unknown}, but you gave {keys}; ask its owners for the key"
     if whole == ["changed"] and tags["context"]:
-        return f"has no valid tag: were they made for the --context {printable(tags['context'])!r}?"
+        return f"has no valid tag; check that the tags were made for --context {printable(tags['context'])!r}"
     if whole == ["changed"]:
-        return "has no valid tag, and no --context was given: were they made for one?"
+        return "has no valid tag, and no --context was given; check whether the tags were made for a context"
     return "is not as it was signed; fetch it again from its source"
 
 
