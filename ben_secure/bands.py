@@ -1,11 +1,11 @@
 """The band tables: the name, resolution, side and sensor of every BigEarthNet band, and their orders.
 
-It holds data and the rules that follow from it. It holds no pixels and judges no input.
+It holds data and rules that follow from the data. It holds no pixels, and does not check input.
 
 Sources: Sumbul et al., "BigEarthNet: A Large-Scale Benchmark Archive for Remote Sensing Image Understanding", IGARSS
 2019 (12 Sentinel-2 Level-2A bands, B10 left out; a patch covers 1.2 km by 1.2 km, hence 120, 60 and 20 pixels a side
 at 10, 20 and 60 m); Sumbul et al., "BigEarthNet-MM", IEEE Geoscience and Remote Sensing Magazine 9(3), 2021 (VV and VH
-of Sentinel-1 GRD, in decibel on the 10 m grid). Texts that give the 60 m bands 30 pixels a side are wrong: the
+of Sentinel-1 GRD, backscatter in dB on the 10 m grid). Texts that give the 60 m bands 30 pixels a side are wrong: the
 published GeoTIFFs have 20.
 """
 
@@ -29,7 +29,7 @@ class BandSpec:
         name: Name as published: ``B8A``, ``VV``.
         resolution_m: Metres along one side of a pixel.
         side: Pixels along one side of the band's square.
-        sensor: ``S2`` (uint16 digital numbers) or ``S1`` (float32 decibel).
+        sensor: ``S2`` (uint16 digital numbers) or ``S1`` (float32 backscatter in dB).
     """
 
     name: str
@@ -76,7 +76,7 @@ S2_BANDS: tuple[BandSpec, ...] = (
 S1_BANDS: tuple[BandSpec, ...] = (BandSpec("VH", 10, 120, "S1"), BandSpec("VV", 10, 120, "S1"))
 """The Sentinel-1 bands in natural order."""
 
-# sorted() is stable, so that within one resolution the natural order stays and each resolution is one run of bytes.
+# sorted() is stable, so each resolution keeps the natural order and is one run of bytes.
 STORAGE_ORDER: tuple[BandSpec, ...] = (*sorted(S2_BANDS, key=lambda band: band.resolution_m), *S1_BANDS)
 """The order in a patch's buffer: B02 B03 B04 B08, B05 B06 B07 B8A B11 B12, B01 B09, VH VV."""
 
@@ -95,11 +95,11 @@ BAND_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "all": tuple(BANDS),
     }
 )
-"""Groups of bands that are trained on, each in its order: by resolution, within it as ``get_stacked_*`` have them.
+"""Common groups of bands for training, ordered by resolution and then as in ``get_stacked_*``.
 
-ConfigILM (Hackel et al., SoftwareX 2024), whose readers the published models were trained with, has the same groups
-in the same order (``channel_configurations`` of its BigEarthNet v2 dataset), except for one band: it puts B8A after
-B12. For such weights list the bands: B02 B03 B04 B08 B05 B06 B07 B11 B12 B8A.
+ConfigILM (Hackel et al., SoftwareX 2024), which trained the published models, has the same groups in the same order
+(``channel_configurations`` of its BigEarthNet v2 dataset), except that B8A comes after B12. For such weights list the
+bands: B02 B03 B04 B08 B05 B06 B07 B11 B12 B8A.
 """
 
 BAND_CLASSES: Mapping[str, tuple[BandSpec, ...]] = MappingProxyType(
@@ -111,7 +111,7 @@ BAND_CLASSES: Mapping[str, tuple[BandSpec, ...]] = MappingProxyType(
         },
     }
 )
-"""The five band classes and the bands each admits; ``Band`` itself names none and admits any."""
+"""The five band classes and the bands that each admits. ``Band`` has no fixed bands and admits any."""
 
 PIXEL_DTYPES: frozenset[str] = frozenset(
     {"|i1", "|u1"}
@@ -123,22 +123,23 @@ PIXEL_DTYPES: frozenset[str] = frozenset(
 )
 """The ``numpy.dtype.str`` of every dtype that pixels may have.
 
-No bool, object, structured, datetime or string dtype, and no long double, whose bytes differ between machines.
+These exclude bool, object, structured, datetime and string dtypes, and long double, whose bytes differ between
+machines.
 """
 
 _DIGITS = re.compile(r"(\d+)")
 
 
 def natural_key(name: str) -> list[str | int]:
-    """Key that sorts band names the way people count: B8 before B8A before B09 before B11.
+    """Return a key that sorts band names as people count: B8 before B8A before B09 before B11.
 
-    The order of ``natsort.natsorted`` with its defaults, which the original package sorts bands by: digits count as
-    one number, leading zeros do not matter, and equal keys (B8, B08) keep their order.
+    The order of ``natsort.natsorted`` with its defaults, by which the original package sorts bands: consecutive digits
+    count as one number, leading zeros do not matter, and equal keys (B8, B08) keep their order.
 
     Args:
         name: Any band name.
 
     Returns:
-        Text and numbers in turn, the text first.
+        Text and numbers alternating, beginning with text.
     """
     return [int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name))]

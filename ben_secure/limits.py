@@ -1,7 +1,7 @@
 """Frozen resource limits, each with its reason.
 
-A limit bounds the time or memory that a hostile value can cost the reader; honest values stay far below. There is no
-value that means "unlimited" and no way to change a limit from the data.
+A limit bounds the time or memory that a hostile value can cost the reader; honest values stay far below. No value means
+"unlimited", and the data cannot change a limit.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class Limits:
 
     Attributes:
         max_value_bytes: Bytes of one stored value. 16 MiB holds an S1+S2 patch of complex128 bands nine times over.
-        max_header_bytes: Bytes of the header of a safetensors value, metadata included. That of an S2 patch has 824,
-            with labels about 2,000; JSON takes up to fifty times its bytes in memory while it is parsed.
-        max_opcodes: Opcodes of one pickle; bounds the time of the check (about 0.1 us an opcode).
+        max_header_bytes: Bytes of the header of a safetensors value, metadata included. The header of an S2 patch has
+            824 bytes, with labels about 2,000. JSON takes up to fifty times its bytes in memory during parsing.
+        max_opcodes: Opcodes of one pickle; bounds the time of the check (about 0.1 us per opcode).
         max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
-        max_depth: Nesting of containers in the metadata, the two around it counted. Deeper tuples overflow the C stack
-            in ``hash`` and ``repr``.
-        max_nodes: Objects in the metadata after every shared reference is written out, each text of an array counted; a
-            "billion laughs" pickle has few opcodes and many nodes.
+        max_depth: Nesting of containers in the metadata, including the two around it. Deeper tuples overflow the C
+            stack in ``hash`` and ``repr``.
+        max_nodes: Objects in the metadata. A shared object counts each time that it occurs, and so does each text in an
+            array. A "billion laughs" pickle has few opcodes and many nodes.
         max_text_bytes: Bytes of all strings longer than 255 bytes; a string can take four times its bytes in memory.
         max_int_bytes: Bytes of one integer. Printing an integer takes time quadratic in its length.
         max_bands: Bands of one patch.
@@ -50,7 +50,7 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{field.name} must be a positive int, not {value!r}; there is no 'unlimited'")
+                raise ValueError(f"{field.name} must be a positive int, not {value!r}; limits cannot be switched off")
 
 
 DEFAULT_LIMITS = Limits()

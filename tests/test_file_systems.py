@@ -194,7 +194,7 @@ def test_a_mount_point_is_refused_before_any_work(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(appear.os.path, "ismount", lambda path: path == str(target))
         with pytest.raises(
-            StoreError, match="is a mount point, which cannot be replaced as a whole; name a new folder"
+            StoreError, match="is a mount point, which cannot be replaced; name a new folder"
         ):
             publish(tmp_path / "missing", target, key, **release)
     with monkeypatch.context() as patched:
@@ -287,7 +287,7 @@ def test_a_replaced_file_whose_folder_fails_stays_and_is_told(tmp_path, monkeypa
 
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", failing)
-            words = "check it, and do it again" + ("; it is in its place all the same, .*" if overwrite else "") + "$"
+            words = "check it, and do it again" + ("; the new file is in place, .*" if overwrite else "") + "$"
             with pytest.raises(StoreError, match=words):
                 write_file(tmp_path / name, b"new", overwrite=overwrite)
     assert os.listdir(tmp_path) == ["old"]

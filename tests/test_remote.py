@@ -20,7 +20,7 @@ from ben_secure.audit.run.runner import Run
 from ben_secure.cli import main
 from ben_secure.pages.reader import PageReader
 from ben_secure.remote import range_file
-from ben_secure.remote.addresses import Url, shown, without_credentials
+from ben_secure.remote.addresses import Url, redacted, without_credentials
 from ben_secure.signing.keys import MacKey, SigningKey, write_key_pair, write_verify_key
 from ben_secure.signing.policy import Verification
 from ben_secure.store.change.sign import sign_database, sign_release
@@ -162,7 +162,7 @@ def range_of(content, span):
 
 
 BAD_ANSWERS = {
-    "none at all": (lambda h, c, s: h.reply(200, c, {"ETag": etag_of(c)}), "ignores ranges"),
+    "none at all": (lambda h, c, s: h.reply(200, c, {"ETag": etag_of(c)}), "ignores range requests"),
     "no ETag": (lambda h, c, s: h.partial(c, *s, ETag=None), "no version or strong ETag"),
     "weak ETag": (lambda h, c, s: h.partial(c, *s, ETag="W/" + etag_of(c)), "no version or strong ETag"),
     "compressed": (lambda h, c, s: h.partial(c, *s, Content_Encoding="gzip"), "compresses"),
@@ -175,7 +175,7 @@ BAD_ANSWERS = {
     "forbidden": (lambda h, c, s: h.reply(403), "refuses access"),
     "gone": (lambda h, c, s: h.reply(410), "no such object"),
     "a teapot": (lambda h, c, s: h.reply(418), "status 418"),
-    "always busy": (lambda h, c, s: h.reply(503), "status 503, also when tried 3 times"),
+    "always busy": (lambda h, c, s: h.reply(503), "status 503, in all of 3 attempts"),
     "too short": (lambda h, c, s: h.partial(c, s[0], s[1] - 9, Content_Range=range_of(c, s)), "connection failed"),
 }
 
@@ -221,7 +221,7 @@ def test_a_server_that_is_silent(server, monkeypatch):
 
     monkeypatch.setattr(_web, "_SILENCE_S", 0.1)
     server.delay_s = 1
-    with pytest.raises(StoreError, match="does not answer in time, also when tried 3 times"):
+    with pytest.raises(StoreError, match="does not answer in time, in all of 3 attempts"):
         PatchReader(server.url("x.lmdb/data.mdb"))
     server.delay_s = 0
     PatchReader(server.url("x.lmdb/data.mdb")).close()
@@ -239,7 +239,7 @@ def test_credentials_are_in_no_text(server):
     server.answer = answer
     url = server.url("x.lmdb/data.mdb?sig=s3cret", "me:s3cret%2F@")
     verification = Verification(verify_key=PUBLISHER.verify_key, manifest=server.url("x.lmdb.manifest?sig=s3cret"))
-    texts = [repr(verification), repr(Url(url)), str(Url(url)), shown(url), without_credentials(f"no {url}.")]
+    texts = [repr(verification), repr(Url(url)), str(Url(url)), redacted(url), without_credentials(f"no {url}.")]
     with PatchReader(url, verification=verification) as reader:
         texts += [repr(reader), reader.path, str(reader.verified)]
         for name in ("nope", "patch 1"):
@@ -426,7 +426,7 @@ def test_a_redirection_is_followed_once_and_gets_no_credentials(server, folder):
         ("x.lmdb", {"AWS_ENDPOINT_URL": "s3cret"}, "check the name of the bucket, and the settings"),
         ("x.lmdb", {"AWS_PROFILE": "s3cret"}, "check the name of the bucket, and the settings"),
         ("NO_bucket!", {}, "check the name of the bucket, and the settings"),
-        ("x.lmdb", {"cut": "1"}, "connection failed .* also when tried 3 times"),
+        ("x.lmdb", {"cut": "1"}, "connection failed .* in all of 3 attempts"),
     ],
 )
 def test_what_a_bucket_can_answer(server, monkeypatch, bucket, settings, message):
@@ -611,7 +611,7 @@ def test_commands_take_urls(server, folder, tmp_path, capsys, monkeypatch):
                 assert json.loads(out)["schema"]
     main(["verify", url, *signed, "--sample", "5"])
     assert capsys.readouterr().out.splitlines()[-1] == (
-        f"SAMPLED: 5 of 12 values in {shown(url)} are as they were signed; the others were not checked"
+        f"SAMPLED: 5 of 12 values in {redacted(url)} are as they were signed; the others were not checked"
     )
     main(["verify", url, *signed, "--sample", "5", "--json"])
     document = json.loads(capsys.readouterr().out)
@@ -680,4 +680,4 @@ def test_without_the_packages(monkeypatch, scheme):
 )
 def test_urls_for_people(url, expected):
     """User, password, query and fragment are hidden; a path stays as it is."""
-    assert shown(url) == expected
+    assert redacted(url) == expected

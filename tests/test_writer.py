@@ -526,7 +526,7 @@ def test_a_lock_on_a_removed_file_holds_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "samestat", lambda *_: next(answers))
     assert records(write(tmp_path / "db", {})) == {}
     monkeypatch.setattr(os.path, "samestat", lambda *_: False)
-    with pytest.raises(StoreError, match="writers come and go"):
+    with pytest.raises(StoreError, match="other writers keep working on"):
         write(tmp_path / "other", {})
 
 

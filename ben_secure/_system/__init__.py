@@ -1,1 +1,1 @@
-"""What the operating system has to be asked for with care: whole files, workers that Ctrl-C spares, processors."""
+"""Services of the operating system that need care: complete files, workers that ignore Ctrl-C, processors."""

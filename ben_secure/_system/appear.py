@@ -123,7 +123,9 @@ class Workspace:
                 raise
             if lock is not None:
                 return lock
-        raise self._error(f"writers come and go at {printable(self._target, 400)}; try again when they have finished")
+        raise self._error(
+            f"other writers keep working on {printable(self._target, 400)}; try again when they have finished"
+        )
 
     def _made(self) -> bool:
         """Make the folder. Return False if it exists already and only this user can have made it."""
@@ -131,11 +133,11 @@ class Workspace:
             os.mkdir(self._folder, 0o700)
         except FileExistsError:
             found = os.lstat(self._folder)
-            # In a directory that others may write to, somebody could put a folder of his own here.
+            # In a directory that others may write to, somebody else could have made this folder.
             if not stat.S_ISDIR(found.st_mode) or not _looks_like_ours(found, self._folder):
                 raise self._error(
-                    f"{printable(self._folder, 400)} is in the way and is not a private directory of this user; "
-                    "find out who put it there, and remove it"
+                    f"{printable(self._folder, 400)} is in the way and is not a private directory of this user; find "
+                    "out who made it, and remove it"
                 ) from None
             return False
         return True
@@ -156,7 +158,7 @@ class Workspace:
         self._clear()
         os.mkdir(self.directory)
         note = os.path.join(self._folder, _RESUME)
-        if os.path.lexists(note):  # of another writer: new content must never pass for its work
+        if os.path.lexists(note):  # from another writer: new content must never pass for its work
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), note)
         if fingerprint is not None:
             with open(note, "xb") as file:
@@ -235,7 +237,7 @@ class Workspace:
             raise name_taken(failing, self._error) from None
         except OSError as failure:
             stays = overwrite and len(targets) == 1 and not os.listdir(self.directory)
-            kept = "; it is in its place all the same, and may be lost if the power fails" if stays else ""
+            kept = "; the new file is in place, but may be lost if the power fails" if stays else ""
             raise self._error(unwritable(failing, failure) + kept) from failure
 
     def discard(self) -> None:
@@ -276,12 +278,12 @@ def refuse_full(target: str) -> None:
         return
     if os.path.islink(target) or not os.path.isdir(target) or os.listdir(target):
         collect(target)
-        raise StoreError(f"{shown} exists and is not an empty folder; nothing is overwritten, choose another place")
+        raise StoreError(f"{shown} exists and is not an empty folder; nothing was overwritten; choose another name")
     fixed = "a mount point" if _is_mount_point(target) else ""
     fixed = "the folder that you are in" if not fixed and os.path.samefile(target, os.curdir) else fixed
     if fixed:
         raise StoreError(
-            f"{shown} is {fixed}, which cannot be replaced as a whole; name a new folder in it, such as "
+            f"{shown} is {fixed}, which cannot be replaced; name a new folder in it, such as "
             f"{printable(os.path.join(target, 'new'), 400)}"
         )
 

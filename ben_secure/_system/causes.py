@@ -1,4 +1,4 @@
-"""Explain in plain words why the operating system did not write, and the remedy."""
+"""Explain why the operating system did not write, and the remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def unwritable(path: str, error: OSError) -> str:
     elif error.errno in _FAILED:
         remedy = "the disk or the network failed: check it, and do it again"
     elif error.errno == errno.EFBIG:
-        remedy = "the file system, or a limit of this process (ulimit -f), takes no file of this size"
+        remedy = "the file system, or a limit of this process (ulimit -f), does not allow a file of this size"
     elif error.errno in _TOO_MANY:
         remedy = "too many files are open (ulimit -n)"
     return f"cannot write {shown}: {said}; {remedy}"

@@ -240,7 +240,7 @@ def sync(path: str) -> None:
 def make_like(path: str | int, found: os.stat_result) -> None:
     """Copy owner and permissions to a file or folder, as far as this user and the file system can.
 
-    What the permissions let another owner or group do, they must not let this user's: then only the rest is copied.
+    Permissions that would reach another owner or group than the original one are left out.
     """
     ours = os.stat(path)
     if (ours.st_uid, ours.st_gid) != (found.st_uid, found.st_gid):

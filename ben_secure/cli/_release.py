@@ -11,7 +11,7 @@ from ben_secure.audit.report import printable_key
 from ben_secure.cli import _options, _signing
 from ben_secure.cli._common import console, print_json, progress_bar
 from ben_secure.errors import ManifestMismatchError, Rule, counted, printable
-from ben_secure.remote.addresses import shown
+from ben_secure.remote.addresses import redacted
 from ben_secure.signing.hashing import Algorithm
 from ben_secure.signing.keys import Signer
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX, Manifest, manifest_path, name_of
@@ -56,7 +56,7 @@ def check_earlier(before: Manifest, path: str, database: str) -> None:
             f"{printable(file_name)}: it was exchanged or renamed; fetch it again, or rename it to "
             f"{printable(subject.name)}{MANIFEST_SUFFIX}",
             rule=Rule.MANIFEST,
-            database=shown(path),
+            database=redacted(path),
         )
 
 

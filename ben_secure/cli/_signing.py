@@ -18,7 +18,7 @@ from ben_secure.audit.report import finding_to_json, printable_key
 from ben_secure.cli import _passphrase
 from ben_secure.cli._common import SCHEMA, console, print_json
 from ben_secure.errors import counted, printable
-from ben_secure.remote.addresses import shown as shown_path
+from ben_secure.remote.addresses import redacted
 from ben_secure.signing.keys import DeviceKey, SigningKey, read_signing_key, read_verify_key
 from ben_secure.store.change.rewrite import Refusals, Rewritten
 
@@ -77,7 +77,7 @@ def document(command: str, database: str, verdict: str | None, exit_code: int) -
     return {
         "schema": SCHEMA,
         "command": command,
-        "database": shown_path(database),
+        "database": redacted(database),
         "verdict": verdict,
         "exit_code": exit_code,
         "error": None,
@@ -169,7 +169,7 @@ def print_rewritten(
     path = printable(target or source, 400)
     if exit_code:
         rest = f"the other {written:,} are in {path}" if written else "nothing was written"
-        source_name = printable(shown_path(source), 400)
+        source_name = printable(redacted(source), 400)
         print_verdict(f"REFUSED: {refused:,} of {checked} in {source_name}; {rest}", exit_code, out)
         return exit_code
     if text is None:

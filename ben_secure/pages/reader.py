@@ -36,7 +36,7 @@ from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages._accounts import check_accounts
 from ben_secure.pages._snapshot import Allocate, Snapshot
 from ben_secure.pages.data_file import DataFile
-from ben_secure.remote.addresses import absolute, is_remote, shown
+from ben_secure.remote.addresses import absolute, is_remote, redacted
 from ben_secure.signing.footer import FOOTER_BYTES
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class PageReader(AbstractContextManager["PageReader"]):
             MissingExtraError: It is a URL, and the packages of the extra ``[remote]`` are not installed.
         """
         self.absolute_path = absolute(path)
-        self.path = shown(os.fspath(path))
+        self.path = redacted(os.fspath(path))
         self.max_value_bytes = max_value_bytes
         try:
             self._file = self._opened(os.fspath(path))

@@ -1,1 +1,1 @@
-"""Databases on web servers and in object storage: byte ranges of one pinned version of one object, and nothing else."""
+"""Databases on web servers and in object storage: byte ranges of one pinned version of one object."""

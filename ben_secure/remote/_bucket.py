@@ -1,7 +1,7 @@
-"""An object in S3 or a storage that speaks its protocol: byte ranges through the client of s3fs.
+"""An object in S3 or compatible storage: byte ranges through the client of s3fs.
 
-Credentials, endpoint and options are those of the environment (``AWS_...``, ``FSSPEC_S3_...``) and of the user's files,
-as for every other program; no URL holds them.
+Credentials, endpoint and options come from the environment (``AWS_...``, ``FSSPEC_S3_...``) and the user's files, as
+for other programs. They are never in a URL.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class BucketObject:
-    """``s3://BUCKET/KEY``, with ``?versionId=ID`` if it is to be that version. To be made once for each process.
+    """``s3://BUCKET/KEY``, with ``?versionId=ID`` for one version. Each process makes its own.
 
     Attributes:
         loop: The event loop in which ``get`` runs.
     """
 
     def __init__(self, url: str) -> None:
-        """Find the settings; sends nothing.
+        """Find the settings, without any request.
 
         Raises:
             MissingExtraError: fsspec or s3fs is not installed.
@@ -49,7 +49,7 @@ class BucketObject:
         self._version = query.pop("versionId", [""])[0]
         if query or "@" in parts.netloc:
             raise StoreError(
-                "expected s3://BUCKET/KEY, with ?versionId=ID if need be; credentials belong into the environment or "
+                "expected s3://BUCKET/KEY, optionally with ?versionId=ID; put credentials into the environment or "
                 "~/.aws"
             )
         self._bucket, self._key = parts.netloc, unquote(parts.path.lstrip("/"))
@@ -57,7 +57,7 @@ class BucketObject:
         self.loop: AbstractEventLoop = self._files.loop
 
     async def get(self, start: int, stop: int, pin: Pin | None) -> Answer:
-        """Read one range; arguments, result and errors as of ``WebObject.get``."""
+        """Read one range; arguments, result and errors are those of ``WebObject.get``."""
         import aiohttp
         import botocore.exceptions as failures
 
@@ -67,13 +67,13 @@ class BucketObject:
         try:
             await self._files.set_session()
             client = await self._files.get_s3(self._bucket)
-            found = await client.get_object(
+            response = await client.get_object(
                 Bucket=self._bucket, Key=self._key, Range=f"bytes={start}-{stop - 1}", **options
             )
-            return await self._answer(found, start, stop, pin)
+            return await self._answer(response, start, stop, pin)
         except failures.NoCredentialsError:
             raise MissingObjectError(
-                "there are no credentials for this bucket; set them up, or FSSPEC_S3_ANON=true for a public one"
+                "no credentials were found for this bucket; set them up, or use FSSPEC_S3_ANON=true for a public bucket"
             ) from None
         except failures.ClientError as error:
             raise failure(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)) from None
@@ -82,20 +82,20 @@ class BucketObject:
             *(aiohttp.ClientError, asyncio.TimeoutError, OSError),
         ) as error:
             raise TryAgainError(f"the connection failed ({type(error).__name__})") from None
-        except (failures.BotoCoreError, ValueError) as error:  # never its text: it may show a setting
+        except (failures.BotoCoreError, ValueError) as error:  # its text may contain a setting, so it is not shown
             raise StoreError(
                 f"the request for this bucket cannot be made ({type(error).__name__}); check the name of the bucket, "
                 "and the settings in AWS_... and ~/.aws"
             ) from None
 
-    async def _answer(self, found: dict[str, Any], start: int, stop: int, pin: Pin | None) -> Answer:
-        async with found["Body"] as body:
-            status = found["ResponseMetadata"]["HTTPStatusCode"]
+    async def _answer(self, response: dict[str, Any], start: int, stop: int, pin: Pin | None) -> Answer:
+        async with response["Body"] as body:
+            status = response["ResponseMetadata"]["HTTPStatusCode"]
             if status != 206:
                 raise failure(status)
-            total = check_range(found.get("ContentRange"), start, stop)
-            version = found.get("VersionId", "")
-            pinned = check_pin((found.get("ETag", ""), "" if version == "null" else version), pin)
+            total = check_range(response.get("ContentRange"), start, stop)
+            version = response.get("VersionId", "")
+            pinned = check_pin((response.get("ETag", ""), "" if version == "null" else version), pin)
             size = min(stop, total) - start
             data = await body.read(size)
             while len(data) < size and (more := await body.read(size - len(data))):

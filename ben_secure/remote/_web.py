@@ -1,7 +1,7 @@
-"""An object on a web server: byte ranges by HTTP, in the session of fsspec's file system for http.
+"""An object on a web server: byte ranges over HTTP, in the session of fsspec's HTTP file system.
 
-fsspec gives the event loop, the session and the user's settings (``~/.config/fsspec``). Its own ``cat_file`` is not
-used: it does not look at the status, and reads all that a server without ranges sends.
+fsspec provides the event loop, the session and the user's settings (``~/.config/fsspec``). Its ``cat_file`` is not
+used, because it ignores the status, and reads the whole object from a server without ranges.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _GONE = (401, 403, 404, 410)
 
 
 class WebObject:
-    """One URL. To be made once for each process.
+    """One URL. Each process makes its own.
 
     Attributes:
         loop: The event loop in which ``get`` runs.
     """
 
     def __init__(self, url: str) -> None:
-        """Open a session; sends nothing.
+        """Prepare a session, without any request.
 
         Raises:
             MissingExtraError: fsspec or aiohttp is not installed.
@@ -42,17 +42,17 @@ class WebObject:
         import yarl  # which aiohttp requires
 
         parts = split(url)
-        self._authorization = {}  # for the server that the caller has named, and no other
+        self._authorization = {}  # only for the server that the caller named
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._authorization = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
         bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
-        # A signature is over the URL as it is spelled.
+        # A presigned URL must not be re-encoded: the signature covers its exact characters.
         self._url: Any = yarl.URL(bare, encoded="%" in bare)
-        self._latest = self._url  # where the server has redirected to
+        self._latest = self._url  # the target of the last redirection
         scheme = parts.scheme.lower()
         settings = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
-        # aiohttp keeps them from another server only while it follows a redirection itself.
+        # aiohttp withholds them from another server only when it follows a redirection itself.
         self._has_user_headers = bool(settings.keys() & {"headers", "auth"})
         self._files = fsspec.filesystem(scheme, client_kwargs={"trust_env": True, **settings})
         self.loop: AbstractEventLoop = self._files.loop
@@ -62,15 +62,15 @@ class WebObject:
 
         Args:
             start: First byte.
-            stop: Byte behind the last; more than the object has is not an error.
-            pin: The version that is wanted; None for any.
+            stop: End of the range (exclusive). It may be beyond the end of the object.
+            pin: The required version; None for any.
 
         Returns:
             The bytes.
 
         Raises:
             MissingObjectError: There is no such object, or access to it is refused.
-            StoreError: The server does not answer ranges, the object was changed, or it has no version to pin.
+            StoreError: The server does not support ranges, the object was changed, or it has no version to pin.
             TryAgainError: The connection failed, or the server is busy.
         """
         import aiohttp
@@ -90,12 +90,12 @@ class WebObject:
             raise TryAgainError("the server does not answer in time") from None
         except aiohttp.ClientSSLError:
             raise StoreError(
-                "the server's certificate or protocol is not what https demands; nothing was read"
+                "the server's certificate or TLS protocol is not valid for https; nothing was read"
             ) from None
         except UnicodeError:
-            raise StoreError("the URL, or that of a redirection, has a host name that is malformed") from None
+            raise StoreError("the URL, or the URL of a redirection, has a malformed host name; check the URL") from None
         except (aiohttp.ClientError, asyncio.IncompleteReadError, OSError) as error:
-            # Never its text: it may show a URL to which the server has redirected.
+            # Its text may contain the URL of a redirection, so it is not shown.
             raise TryAgainError(f"the connection failed ({type(error).__name__})") from None
 
     async def _answer(self, response: Any, start: int, stop: int, pin: Pin | None) -> Answer:
@@ -103,15 +103,16 @@ class WebObject:
             raise StoreError("the server redirects from https to http; expected https; nothing was read")
         if response.status != 206:
             if self._latest != self._url and response.status in _GONE:
-                self._latest = self._url  # a redirection to a URL that is good for some minutes only
+                self._latest = self._url  # the target of the redirection may have expired
                 raise TryAgainError(f"the server answers with status {response.status}")
             raise failure(response.status)
         total = check_range(response.headers.get("Content-Range"), start, stop)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise StoreError(
-                "the server compresses what it sends, so ranges mean nothing; expected the bytes as they are"
+                "the server compresses its answers, so byte ranges are not those of the object; expected "
+                "uncompressed bytes; download the database and open the local copy"
             )
-        found = check_pin((response.headers.get("ETag", ""), ""), pin)
+        pinned = check_pin((response.headers.get("ETag", ""), ""), pin)
         if not self._has_user_headers or response.url.origin() == self._url.origin():
             self._latest = response.url
-        return Answer(await response.content.readexactly(min(stop, total) - start), total, found)
+        return Answer(await response.content.readexactly(min(stop, total) - start), total, pinned)

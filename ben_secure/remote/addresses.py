@@ -1,7 +1,7 @@
-"""URLs of databases: tell them from paths, show them without credentials, find what lies beside them.
+"""URLs of databases: recognise them, show them without credentials, and derive the URLs of related files.
 
-Decides on text alone; never opens a connection. A URL can hold a password or a signature that opens the object to
-everybody who sees it, so only ``shown`` of it stands in a message, a report or a ``repr``.
+This module works on text, and never opens a connection. A URL can contain a password, or a signature that gives access
+to everyone who sees it. So messages, reports and ``repr`` contain only the result of ``redacted``.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ _DATA_FILE_NAME = "data.mdb"
 
 
 class Url(str):
-    """A URL as the caller gave it, credentials included, whose ``repr`` and ``str`` show none of them.
+    """A URL with its credentials, which ``repr`` and ``str`` do not show.
 
     Attributes:
-        pin: Version of the object that must be read, as the reader that was copied has pinned it; None for the first
-            one that is found.
+        pin: Version of the object that must be read, pinned by the reader that this is a copy of; None for the current
+            version.
     """
 
     pin: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        return shown(self)
+        return redacted(self)
 
     def __repr__(self) -> str:
-        return repr(shown(self))
+        return repr(redacted(self))
 
 
 def is_remote(path: str) -> bool:
-    """Whether this names an object on a server and not a file."""
+    """Whether a path is a URL."""
     return _URL.match(path) is not None
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """Name a file or an object for another process: a path from the root, or the URL (a ``Url``) as it is."""
+    """Return an absolute path, or a URL as ``Url``, for another process."""
     path = os.fspath(path)
     if isinstance(path, Url) or not is_remote(path):
         return path if isinstance(path, Url) else os.path.abspath(path)
     return Url(path)
 
 
-def shown(path: str) -> str:
-    """Write a path or a URL for people: of a URL without user, password, query and fragment."""
+def redacted(path: str) -> str:
+    """Write a path or a URL for people. A URL is written without user, password, query and fragment."""
     if not is_remote(path):
         return path
     scheme, _, rest = path[:].partition("://")
-    place = _BEHIND.split(rest, maxsplit=1)[0]
-    mark = rest[len(place) : len(place) + 1]
-    hidden, at, place = place.rpartition("@")
-    if not _HOST.match(place):  # a password with a slash or a question mark in it
+    location = _BEHIND.split(rest, maxsplit=1)[0]
+    mark = rest[len(location) : len(location) + 1]
+    hidden, at, location = location.rpartition("@")
+    if not _HOST.match(location):  # a password that contains a slash or a question mark
         return f"{scheme}://{_HIDDEN}"
-    return f"{scheme}://{_HIDDEN if hidden else ''}{at}{place}{mark}{_HIDDEN if mark else ''}"
+    return f"{scheme}://{_HIDDEN if hidden else ''}{at}{location}{mark}{_HIDDEN if mark else ''}"
 
 
 def without_credentials(text: str) -> str:
-    """Write a text for people in which URLs may stand."""
-    return _IN_TEXT.sub(lambda match: shown(match[0]), text)
+    """Write a text that may contain URLs for people."""
+    return _IN_TEXT.sub(lambda match: redacted(match[0]), text)
 
 
-def extended(path: str, suffix: str) -> str:
-    """Add to the name of a file or an object; a query stays where it is, for it may be what opens a whole folder."""
+def with_suffix(path: str, suffix: str) -> str:
+    """Append to a path or to the path of a URL. A query is kept, because it may give access to the whole folder."""
     if not is_remote(path):
         return path + suffix
     parts = split(path)
@@ -78,7 +78,7 @@ def extended(path: str, suffix: str) -> str:
 
 
 def folder_of_data_file(path: str) -> str:
-    """The name of a database: without a last part ``data.mdb``."""
+    """Remove a final ``/data.mdb`` from the URL of a database."""
     parts = split(path)
     if parts.path.rpartition("/")[2] != _DATA_FILE_NAME:
         return path
@@ -86,19 +86,20 @@ def folder_of_data_file(path: str) -> str:
 
 
 def data_files(path: str) -> list[str]:
-    """Where the data file of a database may be, in the order in which to look.
+    """Possible URLs of the data file of a database, in the order to try.
 
     Returns:
-        ``URL/data.mdb`` and ``URL``; only ``URL`` if it names a data file, or has a query, which is good for it alone.
+        ``URL/data.mdb`` and ``URL``; only ``URL`` if it names a data file or has a query, which may be valid for this
+        URL only.
     """
     parts = split(path)
     if parts.query or parts.path.endswith(".mdb"):
         return [path]
-    return [extended(path, "/" + _DATA_FILE_NAME), path]
+    return [with_suffix(path, "/" + _DATA_FILE_NAME), path]
 
 
 def split(path: str) -> SplitResult:
-    """Take a URL apart.
+    """Split a URL into its components.
 
     Raises:
         StoreError: It is malformed.
@@ -108,6 +109,6 @@ def split(path: str) -> SplitResult:
         path[:].encode()
         if parts.hostname and parts.port != 0 and parts.path.strip("/"):
             return parts
-    except ValueError:  # a port, an IPv6 address or no Unicode; the message of urlsplit would show it
+    except ValueError:  # a bad port or IPv6 address, or not Unicode; the message of urlsplit would show it
         pass
     raise StoreError(f"this URL is malformed; expected {SCHEMES[1]}://HOST/PATH or {SCHEMES[2]}://BUCKET/PATH")

@@ -1,4 +1,4 @@
-"""Answers of servers to a request for a byte range: what one holds, and what a failure of one means."""
+"""A server's answer to a request for a byte range, and the meaning of its failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Answer(NamedTuple):
     Attributes:
         data: The bytes.
         total_bytes: Size of the whole object.
-        pin: The version that they are of.
+        pin: Their version.
     """
 
     data: bytes
@@ -29,24 +29,24 @@ class Answer(NamedTuple):
 
 
 class MissingObjectError(Exception):
-    """There is no such object, or none that these credentials may see."""
+    """The object does not exist, or these credentials may not read it."""
 
 
 class TryAgainError(Exception):
-    """Nothing was decided, and the same request may succeed."""
+    """The request failed, but may succeed when repeated."""
 
 
 def failure(status: int) -> Exception:
-    """What an HTTP status other than 206 means for a request for a range of the pinned version."""
+    """Return the error for an HTTP status other than 206."""
     if status == 200:
         return StoreError(
-            "the server ignores ranges and would send the whole file; download the database with its manifest, and "
-            "open the local copy"
+            "the server ignores range requests and sends the whole file; download the database with its manifest, "
+            "and open the local copy"
         )
     if status in (412, 416):
         return changed()
     if status in (404, 410):
-        return MissingObjectError(f"the server has no such object (status {status})")
+        return MissingObjectError(f"the object does not exist on the server (status {status})")
     if status in (401, 403):
         return MissingObjectError(f"the server refuses access (status {status}); check the credentials and the URL")
     if status in _TRY_AGAIN or status >= 500:
@@ -55,25 +55,25 @@ def failure(status: int) -> Exception:
 
 
 def changed() -> StoreError:
-    """The error for an object that is not the pinned one any more."""
+    """Return the error for an object that is not the pinned version any more."""
     return StoreError(
         "the object on the server is empty, or was changed after it was opened; open it again to read the new version"
     )
 
 
 def check_range(header: str | None, start: int, stop: int) -> int:
-    """Check that an answer has the bytes that were asked for, as far as the object has them.
+    """Check that an answer has the requested bytes, up to the end of the object.
 
     Args:
         header: ``Content-Range``.
         start: First byte.
-        stop: Byte behind the last.
+        stop: End of the range (exclusive).
 
     Returns:
         Size of the whole object.
 
     Raises:
-        StoreError: The server sends something else.
+        StoreError: The server sends another range.
     """
     match = _CONTENT_RANGE.fullmatch(header or "")
     first, last, total = map(int, match.groups()) if match else (-1, -1, -1)
@@ -85,18 +85,18 @@ def check_range(header: str | None, start: int, stop: int) -> int:
     return total
 
 
-def check_pin(found: Pin, expected: Pin | None) -> Pin:
-    """Check that an answer is of the pinned version, or of one that can be pinned.
+def check_pin(pin: Pin, expected: Pin | None) -> Pin:
+    """Check that an answer has the pinned version, or a version that can be pinned.
 
     Raises:
-        StoreError: It is of another version, or the server does not say of which.
+        StoreError: It has another version, or the server does not state the version.
     """
-    etag, version = found
+    etag, version = pin
     if not version and (not etag or etag.startswith("W/")):
         raise StoreError(
-            "the server gives the object no version or strong ETag, so a change would not be noticed; download the "
-            "database with its manifest, and open the local copy"
+            "the server sends no version or strong ETag of the object, so changes could not be detected; download "
+            "the database with its manifest, and open the local copy"
         )
-    if expected is not None and found != expected:
+    if expected is not None and pin != expected:
         raise changed()
-    return found
+    return pin

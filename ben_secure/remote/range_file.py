@@ -1,9 +1,9 @@
-"""``RangeFile``: one pinned version of one object on a server, read as ``pages.data_file.DataFile`` reads a file.
+"""``RangeFile``: one pinned version of one object on a server, with the interface of ``pages.data_file.DataFile``.
 
-The first request fetches the beginning of the object and pins its version; every later one asks for that version and
-is refused if it is gone. So a snapshot of a remote database is current for as long as it can be read at all, and no
-request is spent on finding that out. Nothing but the ranges that are read is fetched, each once, also if threads ask
-for one at the same time.
+The first request fetches the beginning of the object and pins its version. Every later request asks for that version,
+and fails if it is gone. So a snapshot of a remote database is current as long as it can be read, and no request is
+needed to check this. Only the ranges that are read are fetched. Each is fetched once, even if several threads request
+it.
 """
 
 from __future__ import annotations
@@ -33,47 +33,46 @@ class _Object(Protocol):
 class RangeFile:
     """An open object.
 
-    Threads may share it; a forked child opens its own connections to the same version.
+    Threads may share it. A forked child opens its own connections to the same version.
 
     Attributes:
-        url: Where it is, with the pinned version, for another process.
+        url: Its URL with the pinned version, for another process.
     """
 
-    def __init__(self, *places: str) -> None:
+    def __init__(self, *urls: str) -> None:
         """Fetch the beginning of an object.
 
         Args:
-            places: Where it may be, in the order in which to look. One that is the ``url`` of another ``RangeFile`` is
-                pinned to its version.
+            urls: Possible URLs, in the order to try. The ``url`` of another ``RangeFile`` is pinned to that version.
 
         Raises:
             MissingExtraError: The packages for this kind of URL are not installed.
             StoreError: It cannot be read, is empty, or the server cannot serve ranges of one version.
         """
         self._flying: dict[tuple[int, int], Future[Answer]] = {}
-        for place in places:
-            self._place, self._pid = place, -1
-            pin = place.pin if isinstance(place, Url) else None
+        for url in urls:
+            self._url, self._pid = url, -1
+            pin = url.pin if isinstance(url, Url) else None
             try:
                 self._head, self._size, self._pin = self._begin(0, _HEAD_BYTES, pin).result()
                 break
             except MissingObjectError as error:
-                if place is places[-1]:
+                if url is urls[-1]:
                     raise StoreError(f"it cannot be opened: {error}") from None
         self._flying = {}
-        self.url = Url(place[:])
+        self.url = Url(url[:])
         self.url.pin = self._pin
 
     def size(self) -> int:
-        """Bytes of the object."""
+        """Return the size of the object in bytes."""
         return self._size
 
     def is_in_place(self) -> bool:
-        """Whether what is read is what was opened: always, or reading is an error."""
+        """Whether the opened object is still read. Always True, because reading fails otherwise."""
         return True
 
     def read_up_to(self, offset: int, size: int) -> bytes:
-        """Read a byte range; shorter than asked for where the object ends.
+        """Read a byte range, or less at the end of the object.
 
         Raises:
             StoreError: The object was changed, or the server cannot be reached.
@@ -95,7 +94,7 @@ class RangeFile:
             self._flying.pop((offset, stop), None)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read exactly ``size`` bytes; raises as ``read_up_to``, and StoreError if the object ends before."""
+        """Read exactly ``size`` bytes; raises like ``read_up_to``, and StoreError if the object ends before."""
         data = self.read_up_to(offset, size)
         if len(data) != size:
             raise StoreError(
@@ -104,19 +103,19 @@ class RangeFile:
         return data
 
     def read_behind(self, offset: int, header_bytes: int, size: int) -> tuple[bytes, bytes]:
-        """Read a header and what follows it, in one request; otherwise as ``read``."""
+        """Read a header and the bytes that follow it, in one request; otherwise like ``read``."""
         data = self.read(offset, header_bytes + size)
         return data[:header_bytes], data[header_bytes:]
 
     def read_into(self, offset: int, header: bytearray, view: memoryview) -> None:
-        """Fill a header, then a writable view, with the bytes from ``offset`` on; otherwise as ``read``."""
+        """Fill a header, then a writable view, with the bytes from ``offset`` on; otherwise like ``read``."""
         header[:], view[:] = self.read_behind(offset, len(header), len(view))
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Begin to fetch ranges (offset, bytes) that will be read, as many at the same time as memory allows."""
+        """Start to fetch ranges (offset, bytes) that will be read, in parallel, up to a bound on their bytes."""
         if self._pid == 0:
             return
-        if len(self._flying) > _MOST_EXPECTED:  # nobody came for those
+        if len(self._flying) > _MOST_EXPECTED:  # the earlier ranges were never read
             self._flying.clear()
         left = _MOST_EXPECTED_BYTES
         for offset, size in ranges:
@@ -126,33 +125,33 @@ class RangeFile:
                 self._begin(offset, stop, self._pin)
 
     def _begin(self, start: int, stop: int, pin: Pin | None) -> Future[Answer]:
-        if self._pid != os.getpid():  # a forked child has neither the loop nor the connections
+        if self._pid != os.getpid():  # a forked child has no loop and no connections
             if self._pid > 0:
                 _forget_loop()
-            self._object = _opened(self._place)
+            self._object = _opened(self._url)
             self._flying = {}
             self._pid = os.getpid()
         mine: Future[Answer] = Future()
-        future = self._flying.setdefault((start, stop), mine)  # one step, so one request for all threads
+        future = self._flying.setdefault((start, stop), mine)  # atomic, so all threads share one request
         if future is mine:
             task = asyncio.run_coroutine_threadsafe(_patiently(self._object, start, stop, pin), self._object.loop)
             task.add_done_callback(lambda done: _hand_over(done, mine))
         return future
 
     def close(self) -> None:
-        """Give the object up; doing it twice is harmless."""
+        """Close the object. A second call has no effect."""
         self._pid = 0
         self._flying = {}
 
 
 def open_data_file(url: str) -> RangeFile:
-    """Open the data file of a database at a URL; errors as for ``RangeFile``."""
+    """Open the data file of a database at a URL; raises like ``RangeFile``."""
     pinned = isinstance(url, Url) and url.pin is not None
     return RangeFile(*([url] if pinned else data_files(url)))
 
 
 def read_small(url: str, max_bytes: int) -> bytes:
-    """Read a whole object, or a byte more than it may have if it is longer.
+    """Read a whole object. Of a longer object than allowed, read one byte too many.
 
     Raises:
         StoreError: As for ``RangeFile``.
@@ -162,7 +161,7 @@ def read_small(url: str, max_bytes: int) -> bytes:
 
 
 def _forget_loop() -> None:
-    """Have fsspec start an event loop in this process; releases before 2025 believe in that of the parent."""
+    """Let fsspec start an event loop in this process. Releases before 2025 keep using the parent's loop."""
     import fsspec.asyn
 
     thread = fsspec.asyn.iothread[0]
@@ -181,7 +180,7 @@ def _opened(url: str) -> _Object:
 
 
 async def _patiently(source: _Object, start: int, stop: int, pin: Pin | None) -> Answer:
-    """Try again what may succeed, a bounded number of times."""
+    """Repeat a request that may succeed, a bounded number of times."""
     for pause in _PAUSES_S:
         try:
             return await source.get(start, stop, pin)
@@ -190,7 +189,7 @@ async def _patiently(source: _Object, start: int, stop: int, pin: Pin | None) ->
     try:
         return await source.get(start, stop, pin)
     except TryAgainError as error:
-        raise StoreError(f"{error}, also when tried {len(_PAUSES_S) + 1} times; try again later") from None
+        raise StoreError(f"{error}in all of {len(_PAUSES_S) + 1} attempts; try again later") from None
 
 
 def _hand_over(done: Future[Answer], mine: Future[Answer]) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, StoreError, printable
-from ben_secure.remote.addresses import absolute, extended, folder_of_data_file, is_remote, shown, split
+from ben_secure.remote.addresses import absolute, folder_of_data_file, is_remote, redacted, split, with_suffix
 from ben_secure.signing._record_list import Record, RecordList, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, VerifiedStatement, verify_envelope
 from ben_secure.signing.hashing import Hash, hash_of
@@ -287,7 +287,7 @@ def open_manifest(
         ValueError: ``threshold`` is not between 1 and the number of distinct keys.
     """
     path = os.fspath(path)
-    reading = extended(path, ENVELOPE_SUFFIX)
+    reading = with_suffix(path, ENVELOPE_SUFFIX)
     try:
         verified = verify_envelope(_read(reading, MAX_ENVELOPE_BYTES), verify_keys, threshold)
         verified.statement.require(name, version)
@@ -298,7 +298,7 @@ def open_manifest(
             manifest.check_subject(subject)
         return manifest
     except BenSecureError as error:
-        error.located(shown(reading))
+        error.located(redacted(reading))
         raise
 
 
@@ -313,7 +313,7 @@ def manifest_path(database: str | os.PathLike[str]) -> str:
     """
     path = absolute(database)
     if is_remote(path):
-        return extended(folder_of_data_file(path), MANIFEST_SUFFIX)
+        return with_suffix(folder_of_data_file(path), MANIFEST_SUFFIX)
     if os.path.basename(path) == _DATA_FILE_NAME:
         path = os.path.dirname(path)
     return path + MANIFEST_SUFFIX

@@ -1,7 +1,7 @@
-"""A patch as an xarray Dataset: bands on the grids that they have, with coordinates where the metadata say them.
+"""A patch as an xarray Dataset: each band on its own grid, with coordinates if the metadata contain them.
 
-Nothing is resampled. Coordinates are the middles of the pixels, as CF and rioxarray have them; no projection is looked
-up, the coordinate reference system goes by its EPSG number.
+Nothing is resampled. Coordinates are the centres of the pixels, as in CF and rioxarray. The coordinate reference system
+is given by its EPSG number, without looking up the projection.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def to_dataset(layers: Iterable[Layer], metadata: Mapping[str, object]) -> xarra
 
     Args:
         layers: The bands.
-        metadata: Metadata of the patch: ``epsg``, ``bounds`` and ``reference_map`` are used if they are what ``encode``
-            stores under these names; other scalars and lists of text become attributes.
+        metadata: Metadata of the patch: ``epsg``, ``bounds`` and ``reference_map`` are used if they have the form in
+            which ``encode`` stores them. Other scalars and lists of text become attributes.
 
     Returns:
-        A Dataset with a variable for each band, whose pixels are not copied. The finest grid has the dimensions ``y``
-        and ``x``, others ``y_20m`` and ``x_20m`` or the like. With ``bounds`` they have coordinates, with ``epsg``
+        A Dataset with a variable for each band, without a copy of the pixels. The finest grid has the dimensions ``y``
+        and ``x``, the others for example ``y_20m`` and ``x_20m``. With ``bounds`` they have coordinates. With ``epsg``
         there is a ``spatial_ref``.
 
     Raises:
@@ -79,7 +79,7 @@ def to_dataset(layers: Iterable[Layer], metadata: Mapping[str, object]) -> xarra
 
 
 def _bounds(found: object) -> tuple[float, float, float, float] | None:
-    """Left, bottom, right and top edge, if they are that."""
+    """Return left, bottom, right and top edge, or None if the metadata are something else."""
     if not isinstance(found, list | tuple) or len(found) != 4:
         return None
     if not all(type(edge) in (int, float) and math.isfinite(edge) for edge in found):

@@ -19,7 +19,7 @@ from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.run.ranges import open_pages
 from ben_secure.audit.run.runner import Run, audit_database, audit_many
 from ben_secure.errors import LimitExceededError, StoreError, UndecidedError, UntrustedDataError
-from ben_secure.remote.addresses import extended, is_remote, shown
+from ben_secure.remote.addresses import is_remote, redacted, with_suffix
 from ben_secure.remote.range_file import read_small
 from ben_secure.signing._record_list import MAX_KEY_BYTES, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, verify_envelope
@@ -41,7 +41,7 @@ def audit_remote(url: str, *, options: Options | None = None, run: Run | None = 
         The report on the sample. If the sample cannot be read, ``undecided`` is the reason.
     """
     options, run = options or Options(), run or Run()
-    nothing = AuditReport(database=shown(url), entries=0, tally=Tally(), fail_on=run.fail_on)
+    nothing = AuditReport(database=redacted(url), entries=0, tally=Tally(), fail_on=run.fail_on)
     if run.sample is None or run.resume is not None or run.runner is not None:
         problem = (
             "a database on a server is audited only as a sample (--sample), on this machine and without --resume; "
@@ -136,10 +136,10 @@ def _with_manifest_in(folder: str, verification: Verification, url: str, entries
     manifest = os.fspath(verification.manifest or manifest_path(url))
     if is_remote(manifest):
         local = os.path.join(folder, "sample.manifest")
-        envelope = read_small(extended(manifest, ENVELOPE_SUFFIX), MAX_ENVELOPE_BYTES)
+        envelope = read_small(with_suffix(manifest, ENVELOPE_SUFFIX), MAX_ENVELOPE_BYTES)
         # The signed statement bounds the bytes that are read. ``entries`` comes from the server and is untrusted.
         signed = verify_envelope(envelope, verification.verify_keys, verification.threshold).statement
-        contents = {ENVELOPE_SUFFIX: envelope, "": read_small(extended(manifest, ""), max_file_bytes(signed.max_count))}
+        contents = {ENVELOPE_SUFFIX: envelope, "": read_small(with_suffix(manifest, ""), max_file_bytes(signed.max_count))}
         for suffix, content in contents.items():
             with open(local + suffix, "xb") as file:
                 file.write(content)
