@@ -86,7 +86,7 @@ __all__ = [
     "loads",
 ]
 
-# Where to find what is imported when it is first used (PEP 562); the errors and limits are here already.
+# The modules of the names that are imported on first use (PEP 562). Errors and limits are imported above.
 _HOMES = dict.fromkeys(__all__, "ben_secure.patches") | {
     "PairedReader": "ben_secure.store.pairs",
     "PatchReader": "ben_secure.store.reader",

@@ -142,4 +142,4 @@ def natural_key(name: str) -> list[str | int]:
     Returns:
         Text and numbers alternating, beginning with text.
     """
-    return [int(part) if place % 2 else part for place, part in enumerate(_DIGITS.split(name))]
+    return [int(part) if index % 2 else part for index, part in enumerate(_DIGITS.split(name))]

@@ -1,21 +1,21 @@
-"""Make code that was written for ``bigearthnet_patch_interface`` use the classes of this package, by one line.
+"""Make code written for ``bigearthnet_patch_interface`` use the classes of this package, with one line.
 
     import ben_secure.compat
     ben_secure.compat.install()  # before anything imports bigearthnet_patch_interface
 
-From then on that name and its modules are ours, whether the original is installed or not, so that
-``BigEarthNet_S1_S2_Patch.loads(value)``, as training code calls it, is the restricted loader and runs nothing. Values
-that the classes write are canonical ones.
+Afterwards, importing that package or its modules gives ours, whether the original is installed or not. So
+``BigEarthNet_S1_S2_Patch.loads(value)`` in training code is the restricted loader, which never executes a value. The
+classes write canonical values.
 
-Not covered: code that calls ``pickle.loads`` itself runs whatever the value says, before any class of ours is asked.
-Change such code to ``ben_secure.loads``. After ``install``, ``pickle.loads`` refuses honest values of the original
-package with an ``UnsafePickleError`` that says so, because it would fill half-built objects. It reads canonical values,
-which name one checked function. A spawned process needs the call again: put it into its main module or into the code
-that it runs.
+Code that calls ``pickle.loads`` itself is not protected: a hostile value runs before any class of ours is used. Change
+such code to ``ben_secure.loads``. After ``install``, ``pickle.loads`` of an honest value of the original package raises
+an ``UnsafePickleError``, because it would fill half-built objects. Canonical values can still be read with
+``pickle.loads``, because they name one checked function. A spawned process must call ``install`` again, in its main
+module or in the code that it runs.
 
-Differences: a wrong argument raises ``ValueError`` or ``TypeError`` and not pydantic's ``ValidationError``. The private
-names of the original and its example GeoTIFFs are missing. This module imports nothing that a value names, and installs
-nothing on disk.
+Differences: a wrong argument raises ``ValueError`` or ``TypeError``, not pydantic's ``ValidationError``. The private
+names of the original and its example GeoTIFFs are missing. This module imports no name from a value, and writes nothing
+to disk.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ import numpy as np
 from ben_secure import patches
 
 ORIGINAL = "bigearthnet_patch_interface"
-"""The package that is stood in for."""
+"""The package that is replaced."""
 
 VERSION = "0.1.2"
-"""Version of the original whose interface this is; that of 0.1.0 is a part of it."""
+"""Version of the original with this interface. The interface of 0.1.0 is a part of it."""
 
 _BANDS = ("Band", "BenS2_10mBand", "BenS2_20mBand", "BenS2_60mBand", "BenS1_Band")
 _S1 = ("BigEarthNet_S1_Patch", "random_ben_S1_band")
@@ -47,7 +47,7 @@ _S2 = (
 _PATCH = ("BigEarthNetPatch",)
 _MERGED = ("BigEarthNet_S1_S2_Patch",)
 
-# For each module its __all__ (None: it has none, and a star import gives every name), and what else it has imported.
+# For each module its __all__ (None: none, so a star import gives every name), and the other names that it imports.
 _MODULES: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...]]] = {
     "band_interface": (_BANDS, ()),
     "patch_interface": (_PATCH, _BANDS),
@@ -62,7 +62,7 @@ _modules: dict[str, ModuleType] = {}
 
 
 class Installation:
-    """One ``install()``; as a context manager it lasts until the end of the block."""
+    """The result of ``install()``. As a context manager it lasts until the end of the block."""
 
     def __enter__(self) -> Installation:
         return self
@@ -76,16 +76,16 @@ class Installation:
 
 
 def install() -> Installation:
-    """Let ``bigearthnet_patch_interface`` and its modules be ours from now on.
+    """Replace ``bigearthnet_patch_interface`` and its modules by ours from now on.
 
-    Doing it again changes nothing. Do it before threads import; what was imported before keeps what it has.
+    A second call changes nothing. Call this before threads import: modules that were imported earlier keep their names.
 
     Returns:
-        A context manager, which ends this call's effect at the end of its block, unless another call still holds it.
-        It may be ignored.
+        A context manager. Its block ends the effect of this call, unless another call is still in effect. It may be
+        ignored.
 
     Raises:
-        RuntimeError: The original was imported already, so that code holds its unsafe classes; nothing is changed.
+        RuntimeError: The original was already imported, so code may hold its unsafe classes. Nothing is changed.
     """
     with _lock:
         if not _holds:
@@ -100,9 +100,9 @@ def install() -> Installation:
 
 
 def uninstall() -> None:
-    """Give the name back, however often ``install`` was called; code that has imported from it keeps our classes.
+    """Undo all calls of ``install``. Code that has imported our classes keeps them.
 
-    Without effect if it is not installed.
+    This has no effect if ``install`` was not called.
     """
     with _lock:
         _holds.clear()
@@ -114,7 +114,7 @@ def uninstall() -> None:
 
 
 def installed() -> bool:
-    """Whether the name is ours now."""
+    """Whether the original's name leads to our modules now."""
     return bool(_holds)
 
 
@@ -126,21 +126,21 @@ def _refuse_original() -> None:
     ]
     if foreign:
         raise RuntimeError(
-            f"{', '.join(sorted(foreign))} of the original package was imported already, and its classes load pickles "
-            "without any check; call ben_secure.compat.install() first, before anything that imports "
-            f"{ORIGINAL}, at the top of the program"
+            f"{', '.join(sorted(foreign))} of the original package was already imported, and its classes load pickles "
+            f"without any check; call ben_secure.compat.install() before any import of {ORIGINAL}, at the top of the "
+            "program"
         )
 
 
 class _Importer(MetaPathFinder, Loader):
-    """Finds our modules before the original's, also when one is reloaded or was taken out of ``sys.modules``."""
+    """Finds our modules before the original's, even if one is reloaded or was removed from ``sys.modules``."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname in _modules:
             return _spec(fullname)
-        if fullname.startswith(ORIGINAL + "."):  # not the original's either: no mixture of the two
+        if fullname.startswith(ORIGINAL + "."):  # never mix ours with the original's
             raise ModuleNotFoundError(f"No module named {fullname!r}; {ORIGINAL} is ben_secure.compat", name=fullname)
         return None
 

@@ -1,4 +1,4 @@
-"""Every error that ben_secure raises about data. There is one root with two branches; the branch decides the exit code.
+"""Every error that ben_secure raises about data. One root has two branches, which decide the exit code.
 
 ``UntrustedDataError`` means that the data was judged and refused (exit 1). ``UndecidedError`` means that it could
 not be judged (exit 2). Every error that untrusted bytes cause is one of these. A caller's own mistake stays a
@@ -22,8 +22,8 @@ def printable(text: object, limit: int = _SHOWN_CHARACTERS) -> str:
     and megabytes. Every piece of text that comes from a file passes through here before a person sees it.
 
     Args:
-        text: A str, or bytes (shown as ``b'...'``), a number, None, or a short tuple or list of these. Any other
-            object is shown by its type alone, because a ``repr`` can take more memory than there is.
+        text: A str, or bytes (shown as ``b'...'``), a number, None, or a short tuple or list of these. Any other object
+            is shown only by its type, because a ``repr`` can exceed the available memory.
         limit: Maximum number of characters in the result; ``...`` replaces the rest.
 
     Returns:
@@ -134,7 +134,7 @@ class BenSecureError(Exception):
         global_name: ``module.name`` of the refused global, escaped, if the payload asked for one.
     """
 
-    _PLACE = ("database", "lmdb_key", "rule", "offset", "opcode", "global_name")
+    _LOCATION = ("database", "lmdb_key", "rule", "offset", "opcode", "global_name")
 
     def __init__(
         self,
@@ -163,15 +163,15 @@ class BenSecureError(Exception):
         return self
 
     def __str__(self) -> str:
-        place = ""
+        location = ""
         if self.lmdb_key is not None:
-            place += f" at LMDB key {printable(self.lmdb_key)}"
+            location += f" at LMDB key {printable(self.lmdb_key)}"
         if self.database is not None:
-            place += f" in {printable(self.database, 400)}"
-        return f"{self.message} [{place.strip()}]" if place else self.message
+            location += f" in {printable(self.database, 400)}"
+        return f"{self.message} [{location.strip()}]" if location else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {name: getattr(self, name) for name in self._PLACE if getattr(self, name) is not None}
+        state = {name: getattr(self, name) for name in self._LOCATION if getattr(self, name) is not None}
         return type(self), (self.message,), state
 
 
@@ -216,7 +216,7 @@ class TableError(UndecidedError):
 
 
 class EncodeError(UndecidedError):
-    """The input for a new database cannot be used: a band or label is missing, doubled or malformed."""
+    """The input for a new database cannot be used: a band or label is missing, duplicated or malformed."""
 
 
 class KeyFileError(UndecidedError):
@@ -230,10 +230,9 @@ class ResourceError(UndecidedError):
     def reading(cls, size: int) -> ResourceError:
         """Make the error for a value, or a part of a database, of ``size`` bytes."""
         return cls(
-            f"there is not enough memory to read {size} bytes, which says nothing about them; free some memory and try "
-            "again"
+            f"there is not enough memory to read {size} bytes, so they were not judged; free some memory and try again"
         )
 
 
 class MissingExtraError(UndecidedError):
-    """A library that only some functions need is not installed; the message names it."""
+    """A library that an optional function needs is not installed; the message names it."""

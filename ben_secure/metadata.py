@@ -1,10 +1,10 @@
-"""The plain-data rule: the types that metadata of a patch may have, and the form of its numpy leaves in a value.
+"""The types that metadata of a patch may have, and the form of its numpy objects in a value.
 
 Metadata is str, int, float, bool, None, bytes, list, tuple, dict with str keys, set, numpy arrays and scalars of
-numeric, bool or str dtype, and one-dimensional object arrays of plain str; exact types, nothing else. So it can be
-checked completely, compared, and rebuilt without running code. The checks never follow a subclass's methods,
-never recurse, and end within their limits whatever cycles or shared references they are handed. The rebuilders take
-hostile arguments and allocate nothing before length, shape and dtype agree.
+numeric, bool or str dtype, and one-dimensional object arrays of plain str. Only exact types are allowed. So metadata
+can be checked completely, compared, and rebuilt without running code. The checks never call methods of a subclass and
+never recurse. Their limits end them for any cycles or shared references. The rebuilding functions take hostile
+arguments, and allocate nothing before length, shape and dtype agree.
 """
 
 from __future__ import annotations
@@ -35,53 +35,54 @@ _LEAVES = frozenset({str, float, bool, type(None), bytes})
 _SET_MEMBERS = _LEAVES | {int}
 _TEXT_ONLY = {str}
 _CONTAINERS = frozenset({list, tuple, dict})
-# repr and dumps write a shared object each time it occurs, so its bytes count. This many bytes count as one object.
+# repr and dumps write a shared object each time that it occurs, so its bytes count. This many bytes count as one
+# object.
 _TEXT_WEIGHT = 64
 _ARRAY_WEIGHT = 256
-# Levels of nesting that a pickle needs around the metadata and inside a packed array; ``Limits.max_depth`` counts them.
+# Levels of nesting around the metadata and inside a packed array in a pickle. ``Limits.max_depth`` counts them.
 _ENVELOPE_DEPTH = 8
 _FIXED_DTYPES = PIXEL_DTYPES | {"|b1"}
 _STR_DTYPE = re.compile(r"[<>]U(0|[1-9][0-9]{0,4})", re.ASCII)
-# Dimensions of an array without elements are bounded by this alone; any larger one overflows numpy's own arithmetic.
+# The only bound on the dimensions of an array without elements. Larger ones overflow numpy's own arithmetic.
 _MAX_DIMENSION = 2**31
 _MAX_CODE_POINT = 0x10FFFF
 
 
 def check_name(name: object, taken: Container[str], limits: Limits = DEFAULT_LIMITS) -> None:
-    """Check that a piece of metadata may have this name.
+    """Check a metadata name.
 
     Args:
         name: The name; hostile.
-        taken: Names that the patch uses itself: methods, bands, band attributes.
+        taken: Names of the patch itself: methods, bands, band attributes.
         limits: Bound on its length.
 
     Raises:
         TypeError: The name is not exactly a str.
-        ValueError: It is empty, too long, a dunder or taken.
+        ValueError: It is empty, too long, taken, or begins and ends with two underscores.
     """
     if type(name) is not str:
         raise TypeError(f"a metadata name must be a str, not {printable(type(name).__name__)}")
     if not 0 < len(name) <= limits.max_name_characters:
         raise ValueError(f"a metadata name must have 1 to {limits.max_name_characters} characters, not {len(name)}")
     if name in taken or (name.startswith("__") and name.endswith("__")):
-        raise ValueError(f"metadata {printable(name)!r} would shadow something of the patch itself; rename it")
+        raise ValueError(f"metadata {printable(name)!r} would shadow an attribute of the patch itself; rename it")
 
 
 def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent: int = 0) -> int:
-    """Check that a value is metadata, as deep as it goes.
+    """Check a metadata value completely.
 
     Args:
         name: Its name in a message.
-        value: The value; hostile, but no longer changing.
-        limits: Bounds on nodes (a shared object counts each time), depth and integers.
-        spent: Nodes already counted in other values of the same patch.
+        value: The value; hostile, but not changing meanwhile.
+        limits: Bounds on the number of objects (a shared one counts each time), depth and integers.
+        spent: Objects already counted in other values of the same patch.
 
     Returns:
-        Nodes counted so far, this value's included.
+        Number of objects counted so far, including this value.
 
     Raises:
-        TypeError: Something in it is not of an admitted type; the message has its path, its type and the remedy.
-        ValueError: It is too big, too deep (or a cycle), or an integer is too long.
+        TypeError: It contains an object of another type; the message has its path, its type and the remedy.
+        ValueError: It is too large, too deep (or has a cycle), or an integer is too long.
     """
     nodes = spent + 1 + _weight(value)
     if type(value) is list and len(value) <= limits.max_nodes and set(map(type, value)) == _TEXT_ONLY:  # labels, mostly
@@ -105,7 +106,8 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
                 children = enumerate(node)
             if len(path) > limits.max_depth - _ENVELOPE_DEPTH:
                 raise ValueError(
-                    f"metadata {_shown(path)}: nested deeper than {limits.max_depth - _ENVELOPE_DEPTH}, or a cycle"
+                    f"metadata {_shown(path)}: it is nested deeper than {limits.max_depth - _ENVELOPE_DEPTH} levels, "
+                    "or contains itself"
                 )
         else:
             nodes += _check_leaf(path, node, limits)
@@ -118,20 +120,20 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
             break
     if nodes > limits.max_nodes:
         raise ValueError(
-            f"metadata {printable(name)!r}: a patch may hold {limits.max_nodes} objects in its metadata, each "
-            f"text in an array, {_TEXT_WEIGHT} characters of text and {_ARRAY_WEIGHT} bytes of an array counted as "
-            "one, and what is shared as often as it occurs"
+            f"metadata {printable(name)!r}: the metadata of a patch may have at most {limits.max_nodes} objects; each "
+            f"text in an array, each {_TEXT_WEIGHT} characters of text and each {_ARRAY_WEIGHT} bytes of an array "
+            "count as one, and a shared object counts each time that it occurs"
         )
     return nodes
 
 
 def _weight(leaf: object) -> int:
-    """Return the nodes that a text counts beyond one."""
+    """Return the number of objects for which a text counts, beyond one."""
     return len(leaf) // _TEXT_WEIGHT if isinstance(leaf, str | bytes) else 0
 
 
 def _shown(path: tuple[object, ...]) -> str:
-    """Write a path as it would be typed: ``'acquired'['x'][2]``."""
+    """Write a path as in Python: ``'acquired'['x'][2]``."""
     return printable(path[0]).join("''") + "".join(
         f"['{printable(step, 40)}']" if type(step) is str else f"[{step}]" for step in path[1:]
     )
@@ -147,9 +149,9 @@ def _dict_items(path: tuple[object, ...], node: dict[object, object]) -> Iterabl
 
 
 def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
-    """Check an int, a set or a numpy leaf and return how many nodes are in it; refuse anything else.
+    """Check an int, a set or a numpy object, and return its number of objects; refuse anything else.
 
-    An array or set with too many nodes is not examined.
+    An array or set that is too large is not examined.
     """
     if type(node) is int:
         # A pickle spends one more bit on the sign.
@@ -170,15 +172,15 @@ def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
         return len(node) + sum(map(_weight, node))
     if type(node) is np.ndarray:
         return _check_array(path, node, limits)
-    # The exact scalar type, found from its dtype: a subclass of numpy's is refused.
+    # The type must be exactly the one of the dtype, so a subclass of a numpy scalar is refused.
     if isinstance(node, np.generic) and type(node) is node.dtype.type and _admitted(node.dtype):
         return _weight(node)
-    found = type(node)
-    if found.__module__ != "builtins":
+    node_type = type(node)
+    if node_type.__module__ != "builtins":
         raise TypeError(
-            f"metadata {_shown(path)} is a {printable(f'{found.__module__}.{found.__qualname__}')}; {REMEDY}"
+            f"metadata {_shown(path)} is a {printable(f'{node_type.__module__}.{node_type.__qualname__}')}; {REMEDY}"
         )
-    raise TypeError(f"metadata {_shown(path)} is a {found.__qualname__}; {REMEDY}")
+    raise TypeError(f"metadata {_shown(path)} is a {node_type.__qualname__}; {REMEDY}")
 
 
 def _admitted(dtype: np.dtype[Any]) -> bool:
@@ -188,7 +190,7 @@ def _admitted(dtype: np.dtype[Any]) -> bool:
 def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> int:
     if array.ndim > limits.max_array_dims:
         raise ValueError(
-            f"metadata {_shown(path)}: an array may have {limits.max_array_dims} dimensions, not {array.ndim}"
+            f"metadata {_shown(path)}: an array may have at most {limits.max_array_dims} dimensions, not {array.ndim}"
         )
     if _admitted(array.dtype):
         texts = array.size if array.dtype.kind == "U" else 0
@@ -197,11 +199,11 @@ def _check_array(path: tuple[object, ...], array: AnyArray, limits: Limits) -> i
         raise TypeError(f"metadata {_shown(path)} is an array of shape {array.shape} and dtype {array.dtype}; {REMEDY}")
     if array.size > limits.max_nodes:
         return array.size
-    for place, item in enumerate(array):
+    for index, item in enumerate(array):
         if type(item) is not str:
             raise TypeError(
-                f"metadata {_shown(path)} is an object array whose item {place} is a {printable(type(item).__name__)}; "
-                "only one-dimensional object arrays of str are admitted"
+                f"metadata {_shown(path)} is an object array whose item {index} is a "
+                f"{printable(type(item).__name__)}; object arrays must be one-dimensional and contain only str"
             )
     return array.size + sum(map(_weight, array))
 
@@ -231,16 +233,16 @@ class PackedScalar:
     def __reduce__(self) -> tuple[object, tuple[str, bytes]]:
         scalar = self.scalar
         if isinstance(scalar, np.str_):
-            # Not tobytes(), which gives an empty text four bytes.
+            # Not tobytes(), which writes four bytes for an empty text.
             return rebuild_scalar, (f"<U{len(scalar)}", np.array([*map(ord, scalar)], "<u4").tobytes())
         return rebuild_scalar, (scalar.dtype.str, scalar.tobytes())
 
 
 def pack(value: object) -> object:
-    """Replace every numpy leaf by its packed form; the same object comes back if there is none.
+    """Replace every numpy object by its packed form. Return the same object if there is none.
 
     Args:
-        value: Metadata that ``check_value`` has passed (which bounds its depth).
+        value: Metadata accepted by ``check_value``, which bounds its depth.
 
     Returns:
         The object to pickle.
@@ -268,7 +270,7 @@ def _identical(a: object, b: object) -> bool:
 def array_from_bytes(
     dtype: np.dtype[Any] | str, shape: object, data: object, fortran: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> AnyArray:
-    """Build an array from its bytes in one step; nothing is allocated before everything agrees.
+    """Build an array from its bytes in one step. Nothing is allocated before all arguments agree.
 
     Args:
         dtype: Numeric, bool or str dtype, or its ``dtype.str``; hostile.
@@ -282,7 +284,7 @@ def array_from_bytes(
 
     Raises:
         TypeError: An argument is not exactly of its type.
-        ValueError: The dtype is not admitted, the shape is out of bounds or does not fit the data, a bool is neither 0
+        ValueError: The dtype is not allowed, the shape is out of bounds or does not fit the data, a bool is neither 0
             nor 1, or a character is beyond U+10FFFF.
     """
     checked = _checked_dtype(dtype)
@@ -290,8 +292,8 @@ def array_from_bytes(
         raise TypeError(f"the data of an array must be bytes, not {printable(type(data).__name__)}")
     dimensions = _checked_shape(shape, limits)
     count = math.prod(dimensions)
-    if checked.kind == "U" and count > limits.max_nodes:  # which may have no bytes at all
-        raise ValueError(f"an array may have {limits.max_nodes} texts, not {count}")
+    if checked.kind == "U" and count > limits.max_nodes:  # empty texts have no bytes
+        raise ValueError(f"an array may have at most {limits.max_nodes} texts, not {count}")
     expected = count * checked.itemsize
     if len(data) != expected:
         raise ValueError(
@@ -306,7 +308,7 @@ def _checked_dtype(dtype: object) -> np.dtype[Any]:
     if type(code) is not str:
         raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")
     if code not in _FIXED_DTYPES and not _STR_DTYPE.fullmatch(code):
-        raise ValueError(f"dtype {printable(code)} is not admitted; only numeric, bool and str dtypes are")
+        raise ValueError(f"dtype {printable(code)} is not allowed; use a numeric, bool or str dtype")
     return np.dtype(code)
 
 
@@ -314,14 +316,14 @@ def _checked_shape(shape: object, limits: Limits) -> tuple[int, ...]:
     if type(shape) is not tuple or any(type(length) is not int for length in shape):
         raise TypeError(f"the shape of an array must be a tuple of int, not {printable(type(shape).__name__)}")
     if len(shape) > limits.max_array_dims:
-        raise ValueError(f"an array may have {limits.max_array_dims} dimensions, not {len(shape)}")
+        raise ValueError(f"an array may have at most {limits.max_array_dims} dimensions, not {len(shape)}")
     if any(not 0 <= length < _MAX_DIMENSION for length in shape) or math.prod(n or 1 for n in shape) >= _MAX_DIMENSION:
         raise ValueError("the shape of an array is negative or too large")
     return shape
 
 
 def _check_bits(dtype: np.dtype[Any], data: bytes | bytearray) -> None:
-    """Refuse bytes that are not a value of the dtype: numpy would accept them and misbehave later."""
+    """Refuse bytes that are not values of the dtype. numpy would accept them and misbehave later."""
     if dtype.kind == "b" and data.translate(None, b"\0\1"):
         raise ValueError("a bool in an array must be 0 or 1")
     if dtype.kind == "U" and data and int(np.frombuffer(data, dtype.str[0] + "u4").max()) > _MAX_CODE_POINT:
@@ -329,7 +331,7 @@ def _check_bits(dtype: np.dtype[Any], data: bytes | bytearray) -> None:
 
 
 def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = DEFAULT_LIMITS) -> AnyArray:
-    """Build an array from its description in a canonical value; every argument is hostile.
+    """Build an array from its description in a canonical value. All arguments are hostile.
 
     Args:
         dtype: ``dtype.str``; ``|O`` for a one-dimensional object array of str.
@@ -342,7 +344,7 @@ def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = D
 
     Raises:
         TypeError: An argument is not exactly of its type.
-        ValueError: The arguments do not agree, or are not admitted (see ``array_from_bytes``).
+        ValueError: The arguments do not agree, or are not allowed (see ``array_from_bytes``).
     """
     if type(dtype) is not str:
         raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")
@@ -358,18 +360,18 @@ def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = D
 
 
 def rebuild_scalar(dtype: object, data: object) -> np.generic:
-    """Build a numpy scalar from its description in a canonical value; every argument is hostile.
+    """Build a numpy scalar from its description in a canonical value. All arguments are hostile.
 
     Args:
         dtype: ``dtype.str`` of a numeric, bool or str dtype.
         data: Exactly its bytes.
 
     Returns:
-        The scalar, in this machine's byte order as every numpy scalar is.
+        The scalar, in this machine's byte order, like every numpy scalar.
 
     Raises:
         TypeError: An argument is not exactly of its type.
-        ValueError: The arguments do not agree, or are not admitted (see ``array_from_bytes``).
+        ValueError: The arguments do not agree, or are not allowed (see ``array_from_bytes``).
     """
     if type(dtype) is not str:
         raise TypeError(f"a dtype must be given as str, not {printable(type(dtype).__name__)}")

@@ -21,7 +21,7 @@ from ben_secure.tensors import SIGN, read
 from ben_secure.tensors.header import LENGTH_BYTES, MAX_REMEMBERED_BYTES
 
 _PICKLE = 0x80
-# Records that other tools put beside the samples of an LMDB database, and what is in them.
+# Keys of records that other tools put beside the samples in an LMDB, and the content of these records.
 _FOREIGN = {
     **dict.fromkeys((b"length", b"len", b"__len__", b"num-samples", b"num_samples"), "the number of its records"),
     **dict.fromkeys((b"keys", b"__keys__"), "the list of its keys"),
@@ -31,25 +31,26 @@ _HARMLESS = frozenset({Rule.NOT_A_PICKLE, Rule.PATCH, Rule.MALFORMED, Rule.LIMIT
 
 
 def name_foreign(error: BenSecureError, lmdb_key: bytes | None) -> None:
-    """Name another tool's record in the error with which its value was refused.
+    """Add to an error that the refused value is a record of another tool.
 
     Args:
-        error: The refusal; nothing is added to one of a value that may be an attack.
+        error: The refusal. It is not changed if the value may be an attack.
         lmdb_key: Raw LMDB key of the value.
     """
     if lmdb_key is not None and lmdb_key in _FOREIGN and error.rule in _HARMLESS and error.global_name is None:
         error.message = (
-            f"{lmdb_key.decode()!r} is a record of another tool, which keeps {_FOREIGN[lmdb_key]} there, and not a "
-            f"patch ({error.message})"
+            f"{lmdb_key.decode()!r} is not a patch but a record of another tool, with {_FOREIGN[lmdb_key]} "
+            f"({error.message})"
         )
         error.args = (error.message,)
 
 
 class Decoder:
-    """Reads stored values of either format under fixed rules; threads may share it. One for each reader.
+    """Reads stored values of either format under fixed rules. Each reader has one; threads may share it.
 
     Args:
-        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur in addition to the interface's own, declared by the
+            caller.
         limits: Limits on the cost of one value.
 
     Raises:
@@ -66,7 +67,7 @@ class Decoder:
         """Read the patch in ``value[:end]``; the caller has verified the bytes after ``end``.
 
         Args:
-            value: The stored bytes, which nobody else may change; hostile.
+            value: The stored bytes, which must not change meanwhile; hostile.
             end: Where the payload ends.
             aligned: As for ``pickles.loader.Loader.load``.
 
@@ -97,19 +98,19 @@ class Decoder:
         )
 
     def note(self, value: bytes | memoryview, end: int, make: Callable[[BigEarthNetPatch, State | None], Any]) -> Any:
-        """Return what ``make`` makes of the patch in ``value[:end]``; values that differ only in pixels share it.
+        """Return the result of ``make`` for the patch in ``value[:end]``. Values that differ only in pixels share it.
 
         Args:
             value: As for ``load``.
             end: Likewise.
-            make: Called with a patch, whose pixels it must not read, and with the last state of the machine, None for a
-                safetensors file. It must always be the same function. Its result should be small.
+            make: Called with a patch, whose pixels it must not read, and with the last state of the machine (None for a
+                safetensors file). It must always be the same function. Its result should be small.
 
         Returns:
             The note.
 
         Raises:
-            UntrustedDataError: As ``load``: this returns exactly if that does.
+            UntrustedDataError: As ``load``, for the same values.
             ResourceError: There is not enough memory to judge the value.
         """
         if value[4:9] == SIGN or not end or value[0] != _PICKLE:
@@ -120,7 +121,7 @@ class Decoder:
             raise ResourceError.reading(end) from error
 
 
-# For plain ``loads``: one decoder for the default rules, and one for the latest other rules.
+# For the function ``loads``: one decoder for the default rules, and one for the latest other rules.
 _usual = Decoder()
 _other = lru_cache(maxsize=1)(Decoder)
 
@@ -134,7 +135,7 @@ def load(
     """Read one patch from a file, to its end.
 
     Args:
-        file: Its path, or the file open for binary reading.
+        file: Its path, or a file that is open for binary reading.
         classes: As for ``loads``.
         limits: As for ``loads``.
 
@@ -142,7 +143,7 @@ def load(
         As ``loads``.
 
     Raises:
-        OSError: There is no file that can be read at the path.
+        OSError: The path is not a readable file.
         BenSecureError: As ``loads``.
     """
     if isinstance(file, str | os.PathLike):
@@ -157,25 +158,25 @@ def loads(
     classes: Iterable[type[BigEarthNetPatch]] = (),
     limits: Limits = DEFAULT_LIMITS,
 ) -> BigEarthNetPatch:
-    """Read one patch: canonical, written by any generation of bigearthnet_patch_interface, or a safetensors file.
+    """Read one patch: a canonical value, a legacy value of any generation, or a safetensors file.
 
     Args:
-        data: The stored value. Nothing may follow it but the footer of a tagged one, which is not verified here: pass
-            the key to ``PatchReader`` for that.
-        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares,
-            for databases of people who inherited from it. Their code is never called.
+        data: The stored value, with its footer if it is tagged. The tag is not verified here: pass the key to
+            ``PatchReader`` for that. Nothing else may follow the value.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur in addition to the interface's own, for databases
+            with patches of such classes. Their code is never called.
         limits: Limits on the cost of the value.
 
     Returns:
         The patch, on one new writable buffer.
 
     Raises:
-        UnsafePickleError: The value is a pickle that asks for something that no honest patch needs; nothing of it was
+        UnsafePickleError: The value is a pickle that uses something that no honest patch needs. Nothing of it was
             executed.
         LimitExceededError: It costs more than ``limits`` allow.
         PatchFormatError: It is damaged, or is not a patch.
         ResourceError: There is not enough memory to judge it.
-        TypeError: ``data`` is not bytes-like, or ``classes`` holds something else than patch classes.
+        TypeError: ``data`` is not bytes-like, or an item of ``classes`` is not a patch class.
         ValueError: Two of ``classes`` have one name, or one has a name of the interface itself.
     """
     if type(data) is not bytes:

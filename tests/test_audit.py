@@ -243,7 +243,7 @@ def test_a_lack_of_memory_is_no_finding(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(machine, "run", lacking)
-        with pytest.raises(ResourceError, match="says nothing about them"):
+        with pytest.raises(ResourceError, match="were not judged"):
             judge.count(tally, 0, NAME, value)
     assert tally == Tally()
     judge.count(tally, 0, NAME, value)

@@ -193,9 +193,7 @@ def test_a_mount_point_is_refused_before_any_work(tmp_path, monkeypatch):
     key = read_signing_key(tmp_path / "key")
     with monkeypatch.context() as patched:
         patched.setattr(appear.os.path, "ismount", lambda path: path == str(target))
-        with pytest.raises(
-            StoreError, match="is a mount point, which cannot be replaced; name a new folder"
-        ):
+        with pytest.raises(StoreError, match="is a mount point, which cannot be replaced; name a new folder"):
             publish(tmp_path / "missing", target, key, **release)
     with monkeypatch.context() as patched:
         patched.chdir(target)

@@ -273,7 +273,7 @@ def test_dtypes_that_the_format_lacks_are_refused(code):
 def test_what_cannot_be_named_or_read_back_is_not_written():
     """A band called as the metadata is, a patch with more metadata than a header holds, something else than a patch."""
     pixels = np.zeros((2, 2), "u1")
-    for name, words in (("__metadata__", "cannot be called"), ("_metadata_", None)):
+    for name, words in (("__metadata__", "cannot be named"), ("_metadata_", None)):
         patch = BigEarthNetPatch([Band(name=name, spatial_resolution=1, data_shape=(2, 2), data=pixels)])
         if words:
             with pytest.raises(ValueError, match=words):
@@ -295,7 +295,7 @@ def test_a_declared_class_comes_back_only_if_it_is_declared():
     value = tensors.dumps(patch)
     assert loads(value, classes=[TwoBandPatch]) == patch
     assert TwoBandPatch.loads(value) == patch
-    with pytest.raises(PatchFormatError, match=r"neither one of BigEarthNet nor declared by the caller"):
+    with pytest.raises(PatchFormatError, match=r"neither a class of BigEarthNet nor declared by the caller"):
         loads(value)
     with pytest.raises(TypeError, match="subclasses of BigEarthNetPatch"):
         loads(value, classes=[int])

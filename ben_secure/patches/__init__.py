@@ -1,7 +1,7 @@
-"""The patch classes: a drop-in for ``bigearthnet_patch_interface`` on one contiguous pixel buffer.
+"""The patch classes: a drop-in replacement for ``bigearthnet_patch_interface`` on one contiguous pixel buffer.
 
-Every name of the interface in one place. Modules below ``values`` import those of this room and never this face, which
-alone knows what is above: it tells the patch classes where their ``load`` and ``loads`` find the decoder.
+It exports every name of the interface, and gives the patch classes the decoder for ``load`` and ``loads``. The decoder
+imports modules of this package, so modules below ``values`` import those modules and never this ``__init__``.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = [
 
 
 def _decoder() -> Decoder:
-    from ben_secure import values  # imported at the first use: a program that only makes patches does not need it
+    from ben_secure import values  # imported on first use, because a program that only makes patches does not need it
 
     return values
 
 
 BigEarthNetPatch._decoder = _decoder
-# Where users find the classes, whichever module of this room defines them.
+# The public import path of the classes.
 for _public in (BigEarthNetPatch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch):
     _public.__module__ = __name__
 for _band in (Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand):

@@ -1,7 +1,7 @@
-"""``Band`` and its four fixed forms: one band's name, resolution and pixels.
+"""``Band`` and its four fixed classes: one band's name, resolution and pixels.
 
-A band checks its pixels once, at construction, and is read-only from then on, except that pixels may be written in
-place. It never copies the pixels and never judges a patch as a whole.
+A band checks its pixels once, at construction. Afterwards it is read-only, except that pixels may be written in place.
+It never copies the pixels.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class BandTypeError(TypeError, ValueError):
 
 
 def refuse_state(target: object) -> NoReturn:
-    """Refuse to be filled by a pickle: only ``pickle.loads`` itself would, with a value of the original package.
+    """Refuse to be filled by a pickle. Only ``pickle.loads`` does this, with a value of the original package.
 
     Args:
-        target: The empty object, of a class that stands in for the original's (see ``ben_secure.compat``).
+        target: The empty object, of a class that replaces the original's (see ``ben_secure.compat``).
 
     Raises:
         UnsafePickleError: Always.
     """
     raise UnsafePickleError(
-        f"a pickle would fill a {type(target).__name__} past all checks: this value was given to pickle.loads itself, "
-        "which runs whatever it says; read it with ben_secure.loads",
+        f"a pickle would fill a {type(target).__name__} past all checks: this value was read with pickle.loads, which "
+        "can run code from it; use ben_secure.loads",
         rule=Rule.CALL_SHAPE,
     )
 
@@ -45,12 +45,12 @@ def check_pixels(name: str, data: object, shape: tuple[int, int]) -> None:
 
     Args:
         name: The band, for the message.
-        data: The argument that should be its pixels.
-        shape: The rows and columns it must have.
+        data: The argument for its pixels.
+        shape: The required rows and columns.
 
     Raises:
-        BandTypeError: It is not a numpy array, or one of a subclass whose meaning would be lost (``np.memmap`` is
-            fine).
+        BandTypeError: It is not a numpy array, or it is of a subclass other than ``np.memmap``, whose meaning would be
+            lost.
         ValueError: Its shape differs or its dtype is not numeric.
     """
     if type(data) is not np.ndarray and type(data) is not np.memmap:
@@ -85,18 +85,18 @@ class Band:
         spatial_resolution: int | None = None,
         data_shape: tuple[int, int] | None = None,
     ) -> None:
-        """Make a band of pixels.
+        """Make a band from pixels.
 
         Args:
-            name: Official name, such as ``B8A``; the fixed forms admit only their own.
-            data: Pixels, numeric, two-dimensional; kept, not copied. They have to be given: the default is there so
-                that a wrong name is reported first, as the original package does.
-            spatial_resolution: Metres along one side of a pixel. The fixed forms know theirs.
-            data_shape: Rows and columns that ``data`` must have. The fixed forms know theirs.
+            name: Official name, such as ``B8A``. The fixed classes accept only their own bands.
+            data: Pixels, numeric, two-dimensional, used without a copy. Required; the default exists only so that a
+                wrong name is reported first, as in the original package.
+            spatial_resolution: Metres along one side of a pixel. Not needed for the fixed classes.
+            data_shape: Required rows and columns of ``data``. Not needed for the fixed classes.
 
         Raises:
-            TypeError: ``name`` is not a str, ``data`` not an array, or a number that ``Band`` needs is missing.
-            ValueError: The name is not one of this form, or shape, dtype or resolution does not fit it.
+            TypeError: ``name`` is not a str, ``data`` is not an array, or a number that ``Band`` needs is missing.
+            ValueError: The name is not one of this class, or shape, dtype or resolution does not fit it.
         """
         if not isinstance(name, str):
             raise BandTypeError(f"a band name must be a str, not {type(name).__name__}")
@@ -108,7 +108,7 @@ class Band:
     def _expected(
         cls, name: str, resolution_m: int | None, shape: tuple[int, int] | None
     ) -> tuple[int, tuple[int, int]]:
-        """Work out resolution and shape from the arguments and, for a fixed form, its table."""
+        """Determine resolution and shape from the arguments and, for a fixed class, from its table."""
         given_m = None if resolution_m is None else operator.index(resolution_m)
         given_shape = None if shape is None else tuple(map(operator.index, shape))
         specs = {spec.name: spec for spec in BAND_CLASSES.get(cls.__name__, ())}
@@ -135,7 +135,7 @@ class Band:
 
     @classmethod
     def _wrap(cls, name: str, resolution_m: int, shape: tuple[int, int], data: PixelArray) -> Band:
-        """Make a band of arguments that are already checked."""
+        """Make a band from checked arguments."""
         band = cls.__new__(cls)
         band._set(name, resolution_m, shape, data)
         return band
@@ -229,4 +229,4 @@ class BenS2_60mBand(Band):
 BAND_TYPES: Mapping[str, type[Band]] = MappingProxyType(
     {band_type.__name__: band_type for band_type in (Band, BenS1_Band, BenS2_10mBand, BenS2_20mBand, BenS2_60mBand)}
 )
-"""The five band classes by name; a patch holds no other."""
+"""The five band classes by name. A patch has no others."""

@@ -1,7 +1,7 @@
-"""``BandBuffer``: bands of any sizes in one buffer of pixels, and the access to them.
+"""``BandBuffer``: bands of any sizes in one buffer of pixels, and access to them.
 
-It stores the parts of a patch and checks none of them: callers of ``_assemble`` have checked them. Nothing here changes
-a pixel. Arrays are views of the buffer wherever that is possible.
+It stores the parts of a patch without checking them; callers of ``_assemble`` have checked them. It never changes a
+pixel. Arrays are views of the buffer if possible.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 BufferT = TypeVar("BufferT", bound="BandBuffer")
 
-# A patch's own storage, written around __setattr__, which is for metadata.
+# Writes a patch's own storage, bypassing __setattr__, which is for metadata.
 write = object.__setattr__
 
 
 class BandBuffer:
-    """Bands in one buffer, with plain metadata as attributes; the storage of every patch."""
+    """Bands in one buffer, with metadata as attributes; the storage of every patch."""
 
     __slots__ = ("__dict__", "__weakref__", "_is_part", "_layout", "_pixels", "_views")
 
@@ -34,7 +34,7 @@ class BandBuffer:
     _is_part: bool  # set on the inner patches of a merged one only
     __stored_args__: dict[str, object]
 
-    # The standard class whose rules on bands hold for this one.
+    # The standard class whose rules on bands apply to this class.
     _kind: ClassVar[str] = GENERIC
     # Names that metadata may not have.
     _reserved: ClassVar[frozenset[str]] = frozenset()
@@ -47,13 +47,13 @@ class BandBuffer:
         stored: dict[str, object],
         extras: Mapping[str, object] | None = None,
     ) -> BufferT:
-        """Make a patch of parts that are already checked, without calling anything that a subclass defines.
+        """Make a patch from checked parts, without calling any method of a subclass.
 
         Args:
             layout: A layout of the class's ``_kind``.
-            pixels: Buffer of ``layout.nbytes``; taken over, not copied.
-            stored: Checked metadata; taken over as ``__stored_args__``.
-            extras: Checked attributes beyond or instead of the stored ones.
+            pixels: Buffer of ``layout.nbytes`` bytes, used without a copy.
+            stored: Checked metadata, used as ``__stored_args__``.
+            extras: Checked attributes that are not in ``stored``, or override it.
 
         Returns:
             The patch.
@@ -74,7 +74,7 @@ class BandBuffer:
         if band is None:
             band_type = BAND_TYPES[slot.band_class]
             band = band_type._wrap(slot.name, slot.resolution_m, slot.shape, slot.view(self._pixels))
-            # Two threads may both come here; both must get the one band that stays.
+            # setdefault, so that two threads get the same band.
             band = self._views.setdefault(slot.name, band)
         return band
 
@@ -85,7 +85,7 @@ class BandBuffer:
             raise KeyError(f"{name!r} is not a band of this patch; it has {', '.join(self._layout.by_name)}") from None
 
     def _stack(self, resolution_m: int) -> PixelArray:
-        """Bands of one resolution in natural order as one array: a view if they lie end to end, else a copy."""
+        """Return the bands of one resolution in natural order as one array, a view if they are contiguous."""
         run = self._layout.runs[resolution_m]
         if run is not None:
             return np.ndarray(run[0], run[1], self._pixels, run[2])
@@ -103,10 +103,10 @@ class BandBuffer:
             name: Band name, such as ``B8A`` or ``VV``.
 
         Returns:
-            The band; the same object each time.
+            The band, the same object each time.
 
         Raises:
-            KeyError: The patch has no such band.
+            KeyError: The patch does not have this band.
         """
         return self._band(self._slot(name))
 
@@ -120,7 +120,7 @@ class BandBuffer:
             Pixels as a writable view of the patch.
 
         Raises:
-            KeyError: The patch has no such band.
+            KeyError: The patch does not have this band.
         """
         return self.get_band_by_name(name).data
 
@@ -136,20 +136,20 @@ class BandBuffer:
         return tuple(self._band(slot).data for slot in self._layout.by_resolution.get(spatial_resolution, ()))
 
     def select(self, names: Sequence[str]) -> PixelArray:
-        """Get some bands of one resolution as one array, in the order asked for.
+        """Get bands of one resolution as one array, in the given order.
 
         Args:
             names: Band names, at least one, such as ``["B04", "B03", "B02"]``.
 
         Returns:
-            Array (n, rows, columns). It is a view of the patch if the bands lie end to end in this order (such as
-            B02 B03 B04), otherwise a copy in the dtype that numpy promotes theirs to. Take a ``copy()`` before
-            writing to it.
+            Array (n, rows, columns). It is a view of the patch if the bands are contiguous in this order (such as B02
+            B03 B04), otherwise a copy in the common dtype of numpy's promotion. Take a ``copy()`` before you write to
+            it.
 
         Raises:
-            KeyError: The patch has no such band.
+            KeyError: The patch does not have this band.
             TypeError: ``names`` is a single str.
-            ValueError: No name, or bands of different resolution or shape.
+            ValueError: There is no name, or the bands differ in resolution or shape.
         """
         if isinstance(names, str):
             raise TypeError(f"select takes a list of band names; write [{names!r}]")

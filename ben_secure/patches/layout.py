@@ -1,9 +1,9 @@
-"""Where each band of a patch lies in its one pixel buffer.
+"""The position of each band of a patch in its pixel buffer.
 
-A layout is pure arithmetic over plain values and holds no pixel. It is built from arguments of a payload, so every one
-of them is hostile: exact types, bounds and consistency with the band tables are checked before anything is computed.
-A wrong argument raises ``ValueError`` or ``TypeError``, which the loader turns into its own errors. Nothing is
-allocated here: a layout only states the number of bytes.
+A layout computes positions and holds no pixels. Its arguments can come from a payload and are hostile: exact types,
+bounds and consistency with the band tables are checked before anything is computed. A wrong argument raises
+``ValueError`` or ``TypeError``, which the loader turns into its own errors. Nothing is allocated: a layout only states
+the number of bytes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     PixelArray: TypeAlias = npt.NDArray[np.number[Any]]
 
 Entry: TypeAlias = tuple[str | None, str, str, int, int, int, str]
-"""One band of a generic patch in plain data: attribute, band class, name, resolution_m, height, width, dtype.str."""
+"""One band of a generic patch: attribute, band class, name, resolution_m, height, width, dtype.str."""
 
 GENERIC = "BigEarthNetPatch"
-"""The kind whose bands are whatever the patch lists; the other kinds are fixed by ``STANDARD_KINDS``."""
+"""The kind of patches that list their own bands. ``STANDARD_KINDS`` has the bands of the other kinds."""
 
 STANDARD_KINDS: Mapping[str, tuple[tuple[BandSpec, ...], ...]] = MappingProxyType(
     {
@@ -38,14 +38,14 @@ STANDARD_KINDS: Mapping[str, tuple[tuple[BandSpec, ...], ...]] = MappingProxyTyp
         "BigEarthNet_S1_S2_Patch": (STORAGE_ORDER[:12], STORAGE_ORDER[12:]),
     }
 )
-"""For each patch class with fixed bands: its bands in storage order, one group a sensor."""
+"""For each patch class with fixed bands: its bands in storage order, one group for each sensor."""
 
 # Longest honest dtype list: 14 codes of four characters ("<c16") and 13 commas.
 _MAX_DTYPES_CHARACTERS = 69
 
 
 class BandSlot(NamedTuple):
-    """The place of one band.
+    """The position of one band.
 
     Attributes:
         attribute: Name of the patch attribute that holds the band (``band8A``), or None.
@@ -53,7 +53,7 @@ class BandSlot(NamedTuple):
         name: Band name.
         resolution_m: Metres along one side of a pixel.
         shape: Rows and columns.
-        dtype: Dtype of the pixels, its byte order included.
+        dtype: Dtype of the pixels, including its byte order.
         offset: First byte in the buffer; a multiple of the dtype's itemsize.
     """
 
@@ -71,12 +71,12 @@ class BandSlot(NamedTuple):
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def view(self, pixels: bytearray | memoryview) -> PixelArray:
-        """The band as an array over the buffer, writable, nothing copied."""
+        """Return the band as a writable array over the buffer, without a copy."""
         return np.ndarray(self.shape, self.dtype, pixels, self.offset)
 
 
 class Run(NamedTuple):
-    """Bands that lie end to end with one shape and dtype: the arguments of one stacked view."""
+    """Contiguous bands of one shape and dtype: the arguments of one stacked view."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -90,42 +90,52 @@ def run_of(slots: Sequence[BandSlot]) -> Run | None:
         slots: Bands of one layout, at least one.
 
     Returns:
-        The view, of shape (n, rows, columns), or None if the bands have to be copied together: they are apart, out of
-        order, or of different dtype or shape.
+        The view, of shape (n, rows, columns), or None if stacking requires a copy: the bands are not contiguous, or
+        differ in dtype or shape.
     """
     first = slots[0]
-    for place, slot in enumerate(slots):
-        if slot.shape != first.shape or slot.dtype != first.dtype or slot.offset != first.offset + place * first.nbytes:
+    for index, slot in enumerate(slots):
+        if slot.shape != first.shape or slot.dtype != first.dtype or slot.offset != first.offset + index * first.nbytes:
             return None
     return Run((len(slots), *first.shape), first.dtype, first.offset)
 
 
 class Layout:
-    """The places of all bands of a patch; immutable, shared by every patch that has it.
+    """The positions of all bands of a patch. It is immutable, and patches share it.
 
-    Built by ``Layout.standard``, ``Layout.generic`` or ``Layout.parse`` only. For both kinds of spelling:
-    ``Layout.parse(layout.kind, layout.plain) == layout``.
+    Only ``Layout.standard``, ``Layout.generic`` and ``Layout.parse`` make layouts, and always
+    ``Layout.parse(layout.kind, layout.encoded) == layout``.
 
     Attributes:
         kind: Name of the patch class whose bands these are.
-        plain: The layout in a canonical value: str for a standard kind, tuple of entries otherwise.
+        encoded: The layout in a canonical value: str for a standard kind, tuple of entries otherwise.
         slots: The bands in storage order.
         nbytes: Length of the buffer.
         natural: The bands in natural order.
         by_name: Bands by name.
         by_attribute: Bands by attribute.
         by_resolution: Bands in natural order by resolution_m.
-        runs: For each resolution_m the view that stacks its bands in natural order, or None if that takes a copy.
-        gaps: Unused bytes between bands as (start, stop), which have to be zero.
-        names: Every band name and attribute; metadata may use none of them.
+        runs: For each resolution_m the view that stacks its bands in natural order, or None if this requires a copy.
+        gaps: Unused bytes between bands as (start, stop). They must be zero.
+        names: All band names and attributes. Metadata may not use them.
     """
 
     __slots__ = (
-        "__weakref__", "by_attribute", "by_name", "by_resolution", "gaps", "kind", "names",
-        "natural", "nbytes", "plain", "runs", "slots",
+        "__weakref__",
+        "by_attribute",
+        "by_name",
+        "by_resolution",
+        "encoded",
+        "gaps",
+        "kind",
+        "names",
+        "natural",
+        "nbytes",
+        "runs",
+        "slots",
     )  # fmt: skip
 
-    def __init__(self, kind: str, plain: str | tuple[Entry, ...], entries: Iterable[Entry]) -> None:
+    def __init__(self, kind: str, encoded: str | tuple[Entry, ...], entries: Iterable[Entry]) -> None:
         slots, gaps, end = [], [], 0
         for attribute, band_class, name, resolution_m, height, width, dtype_str in entries:
             dtype = np.dtype(dtype_str)
@@ -135,7 +145,7 @@ class Layout:
             slots.append(BandSlot(attribute, band_class, name, resolution_m, (height, width), dtype, offset))
             end = offset + slots[-1].nbytes
         self.kind = kind
-        self.plain = plain
+        self.encoded = encoded
         self.slots = tuple(slots)
         self.nbytes = end
         self.gaps = tuple(gaps)
@@ -156,51 +166,51 @@ class Layout:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Layout):
             return NotImplemented
-        return self is other or (self.kind == other.kind and self.plain == other.plain)
+        return self is other or (self.kind == other.kind and self.encoded == other.encoded)
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.plain))
+        return hash((self.kind, self.encoded))
 
     def __repr__(self) -> str:
-        return f"Layout({self.kind}, {self.plain!r})"
+        return f"Layout({self.kind}, {self.encoded!r})"
 
     @staticmethod
-    def parse(kind: str, plain: object, limits: Limits = DEFAULT_LIMITS) -> Layout:
-        """Read the layout that travels in a canonical value.
+    def parse(kind: str, encoded: object, limits: Limits = DEFAULT_LIMITS) -> Layout:
+        """Parse the layout in a canonical value.
 
         Args:
             kind: ``BigEarthNetPatch`` or a key of ``STANDARD_KINDS``.
-            plain: str of dtypes for a standard kind, tuple of entries for ``BigEarthNetPatch``; hostile.
+            encoded: str of dtypes for a standard kind, tuple of entries for ``BigEarthNetPatch``; hostile.
             limits: Bounds on the number of bands and their sides.
 
         Returns:
             The layout.
 
         Raises:
-            TypeError: Something in ``plain`` is not of the one type that it may have.
-            ValueError: ``plain`` is out of bounds, contradicts the band tables or is not the canonical spelling.
+            TypeError: An item of ``encoded`` has another type than required.
+            ValueError: ``encoded`` is out of bounds, contradicts the band tables or is not the canonical form.
         """
-        layout = Layout.generic(plain, limits) if kind == GENERIC else Layout.standard(kind, plain)
+        layout = Layout.generic(encoded, limits) if kind == GENERIC else Layout.standard(kind, encoded)
         if len(layout.slots) > limits.max_bands:
-            raise ValueError(f"{len(layout.slots)} bands are more than the {limits.max_bands} that the limits allow")
+            raise ValueError(f"{len(layout.slots)} bands exceed the limit of {limits.max_bands}")
         return layout
 
     @staticmethod
     def standard(kind: str, dtypes: object) -> Layout:
-        """The layout of a patch class with fixed bands.
+        """Make the layout of a patch class with fixed bands.
 
         Args:
             kind: A key of ``STANDARD_KINDS``.
             dtypes: ``dtype.str`` joined by commas: one for each sensor if all its bands agree ("<u2", "<u2,<f4"),
-                otherwise one for each band in storage order. Only the shortest spelling is accepted; hostile.
+                otherwise one for each band in storage order. Only the shortest form is accepted. Hostile.
 
         Returns:
-            The layout; the same object for the same arguments, mostly.
+            The layout. Equal arguments usually give the same object.
 
         Raises:
             TypeError: ``dtypes`` is not exactly a str.
-            ValueError: The kind is unknown, a dtype cannot be that of pixels, there are too few or too many of them, or
-                a shorter spelling exists.
+            ValueError: The kind is unknown, a dtype cannot be that of pixels, there are too few or too many, or a
+                shorter form exists.
         """
         if type(dtypes) is not str:
             raise TypeError(f"the dtypes of a {kind} must be a str, not {type(dtypes).__name__}")
@@ -212,19 +222,19 @@ class Layout:
 
     @staticmethod
     def generic(entries: object, limits: Limits = DEFAULT_LIMITS) -> Layout:
-        """The layout of a patch that lists its own bands.
+        """Make the layout of a patch that lists its own bands.
 
         Args:
             entries: Tuple of ``Entry``, in storage order; hostile.
             limits: Bounds on the number of bands and their sides.
 
         Returns:
-            The layout; the same object for the same arguments, mostly.
+            The layout. Equal arguments usually give the same object.
 
         Raises:
-            TypeError: Something is not of the one type that it may have.
-            ValueError: No band or too many, a name or attribute that is taken or not admitted, a side or resolution
-                out of bounds, a dtype that pixels cannot have, or a contradiction with the band tables.
+            TypeError: An item has another type than required.
+            ValueError: There is no band or there are too many; a name or attribute is taken or not allowed; a side or
+                resolution is out of bounds; a dtype cannot be that of pixels; or an entry contradicts the band tables.
         """
         if type(entries) is not tuple:
             raise TypeError(f"the layout of a generic patch must be a tuple, not {type(entries).__name__}")
@@ -237,12 +247,12 @@ class Layout:
                 if label in seen and label != "attribute None":
                     raise ValueError(f"{printable(label)} occurs twice; each name may be used once")
                 seen.add(label)
-        # Only now: everything in it has its exact type, so that True cannot find the cached layout of 1.
+        # After the check of exact types, because True would find the cached layout of 1.
         return _generic(entries)
 
     @staticmethod
-    def spell(kind: str, dtypes: Sequence[str]) -> str:
-        """Write the dtypes of a standard kind in the one canonical way.
+    def canonical_dtypes(kind: str, dtypes: Sequence[str]) -> str:
+        """Write the dtypes of a standard kind in the canonical form.
 
         Args:
             kind: A key of ``STANDARD_KINDS``.
@@ -256,8 +266,8 @@ class Layout:
         for group in STANDARD_KINDS[kind]:
             uniform.append(set(dtypes[start : start + len(group)]))
             start += len(group)
-        if all(len(found) == 1 for found in uniform):
-            return ",".join(found.pop() for found in uniform)
+        if all(len(codes) == 1 for codes in uniform):
+            return ",".join(codes.pop() for codes in uniform)
         return ",".join(dtypes)
 
     def gather(self, arrays: Iterable[PixelArray]) -> bytearray:
@@ -267,7 +277,7 @@ class Layout:
             arrays: One array for each slot, in storage order, of exactly the slot's shape and dtype.
 
         Returns:
-            The buffer, ``nbytes`` long, gaps zero.
+            The buffer, of ``nbytes`` bytes, with zeros in the gaps.
         """
         pixels = bytearray(self.nbytes)
         for slot, array in zip(self.slots, arrays, strict=True):
@@ -275,11 +285,11 @@ class Layout:
         return pixels
 
 
-# Layouts that are in use: equal ones are one object, however many patches and templates have it.
+# Layouts in use. Equal layouts are one object, which patches and templates share.
 _alive: WeakValueDictionary[object, Layout] = WeakValueDictionary()
 
 
-@lru_cache(maxsize=32)  # some 15 kB each
+@lru_cache(maxsize=32)  # about 15 kB each
 def _standard(kind: str, dtypes: str) -> Layout:
     groups = STANDARD_KINDS.get(kind)
     if groups is None:
@@ -292,8 +302,10 @@ def _standard(kind: str, dtypes: str) -> Layout:
         codes = [code for code, group in zip(codes, groups, strict=True) for _ in group]
     if len(codes) != len(bands):
         raise ValueError(f"{kind} takes {len(groups)} or {len(bands)} dtypes, not {len(codes)}")
-    if Layout.spell(kind, codes) != dtypes:
-        raise ValueError(f"{printable(dtypes)} has the shorter spelling {Layout.spell(kind, codes)}; use that one")
+    if Layout.canonical_dtypes(kind, codes) != dtypes:
+        raise ValueError(
+            f"{printable(dtypes)} has the shorter form {Layout.canonical_dtypes(kind, codes)}; use that one"
+        )
     entries = tuple(
         (band.attribute, band.band_class, band.name, band.resolution_m, band.side, band.side, code)
         for band, code in zip(bands, codes, strict=True)
@@ -301,7 +313,7 @@ def _standard(kind: str, dtypes: str) -> Layout:
     return _alive.get((kind, dtypes)) or _alive.setdefault((kind, dtypes), Layout(kind, dtypes, entries))
 
 
-@lru_cache(maxsize=8)  # at most 64 bands with names of 256 characters: some 250 kB each
+@lru_cache(maxsize=8)  # at most 64 bands with names of 256 characters: about 250 kB each
 def _generic(entries: tuple[Entry, ...]) -> Layout:
     return _alive.get(entries) or _alive.setdefault(entries, Layout(GENERIC, entries, entries))
 
@@ -314,7 +326,7 @@ def _check_dtype(code: str) -> None:
 
 
 def _check_entry(entry: object, limits: Limits) -> None:
-    """Check one band of a generic layout; TypeError or ValueError as ``Layout.generic`` says."""
+    """Check one band of a generic layout; raises like ``Layout.generic``."""
     if type(entry) is not tuple or len(entry) != 7:
         raise TypeError(f"a band of a generic layout must be a tuple of 7 items, not {printable(type(entry).__name__)}")
     attribute, band_class, name, resolution_m, height, width, code = entry
@@ -331,9 +343,10 @@ def _check_entry(entry: object, limits: Limits) -> None:
         len(attribute) > limits.max_name_characters or not attribute.isidentifier() or attribute.startswith("_")
     ):
         raise ValueError(
-            f"attribute {printable(attribute)!r} of band {printable(name)} must be an identifier without _ in front"
+            f"attribute {printable(attribute)!r} of band {printable(name)} must be an identifier that does not begin "
+            "with _"
         )
-    # 64-bit metres would be absurd; the bound only keeps every later number small.
+    # The bound on metres only keeps later numbers small.
     if not (1 <= height <= limits.max_side and 1 <= width <= limits.max_side and 1 <= resolution_m < 2**31):
         raise ValueError(
             f"band {printable(name)}: {printable(height)} x {printable(width)} pixels at {printable(resolution_m)} m "

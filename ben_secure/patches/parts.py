@@ -1,7 +1,7 @@
-"""``rebuild``: a patch from the plain parts that travel in a value, and the rules on the names that a patch may use.
+"""``rebuild``: makes a patch from the parts of a value; and the rules on the names that a patch may use.
 
 The parts are hostile. They are checked before a patch exists, so no patch is half built. No method of a subclass is
-called, and nothing that a payload names is imported.
+called, and no name from a payload is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 """Version of the canonical value."""
 
 KINDS: dict[str, type[BandBuffer]] = {}
-"""The four patch classes by the name that stands for them in a canonical value; each enters itself where it is made."""
+"""The four patch classes by their name in a canonical value. Each class adds itself."""
 
 
 def kind_of(cls: type[BandBuffer]) -> str:
@@ -30,9 +30,9 @@ def kind_of(cls: type[BandBuffer]) -> str:
 
 
 def names_used_by(cls: type) -> frozenset[str]:
-    """Names that metadata of a class may not have: bands, methods, properties and whatever starts with an underscore.
+    """Names that metadata of a class may not have: bands, methods, properties, and names that start with an underscore.
 
-    A plain class attribute is not among them: it is a default, and metadata may stand before it.
+    Other class attributes are defaults, which metadata may override.
     """
     kind = cls._kind  # type: ignore[attr-defined]
     bands = [spec for group in STANDARD_KINDS.get(kind, ()) for spec in group]
@@ -47,14 +47,14 @@ def names_used_by(cls: type) -> frozenset[str]:
 
 
 def check_attributes(cls: type[BandBuffer], layout: Layout) -> None:
-    """Refuse a generic band's attribute that the class defines, even as a default: the band would not be reached."""
+    """Refuse a generic band's attribute that the class defines, even as a default, because it would hide the band."""
     for attribute in layout.by_attribute if layout.kind == GENERIC else ():
         if any(attribute in vars(base) for base in cls.__mro__):
             raise ValueError(f"band attribute {printable(attribute)!r} is defined by {cls.__name__} itself; rename it")
 
 
 def names_taken(cls: type[BandBuffer], layout: Layout) -> frozenset[str]:
-    """Names that metadata of a patch may not have; those of fixed bands are among the reserved ones already."""
+    """Names that metadata of a patch may not have. The reserved names include those of fixed bands."""
     return cls._reserved if layout.kind != GENERIC else cls._reserved | layout.names
 
 
@@ -65,7 +65,7 @@ def check_metadata(
     extras: Mapping[str, object] | None,
     limits: Limits,
 ) -> None:
-    """Check names and values of all metadata of a patch, against one common bound on their number."""
+    """Check names and values of all metadata of a patch, with one bound on the number of objects."""
     taken = names_taken(cls, layout)
     nodes = 0
     for part in (stored, extras) if extras else (stored,):
@@ -82,25 +82,25 @@ def rebuild(
     extras: object,
     limits: Limits = DEFAULT_LIMITS,
 ) -> PatchT:
-    """Make a patch of the plain parts of a canonical value; every one of them is hostile.
+    """Make a patch from the parts of a canonical value. All of them are hostile.
 
-    Law: ``rebuild(type(p), layout.plain, bytes(pixels), stored, extras) == p`` for the parts of every patch ``p``.
+    For every patch ``p``: ``rebuild(type(p), layout.encoded, bytes(pixels), stored, extras) == p`` with its own parts.
 
     Args:
-        cls: The patch class; the caller's choice, never the data's.
+        cls: The patch class, chosen by the caller, never by the data.
         layout: See ``Layout.parse``.
-        pixels: Exactly a bytearray, which is taken over without a copy, or exactly bytes, which are copied. Or exactly
-            a memoryview of bytes that the caller leaves to the patch, not copied either; ``rebuild_patch`` admits none.
-        stored: Exactly a dict of metadata; taken over as ``__stored_args__``.
-        extras: None, or exactly a dict of attributes beyond or instead of the stored ones.
+        pixels: Exactly a bytearray, used without a copy; exactly bytes, which are copied; or exactly a memoryview of
+            bytes that the caller gives to the patch, used without a copy (not in ``rebuild_patch``).
+        stored: Exactly a dict of metadata, used as ``__stored_args__``.
+        extras: None, or exactly a dict of attributes that are not in ``stored``, or override it.
         limits: Bounds on all of it.
 
     Returns:
         The patch.
 
     Raises:
-        TypeError: Something is not exactly of its type, or metadata is of a type that is not admitted.
-        ValueError: Something is out of bounds, contradicts something else, or is not spelled in the canonical way.
+        TypeError: An argument does not have exactly its type, or metadata has a type that is not allowed.
+        ValueError: An argument is out of bounds, contradicts another, or is not in the canonical form.
     """
     checked = Layout.parse(cls._kind, layout, limits)
     check_attributes(cls, checked)
@@ -123,12 +123,12 @@ def rebuild(
 def rebuild_patch(
     version: object, kind: object, layout: object, pixels: object, stored: object, extras: object
 ) -> BandBuffer:
-    """Rebuild a patch: the one function that a canonical value names, so that plain ``pickle`` can read it too.
+    """Rebuild a patch: the only function named in a canonical value, so that ``pickle`` alone can read it, too.
 
     Args:
-        version: The int 1; any other is refused.
+        version: The int 1; others are refused.
         kind: Name of one of the four patch classes, or a subclass of ``BigEarthNetPatch``.
-        layout: As for ``rebuild``, like the rest.
+        layout: As for ``rebuild``.
         pixels: As for ``rebuild``.
         stored: As for ``rebuild``.
         extras: As for ``rebuild``.
@@ -155,5 +155,5 @@ def rebuild_patch(
     return rebuild(kind, layout, pixels, stored, extras)
 
 
-# Canonical values use this name for ever, whichever file defines the function.
+# Part of the format: canonical values contain this name, so it must not change.
 rebuild_patch.__module__ = "ben_secure.patches"

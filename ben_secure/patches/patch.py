@@ -1,7 +1,7 @@
 """``BigEarthNetPatch``: any bands in one buffer, with metadata.
 
-A patch owns a buffer, a layout that says where each band lies in it, and plain metadata. Bands are made when they are
-asked for, as views of the buffer. Everything that a constructor is given is checked before a patch exists.
+A patch owns a buffer, a layout with the position of each band in it, and metadata. Bands are made on access, as views
+of the buffer. All arguments of a constructor are checked before a patch exists.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ class Decoder(Protocol):
 
 
 class BigEarthNetPatch(BandBuffer):
-    """A patch of any bands with metadata; the base of all patch classes.
+    """A patch with any bands and metadata, the base of all patch classes.
 
-    To define your own: derive from it, make the bands as attributes and pass them to the constructor::
+    To define your own class, derive from it, set the bands as attributes and pass them to the constructor::
 
         class MyPatch(BigEarthNetPatch):
             def __init__(self, green, **metadata):
                 self.green = Band(name="green", spatial_resolution=10, data_shape=(120, 120), data=green)
                 super().__init__(bands=[self.green], **metadata)
 
-    Afterwards ``patch.green`` is the patch's own band, its pixels a view of the patch's buffer.
+    Afterwards ``patch.green`` is the patch's own band, and its pixels are a view of the patch's buffer.
     """
 
     __slots__ = ()
@@ -78,7 +78,7 @@ class BigEarthNetPatch(BandBuffer):
         super().__init_subclass__(**kwargs)
         if kind is not None:
             if kind not in STANDARD_KINDS or kind in KINDS:
-                raise TypeError(f"{kind} is not for other classes; leave kind= out")
+                raise TypeError(f"kind={kind} is reserved for the classes of this package; leave it out")
             cls._kind = kind
             KINDS[kind] = cls
             for spec in (spec for group in STANDARD_KINDS[kind] for spec in group):
@@ -86,14 +86,14 @@ class BigEarthNetPatch(BandBuffer):
         cls._reserved = names_used_by(cls)
 
     def __init__(self, bands: Iterable[Band], **kwargs: object) -> None:
-        """Make a patch of bands; their pixels are copied.
+        """Make a patch from bands. Their pixels are copied.
 
         Args:
-            bands: The bands, of any order, each name once.
+            bands: The bands, in any order, each name once.
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:
-            TypeError: An item of ``bands`` is not a band, or metadata has a type that is not admitted.
+            TypeError: An item of ``bands`` is not a band, or metadata has a type that is not allowed.
             ValueError: Bands contradict each other, or a metadata name is taken.
         """
         if self._kind != GENERIC:
@@ -119,7 +119,7 @@ class BigEarthNetPatch(BandBuffer):
     def _fill_standard(
         self, specs: Sequence[BandSpec], arrays: Sequence[PixelArray], metadata: dict[str, object]
     ) -> None:
-        """Fill a patch of fixed bands with arrays in the order of ``specs``."""
+        """Fill a patch that has fixed bands with arrays in the order of ``specs``."""
         if any(isinstance(value, Band) for value in self.__dict__.values()):
             raise TypeError(f"the bands of a {self._kind} are fixed; derive from BigEarthNetPatch for others")
         given = {}
@@ -127,11 +127,11 @@ class BigEarthNetPatch(BandBuffer):
             check_pixels(spec.name, array, spec.shape)
             given[spec.name] = array
         stored = [given[spec.name] for group in STANDARD_KINDS[self._kind] for spec in group]
-        layout = Layout.standard(self._kind, Layout.spell(self._kind, [array.dtype.str for array in stored]))
+        layout = Layout.standard(self._kind, Layout.canonical_dtypes(self._kind, [array.dtype.str for array in stored]))
         self._fill(layout, stored, metadata)
 
     def _fill(self, layout: Layout, arrays: Sequence[PixelArray], metadata: dict[str, object]) -> None:
-        """Check metadata, copy checked arrays in the layout's order, and only then become a patch."""
+        """Check metadata, copy checked arrays in the layout's order, and only then set the attributes."""
         extras = {name: value for name, value in self.__dict__.items() if not isinstance(value, Band)}
         check_attributes(type(self), layout)
         check_metadata(type(self), layout, metadata, extras, DEFAULT_LIMITS)
@@ -146,7 +146,7 @@ class BigEarthNetPatch(BandBuffer):
         write(self, "_layout", layout)
 
     def __getattr__(self, name: str) -> Any:
-        # Reached only for names that are neither metadata nor defined by a class.
+        # Called only for names that are neither metadata nor defined by a class.
         if name in BandBuffer.__slots__:
             raise AttributeError(
                 f"this {type(self).__name__} is not built yet; call super().__init__(bands=[...]) first"
@@ -157,13 +157,13 @@ class BigEarthNetPatch(BandBuffer):
         return self._band(slot)
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Not through __getattr__, which explains what is missing.
+        # Not hasattr, because __getattr__ raises an explanation.
         built = "__stored_args__" in self.__dict__
         if isinstance(value, Band):
             if built:
                 raise TypeError(
-                    f"{name!r} cannot become a band: the bands of a patch are fixed once it is built. Write pixels in "
-                    f"place (patch.{name}.data[...] = ...) or make a new patch"
+                    f"{name!r} cannot become a band: the bands of a built patch are fixed. Write pixels in place "
+                    f"(patch.{name}.data[...] = ...) or make a new patch"
                 )
             check_name(name, self._reserved)
         else:
@@ -181,16 +181,16 @@ class BigEarthNetPatch(BandBuffer):
 
     def _check_writable(self) -> None:
         if "__stored_args__" in self.__dict__ and hasattr(self, "_is_part"):
-            raise TypeError("metadata of a part of a merged patch would be lost; set it on the merged patch itself")
+            raise TypeError("metadata of a part of a merged patch would be lost; set it on the merged patch")
 
     def store_kwargs_as_props(self, **kwargs: object) -> None:
-        """Replace ``__stored_args__`` by new metadata and set it as attributes; older attributes stay.
+        """Replace ``__stored_args__`` by new metadata, and set it as attributes. Older attributes stay.
 
         Args:
             **kwargs: Metadata.
 
         Raises:
-            TypeError: A value is of a type that is not admitted.
+            TypeError: A value has a type that is not allowed.
             ValueError: A name is taken.
         """
         self._check_writable()
@@ -199,33 +199,33 @@ class BigEarthNetPatch(BandBuffer):
         self.__dict__["__stored_args__"] = kwargs
 
     def quicklook(self, kind: str | None = None, stretch: Stretch | None = None) -> Quicklook:
-        """Draw the patch for people; a notebook shows the result, ``.save(path)`` writes it, ``.image`` is the array.
+        """Draw the patch. A notebook shows the result, ``.save(path)`` writes it, and ``.image`` is the array.
 
         Args:
-            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that the bands allow.
-            stretch: The ``stretch`` of another picture, so that the two can be compared; None for that of this patch.
+            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that fits the bands.
+            stretch: The ``stretch`` of another picture, to make them comparable; None for the stretch of this patch.
 
         Returns:
-            The picture, contrast stretched (see ``ben_secure.view.quicklook.look``).
+            The picture, with stretched contrast (see ``ben_secure.view.quicklook.look``).
 
         Raises:
-            ValueError: The kind is unknown, or the patch lacks a band that it takes.
+            ValueError: The kind is unknown, or the patch lacks a band that it needs.
         """
         return look({slot.name: slot.view(self._pixels) for slot in self._layout.natural}, kind, stretch)
 
     def _repr_html_(self) -> str:
         """Show bands, metadata and a picture in a notebook."""
         rows = [(f"{metres} m", [slot.name for slot in slots]) for metres, slots in self._layout.by_resolution.items()]
-        plain = self.to_dict()
-        return card(type(self).__name__, [*rows, *plain["metadata"].items()], [thumbnail(plain["bands"])])
+        contents = self.to_dict()
+        return card(type(self).__name__, [*rows, *contents["metadata"].items()], [thumbnail(contents["bands"])])
 
     def to_xarray(self) -> xarray.Dataset:
-        """Make an xarray Dataset; with ``bounds`` and ``epsg``, as ``encode`` stores them, it has coordinates.
+        """Make an xarray Dataset, with coordinates if the metadata have ``bounds`` and ``epsg`` as from ``encode``.
 
         Returns:
-            A variable for each band, on its own grid: ``y`` and ``x`` for the finest resolution, ``y_20m`` and
-            ``x_20m`` or the like for others. Pixels are writable views of the patch. Metadata are attributes, a
-            reference map is a variable. rioxarray reads place and system from it.
+            A variable for each band, on its own grid: ``y`` and ``x`` for the finest resolution, for example ``y_20m``
+            and ``x_20m`` for others. Pixels are writable views of the patch. Metadata are attributes, and a reference
+            map is a variable. rioxarray reads the position and the coordinate reference system from it.
 
         Raises:
             MissingExtraError: xarray is not installed.
@@ -246,11 +246,11 @@ class BigEarthNetPatch(BandBuffer):
         }
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Take the patch apart into plain dicts.
+        """Return the patch as dicts.
 
         Returns:
             ``{"bands": {name: pixels, ...}, "metadata": {name: value, ...}}``: bands in natural order as writable views
-            of the patch, metadata as its attributes are now.
+            of the patch, and metadata with the present values of the attributes.
         """
         return {
             "bands": {slot.name: self._band(slot).data for slot in self._layout.natural},
@@ -258,21 +258,22 @@ class BigEarthNetPatch(BandBuffer):
         }
 
     def dump(self, file: BinaryIO) -> None:
-        """Write the canonical value to a file open for binary writing; otherwise as ``dumps``."""
+        """Write the canonical value to a file that is open for binary writing; otherwise like ``dumps``."""
         file.write(self.dumps())
 
     def dumps(self) -> bytes:
-        """Write the canonical value: a protocol-5 pickle of one call, the pixels as one block.
+        """Write the canonical value: a pickle (protocol 5) of one call, with the pixels as one block.
 
         Equal patches give equal bytes, except for the order of dicts and, between processes, of sets of str. The value
-        is read once before it is returned, so that ``loads`` never refuses a value that was written.
+        is read back once before it is returned, so ``loads`` never refuses it.
 
         Returns:
             The value, as ``ben_secure.loads`` reads it.
 
         Raises:
-            TypeError: Metadata was changed in place to something that is not admitted.
-            ValueError: The same, out of bounds; or the patch as a whole is beyond the limits of ``loads``.
+            TypeError: Metadata was changed in place to a type that is not allowed.
+            ValueError: Metadata was changed in place to a value out of bounds, or the patch exceeds the limits of
+                ``loads``.
         """
         value = _written(self)
         try:
@@ -283,13 +284,13 @@ class BigEarthNetPatch(BandBuffer):
 
     @classmethod
     def load(cls, file: BinaryIO | str | os.PathLike[str]) -> BigEarthNetPatch:
-        """Read a patch from a file, restricted: nothing in it is run (see ``ben_secure.load``).
+        """Read a patch from a file without executing any of it (see ``ben_secure.load``).
 
         Args:
-            file: Its path, or open for binary reading.
+            file: Its path, or a file that is open for binary reading.
 
         Returns:
-            The patch. Called on a class of your own, patches of that class are admitted too.
+            The patch. If called on your own class, patches of that class are accepted, too.
 
         Raises:
             BenSecureError: The data was refused.
@@ -298,7 +299,7 @@ class BigEarthNetPatch(BandBuffer):
 
     @classmethod
     def loads(cls, data: bytes) -> BigEarthNetPatch:
-        """Read a patch from bytes; otherwise as ``load``."""
+        """Read a patch from bytes; otherwise like ``load``."""
         return cls._decoder().loads(data, classes=cls._declared())
 
     @classmethod
@@ -308,7 +309,7 @@ class BigEarthNetPatch(BandBuffer):
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         cls = type(self)
         stored, extras = self.__stored_args__, self._extras()
-        # Lists and dicts may have been changed since they were checked.
+        # Lists and dicts may have changed since the check.
         check_metadata(cls, self._layout, stored, extras, DEFAULT_LIMITS)
         pixels: bytes | bytearray | memoryview = self._pixels
         if protocol < 5:
@@ -316,7 +317,7 @@ class BigEarthNetPatch(BandBuffer):
         elif type(pixels) is memoryview:
             pixels = bytearray(pixels)
         kind = cls._kind if KINDS[cls._kind] is cls else cls
-        return rebuild_patch, (FORMAT_VERSION, kind, self._layout.plain, pixels, pack(stored), pack(extras) or None)
+        return rebuild_patch, (FORMAT_VERSION, kind, self._layout.encoded, pixels, pack(stored), pack(extras) or None)
 
     def __copy__(self: PatchT) -> PatchT:
         return self._assemble(self._layout, self._pixels, dict(self.__stored_args__), self._extras())
@@ -351,12 +352,12 @@ BigEarthNetPatch._reserved = names_used_by(BigEarthNetPatch)
 
 
 def _band_attribute(name: str) -> property:
-    """A fixed band as attribute; defined by the class, since code in the field calls ``patch.__getattribute__``."""
+    """Make a class attribute for a fixed band, because existing code calls ``patch.__getattribute__``."""
     return property(lambda patch: patch._band(patch._layout.by_name[name]))
 
 
 def _shown(value: object) -> str:
-    """Write as ``str`` does, but escape a text that would reach a terminal as more than text."""
+    """Write like ``str``, but escape text that could control a terminal."""
     if isinstance(value, str) and not value.isprintable():
         return repr(value)[1:-1]
     return str(value)

@@ -1,7 +1,6 @@
-"""Conversions of digital numbers to reflectance, and random bands for trying things out.
+"""Conversion of digital numbers to reflectance, and random bands for experiments.
 
-Arithmetic on arrays only; no patch is built or read here. The names, their spelling included, are those of
-``bigearthnet_patch_interface``.
+Only arithmetic on arrays. The names, including their spelling, are those of ``bigearthnet_patch_interface``.
 """
 
 from __future__ import annotations
@@ -55,12 +54,12 @@ def random_ben_S2_band(spatial_resoluion: int = 10, original_dtype: bool = False
     """Make a band of noise in the shape of a Sentinel-2 band.
 
     Args:
-        spatial_resoluion: Metres a pixel: 10, 20 or 60.
+        spatial_resoluion: Resolution in metres: 10, 20 or 60.
         original_dtype: Whether to return digital numbers instead of reflectance.
 
     Returns:
-        Square of 1200 / ``spatial_resoluion`` pixels a side: float32 reflectance in [0, 1), or uint16 digital numbers
-        below 10,000. Drawn from numpy's global generator, so that ``numpy.random.seed`` repeats it.
+        Square of 1200 / ``spatial_resoluion`` pixels along each side: float32 reflectance in [0, 1), or uint16 digital
+        numbers below 10,000. It comes from numpy's global generator, so ``numpy.random.seed`` makes it repeatable.
     """
     side = PATCH_SIDE_M // spatial_resoluion
     digital_numbers = np.random.randint(S2_DN_TO_REFLECTANCE, size=(side, side), dtype=np.uint16)
@@ -71,10 +70,10 @@ def random_ben_S1_band() -> Float64:
     """Make a band of noise in the shape of a Sentinel-1 band.
 
     Returns:
-        float64 (120, 120) decibel in [-60, 0], drawn from numpy's global generator. (Real bands are float32; the
-        original's helper is float64.)
+        float64 (120, 120) backscatter in dB, in [-60, 0], from numpy's global generator. (Real bands are float32; the
+        original's function returns float64.)
     """
     side = PATCH_SIDE_M // 10
-    # The small term keeps a power of exactly zero finite in decibel.
+    # The small term keeps a power of exactly zero finite in dB.
     decibel: Float64 = 10 * np.log10(np.random.rand(side, side) + 1e-6)
     return decibel

@@ -1,6 +1,6 @@
 """The three patch classes with fixed bands: Sentinel-1, Sentinel-2, and both in one buffer.
 
-Their common part is in ``patches.patch``; nothing is checked or rebuilt here.
+``patches.patch`` has their common parts and all checks.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ PartT = TypeVar("PartT", bound=BigEarthNetPatch)
 
 
 class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
-    """A Sentinel-1 patch: VH and VV, decibel, 10 m, (120, 120) each."""
+    """A Sentinel-1 patch: VH and VV, backscatter in dB, 10 m, (120, 120) each."""
 
     __slots__ = ()
 
     def __init__(self, bandVH: PixelArray, bandVV: PixelArray, **kwargs: object) -> None:
-        """Make a patch; pixels are copied, in their dtype.
+        """Make a patch. Pixels are copied, in their dtype.
 
         Args:
-            bandVH: VH, numeric (120, 120), usually float32 decibel.
+            bandVH: VH, numeric (120, 120), usually float32 backscatter in dB.
             bandVV: VV, likewise.
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:
-            TypeError: A band is not an array, or metadata has a type that is not admitted.
+            TypeError: A band is not an array, or metadata has a type that is not allowed.
             ValueError: A band has the wrong shape or dtype, or a metadata name is taken.
         """
         self._fill_standard(S1_BANDS, (bandVH, bandVV), kwargs)
 
     @classmethod
     def short_init(cls: type[S1T], VH: PixelArray, VV: PixelArray, **kwargs: object) -> S1T:
-        """Make a patch by short band names; otherwise as the constructor."""
+        """Make a patch with short band names as arguments; otherwise like the constructor."""
         return cls(VH, VV, **kwargs)
 
     @staticmethod
@@ -53,7 +53,7 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
             short_band_name: Band name in any case: ``VV``, ``vh``; 1 to 4 characters.
 
         Returns:
-            ``bandVV`` for ``VV``; whether there is such a band is not checked.
+            ``bandVV`` for ``VV``. It is not checked whether this band exists.
 
         Raises:
             TypeError: The name is not a str.
@@ -66,7 +66,7 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
         return tuple(self._band(slot).data for slot in self._layout.natural)
 
     def get_stacked_bands(self) -> PixelArray:
-        """Get VH and VV as one array (2, 120, 120): a view of the patch if their dtypes agree, else a copy."""
+        """Get VH and VV as one array (2, 120, 120): a view if their dtypes agree, otherwise a copy."""
         return self._stack(10)
 
 
@@ -91,10 +91,10 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
         band12: PixelArray,
         **kwargs: object,
     ) -> None:
-        """Make a patch; pixels are copied, in their dtype.
+        """Make a patch. Pixels are copied, in their dtype.
 
         Args:
-            band01: B01, numeric (20, 20), usually uint16 digital numbers, as all the others.
+            band01: B01, numeric (20, 20), usually uint16 digital numbers, like all the others.
             band02: B02, (120, 120).
             band03: B03, (120, 120).
             band04: B04, (120, 120).
@@ -109,7 +109,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:
-            TypeError: A band is not an array, or metadata has a type that is not admitted.
+            TypeError: A band is not an array, or metadata has a type that is not allowed.
             ValueError: A band has the wrong shape or dtype, or a metadata name is taken.
         """
         bands = band01, band02, band03, band04, band05, band06, band07, band08, band8A, band09, band11, band12
@@ -132,7 +132,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
         B12: PixelArray,
         **kwargs: object,
     ) -> S2T:
-        """Make a patch by short band names; otherwise as the constructor."""
+        """Make a patch with short band names as arguments; otherwise like the constructor."""
         return cls(B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
 
     @staticmethod
@@ -143,7 +143,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
             short_band_name: Band name in any case and length: ``B01``, ``01``, ``1``, ``b8a``; 1 to 4 characters.
 
         Returns:
-            ``band01`` for ``B1``, ``band8A`` for ``08a``; whether there is such a band is not checked.
+            ``band01`` for ``B1``, ``band8A`` for ``08a``. It is not checked whether this band exists.
 
         Raises:
             TypeError: The name is not a str.
@@ -168,7 +168,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
         return self.get_natsorted_bands_by_spatial_res(60)
 
     def get_stacked_10m_bands(self) -> PixelArray:
-        """Get B02, B03, B04, B08 as one array (4, 120, 120): a view of the patch if their dtypes agree, else a copy."""
+        """Get B02, B03, B04, B08 as one array (4, 120, 120): a view if their dtypes agree, otherwise a copy."""
         return self._stack(10)
 
     def get_stacked_20m_bands(self) -> PixelArray:
@@ -176,7 +176,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
         return self._stack(20)
 
     def get_stacked_60m_bands(self) -> PixelArray:
-        """Get B01, B09 as one array (2, 20, 20): a view of the patch if their dtypes agree, else a copy."""
+        """Get B01, B09 as one array (2, 20, 20): a view if their dtypes agree, otherwise a copy."""
         return self._stack(60)
 
 
@@ -226,7 +226,7 @@ class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
         B12: PixelArray,
         **kwargs: object,
     ) -> S1S2T:
-        """Make a patch by short band names; otherwise as the constructor."""
+        """Make a patch with short band names as arguments; otherwise like the constructor."""
         return cls(VH, VV, B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
 
     @property
@@ -243,7 +243,7 @@ class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
         part: PartT | None = self._views.get(cls._kind)
         if part is None:
             slots = [self._layout.by_name[spec.name] for group in STANDARD_KINDS[cls._kind] for spec in group]
-            layout = Layout.standard(cls._kind, Layout.spell(cls._kind, [slot.dtype.str for slot in slots]))
+            layout = Layout.standard(cls._kind, Layout.canonical_dtypes(cls._kind, [slot.dtype.str for slot in slots]))
             start = slots[0].offset
             pixels = memoryview(self._pixels)[start : start + layout.nbytes]
             part = cls._assemble(layout, pixels, {})

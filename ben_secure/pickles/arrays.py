@@ -1,9 +1,9 @@
-"""Arrays and metadata from records: compared with the one form that numpy writes, then built in one step.
+"""Arrays and metadata from records: compared with the form that numpy writes, then built in one step.
 
-A payload that asks for ``numpy.ndarray`` gets no object of numpy, because numpy's objects do not withstand hostile
-state: a dtype whose state hides an object field turns bytes into pointers, and ``_reconstruct`` allocates any size. An
-array is built here from bytes of the value, with a dtype from a closed set. Nothing is allocated before its length is
-checked. Source of the forms: ``ndarray``, ``dtype`` and ``generic.__reduce__`` of numpy 1.20 to 2.4.
+A payload that names ``numpy.ndarray`` gets no object of numpy, because hostile state can break numpy's objects: a dtype
+whose state hides an object field turns bytes into pointers, and ``_reconstruct`` allocates any size. An array is built
+here from bytes of the value, with a dtype from a closed set. Nothing is allocated before its length is checked. Source
+of the forms: ``ndarray``, ``dtype`` and ``generic.__reduce__`` of numpy 1.20 to 2.4.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OBJECT_DTYPE_STATE = (3, "|", None, None, None, -1, -1, 63)
 
 
 def refuse_array(part: str, value: object) -> NoReturn:
-    """Refuse an array that numpy would not have written."""
+    """Refuse an array that numpy would not write."""
     raise PatchFormatError(
         f"an array has an invalid {part}: {printable(value)}; fetch the value again or ask its publisher",
         rule=Rule.ARRAY,
@@ -61,7 +61,7 @@ def dtype_text(record: Any) -> str:
 
 
 def array_parts(record: Any) -> tuple[Any, str, bool, Any]:
-    """Return shape (not checked yet), dtype, Fortran order and data of an array record.
+    """Return shape (unchecked), dtype, Fortran order and data of an array record.
 
     Raises:
         PatchFormatError: It is not the record of an array, or has a state of another form: protocol 4 writes the data
@@ -88,7 +88,7 @@ def array_parts(record: Any) -> tuple[Any, str, bool, Any]:
 
 
 def check_bytes(data: object) -> None:
-    """Check that an item is a bytes object, small or large; a bytearray is not."""
+    """Check that an item is a bytes object of any size, not a bytearray."""
     if type(data) is not bytes and (type(data) is not Block or data.mutable):
         refuse_array("type of its data", kind_of(data))
 
@@ -100,18 +100,18 @@ def take(view: memoryview, block: Block, aligned: int | None) -> bytearray | mem
 
 
 def in_native_order(record: Record, array: Any) -> Any:
-    """``ndarray.__setstate__`` swaps foreign bytes as it reads, ``_frombuffer`` does not; both are followed."""
+    """Swap bytes like numpy: ``ndarray.__setstate__`` swaps foreign bytes on reading, ``_frombuffer`` does not."""
     swaps = record.name.name == "_reconstruct"
     return array.astype(array.dtype.newbyteorder("="), copy=False) if swaps else array
 
 
 class Source:
-    """The bytes of one value, from which blocks, arrays and metadata are made.
+    """Makes arrays and metadata from the bytes of one value.
 
     Args:
         view: The bytes.
         limits: Bounds on what is built.
-        blank: Nobody looks at the pixels, so they are not copied: any bytes of the right number may stand in.
+        blank: The pixels will not be read, so any bytes of the right number may replace them, without a copy.
 
     An object that occurs in several places is built once and shared in the result. Depth, number of objects (a shared
     one counts each time) and bytes are bounded before anything is built.
@@ -132,7 +132,7 @@ class Source:
         return self._nodes > _FEW_NODES or self._bytes > 0
 
     def metadata(self, item: Any, depth: int = _AROUND) -> Any:
-        """Copy metadata that the machine left (it has no cycles), with arrays in the place of records.
+        """Copy metadata from the machine (it has no cycles), and replace records by arrays.
 
         Raises:
             PatchFormatError: A record is not that of a plain array.
@@ -167,7 +167,7 @@ class Source:
             self._count(len(item))
             made = set(map(self.bytes, item))
             if len(made) != len(item):
-                refuse_array("set", "a member is there twice")
+                refuse_array("set", "a member occurs twice")
             return made
         if kind is Record:
             return self._array(item)
@@ -185,11 +185,11 @@ class Source:
         return self.view[data.start : data.stop] if type(data) is Block else data
 
     def pixels(self, block: Block, aligned: int | None) -> bytearray | memoryview:
-        """The pixels in a block, as ``take``."""
+        """Return the pixels in a block, like ``take``."""
         return self.view[block.start : block.stop] if self._blank else take(self.view, block, aligned)
 
     def joined(self, parts: list[Any]) -> bytearray | memoryview:
-        """The pixels in several blocks or bytes objects, one behind the other."""
+        """Return the pixels in several blocks or bytes objects, concatenated."""
         length = sum(map(len, parts))
         if self._blank and length <= len(self.view):
             return self.view[:length]
@@ -221,7 +221,7 @@ class Source:
                 if record.name.name == "rebuild_scalar":
                     return rebuild_scalar(dtype, self.bytes(data))
                 scalar = rebuild_scalar(dtype_text(dtype), self.bytes(data))
-                # numpy's own function ends a text at its trailing NULs.
+                # numpy's own function removes trailing NULs from a text.
                 return np.str_(scalar.rstrip("\0")) if isinstance(scalar, np.str_) else scalar
             if not is_record(record, "_reconstruct", "_frombuffer"):
                 refuse_array("place for", kind_of(record))

@@ -1,8 +1,8 @@
 """The patch that the records of bigearthnet_patch_interface describe.
 
-Every generation has the same parts under other names: interface 0.1.0 keeps the list of bands as ``bands``, 0.1.2 as
-``_bands``; the private state of a band is that of pydantic 1 or 2. Every part is compared with the one that
-its writer makes, even if nothing reads it afterwards. No shape, name or order in the payload is trusted.
+All generations have the same parts under different names: interface 0.1.0 keeps the list of bands as ``bands``, 0.1.2
+as ``_bands``; the private state of a band is that of pydantic 1 or 2. Every part must have the form that its writer
+makes, even if nothing reads it afterwards. No shape, name or order in the payload is trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ben_secure.pickles.records import Record, is_record
 _FIELDS = ("name", "spatial_resolution", "data_shape", "data")
 _PYDANTIC_1 = ("__dict__", "__fields_set__", "__private_attribute_values__")
 _PYDANTIC_2 = ("__dict__", "__pydantic_extra__", "__pydantic_fields_set__", "__pydantic_private__")
-# Fields that a constructor must be given; the classes of BigEarthNet have defaults for the others.
+# Required fields of a constructor. The classes of BigEarthNet have defaults for the others.
 _REQUIRED = {name: frozenset(_FIELDS if name == "Band" else ("name", "data")) for name in BAND_CLASSES}
 _ITEM_BYTES = {code: np.dtype(code).itemsize for code in PIXEL_DTYPES}
 _MERGED = "BigEarthNet_S1_S2_Patch"
@@ -39,10 +39,10 @@ _SLOTS = {
 }
 """For each patch class with fixed bands, in storage order: attribute; class, name, resolution_m and shape."""
 _NATURAL = {
-    kind: operator.itemgetter(*sorted(range(len(slots)), key=lambda place: natural_key(slots[place][1][1])))
+    kind: operator.itemgetter(*sorted(range(len(slots)), key=lambda index: natural_key(slots[index][1][1])))
     for kind, slots in _SLOTS.items()
 }
-"""Brings bands from storage order into the order in which the original lists them."""
+"""Rearranges bands from storage order to the order in which the original lists them."""
 
 
 class BandFacts(NamedTuple):
@@ -68,7 +68,7 @@ class BandFacts(NamedTuple):
         return self.fortran or self.code[0] == ">"
 
     def pixels(self, source: Source) -> tuple[str, Any]:
-        """Return dtype and pixels, row by row, as the original package returns them; uncopied if stored so."""
+        """Return dtype and pixels, row by row, as in the original package; uncopied if possible."""
         if not self.differs:
             return self.code, self.data
         array = np.frombuffer(source.raw(self.data), self.code)
@@ -81,10 +81,10 @@ def _refuse(message: str) -> NoReturn:
 
 
 def band_facts(band: Any) -> BandFacts:
-    """Check a finished band record, except for its place in the patch.
+    """Check a finished band record, except for its position in the patch.
 
     Raises:
-        PatchFormatError: It is not a band as pydantic 1 or 2 writes it, or its array is not that of pixels.
+        PatchFormatError: It is not a band as written by pydantic 1 or 2, or its array cannot be pixels.
     """
     if not is_record(band, *BAND_CLASSES):
         _refuse(f"one of its bands is a {records.kind_of(band)}")
@@ -92,7 +92,7 @@ def band_facts(band: Any) -> BandFacts:
     name, metres, claimed = fields["name"], fields["spatial_resolution"], fields["data_shape"]
     shape, code, fortran, data = array_parts(fields["data"])
     if type(name) is not str or type(metres) is not int or not _is_shape(shape) or not _is_shape(claimed):
-        _refuse(f"one of its bands is {_described(name, metres, shape)}, which are not rows and columns")
+        _refuse(f"one of its bands is {_described(name, metres, shape)}, expected rows and columns")
     if claimed != shape:
         _refuse(f"one of its bands is {_described(name, metres, shape)} (claimed: {printable(claimed)})")
     if code not in _ITEM_BYTES:
@@ -104,7 +104,7 @@ def band_facts(band: Any) -> BandFacts:
 
 
 def _fields(band_class: str, state: Any) -> dict[str, Any]:
-    """Return the four fields of a band, if pydantic would write all of its state."""
+    """Return the four fields of a band, if all of its state could be written by pydantic."""
     keys = tuple(state) if type(state) is dict else ()
     if keys == _PYDANTIC_1:
         private = state["__private_attribute_values__"]
@@ -139,7 +139,7 @@ class Legacy:
         known: ``band_facts`` of finished records that stay alive, by identity; they are not checked again.
 
     Attributes:
-        parts: After ``patch``: its stored pixels in its order, or None if they are not simply the blocks.
+        parts: After ``patch``: its stored pixels in its order, or None if they are not exactly the blocks.
     """
 
     def __init__(self, source: Source, limits: Limits, known: Mapping[int, BandFacts]) -> None:
@@ -149,13 +149,13 @@ class Legacy:
         self.parts: list[Any] | None = None
 
     def patch(self, record: Record, cls: type[BigEarthNetPatch]) -> BigEarthNetPatch:
-        """Build a patch from its finished record as the original package would, on one new buffer.
+        """Build the patch of the original package from its finished record, on one new buffer.
 
         Raises:
-            PatchFormatError: A band is missing, doubled, swapped or misshapen, a part is of another type, or the
-                metadata is not plain data.
+            PatchFormatError: A band is missing, duplicated, swapped or of another shape, a part has another type, or
+                the metadata is not plain data.
             TypeError: As ``patches.rebuild``.
-            ValueError: See there.
+            ValueError: As ``patches.rebuild``.
         """
         kind, rest, parts = kind_of(cls), _state(record), None
         layout: str | tuple[Entry, ...]
@@ -166,7 +166,8 @@ class Legacy:
             bands = self._merged(rest) if kind == _MERGED else self._fixed(kind, rest)
             _check_list(kind, rest, bands)
             pixels_of = [facts.pixels(self._source) for _, facts in bands]
-            layout, parts = Layout.spell(kind, [code for code, _ in pixels_of]), [part for _, part in pixels_of]
+            layout = Layout.canonical_dtypes(kind, [code for code, _ in pixels_of])
+            parts = [part for _, part in pixels_of]
             pixels = self._source.joined(parts)
         stored = rest.pop("__stored_args__", None)
         if type(stored) is not dict:
@@ -176,7 +177,7 @@ class Legacy:
         return rebuild(cls, layout, pixels, self._source.metadata(stored), self._source.metadata(extras), self._limits)
 
     def _fixed(self, kind: str, rest: dict[str, Any]) -> list[tuple[Record, BandFacts]]:
-        """Take the bands of a patch class with fixed bands out of its state, in storage order."""
+        """Remove the bands of a patch class with fixed bands from its state, and return them in storage order."""
         bands = []
         for attribute, expected in _SLOTS[kind]:
             band = rest.pop(attribute, None)
@@ -190,7 +191,7 @@ class Legacy:
         return bands
 
     def _merged(self, rest: dict[str, Any]) -> list[tuple[Record, BandFacts]]:
-        """The same for S1+S2, whose bands are those of two inner patches."""
+        """Do the same for S1+S2, whose bands are those of two inner patches."""
         bands = []
         for attribute, kind in _INNER:
             inner = rest.pop(attribute, None)
@@ -205,7 +206,7 @@ class Legacy:
         return bands
 
     def _listed_bands(self, rest: dict[str, Any]) -> tuple[tuple[Entry, ...], bytearray]:
-        """Take the bands of a patch that lists its own out of its state: the entries of its layout and the pixels."""
+        """Remove the bands of a generic patch from its state. Return its layout entries and pixels."""
         listed = _list_of_bands(rest)
         attributes = {id(value): name for name, value in rest.items() if is_record(value, *BAND_CLASSES)}
         if len(listed) > self._limits.max_bands:
@@ -219,13 +220,13 @@ class Legacy:
             if attribute is not None:
                 del rest[attribute]
             pixels += bytes(-len(pixels) % _ITEM_BYTES[code])
-            if len(pixels) + len(part) > self._limits.max_value_bytes:  # one array may stand for many bands
+            if len(pixels) + len(part) > self._limits.max_value_bytes:  # many bands may share one array
                 _refuse(f"its bands have more than {self._limits.max_value_bytes} bytes")
             pixels += self._source.raw(part)
             band_class, name, metres, shape = facts.identity
             entries.append((attribute, band_class, name, metres, *shape, code))
         if attributes:
-            _refuse(f"{printable(next(iter(attributes.values())))} is a band that is not among its bands")
+            _refuse(f"{printable(next(iter(attributes.values())))} is a band that is not in its list of bands")
         return tuple(entries), pixels
 
 
@@ -236,18 +237,18 @@ def _state(record: Record) -> dict[str, Any]:
 
 
 def _extras(rest: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the attributes that are not stored arguments; ``rest`` must have each stored argument, too."""
+    """Return the attributes that are not stored arguments. Each stored argument must be an attribute."""
     for name, value in stored.items():
         if name not in rest:
             _refuse(f"the metadata {printable(name)} is stored but not an attribute")
-        # The pickler shares objects by identity; it writes a number twice.
+        # The pickler shares objects by identity, but writes a number twice.
         if rest[name] is value or (type(value) in (int, float) and equal(rest[name], value)):
             del rest[name]
     return rest or None
 
 
 def _list_of_bands(rest: dict[str, Any]) -> list[Any]:
-    """Take the list of bands out of a state; it has one name or the other."""
+    """Remove the list of bands, under either name, from a state and return it."""
     listed = rest.pop("_bands" if "_bands" in rest else "bands", None)
     if type(listed) is not list:
         _refuse(f"its list of bands is a {records.kind_of(listed)}")
@@ -255,8 +256,8 @@ def _list_of_bands(rest: dict[str, Any]) -> list[Any]:
 
 
 def _check_list(kind: str, rest: dict[str, Any], bands: list[tuple[Record, BandFacts]]) -> None:
-    """Take the list of bands out of a state and check that it holds each of the bands once."""
+    """Remove the list of bands from a state, and check that it holds each band once."""
     listed, expected = _list_of_bands(rest), [band for band, _ in bands]
-    # The usual order; list equality asks for identity first, and records have no other equality.
+    # The usual order first. Lists compare by identity here, because records define no equality.
     if listed != list(_NATURAL[kind](expected)) and sorted(map(id, listed)) != sorted(map(id, expected)):
         _refuse("its list of bands does not hold each of its bands once")

@@ -1,7 +1,7 @@
-"""``Loader``: reads values under fixed rules, and remembers the parts that it need not read twice.
+"""``Loader``: reads values under fixed rules, and remembers parts that recur.
 
-A value is either known by its template, or it is run by ``machine`` and built here (canonical values, docs/format.md)
-or by ``legacy``. No other step decides. The memory of a loader never changes a verdict (see ``templates``).
+A value either matches a template, or ``machine`` runs it, and this module (canonical values, docs/format.md) or
+``legacy`` builds the patch. No other step decides. The memory of a loader never changes a verdict (see ``templates``).
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ class Loader:
     """Reads pickled patches; threads may share it.
 
     Args:
-        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own, as the caller declares.
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur in addition to the interface's own, declared by the
+            caller.
         limits: Limits on the cost of one value.
 
     Attributes:
-        pixels_at: Where the pixels of the latest canonical value began; a guess for the next one.
+        pixels_at: Start of the pixels in the latest canonical value, as a guess for the next.
 
     Raises:
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.
@@ -59,16 +60,16 @@ class Loader:
         """Read the patch in ``data[:end]``; the caller has verified the bytes after ``end``.
 
         Args:
-            data: The stored bytes, which nobody else may change; hostile.
+            data: The stored bytes, which must not change meanwhile; hostile.
             end: Where the payload ends.
-            aligned: If not None, the patch may keep ``data``, a writable memoryview, as its buffer: bytes at positions
-                that are ``aligned`` modulo 16 have addresses that are multiples of 16.
+            aligned: If not None, the patch may keep ``data``, a writable memoryview, as its buffer. Positions equal to
+                ``aligned`` modulo 16 then have addresses that are multiples of 16.
 
         Returns:
             The patch, on a writable buffer of its own.
 
         Raises:
-            UnsafePickleError: The pickle asks for something that no honest patch needs; nothing of it was executed.
+            UnsafePickleError: The pickle uses something that no honest patch needs. Nothing of it was executed.
             LimitExceededError: It costs more than the limits allow.
             PatchFormatError: It is damaged, or is not a patch.
         """
@@ -128,7 +129,7 @@ class Loader:
         if source.costly or state.text or state.numeric or len(patch._pixels) > LARGE_BYTES:
             self.check_written(patch)
         note = None if make is None else make(patch, state)
-        # By identity: a part that is no block, such as a small bytearray, may have no hash.
+        # By identity, because a small bytearray, which is not a block, has no hash.
         if parts is not None and state.blocks and sorted(map(id, parts)) == sorted(map(id, state.blocks)):
             state_at = partial(machine.state_at, payload, end, self.table, self.limits)
             self._templates.learn(head, payload[:end], state, parts, patch, note, state_at)
@@ -137,7 +138,7 @@ class Loader:
     def _built(
         self, root: Any, source: Source, head: Head | None, aligned: int | None
     ) -> tuple[BigEarthNetPatch, list[Block] | None]:
-        """Build the patch that a finished pickle describes; return the blocks that are its pixels, if these are all."""
+        """Build the patch of a finished pickle. Return its pixel blocks, too, if all pixels are blocks."""
         try:
             if is_record(root, "rebuild_patch"):
                 return self._canonical(root, source, aligned)
@@ -157,15 +158,15 @@ class Loader:
         version, kind, layout, pixels, stored, extras = record.arguments
         if type(version) is not int or version != 1:
             raise PatchFormatError(
-                f"version {printable(version)} of the canonical value is unknown, this package reads version 1; "
-                "a newer ben_secure may read it",
+                f"version {printable(version)} of the canonical value is unknown, expected 1; a newer ben_secure may "
+                "read it",
                 rule=Rule.PATCH,
             )
         cls: type[BigEarthNetPatch] | None = kind.patch_class if type(kind) is Name else None
         if type(kind) is str:
             cls = _PATCH_CLASSES.get(kind)
         if cls is None:
-            raise PatchFormatError(f"no patch class is called {printable(kind)}", rule=Rule.PATCH)
+            raise PatchFormatError(f"the patch class {printable(kind)} is unknown", rule=Rule.PATCH)
         parts = None
         if type(pixels) is Block:
             self.pixels_at = pixels.start

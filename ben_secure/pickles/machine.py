@@ -8,7 +8,7 @@ One parser checks and executes, so the two cannot disagree.
 - A list, dict, set or record can be changed only while the stack holds its one reference. Fetching it from the memo
   seals it. Therefore no object contains itself. The memo keeps its objects alive, so an identity in ``sealed`` never
   passes to another object.
-- Nothing is dropped. There is no POP, and a dict may have a key only once. So every part of a value is compared.
+- Nothing is dropped: there is no POP, and a key occurs in a dict only once. So every part of a value is checked.
 - ``max_opcodes`` and the length of the payload bound the time; the payload bounds the memory. The machine never
   recurses. ``arrays.Source`` bounds the depth and the number of objects of the result.
 """
@@ -59,8 +59,8 @@ class State:
     numeric: int = 0  # numbers in sets so far
     frame_at: int = 0  # position of the length of a frame that ends with the payload
     frame_end: int = _NO_FRAME
-    cut: int = 0  # behind the last list of records: values of one database differ from there on
-    names: set[tuple[str, str]] = field(default_factory=set)  # that STACK_GLOBAL has asked for
+    cut: int = 0  # after the last list of records, where values of one database begin to differ
+    names: set[tuple[str, str]] = field(default_factory=set)  # requested by STACK_GLOBAL
 
     def fork(self, end: int) -> State:
         """Copy the state for one payload of ``end`` bytes; copy objects that may still change, share all others.
@@ -69,10 +69,10 @@ class State:
         """
         levels, memo, named = [level.copy() for level in self.levels], self.memo.copy(), self.named.copy()
         for level in levels:
-            for place, item in enumerate(level):
+            for index, item in enumerate(level):
                 kind = type(item)
                 if kind in _CHANGEABLE and id(item) not in self.sealed and not (kind is Record and item.is_complete):
-                    level[place] = copy = Record(item.name, item.arguments) if kind is Record else item.copy()
+                    level[index] = copy = Record(item.name, item.arguments) if kind is Record else item.copy()
                     if id(item) in named:
                         named[id(copy)] = named[id(item)]
                         memo[named[id(item)]] = copy
@@ -95,7 +95,7 @@ def _exceed(counted: str, number: int, most: int) -> NoReturn:
     raise LimitExceededError(f"{fact}; if the value is honest, pass larger Limits", rule=Rule.LIMIT)
 
 
-def _placed(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataError:
+def _with_position(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataError:
     """Add the position of the opcode to an error."""
     error.offset = pos if error.offset is None else error.offset
     error.message += f" (byte {error.offset})"
@@ -107,7 +107,7 @@ def _placed(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataEr
 
 
 def _bounded(data: bytes, start: int, width: int, end: int) -> int:
-    """Return the end of an operand whose length is in ``width`` bytes at ``start``; at least STOP must follow it."""
+    """Return the end of an operand whose length is in ``width`` bytes at ``start``. At least STOP must follow it."""
     length = int.from_bytes(data[start : start + width], "little")
     if start + width + length >= end:
         _damaged(f"{length} bytes are announced, {max(end - start - width, 0)} are left")
@@ -120,7 +120,7 @@ def _open(stack: list[Any], kind: type, sealed: set[int]) -> Any:
     if type(target) is not kind or (type(target) is Record and target.is_complete):
         _refuse(f"the target is a {kind_of(target)}, not a fresh {kind.__name__}")
     if id(target) in sealed:
-        _refuse(f"a {kind_of(target)} is changed after it was used")
+        _refuse(f"a {kind_of(target)} is changed after it was referred to")
     return target
 
 
@@ -134,7 +134,7 @@ def _fill_dict(stack: list[Any], items: list[Any], sealed: set[int]) -> None:
     expected = len(target) + len(items) // 2
     target.update(zip(items[::2], items[1::2], strict=True))
     if len(target) != expected:
-        _refuse("a dict key is there twice")
+        _refuse("a dict key occurs twice")
 
 
 def _fill_set(stack: list[Any], members: list[Any], sealed: set[int], numeric: int) -> int:
@@ -150,7 +150,7 @@ def _fill_set(stack: list[Any], members: list[Any], sealed: set[int], numeric: i
     expected = len(target) + len(members)
     target.update(members)
     if len(target) != expected:
-        _refuse("a set member is there twice")
+        _refuse("a set member occurs twice")
     return numeric
 
 
@@ -218,13 +218,13 @@ def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None
     """
     if end > limits.max_value_bytes:
         raise LimitExceededError(
-            f"the value has {end} bytes, at most {limits.max_value_bytes} are read; "
-            "if it is honest, pass Limits(max_value_bytes=...)",
+            f"the value has {end} bytes, expected at most {limits.max_value_bytes}; if it is honest, pass "
+            "Limits(max_value_bytes=...)",
             rule=Rule.LIMIT,
         )
     if end < 1 or data[0] != 0x80:
         raise PatchFormatError(
-            f"not a pickle: it starts with {printable(data[: min(end, 8)])}, a pickled patch with PROTO, b'\\x80'",
+            f"not a pickle: it starts with {printable(data[: min(end, 8)])}, expected PROTO, b'\\x80'",
             rule=Rule.NOT_A_PICKLE,
             offset=0,
         )
@@ -293,7 +293,7 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
             elif op == 0x62:  # BUILD
                 item = stack.pop()
                 if type(item) is not dict and type(item) is not tuple:
-                    _refuse(f"an object is given a {kind_of(item)} for its state")
+                    _refuse(f"the state of an object is a {kind_of(item)}")
                 _open(stack, Record, sealed).state = item
             elif op == 0x52 or op == 0x81:  # REDUCE, NEWOBJ
                 item, function = stack.pop(), stack.pop()
@@ -347,7 +347,7 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
             elif op == 0x80:  # PROTO
                 after = pos + 2
                 if pos or data[1] not in (4, 5):
-                    _refuse(f"protocol {data[pos + 1]}: patches are written with 4 or 5, declared once, first")
+                    _refuse(f"protocol {data[pos + 1]}: patches declare 4 or 5, once, at the start")
             elif op == 0x2E and pos < end:  # STOP
                 break
             else:
@@ -367,9 +367,9 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
         if until == _NO_FRAME:
             _check_end(pos, end, state, limits)
     except (IndexError, struct.error):
-        raise _placed(PatchFormatError(_CUT_SHORT, rule=Rule.MALFORMED), data, pos) from None
+        raise _with_position(PatchFormatError(_CUT_SHORT, rule=Rule.MALFORMED), data, pos) from None
     except UnicodeDecodeError as error:
-        raise _placed(PatchFormatError(_NOT_UTF8, rule=Rule.MALFORMED), data, pos) from error
+        raise _with_position(PatchFormatError(_NOT_UTF8, rule=Rule.MALFORMED), data, pos) from error
     except UntrustedDataError as error:
-        raise _placed(error, data, pos) from None
+        raise _with_position(error, data, pos) from None
     return state

@@ -1,8 +1,8 @@
 """The names that a pickled patch may ask for, and the permitted use of each; data only.
 
-The key is the exact (module, name) pair of the payload. Nothing here is imported by name, nothing matches by prefix
-or pattern, and there is no way to add a pair at run time. A subclass that the *caller* declares is a row of the
-caller's own copy of the table (``declared``), never of this one.
+The key is the exact (module, name) pair of the payload. No name is imported, no name is matched by prefix or pattern,
+and no pair can be added at run time. A subclass declared by the *caller* becomes a row in the caller's own copy of the
+table (``declared``), never in this one.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ class Kind(IntEnum):
     CLASS = 1  # NEWOBJ without arguments, then BUILD once
     BUILDER = 2  # REDUCE, then BUILD once
     CALL = 3  # REDUCE; the result is complete
-    NAME = 4  # hand it on as an argument
+    NAME = 4  # only as an argument
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Name:
-    """One row of the table: all that STACK_GLOBAL pushes. It cannot be called.
+    """One row of the table. STACK_GLOBAL pushes only rows, which cannot be called.
 
     Attributes:
         name: The last part of the pair.
         kind: Its permitted use.
         arity: Number of arguments, if it is called.
-        patch_class: The class that the caller declared under this pair; it is passed on and never called.
+        patch_class: The class that the caller declared under this pair. It is never called.
     """
 
     name: str

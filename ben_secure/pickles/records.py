@@ -1,4 +1,4 @@
-"""Inert records and unread blocks: all that the machine makes of a pickle apart from plain data."""
+"""Inert records and unread blocks: the objects that the machine makes in addition to plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK_BYTES = 512
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """The description of one object in a pickle; nothing of it was executed.
+    """The description of one object in a pickle. Nothing of it was executed.
 
     Attributes:
         name: The row of the table that was called or instantiated.
@@ -27,7 +27,7 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
-        """Whether BUILD may add nothing more."""
+        """Whether BUILD is no longer allowed."""
         return self.state is not None or self.name.kind is Kind.CALL
 
 
@@ -51,5 +51,5 @@ def kind_of(item: object) -> str:
 
 
 def is_record(item: Any, *names: str) -> bool:
-    """Whether an item is a record of one of these names of the interface or numpy, not of a class of the caller's."""
+    """Whether an item is a record of one of these names of the interface or numpy, and not of a declared class."""
     return type(item) is Record and item.name.name in names and item.name.patch_class is None

@@ -1,7 +1,7 @@
-"""The one memory between values: one that equals an earlier one outside its pixels gives the same patch with its own.
+"""The one memory between values: equal bytes outside the pixels give an equal patch, except for the pixels.
 
-Key: every byte of a value outside its blocks. A ``Head`` holds these bytes up to a place behind the last block; its
-``tails`` are keyed by all bytes that follow.
+Key: every byte of a value outside its blocks. A ``Head`` holds these bytes up to a position after the last block. Its
+``tails`` are keyed by all bytes after that position.
 
 Why equal keys give equal results: the machine never reads the content of a block. A template is made only of a patch
 whose pixels are exactly the blocks of its value, each once, unchanged, in a known order, without gaps, and whose
@@ -30,7 +30,7 @@ from ben_secure.pickles.names import BAND_CLASSES
 from ben_secure.pickles.records import Block, is_record
 
 MAX_BYTES = 6 * 2**20
-"""Budget of one ``Templates``. BigEarthNet has some 3,000 sets of labels, which take 2 kB each."""
+"""Budget of one ``Templates``. BigEarthNet has about 3,000 sets of labels, which take 2 kB each."""
 _MAX_HEAD_BYTES = 16 * 2**10  # an honest S1+S2 value has 8 kB outside its pixels
 _MAX_TAIL_COST = 5 * 2**10
 _MAX_HEADS = 8
@@ -65,13 +65,13 @@ class Template:
 
 
 class Head:
-    """All bytes of a value outside its blocks, up to a place behind the last block, and the results computed from them.
+    """The bytes of a value outside its blocks, up to a position after the last block, and the results from them.
 
     Attributes:
-        end: That place.
+        end: That position.
         state: The machine's state there.
         bands: ``band_facts`` of the finished band records in that state, by identity.
-        tails: Templates by all bytes that follow.
+        tails: Templates by all bytes after that position.
     """
 
     __slots__ = ("_least", "_segments", "bands", "end", "state", "tails")
@@ -79,7 +79,7 @@ class Head:
     def __init__(self, payload: bytes, state: State) -> None:
         self.state = state
         self.end = state.pos
-        # A frame that begins here and ends elsewhere than the payload has to lie in every payload.
+        # A frame that begins here, and does not end with the payload, must lie in every payload.
         self._least = max(self.end + 1, 0 if state.frame_at or state.frame_end > len(payload) else state.frame_end)
         self.tails: dict[bytes, Template] = {}
         self.bands: dict[int, BandFacts] = {}
@@ -94,7 +94,7 @@ class Head:
             if is_record(item, *BAND_CLASSES) and item.is_complete:
                 try:
                     self.bands[id(item)] = band_facts(item)
-                except PatchFormatError:  # it is refused where it is used
+                except PatchFormatError:  # refused when it is used
                     continue
 
     def fits(self, data: bytes | memoryview, end: int) -> bool:
@@ -108,7 +108,7 @@ class Head:
         return True
 
     def cost(self) -> int:
-        """Bytes that the head holds without its templates; an upper estimate."""
+        """Upper bound on the bytes that the head holds, without its templates."""
         return 5 * sum(len(segment) for *_, segment in self._segments) + _OPCODE_COST * self.state.ops
 
 
@@ -148,7 +148,7 @@ class Templates:
         if patch._layout.gaps:
             return
         if head is None:
-            self._missed = not self._missed  # one value alone is not worth a second run of its beginning
+            self._missed = not self._missed  # a single value does not justify a second run of its beginning
             if self._missed or end - sum(map(len, blocks)) > _MAX_HEAD_BYTES:
                 return
             head = Head(payload, state_at(end))
@@ -161,7 +161,7 @@ class Templates:
                 head.tails[payload[end:]] = Template(patch, parts, note)
 
     def _add(self, cost: int) -> bool:
-        """Count bytes that will be held; if the budget does not allow them, forget everything."""
+        """Count bytes to be held. If the budget does not allow them, forget everything."""
         with self._lock:
             self._held += cost
             if self._held > MAX_BYTES:

@@ -14,17 +14,17 @@ from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 
 
 class PatchUnpickler(pickle.Unpickler):
-    """Unpickler that admits patches and nothing else.
+    """Unpickler that accepts only patches.
 
     ``find_class`` is the allow-list and ``load`` runs ``machine``. The C engine that this class inherits never sees a
     payload.
 
     Args:
-        file: Binary file that holds exactly one pickled patch, to its end; the footer of a tagged value may follow
-            (it is not verified here).
-        classes: Subclasses of ``BigEarthNetPatch`` that may occur beside the interface's own; named by their module
+        file: Binary file with exactly one pickled patch and nothing after it, except the footer of a tagged value
+            (which is not verified here).
+        classes: Subclasses of ``BigEarthNetPatch`` that may occur in addition to the interface's own, named by module
             and qualified name. Their code is never called: an instance is made without ``__new__`` and ``__init__``.
-        limits: What the value may cost.
+        limits: Limits on the cost of the value.
 
     Raises:
         TypeError: ``classes`` holds something that is not a subclass of ``BigEarthNetPatch``.

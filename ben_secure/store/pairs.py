@@ -63,7 +63,7 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
         metadata[joined] = value
     kind = BigEarthNet_S1_S2_Patch.__name__
     # The buffer of a merged patch is that of the Sentinel-2 patch, then that of the other (bands.STORAGE_ORDER).
-    layout = Layout.spell(kind, [slot.dtype.str for slot in (*s2._layout.slots, *s1._layout.slots)])
+    layout = Layout.canonical_dtypes(kind, [slot.dtype.str for slot in (*s2._layout.slots, *s1._layout.slots)])
     try:
         return rebuild(
             BigEarthNet_S1_S2_Patch, layout, bytearray().join((s2._pixels, s1._pixels)), metadata, None, limits

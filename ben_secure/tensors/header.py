@@ -1,4 +1,4 @@
-"""Read the header of one safetensors file in memory: where each tensor lies. Reads no byte behind the header.
+"""Read the header of one safetensors file in memory: the position of each tensor. The bytes after it are not read.
 
 A file is a u64 (little-endian), a JSON object of that many bytes, and the tensors end to end. All of it is hostile.
 Nothing is allocated before its length is compared with the bytes at hand. JSON is bounded in bytes, depth and digits
@@ -47,7 +47,7 @@ _BRACKET = re.compile(r"[\[\]{}]")
 
 
 class Tensor(NamedTuple):
-    """One tensor: its name, ``dtype.str``, shape, and the bytes behind the header from ``start`` to ``stop``."""
+    """One tensor: its name, ``dtype.str``, shape, and its bytes, ``start`` to ``stop`` after the header."""
 
     name: str
     dtype: str
@@ -64,10 +64,10 @@ class Header(NamedTuple):
     metadata: Mapping[str, str] | None
 
 
-def refuse(what: str, offset: int | None = LENGTH_BYTES) -> NoReturn:
+def refuse(fault: str, offset: int | None = LENGTH_BYTES) -> NoReturn:
     """Refuse a value that is not a well-formed safetensors file."""
     raise PatchFormatError(
-        f"the safetensors value is invalid: {what}; fetch it again or ask its publisher",
+        f"the safetensors value is invalid: {fault}; fetch it again or ask its publisher",
         rule=Rule.TENSORS,
         offset=offset,
     )
@@ -95,7 +95,7 @@ def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
             rule=Rule.LIMIT,
         )
     if end < LENGTH_BYTES:
-        refuse(f"it has {end} bytes, and the length of the header alone takes {LENGTH_BYTES}", 0)
+        refuse(f"it has {end} bytes, fewer than the {LENGTH_BYTES} bytes of the header's length", 0)
     length = int.from_bytes(value[:LENGTH_BYTES], "little")
     if length > limits.max_header_bytes:
         raise LimitExceededError(
@@ -114,7 +114,7 @@ def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
 
 
 MAX_REMEMBERED_BYTES = 4096
-"""Longer headers are read each time; the header of a patch without labels has 824 bytes."""
+"""Longer headers are not remembered. The header of a patch without labels has 824 bytes."""
 _Result = TypeVar("_Result")
 
 
@@ -148,57 +148,59 @@ def read_header(header: bytes, limits: Limits) -> Header:
         LimitExceededError: There are more tensors than a patch may have bands.
         PatchFormatError: The header breaks any other rule.
     """
-    found = parse_json(header, _DEPTH, _DECODER)
-    metadata = _metadata(found.pop(METADATA)) if METADATA in found else None
-    for name in found:
+    entries = parse_json(header, _DEPTH, _DECODER)
+    metadata = _metadata(entries.pop(METADATA)) if METADATA in entries else None
+    for name in entries:
         _check_unicode(name)
-    if not found:
+    if not entries:
         refuse("it has no tensor")
-    if len(found) > limits.max_bands:
+    if len(entries) > limits.max_bands:
         raise LimitExceededError(
-            f"the safetensors value has {len(found)} tensors, at most {limits.max_bands} bands are read; "
+            f"the safetensors value has {len(entries)} tensors, at most {limits.max_bands} bands are read; "
             "if it is honest, pass Limits(max_bands=...)",
             rule=Rule.LIMIT,
             offset=LENGTH_BYTES,
         )
-    tensors = sorted((_tensor(name, said) for name, said in found.items()), key=lambda tensor: tensor[3:])
+    tensors = sorted((_tensor(name, entry) for name, entry in entries.items()), key=lambda tensor: tensor[3:])
     end = 0
     for tensor in tensors:
         if tensor.start != end:
-            what = "overlaps the one before" if tensor.start < end else "leaves a hole before it"
-            refuse(f"tensor {printable(tensor.name)} begins at byte {tensor.start} and {what}, which ends at {end}")
+            fault = "overlaps" if tensor.start < end else "leaves a gap after"
+            refuse(
+                f"tensor {printable(tensor.name)} begins at byte {tensor.start} and {fault} the one that ends at {end}"
+            )
         end = tensor.stop
     return Header(tuple(tensors), end, metadata)
 
 
-def _metadata(said: object) -> Mapping[str, str]:
-    if type(said) is not dict:
+def _metadata(entry: object) -> Mapping[str, str]:
+    if type(entry) is not dict:
         refuse(f"{METADATA} must be an object")
-    for name, text in said.items():
+    for name, text in entry.items():
         if type(text) is not str:
-            refuse(f"{METADATA} must have texts only, but {printable(name)} is not a text")
+            refuse(f"{METADATA} must contain only strings, but {printable(name)} is not a string")
         _check_unicode(name)
         _check_unicode(text)
-    return MappingProxyType(said)
+    return MappingProxyType(entry)
 
 
 def _check_unicode(text: str) -> None:
-    """Refuse half a surrogate pair, which JSON can write and UTF-8 cannot."""
+    """Refuse half of a surrogate pair, which JSON can write but UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
         refuse(f"{printable(text)} in its header is not Unicode")
 
 
-def _tensor(name: str, said: object) -> Tensor:
-    """Check the entry of one tensor in a header, by itself."""
+def _tensor(name: str, entry: object) -> Tensor:
+    """Check the entry of one tensor in a header."""
     shown = printable(name)
-    if type(said) is not dict or said.keys() != _MEMBERS:
-        refuse(f"tensor {shown} must be an object with dtype, shape and data_offsets and nothing else")
-    dtype, shape, offsets = said["dtype"], said["shape"], said["data_offsets"]
+    if type(entry) is not dict or entry.keys() != _MEMBERS:
+        refuse(f"tensor {shown} must be an object with exactly the members dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(dtype) is not str or dtype not in DTYPES:
-        known = type(dtype) is str and dtype in _OTHER_DTYPES
-        why = "which pixels cannot have" if known else "which is unknown"
+        is_known = type(dtype) is str and dtype in _OTHER_DTYPES
+        why = "which pixels cannot have" if is_known else "which is unknown"
         refuse(f"tensor {shown} has the dtype {printable(dtype)}, {why}; pixels have one of {' '.join(DTYPES)}")
     if type(shape) is not list or any(type(length) is not int for length in shape):
         refuse(f"the shape of tensor {shown} must be an array of integers, not {printable(shape)}")
@@ -212,8 +214,8 @@ def _tensor(name: str, said: object) -> Tensor:
     start, stop = offsets
     if stop - start != expected:
         refuse(
-            f"tensor {shown} of shape {printable(shape)} and dtype {dtype} takes {expected} bytes, and {start} to "
-            f"{stop} are {stop - start}"
+            f"tensor {shown} of shape {printable(shape)} and dtype {dtype} takes {expected} bytes, but its offsets "
+            f"{start} to {stop} are {stop - start} bytes"
         )
     return Tensor(name, code, tuple(shape), start, stop)
 
@@ -246,18 +248,18 @@ def parse_json(data: bytes, max_depth: int, decoder: json.JSONDecoder) -> dict[s
     """
     try:
         text = data.decode()
-        if text.count("{") + text.count("[") > max_depth:  # before it is parsed, and whatever is left of the stack
+        if text.count("{") + text.count("[") > max_depth:  # before parsing, so the verdict does not depend on the stack
             depth = _depth(text)
             if depth > max_depth:
                 refuse(f"its JSON is nested {depth} deep, expected at most {max_depth}")
-        found = decoder.decode(text)
+        document = decoder.decode(text)
     except UnicodeDecodeError as error:
         refuse(f"its JSON is not UTF-8 (byte {error.start} of it)")
     except json.JSONDecodeError as error:
         refuse(f"its header is not JSON: {printable(error.msg)} (character {error.pos} of it)")
-    if type(found) is not dict:
+    if type(document) is not dict:
         refuse("its JSON must be an object")
-    return found
+    return document
 
 
 def _depth(text: str) -> int:
@@ -271,12 +273,12 @@ def _depth(text: str) -> int:
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    members: dict[str, object] = {}
     for name, item in pairs:
-        if name in found:
-            refuse(f"{printable(name)} is there twice")
-        found[name] = item
-    return found
+        if name in members:
+            refuse(f"{printable(name)} occurs twice")
+        members[name] = item
+    return members
 
 
 def _no_constant(text: str) -> NoReturn:

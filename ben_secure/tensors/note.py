@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 NAME = "ben_secure.patch.v1"
 """The note's name in the metadata; the version of its format is part of it."""
 FAMILY = "ben_secure.patch."
-"""The names of all versions begin with this."""
+"""Prefix of the names of all versions."""
 
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_JSON_TYPES = frozenset({str, int, float, bool, type(None)})
 _MEMBERS = ("kind", "bands", "stored", "extras")
 # Integers of metadata have at most 64 bytes, 155 digits; the shortest text of a float at most 24 characters.
 _MAX_NUMBER_CHARACTERS = 160
@@ -37,7 +37,7 @@ class Note(NamedTuple):
         kind: Name of a standard patch class, or module and qualified name of a declared one.
         bands: For a generic kind, in the buffer's order: attribute or None, band class, name, resolution_m.
         stored: Metadata as ``__stored_args__``.
-        extras: Attributes in addition to these, or in place of them.
+        extras: Attributes in addition to ``stored``, or that override it.
     """
 
     kind: str | tuple[str, str]
@@ -59,19 +59,19 @@ def read_note(text: str, limits: Limits) -> Note:
     Raises:
         PatchFormatError: The text is not strict JSON of this form.
     """
-    said = parse_json(text.encode("utf-8", "surrogatepass"), limits.max_depth, _DECODER)
-    if not {"kind", "stored"} <= said.keys() <= set(_MEMBERS):
-        refuse(f"{NAME} must have the members kind and stored, may have bands and extras, and no others")
-    kind, bands, stored, extras = map(said.get, _MEMBERS)
+    members = parse_json(text.encode("utf-8", "surrogatepass"), limits.max_depth, _DECODER)
+    if not {"kind", "stored"} <= members.keys() <= set(_MEMBERS):
+        refuse(f"{NAME} must have the members kind and stored, optionally bands and extras, and no others")
+    kind, bands, stored, extras = map(members.get, _MEMBERS)
     if type(kind) is list and [type(part) for part in kind] == [str, str]:
         kind = (kind[0], kind[1])
     elif type(kind) is not str:
         refuse(f"kind in {NAME} must be the name of a patch class, or the module and name of one")
-    if "bands" in said:
+    if "bands" in members:
         if type(bands) is not list or any(type(band) is not list or len(band) != 4 for band in bands):
             refuse(f"bands in {NAME} must be an array of [attribute or null, band class, name, resolution]")
         bands = tuple(map(tuple, bands))
-    if type(stored) is not dict or ("extras" in said and type(extras) is not dict):
+    if type(stored) is not dict or ("extras" in members and type(extras) is not dict):
         refuse(f"stored and extras in {NAME} must be objects")
     return Note(kind, bands, stored, extras)  # type: ignore[arg-type]
 
@@ -97,44 +97,44 @@ def write_note(
         TypeError: Metadata is of a type that JSON does not know; the message names it.
         ValueError: A float is infinite or not a number.
     """
-    said: dict[str, object] = {"kind": kind, "stored": stored}
+    members: dict[str, object] = {"kind": kind, "stored": stored}
     if entries is not None:
-        said["bands"] = [entry[:4] for entry in entries]
+        members["bands"] = [entry[:4] for entry in entries]
     if extras:
-        said["extras"] = extras
+        members["extras"] = extras
     for part in (stored, extras):
         for name, value in part.items():
-            _check_plain(printable(name), value)
-    return json.dumps(said, separators=(",", ":"), allow_nan=False)
+            _check_json(printable(name), value)
+    return json.dumps(members, separators=(",", ":"), allow_nan=False)
 
 
-def _check_plain(place: str, value: Any) -> None:
+def _check_json(path: str, value: Any) -> None:
     """Refuse values that JSON would lose or change; ``check_value`` has bounded the depth."""
     kind = type(value)
     if kind is float and not math.isfinite(value):
         raise ValueError(
-            f"metadata '{place}' is {value}, which JSON does not know; set it to None, or keep this patch canonical"
+            f"metadata '{path}' is {value}, which JSON cannot hold; set it to None, or keep this patch canonical"
         )
-    if kind in _PLAIN:
+    if kind in _JSON_TYPES:
         return
     if kind is list:
         for index, item in enumerate(value):
-            _check_plain(f"{place}[{index}]", item)
+            _check_json(f"{path}[{index}]", item)
     elif kind is dict:
         for name, item in value.items():
-            _check_plain(f"{place}.{printable(name, 40)}", item)
+            _check_json(f"{path}.{printable(name, 40)}", item)
     else:
         raise TypeError(
-            f"metadata '{place}' is a {printable(kind.__qualname__)}, and a safetensors value keeps str, int, float, "
-            "bool, None, list and dict only; make it one of these (a tuple or set a list, a numpy scalar its .item()) "
-            "or leave it out, or keep this patch canonical"
+            f"metadata '{path}' is a {printable(kind.__qualname__)}, but a safetensors value can hold only str, int, "
+            "float, bool, None, list and dict; convert it (a tuple or set to a list, a numpy scalar with .item()), "
+            "leave it out, or keep this patch canonical"
         )
 
 
 def refuse_version(name: str) -> NoReturn:
     """Refuse a note of another version."""
     raise PatchFormatError(
-        f"the metadata {printable(name)} is unknown, this package reads {NAME} alone; a newer ben_secure may read it",
+        f"the metadata {printable(name)} is unknown, expected {NAME}; a newer ben_secure may read it",
         rule=Rule.PATCH,
     )
 

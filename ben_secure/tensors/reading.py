@@ -1,4 +1,4 @@
-"""Make a patch of a safetensors value. Names and shapes of the tensors decide its kind.
+"""Make a patch from a safetensors value. Names and shapes of the tensors decide its kind.
 
 The twelve Sentinel-2 bands make a ``BigEarthNet_S2_Patch``, VH and VV a ``BigEarthNet_S1_Patch``, and all fourteen a
 ``BigEarthNet_S1_S2_Patch``. Other tensors make a ``BigEarthNetPatch``. A note (``note.py``), which only this package
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
         patch_class: The class.
         layout: Its layout, as ``rebuild`` takes it.
         pieces: The pieces of the buffer, in order: positions (start, stop) among the tensors' bytes, or zeros.
-        nbytes: Bytes behind the header.
+        nbytes: Number of bytes after the header.
     """
 
     patch_class: type[BigEarthNetPatch]
@@ -89,7 +89,7 @@ def read(
         start = LENGTH_BYTES + len(header)
         plan, stored, extras = _planned(header, classes, limits)
         if plan.nbytes != end - start:
-            refuse(f"its tensors take {plan.nbytes} bytes, and {end - start} follow the header", start)
+            refuse(f"its tensors take {plan.nbytes} bytes, but {end - start} bytes follow the header", start)
         view = memoryview(value)
         pixels = bytearray().join(
             piece if type(piece) is bytes else view[start + piece[0] : start + piece[1]] for piece in plan.pieces
@@ -115,7 +115,7 @@ def _planned(
     metadata = read_header(table, limits).metadata
     if text is not None:
         if metadata is not None:
-            refuse(f"{METADATA} is there twice")
+            refuse(f"{METADATA} occurs twice")
     elif metadata is None:
         return _plan(table, limits), {}, None
     elif note.NAME not in metadata:
@@ -124,26 +124,26 @@ def _planned(
                 note.refuse_version(name)
         return _plan(table, limits), dict(metadata), None
     elif len(metadata) > 1:
-        refuse(f"beside {note.NAME}, {METADATA} must have nothing else")
+        refuse(f"{METADATA} must contain only {note.NAME}")
     else:
         text = metadata[note.NAME]
-    said = note.read_note(text, limits)
-    return _noted_plan(table, said, classes, limits), said.stored, said.extras
+    parsed = note.read_note(text, limits)
+    return _noted_plan(table, parsed, classes, limits), parsed.stored, parsed.extras
 
 
 def _cut_note(header: bytes) -> tuple[str | None, bytes]:
     """Split a header that begins with a note: return the text of the note, and the header without it.
 
-    A note in another spelling than that of ``writing`` stays in; ``read_header`` then finds it, at a higher cost.
+    A note that is not encoded as by ``writing`` stays in the header. ``read_header`` then finds it, at a higher cost.
     """
     try:
         text = header.decode()
-        said, end = _DECODER.raw_decode(text, len(_NOTE_BEGIN) - 1)
-    except ValueError:  # UTF-8 or JSON is malformed; read_header says where
+        note_text, end = _DECODER.raw_decode(text, len(_NOTE_BEGIN) - 1)
+    except ValueError:  # malformed UTF-8 or JSON; read_header reports the position
         return None, header
-    if type(said) is not str or text[end : end + 2] != "},":
+    if type(note_text) is not str or text[end : end + 2] != "},":
         return None, header
-    return said, f"{{{text[end + 2 :]}".encode()
+    return note_text, f"{{{text[end + 2 :]}".encode()
 
 
 @remembered
@@ -153,14 +153,14 @@ def _plan(header: bytes, limits: Limits) -> Plan:
     Raises:
         PatchFormatError: The tensors are not a patch of BigEarthNet.
     """
-    found = read_header(header, limits)
-    kind = _KIND_OF_NAMES.get(frozenset(tensor.name for tensor in found.tensors), GENERIC)
+    parsed = read_header(header, limits)
+    kind = _KIND_OF_NAMES.get(frozenset(tensor.name for tensor in parsed.tensors), GENERIC)
     if kind != GENERIC:
-        return _standard_plan(kind, found)
-    entries = tuple(_entry(tensor) for tensor in found.tensors)
-    _layout(entries, limits)  # before names are sorted, which reads the numbers in them
+        return _standard_plan(kind, parsed)
+    entries = tuple(_entry(tensor) for tensor in parsed.tensors)
+    _layout(entries, limits)  # check names before sorting, which parses numbers in them
     in_order = tuple(sorted(entries, key=lambda entry: (entry[3], natural_key(entry[2]))))
-    return _generic_plan(BigEarthNetPatch, in_order, found, limits)
+    return _generic_plan(BigEarthNetPatch, in_order, parsed, limits)
 
 
 def _entry(tensor: Tensor) -> Entry:
@@ -172,9 +172,9 @@ def _entry(tensor: Tensor) -> Entry:
         return spec.attribute, spec.band_class, spec.name, spec.resolution_m, rows, columns, tensor.dtype
     if rows != columns or PATCH_SIDE_M % rows:
         _refuse_patch(
-            f"tensor {printable(tensor.name)} is named as no band of BigEarthNet, and has {rows} x {columns} pixels, "
-            f"which are no whole number of metres on the {PATCH_SIDE_M} m of a patch; values of other datasets are no "
-            "patches"
+            f"tensor {printable(tensor.name)} does not have the name of a BigEarthNet band, and {rows} x {columns} "
+            f"pixels do not divide the {PATCH_SIDE_M} m of a patch into whole metres; values of other datasets are "
+            "not patches"
         )
     return None, "Band", tensor.name, PATCH_SIDE_M // rows, rows, columns, tensor.dtype
 
@@ -182,22 +182,22 @@ def _entry(tensor: Tensor) -> Entry:
 def _check_shape(spec: BandSpec, tensor: Tensor) -> None:
     if tensor.shape != spec.shape:
         _refuse_patch(
-            f"tensor {spec.name} has {tensor.shape[0]} x {tensor.shape[1]} pixels, expected {spec.side} x {spec.side}; "
-            "ask its publisher for bands as they were published"
+            f"tensor {spec.name} has {tensor.shape[0]} x {tensor.shape[1]} pixels, expected {spec.side} x "
+            f"{spec.side}; ask its publisher for bands of the published sizes"
         )
 
 
-def _refuse_patch(what: str) -> NoReturn:
-    raise PatchFormatError(f"not a valid patch: {what}", rule=Rule.PATCH, offset=LENGTH_BYTES)
+def _refuse_patch(fault: str) -> NoReturn:
+    raise PatchFormatError(f"not a valid patch: {fault}", rule=Rule.PATCH, offset=LENGTH_BYTES)
 
 
-def _standard_plan(kind: str, found: Header) -> Plan:
-    tensors = {tensor.name: tensor for tensor in found.tensors}
+def _standard_plan(kind: str, parsed: Header) -> Plan:
+    tensors = {tensor.name: tensor for tensor in parsed.tensors}
     specs = [spec for group in STANDARD_KINDS[kind] for spec in group]
     for spec in specs:
         _check_shape(spec, tensors[spec.name])
-    spelled = Layout.spell(kind, [tensors[spec.name].dtype for spec in specs])
-    return Plan(_CLASSES[kind], spelled, _pieces(Layout.standard(kind, spelled), tensors), found.nbytes)
+    dtypes = Layout.canonical_dtypes(kind, [tensors[spec.name].dtype for spec in specs])
+    return Plan(_CLASSES[kind], dtypes, _pieces(Layout.standard(kind, dtypes), tensors), parsed.nbytes)
 
 
 def _layout(entries: tuple[Entry, ...], limits: Limits) -> Layout:
@@ -208,44 +208,46 @@ def _layout(entries: tuple[Entry, ...], limits: Limits) -> Layout:
 
 
 def _generic_plan(
-    patch_class: type[BigEarthNetPatch], entries: tuple[Entry, ...], found: Header, limits: Limits
+    patch_class: type[BigEarthNetPatch], entries: tuple[Entry, ...], parsed: Header, limits: Limits
 ) -> Plan:
     layout = _layout(entries, limits)
-    pieces = _pieces(layout, {tensor.name: tensor for tensor in found.tensors})
-    return Plan(patch_class, entries, pieces, found.nbytes)
+    pieces = _pieces(layout, {tensor.name: tensor for tensor in parsed.tensors})
+    return Plan(patch_class, entries, pieces, parsed.nbytes)
 
 
-def _noted_plan(header: bytes, said: note.Note, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> Plan:
+def _noted_plan(header: bytes, noted: note.Note, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits) -> Plan:
     """Make the plan of a header with a note.
 
     Raises:
         PatchFormatError: Tensors and note contradict each other, or it names a class that the caller did not declare.
     """
-    found = read_header(header, limits)
-    if type(said.kind) is str:
-        patch_class = _CLASSES.get(said.kind)
+    parsed = read_header(header, limits)
+    if type(noted.kind) is str:
+        patch_class = _CLASSES.get(noted.kind)
     else:
         declared = {(cls.__module__, cls.__qualname__): cls for cls in classes}
-        patch_class = declared.get(said.kind)  # type: ignore[arg-type]
+        patch_class = declared.get(noted.kind)  # type: ignore[arg-type]
     if patch_class is None:
         _refuse_patch(
-            f"its class is {printable(said.kind)}, which is neither one of BigEarthNet nor declared by the caller "
+            f"its class is {printable(noted.kind)}, which is neither a class of BigEarthNet nor declared by the caller "
             "(classes=...)"
         )
     kind = kind_of(patch_class)
-    if (kind == GENERIC) != (said.bands is not None):
-        _refuse_patch(f"{note.NAME} must list bands for a BigEarthNetPatch, and for no other class")
-    if said.bands is None:
+    if (kind == GENERIC) != (noted.bands is not None):
+        _refuse_patch(f"{note.NAME} must list bands for a BigEarthNetPatch, and only for it")
+    if noted.bands is None:
         plan = _plan(header, limits)
         if kind_of(plan.patch_class) != kind:
-            _refuse_patch(f"{note.NAME} says {kind}, and the tensors are the bands of a {plan.patch_class.__name__}")
+            _refuse_patch(
+                f"{note.NAME} names the class {kind}, but the tensors are the bands of a {plan.patch_class.__name__}"
+            )
         return plan._replace(patch_class=patch_class)
-    tensors = {tensor.name: tensor for tensor in found.tensors}
-    names = [band[2] for band in said.bands]
+    tensors = {tensor.name: tensor for tensor in parsed.tensors}
+    names = [band[2] for band in noted.bands]
     if len(names) != len(tensors) or any(type(name) is not str or name not in tensors for name in names):
-        _refuse_patch(f"the bands that {note.NAME} lists are not the tensors")
-    entries = tuple((*band, *tensors[band[2]].shape, tensors[band[2]].dtype) for band in said.bands)  # type: ignore[index]
-    return _generic_plan(patch_class, entries, found, limits)  # type: ignore[arg-type]
+        _refuse_patch(f"the bands listed in {note.NAME} are not the tensors")
+    entries = tuple((*band, *tensors[band[2]].shape, tensors[band[2]].dtype) for band in noted.bands)  # type: ignore[index]
+    return _generic_plan(patch_class, entries, parsed, limits)  # type: ignore[arg-type]
 
 
 def _pieces(layout: Layout, tensors: Mapping[str, Tensor]) -> tuple[tuple[int, int] | bytes, ...]:

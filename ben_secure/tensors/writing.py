@@ -49,11 +49,11 @@ def dumps(patch: BigEarthNetPatch) -> bytes:
     for name, array in arrays.items():
         if array.dtype.str not in _NAMES:
             raise ValueError(
-                f"band {printable(name)} has the dtype {array.dtype.str}, which a safetensors value cannot hold; make "
-                f"it one of {' '.join(_NAMES)}, or keep this patch canonical"
+                f"band {printable(name)} has the dtype {array.dtype.str}, which a safetensors value cannot hold; "
+                f"convert it to one of {' '.join(_NAMES)}, or keep this patch canonical"
             )
         if name == METADATA:
-            raise ValueError(f"a band cannot be called {METADATA} in a safetensors value; rename it")
+            raise ValueError(f"a band cannot be named {METADATA} in a safetensors value; rename it")
     text = _note(patch)
     header: dict[str, object] = {} if text is None else {METADATA: {note.NAME: text}}
     order = sorted(arrays, key=lambda name: (_RANK[arrays[name].dtype.str], name))

@@ -81,10 +81,10 @@ def gallery(title: str, names: Collection[str], load: Callable[[str], Any], veri
 
 def _picture(name: str, load: Callable[[str], Any]) -> str:
     try:
-        plain = load(name).to_dict()
+        contents = load(name).to_dict()
     except BenSecureError as error:
         return _message(error)
-    return thumbnail(plain["bands"], name, plain["metadata"].get("labels", ""))
+    return thumbnail(contents["bands"], name, contents["metadata"].get("labels", ""))
 
 
 def _message(error: Exception) -> str:

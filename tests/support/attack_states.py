@@ -234,7 +234,7 @@ def _add_twice() -> None:
     ):
         attack(
             "T3", f"a dict key twice {label}", why, with_metadata(twice), Rule.STRUCTURE, with_metadata(once),
-            "key is there twice",
+            "key occurs twice",
         )
     one, word = number(1), text("x")
     for label, twice, once in (
@@ -253,7 +253,7 @@ def _add_twice() -> None:
     ):
         attack(
             "T3", f"a set member twice: {label}", why, with_metadata(twice), Rule.STRUCTURE, with_metadata(once),
-            "member is there twice",
+            "member occurs twice",
         )
     attack(
         "T3", "a set member twice: two blocks that are equal", why,

@@ -167,7 +167,7 @@ def _add_names() -> None:
             f"no {name}",
             "reads what is not there",
             _map(**{name: None}),
-            "with dtype, shape and data_offsets",
+            "with exactly the members dtype, shape and data_offsets",
             file(MAP),
         )
         _add(
@@ -197,7 +197,7 @@ def _add_names() -> None:
             f"metadata is {label}",
             "is of another type",
             file({"__metadata__": said, **MAP}, _DATA),
-            "must be an object|must have texts",
+            "must be an object|must contain only strings",
             file({"__metadata__": {}, **MAP}),
         )
     for label, item in {"a number": 1, "null": None, "an object": {}, "an array": ["a"]}.items():
@@ -205,7 +205,7 @@ def _add_names() -> None:
             f"metadata holds {label}",
             "is of another type",
             file({"__metadata__": {"a": item}, **MAP}, _DATA),
-            "must have texts",
+            "must contain only strings",
             file({"__metadata__": {"a": "1"}, **MAP}),
         )
     _add(
@@ -228,7 +228,7 @@ def _add_names() -> None:
             f"{label} in a name that is refused",
             "takes over a terminal",
             file(table({name: [7, 7]})),
-            "named as no band",
+            "does not have the name of a BigEarthNet band",
             file(MAP),
             Rule.PATCH,
         )
@@ -282,7 +282,7 @@ def _add_numbers() -> None:
         _add(f"shape {text}", "its product overflows, or is more than there is", _json(text), "takes", file(MAP))
     for offsets in ([1, 14401], [0, 14399], [0, 14401], [14400, 0], [14400, 14400], [2**64 - 14400, 2**64]):
         _add(
-            f"offsets {offsets}", "reads beyond or beside", _map(data_offsets=offsets), "takes|leaves a hole", file(MAP)
+            f"offsets {offsets}", "reads beyond or beside", _map(data_offsets=offsets), "takes|leaves a gap", file(MAP)
         )
     for said in ([0], [], [0, 14400, 14400], {}, 0, ["0", "14400"], [0, None], [False, 14400]):
         _add(f"offsets {said}", "are of another type", _map(data_offsets=said), "two integers", file(MAP))
@@ -316,10 +316,10 @@ def _add_numbers() -> None:
             f"tensors with {label}",
             "shows bytes twice, or never",
             file(members, data),
-            "overlaps|leaves a hole",
+            "overlaps|leaves a gap",
             file(_TWO),
         )
-    _add("hole in front", "hides data", file({"a": entry([120, 120], 8)}), "leaves a hole", file(MAP))
+    _add("hole in front", "hides data", file({"a": entry([120, 120], 8)}), "leaves a gap", file(MAP))
     _add("no tensor", "makes a patch of nothing", raw("{}"), "no tensor", file(MAP))
     _add(
         "no tensor but metadata", "makes a patch of nothing", file({"__metadata__": {"a": "b"}}), "no tensor", file(MAP)
@@ -332,7 +332,14 @@ def _add_numbers() -> None:
         file(table({f"b{n}": [1, 1] for n in range(64)})),
         Rule.LIMIT,
     )
-    _add("largest side", "is no patch", file(table({"a": [1, 20_000]})), "named as no band", file(MAP), Rule.PATCH)
+    _add(
+        "largest side",
+        "is no patch",
+        file(table({"a": [1, 20_000]})),
+        "does not have the name of a BigEarthNet band",
+        file(MAP),
+        Rule.PATCH,
+    )
 
 
 def _add_patches() -> None:
@@ -359,7 +366,7 @@ def _add_patches() -> None:
             f"unknown band of {shape}",
             "has no resolution",
             file(table({"Red": shape})),
-            "named as no band",
+            "does not have the name of a BigEarthNet band",
             file(MAP),
             Rule.PATCH,
         )

@@ -440,28 +440,28 @@ def _add_legacy() -> None:
     )
     case(
         "inner patch within itself", merged, lambda g: g.state["s1_patch"].state.update(x=g), Rule.STRUCTURE,
-        words="changed after it was used",
+        words="changed after it was referred to",
     )
     case(
         "outer list of an S1 patch only", merged, lambda g: g.state.update(_bands=g.state["s1_patch"].state["_bands"]),
     )
     case(
         "patch in its own metadata", s1, lambda g: g.state.update(x=g), Rule.STRUCTURE,
-        words="changed after it was used",
+        words="changed after it was referred to",
     )
     case(
         "patch in its own list of bands", s1, lambda g: g.state["_bands"].append(g), Rule.STRUCTURE,
-        words="changed after it was used",
+        words="changed after it was referred to",
     )
     case(
         "band in its own state", s1, lambda g: g.state["bandVV"].state.update(x=g.state["bandVV"]), Rule.STRUCTURE,
-        words="changed after it was used",
+        words="changed after it was referred to",
     )
     case(
         "list of bands in itself", s1, lambda g: g.state["_bands"].append(g.state["_bands"]), Rule.STRUCTURE,
-        words="changed after it was used",
+        words="changed after it was referred to",
     )
-    case("state in itself", s1, lambda g: g.state.update(x=g.state), Rule.STRUCTURE, words="changed after it was used")
+    case("state in itself", s1, lambda g: g.state.update(x=g.state), Rule.STRUCTURE, words="changed after it was referred to")
     case(
         "stored arguments missing", s1, lambda g: g.state.__delitem__("__stored_args__"),
     )

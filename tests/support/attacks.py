@@ -333,7 +333,7 @@ def _add_build() -> None:
     attack(
         "T3", "BUILD of a dtype that was used before",
         "an object that is reached through the memo changes after it was checked",
-        with_metadata(tup(fetched, build(get(0), state))), Rule.STRUCTURE, twin, "changed after it was used",
+        with_metadata(tup(fetched, build(get(0), state))), Rule.STRUCTURE, twin, "changed after it was referred to",
     )
     for target, opcode in (("a list", "APPEND"), ("a dict", "SETITEM"), ("a set", "ADDITEMS")):
         fill = {
@@ -352,14 +352,14 @@ def _add_build() -> None:
         attack(
             "T3", f"{opcode} on {target} from the memo", "what was counted and checked grows afterwards",
             with_metadata(tup(empty + MEMO, get(0) + fill[opcode])), Rule.STRUCTURE,
-            twin=with_metadata(tup(empty + MEMO + fill[opcode], get(0))), words="changed after it was used",
+            twin=with_metadata(tup(empty + MEMO + fill[opcode], get(0))), words="changed after it was referred to",
         )
     for target, value in {
         "a list": b"]" + MEMO + get(0) + b"a", "a dict": b"}" + MEMO + text("k") + get(0) + b"s",
     }.items():
         attack(
             "T2", f"{target} put into itself", "whoever walks the metadata never comes back", with_metadata(value),
-            Rule.STRUCTURE, with_metadata(value.replace(get(0), NONE)), "changed after it was used",
+            Rule.STRUCTURE, with_metadata(value.replace(get(0), NONE)), "changed after it was referred to",
         )
 
 
