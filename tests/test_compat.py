@@ -335,7 +335,7 @@ def test_an_original_that_was_imported_is_an_error(original):
         pass
     importlib.import_module(f"{PACKAGE}.s1_interface")
     before = list(sys.meta_path)
-    with pytest.raises(RuntimeError, match=rf"{PACKAGE}, {PACKAGE}\.s1_interface of the original .*install\(\) first"):
+    with pytest.raises(RuntimeError, match=rf"{PACKAGE}, {PACKAGE}\.s1_interface of the original .*install\(\) before"):
         compat.install()
     assert not compat.installed()
     assert sys.modules[PACKAGE].original

@@ -904,7 +904,7 @@ class TestRebuild:
         layout, pixels, _, _ = parts(make_patch(BigEarthNet_S1_Patch))
         stored, extras = {"a": ["x"] * 5}, {"b": ["x"] * 5}
         assert rebuild(BigEarthNet_S1_Patch, layout, pixels, stored, extras, Limits(max_nodes=12)).b == ["x"] * 5
-        with pytest.raises(ValueError, match="may hold 11 objects"):
+        with pytest.raises(ValueError, match="at most 11 objects"):
             rebuild(BigEarthNet_S1_Patch, layout, pixels, stored, extras, Limits(max_nodes=11))
         with pytest.raises(ValueError, match="2 bands exceed the limit of 1"):
             rebuild(BigEarthNet_S1_Patch, layout, pixels, stored, extras, Limits(max_bands=1))

@@ -147,7 +147,7 @@ def _add_names() -> None:
         "name twice",
         "one reader keeps the first, another the last",
         raw(f"{{{one},{one}}}", _DATA),
-        "there twice",
+        "occurs twice",
         file(MAP),
     )
     escaped = one.replace("Data", "D\\u0061ta")
@@ -155,13 +155,17 @@ def _add_names() -> None:
         "name twice, once escaped",
         "the same by another spelling",
         raw(f"{{{one},{escaped}}}", _DATA),
-        "there twice",
+        "occurs twice",
         raw(f"{{{escaped}}}", _DATA),
     )
     for name in ("dtype", "shape", "data_offsets"):
         text = spell({name: MAP["Data"][name]})[1:-1]
         _add(
-            f"{name} twice", "readers differ about it", raw(f"{{{one[:-1]},{text}}}}}", _DATA), "there twice", file(MAP)
+            f"{name} twice",
+            "readers differ about it",
+            raw(f"{{{one[:-1]},{text}}}}}", _DATA),
+            "occurs twice",
+            file(MAP),
         )
         _add(
             f"no {name}",
@@ -189,7 +193,7 @@ def _add_names() -> None:
         "metadata twice",
         "one reader keeps the first, another the last",
         raw('{"__metadata__":{"a":"b"},"__metadata__":{},' + one + "}", _DATA),
-        "there twice",
+        "occurs twice",
         file({"__metadata__": {"a": "b"}, **MAP}),
     )
     for label, said in {"null": None, "array": [], "text": "a", "a tensor": MAP["Data"]}.items():
@@ -212,7 +216,7 @@ def _add_names() -> None:
         "metadata name twice",
         "one reader keeps the first",
         raw('{"__metadata__":{"a":"b","a":"c"},' + one + "}", _DATA),
-        "there twice",
+        "occurs twice",
         file({"__metadata__": {"a": "b"}, **MAP}),
     )
     for label, name in {"escape": "\x1b[31m", "line break": "a\nb", "right to left": "\u202egnp", "empty": ""}.items():
@@ -469,14 +473,14 @@ def _add_notes() -> None:
         "note: metadata again behind it",
         "one reader keeps the first",
         raw(first + ',"__metadata__":{},' + spell(_S1)[1:], pattern(28800)),
-        "there twice",
+        "occurs twice",
         twin,
     )
     _add(
         "note: metadata again, escaped",
         "one reader keeps the first",
         raw(first + ',"\\u005f_metadata__":{"a":"b"},' + spell(_S1)[1:], pattern(28800)),
-        "there twice",
+        "occurs twice",
         twin,
     )
 

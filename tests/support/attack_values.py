@@ -461,7 +461,7 @@ def _add_legacy() -> None:
         "list of bands in itself", s1, lambda g: g.state["_bands"].append(g.state["_bands"]), Rule.STRUCTURE,
         words="changed after it was referred to",
     )
-    case("state in itself", s1, lambda g: g.state.update(x=g.state), Rule.STRUCTURE, words="changed after it was referred to")
+    case("state in itself", s1, lambda g: g.state.update(x=g.state), Rule.STRUCTURE, words="after it was referred to")
     case(
         "stored arguments missing", s1, lambda g: g.state.__delitem__("__stored_args__"),
     )
