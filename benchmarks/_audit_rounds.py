@@ -118,7 +118,7 @@ def cat(path):
 
 
 def ways(path, few, unseen, count, cores):
-    """Every way: on how many cores, how many values it takes in a turn, and what to call."""
+    """All ways: the number of cores, the number of values per turn, and the function to call."""
     with ben_secure.PatchReader(path) as reader:
         names = list(reader)[:: max(1, count // 200)]
         samples = {way: [reader.raw(name) for name in names[:wanted]] for way, wanted in SAMPLES.items()}

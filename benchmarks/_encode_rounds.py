@@ -69,7 +69,7 @@ def read_bands(folder):
 
 
 def field(root, names, target, merged):
-    """What the field's encoder does at its core."""
+    """Do the core work of the field's encoder."""
     with lmdb.open(target, map_size=2**32) as environment, environment.begin(write=True) as transaction:
         for s2_name, s1_name in names:
             folder = root / "s2" / s2_name
@@ -81,7 +81,7 @@ def field(root, names, target, merged):
 
 
 def ways(root, names):
-    """What is timed, as functions of a target that is not there yet."""
+    """Return the timed functions, each of a target that does not exist yet."""
     s2, s1 = root / "s2", root / "s1"
     files = [(path, BANDS[path.stem.rpartition("_")[2]]) for path in s2.rglob("*.tif")]
     mac_key = MacKey.generate()

@@ -76,7 +76,7 @@ def stacks(patch):
 
 
 def forget():
-    """Forget every value that was read, in whatever revision this is."""
+    """Forget every value that was read, in any revision of this package."""
     from ben_secure import values
 
     if hasattr(values, "Decoder"):

@@ -78,7 +78,7 @@ def multi_hot(labels):
 
 
 class Empty(Dataset):
-    """The floor of per-item loading: a tensor of the right shape that nobody has filled, a label vector."""
+    """The lower bound for loading single items: an uninitialised tensor of the right shape, and a label vector."""
 
     def __init__(self, bands):
         self.item = torch.zeros(len(bands), 120, 120), torch.zeros(len(BEN_19))
@@ -91,7 +91,7 @@ class Empty(Dataset):
 
 
 class EmptyBatches(Empty):
-    """The floor of whole batches: what crosses from a worker is made anew each time, but nothing is written to it."""
+    """The lower bound for whole batches: new memory crosses from a worker, but nothing is written to it."""
 
     def __getitem__(self, indices):
         image, label = self.item

@@ -68,7 +68,7 @@ def timed(function):
 
 
 def ways_of_one_patch(folder):
-    """Every way of reading a patch, as a function of its name; and the bare cost of what verification must hash."""
+    """Every way to read a patch, as a function of its name, and the cost of the hash that verification needs."""
     _load_rounds.build(folder)
     plain = f"{folder}/s2.canonical"
     reader = ben_secure.PatchReader(plain)
@@ -176,7 +176,7 @@ WITHOUT_SHA = ":~0x20000000"
 
 
 def without_sha(folder, seconds):
-    """One patch once more, in a process whose OpenSSL uses no SHA instructions: many clusters' processors have none."""
+    """Repeat with one patch in a process whose OpenSSL has no SHA instructions, like many clusters' processors."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return
     os.mkdir(folder)
@@ -239,7 +239,7 @@ def opening(folder):
 
 
 def archive(folder, name, megabytes):
-    """An archive of the patches of ``one_patch``, each many times under other names."""
+    """Make a database of the patches of ``one_patch``, each many times under other names."""
     path = f"{folder}/{name}"
     with ben_secure.PatchReader(f"{folder}/s2.canonical") as reader:
         values = [reader.raw(name) for name in reader]
@@ -252,7 +252,7 @@ def archive(folder, name, megabytes):
 
 
 def hashlib_only(values, count, threads):
-    """Hash as many bytes as the archive has, of values in memory."""
+    """Hash as many bytes as the database has, from values in memory."""
 
     def work():
         for number in range(count // threads):

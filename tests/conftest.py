@@ -39,7 +39,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
-    """Folder of real archives, named by ``BEN_SECURE_DATA``; no test needs it."""
+    """Folder of real databases, from ``BEN_SECURE_DATA``; no test needs it."""
     folder = os.environ.get("BEN_SECURE_DATA")
     if not folder:
         pytest.skip("BEN_SECURE_DATA names no folder of real archives")

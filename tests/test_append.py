@@ -79,7 +79,7 @@ def test_hostile_values_stop_it(place, bad):
 
 @pytest.mark.threat("T8")
 def test_a_released_database_is_not_changed(place):
-    """Neither under its name, nor by a link, nor by its data file; a copy is, and has no signature."""
+    """A signed database is not changed under its name, by a link or by its data file; a copy is, without signature."""
     sign_database("old.lmdb", [SigningKey.generate()], name="n", version="1", created=CREATED)
     os.symlink("old.lmdb", "link.lmdb")
     for name in ("old.lmdb", "old.lmdb/data.mdb", "link.lmdb"):
@@ -187,7 +187,7 @@ def test_a_database_that_is_exchanged_meanwhile(place, changed):
 
 @pytest.mark.slow
 def test_a_killed_append_loses_nothing(place):
-    """At random moments: the records of before, or all; doing it again does it and removes what was left."""
+    """A kill at a random moment leaves the old records or all; a second run completes and removes the remains."""
     many = {b"%03d" % number: HONEST[0] for number in range(60)}
     make_database(place / "many.lmdb", many)
     begin = (place / "old.lmdb" / "data.mdb").read_bytes()

@@ -1,4 +1,4 @@
-"""Arrays and scalars: what numpy writes is rebuilt as numpy would, and nothing else is."""
+"""Arrays and scalars written by numpy are rebuilt as numpy would; everything else is refused."""
 
 import pickle
 
@@ -71,7 +71,7 @@ def layouts(draw):
 
 @given(layouts(), st.sampled_from([4, 5]))
 def test_arrays_come_back_as_from_numpy(array, protocol):
-    """Dtype, byte order, shape, memory order and every bit are what ``pickle.loads`` gives, in both protocols."""
+    """Dtype, byte order, shape, memory order and every bit equal those of ``pickle.loads``, in both protocols."""
     found = through(array, protocol)
     same(found, pickle.loads(pickle.dumps(array, protocol)))
     assert found.flags.writeable
@@ -145,7 +145,7 @@ def test_other_arrays_are_refused(value):
 
 
 def test_one_array_in_two_places_is_one_array():
-    """What is shared stays shared, in lists and between attributes and stored arguments; nothing is built twice."""
+    """Shared arrays stay shared, in lists and between attributes and stored arguments; nothing is built twice."""
     array = np.arange(3)
     patch = loads(write(small_tree(metadata={"x": array, "y": [array, (array,)], "z": {"k": array}})))
     assert patch.x is patch.y[0] is patch.y[1][0] is patch.z["k"] is patch.__stored_args__["x"]
@@ -171,7 +171,7 @@ def test_arrays_of_a_value_are_bounded_together():
 @pytest.mark.threat("T3")
 @pytest.mark.parametrize("begin", ["dtype", "array", "band", "patch"])
 def test_a_state_is_taken_once(begin):
-    """What has its state takes no other; with one state, the same program is admitted."""
+    """A record with a state accepts no second one; with one state, the same program is accepted."""
     made = {
         "dtype": (call(name("numpy", "dtype"), text("u2"), b"\x89", b"\x88"), b")"),
         "array": (
@@ -191,7 +191,7 @@ def test_a_state_is_taken_once(begin):
 
 @pytest.mark.threat("T3")
 def test_rebuild_array_is_what_canonical_values_name():
-    """Our own functions are as strict as the stand-ins: plain pickle over a canonical value is no way around."""
+    """Our own functions are as strict as the machine: ``pickle`` over a canonical value bypasses no check."""
     assert rebuild_array("<u2", (1,), b"\1\0").tolist() == [1]
     for arguments in (("|O", (1,), b"\x41" * 8), ("<u2", (2**40,), b""), ("|V8", (1,), b"\x41" * 8)):
         with pytest.raises((TypeError, ValueError)):

@@ -45,7 +45,7 @@ def test_a_value_is_clean_exactly_if_the_loader_returns_a_patch(value):
 
 @pytest.mark.threat("T1")
 def test_every_known_attack_is_a_finding():
-    """The audit refuses the whole corpus, and accepts the honest value beside each attack."""
+    """The audit refuses the whole corpus, and accepts the honest value that belongs to each attack."""
     for attack in ATTACKS:
         assert scan_value(b"name", attack.value()) is not None, attack.name
         assert scan_value(b"name", attack.twin()) is None, attack.name
@@ -72,7 +72,7 @@ def test_an_error_without_a_rule_is_a_finding_too():
 
 
 def test_a_name_that_is_not_utf8_is_a_finding():
-    """No reader can name such a patch; its twin one byte away is clean."""
+    """No reader can name such a patch; a key that differs in one byte is clean."""
     assert scan_value(b"S2A_\xc3\xa9", HONEST[0]) is None
     finding = scan_value(b"S2A_\xc3(", HONEST[0])
     assert finding.rule is Rule.LMDB_KEY
@@ -81,7 +81,7 @@ def test_a_name_that_is_not_utf8_is_a_finding():
 
 
 def test_classes_and_limits_are_those_of_the_loader():
-    """What the caller declares and allows is passed on."""
+    """The classes and limits of the caller reach the loader."""
     value = TwoBandPatch(np.zeros((2, 3), "<u2"), np.zeros((60, 60), "<f4")).dumps()
     assert scan_value(b"name", value).rule is Rule.FORBIDDEN_GLOBAL
     assert scan_value(b"name", value, classes=[TwoBandPatch]) is None
@@ -93,7 +93,7 @@ def test_classes_and_limits_are_those_of_the_loader():
 
 @given(values())
 def test_an_audit_has_an_error_exactly_if_the_loader_refuses(value):
-    """What is remarked on a value that loads is never an error, and of one that does not load there is just one."""
+    """A value that loads never has an error, only remarks; a value that does not load has exactly one error."""
     tally = Tally()
     Judge("/nowhere", Options()).count(tally, 7, NAME, value)
     errors = [finding for finding in tally.findings if finding.level is Level.ERROR]
@@ -139,7 +139,7 @@ def test_what_was_seen_before_changes_no_verdict(chosen, demanded):
 
 
 def test_remarks_are_no_errors():
-    """A name of another form is a note, odd metadata a warning; the twin has neither."""
+    """An unusual name is a note and odd metadata is a warning; the accepted counterpart has neither."""
     for lmdb_key, labels, rules in [
         (NAME, ["Pastures"], []),
         (b"name", ["Pastures"], [Rule.KEY_NAME]),
@@ -166,7 +166,7 @@ def named(generation):
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_formats_are_told_apart(generation):
-    """Each generation of the original package is named, whatever the class; ours too."""
+    """Each generation of the original package is named, for every class, and so is ours."""
     legacy = [write(tree(name, generation)) for name in (S1, S2, MERGED)] + [write(small_tree(generation))]
     assert judged(*legacy).formats == {named(generation): 4}
     declared = TwoBandPatch(np.zeros((2, 3), "<u2"), np.zeros((60, 60), "<f4"))
@@ -272,7 +272,7 @@ def test_a_database_in_a_file(tmp_path):
 
 
 def test_findings_are_in_order_and_counted_by_rule_and_category(tmp_path):
-    """The gravest come first, then it goes by key; each says where it stands and what fickling thinks of it."""
+    """Findings are ordered by level and then by key; each has its location and fickling's opinion."""
     records = {
         NAME[:-2] + b"0": b"no pickle",
         NAME[:-2] + b"1": HONEST[0],
@@ -310,7 +310,7 @@ def test_fickling_changes_no_verdict(tmp_path):
 
 
 def test_a_value_that_is_too_long_is_a_finding_and_the_audit_goes_on(tmp_path):
-    """The reader refuses to read it; what stands behind it is judged all the same."""
+    """The reader refuses the value; the values after it are judged."""
     records = {b"a": HONEST[0], b"b": bytes(5000), b"c": bytes(6000), b"d": HONEST[1], b"e": SHELL}
     options = Options(limits=Limits(max_value_bytes=4096))
     report = audit_database(make_database(tmp_path / "db", records), options=options)
@@ -342,7 +342,7 @@ def test_an_empty_database_is_undecided(tmp_path):
 
 
 def test_a_missing_database_is_undecided(tmp_path):
-    """What cannot be opened is told in the report."""
+    """The report says that a database cannot be opened."""
     report = audit_database(tmp_path / "none")
     assert (report.verdict, report.exit_code) == ("undecided", 2)
     assert "does not exist" in report.undecided
@@ -350,7 +350,7 @@ def test_a_missing_database_is_undecided(tmp_path):
 
 @pytest.mark.parametrize("first", [HONEST[0], SHELL])
 def test_a_value_whose_pages_are_damaged_is_refused(tmp_path, first):
-    """It is named, and what is behind it is judged, too; the pair whose pages are whole is not refused for them."""
+    """The value is named, and the next values are judged; the same database with intact pages is not refused."""
     database = make_database(tmp_path / "db", {b"a": first, b"b": b"MARK" + bytes(9000), b"c": SHELL})
     assert audit_database(database).rules[Rule.NOT_A_PICKLE] == 1
     damage(database, b"MARK")
@@ -362,7 +362,7 @@ def test_a_value_whose_pages_are_damaged_is_refused(tmp_path, first):
 
 
 def test_values_behind_a_damaged_one_are_judged(tmp_path):
-    """Damage in one place hides nothing elsewhere, and is itself an error; the twin that is not damaged is clean."""
+    """Damage is an error and hides nothing elsewhere; the undamaged database is clean."""
     records = {b"%03d" % n: HONEST[0] for n in range(100)} | {b"010": b"MARK" + bytes(9000), b"099": SHELL}
     database = make_database(tmp_path / "db", records)
     run = Run(workers=1)
@@ -399,7 +399,7 @@ def test_an_entry_that_is_announced_but_not_there_is_not_clean(tmp_path):
 
 
 def test_what_is_wrong_with_the_call_is_raised(tmp_path):
-    """A mistake of the caller is no finding."""
+    """A mistake of the caller is an exception, not a finding."""
     with pytest.raises(TypeError, match="subclasses of BigEarthNetPatch"):
         Options(classes=(int,))
     with pytest.raises(TypeError, match="verification must be Verification, not MacKey"):

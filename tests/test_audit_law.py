@@ -1,4 +1,4 @@
-"""The law of the audit: a value is clean exactly if ``loads`` returns a patch, whoever judges it, after whatever."""
+"""The law of the audit: a value is clean exactly if ``loads`` returns a patch, for every judge and every history."""
 
 import os
 import random
@@ -72,7 +72,7 @@ def loads_cold(value):
 
 
 def refused(report):
-    """The keys of what an audit refuses."""
+    """The keys that an audit refuses."""
     assert (report.undecided, report.findings_left_out) == (None, 0)
     keys = {finding.lmdb_key for finding in report.findings if finding.level is Level.ERROR}
     assert len(keys) == report.refused

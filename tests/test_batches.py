@@ -1,4 +1,4 @@
-"""``PatchArrays``: what comes out is what the patches hold, in the form asked for; what cannot be had is refused."""
+"""``PatchArrays`` returns the content of the patches in the requested form, and refuses impossible requests."""
 
 import json
 import multiprocessing
@@ -46,7 +46,7 @@ CREATED = datetime(2026, 1, 2, tzinfo=timezone.utc)
 
 
 def write_values(path, values):
-    """Write raw values with liblmdb, as somebody else would."""
+    """Write raw values with liblmdb, as another program would."""
     with lmdb.open(str(path), map_size=2**28, sync=False) as environment, environment.begin(write=True) as transaction:
         for name, value in values.items():
             transaction.put(name.encode(), value)
@@ -239,7 +239,7 @@ class TestPixels:
         assert np.array_equal(arrays[0][1], s1.bandVV.data, equal_nan=True)
 
     def test_other_dtypes_are_converted(self, tmp_path):
-        """Whatever real numbers the bands hold, foreign byte order included; complex ones have no float32."""
+        """Any real numbers are converted, foreign byte order included; complex ones cannot become float32."""
         patch = make_patch(BigEarthNet_S2_Patch, dtypes={"B02": ">u4", "B05": "<i8", "B11": "|i1"})
         complex_one = make_patch(BigEarthNet_S2_Patch, dtypes={"B02": "<c8"})
         path = database(tmp_path / "db", {"a": patch, "b": complex_one})
@@ -255,7 +255,7 @@ class TestPixels:
     @pytest.mark.parametrize("size", [120, 60, None])
     @pytest.mark.parametrize("normalize", [None, {"VH": (-20, 5), "VV": (-12, 4)}])
     def test_what_is_not_finite_is_filled_or_refused(self, tmp_path, value, size, normalize):
-        """In float32, with no warning; before it spreads to its neighbours, and after normalisation."""
+        """Pixels are filled in float32 without a warning, after normalisation, before they spread by resampling."""
         patch = make_patch(BigEarthNet_S1_Patch, dtypes={"VV": "<f8"})
         for band in (patch.bandVH, patch.bandVV):
             band.data[...] = np.random.default_rng(1).normal(-15, 3, (120, 120))
@@ -360,7 +360,7 @@ class TestNormalisation:
         ],
     )
     def test_other_files_are_refused(self, canonical, tmp_path, text, reason):
-        """With the name of the file and what is wrong with it."""
+        """The error has the name of the file and its fault."""
         path = tmp_path / "stats.json"
         if text is not None:
             path.write_text(text)
@@ -368,7 +368,7 @@ class TestNormalisation:
             PatchArrays(canonical, normalize=path)
 
     def test_a_band_without_a_mean_says_why(self, canonical, tmp_path):
-        """Statistics of a band with no finite pixel have none; other bands can be used."""
+        """A band without finite pixels has no statistics; other bands can be used."""
         path = tmp_path / "stats.json"
         path.write_text(json.dumps({"bands": {"VV": {"mean": None, "std": None}, "VH": {"mean": -19, "std": 5}}}))
         with pytest.raises(ValueError, match=r"band VV cannot be normalised: .* none of its pixels was finite"):
@@ -406,7 +406,7 @@ class TestLabels:
         assert BEN_19[0] == "Urban fabric"
 
     def test_the_19_of_the_43(self, tmp_path):
-        """Where there are no ``new_labels``, dropped classes leave nothing."""
+        """Without ``new_labels``, classes outside the 19 are dropped."""
         assert self.labels(tmp_path, "multi-hot-19", labels=LABELS) == ["Arable land", "Pastures"]
 
     def test_the_19_of_version_2(self, tmp_path):
@@ -567,7 +567,7 @@ class TestDicts:
             PatchArrays(canonical, sample="list")
 
     def test_a_transform_gets_the_whole_sample(self, canonical):
-        """It may change it in place, put others into it, or leave only what it wants."""
+        """A transform may change the sample in place, replace parts, or return only a part."""
 
         def in_place(sample):
             sample["image"] *= 2
@@ -602,7 +602,7 @@ def test_it_is_pickled_as_paths_and_names(canonical):
 
 
 def test_threads_may_share_it(canonical):
-    """Each gets what it asked for."""
+    """Each thread gets its own request."""
     arrays = PatchArrays(canonical, bands="10m_20m")
     expected = arrays.batch(range(5))[0]
     wrong = []
@@ -627,7 +627,7 @@ def _batch(pickled):
 
 
 class TestVerification:
-    """What was asked for holds for every value, whole batches included."""
+    """The requested checks apply to every value, in whole batches, too."""
 
     @pytest.mark.threat("T9")
     def test_tags_are_verified(self, tmp_path, merged):
@@ -665,7 +665,7 @@ class TestVerification:
 
     @pytest.mark.threat("T8")
     def test_manifests_are_verified(self, tmp_path, merged):
-        """One for each database, beside it."""
+        """Each database has its own manifest beside it."""
         key = SigningKey.generate()
         paths = [database(tmp_path / "a", merged), database(tmp_path / "b", patches(2, start=8))]
         for path in paths:
@@ -680,14 +680,14 @@ class TestVerification:
             PatchArrays(paths, bands="S1", verify_key=key.verify_key).batch(range(7))
 
     def test_open_readers_bring_their_own_keys(self, tmp_path, merged):
-        """And take no others beside them."""
+        """Open readers accept no other keys."""
         path = database(tmp_path / "tagged", merged, mac_key=KEY)
         assert len(PatchArrays(PatchReader(path, mac_key=KEY))) == 5
         with pytest.raises(ValueError, match="an open reader has its own verification"):
             PatchArrays(PatchReader(path, mac_key=KEY), mac_key=KEY)
 
     def test_a_refusal_says_how_to_go_on(self, tmp_path, merged):
-        """Without a value that is no patch, or a patch that cannot be used; and so it goes on."""
+        """The message tells how to leave out a value that is not a patch or cannot be used; this then works."""
         single = merged["patch 1"].s1_patch
         values = {"a": merged["patch 0"].dumps(), "b'": b"no patch", "c": single.dumps()}
         path = write_values(tmp_path / "db", values)
@@ -739,7 +739,7 @@ def test_real_archives(real_data):
 
 
 def test_s2_and_legacy_have_one_plan_each(tmp_path):
-    """Layouts that alternate in a batch are told apart."""
+    """Layouts that alternate in a batch are distinguished."""
     s2, swapped = tree(S2), make_patch(BigEarthNet_S2_Patch, dtypes=dict.fromkeys(BAND_GROUPS["20m"], "<u4"), seed=9)
     path = write_values(tmp_path / "db", {"a": write(s2), "b": swapped.dumps(), "c": write(s2)})
     images = PatchArrays(path, bands="20m", size=60, labels=None).batch([0, 1, 2, 1])

@@ -1,4 +1,4 @@
-"""What notebooks show of patches, readers and datasets: pictures, names and labels, and never what a file wants."""
+"""Notebooks show pictures, names and labels of patches, readers and datasets, and never run content of a file."""
 
 import html.parser
 import subprocess

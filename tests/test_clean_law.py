@@ -1,4 +1,4 @@
-"""CLEAN is one word for many uses: what the audit calls clean loads, and can be tagged, converted, published."""
+"""CLEAN covers many uses: a value that the audit calls clean can be loaded, tagged, converted and published."""
 
 import datetime
 import random
@@ -95,7 +95,7 @@ def test_clean_values_can_be_tagged_converted_and_published_by_the_thousand(tmp_
 
 
 def test_pixels_that_end_in_the_magic_of_a_tag_are_pixels(tmp_path):
-    """As in every form of it: the last pixels, and the whole of what would be a footer but for its length."""
+    """The last pixels may end in the magic, or be a whole footer except for its length, in every form."""
     value = next(value for value in honest_tensors() if scan_value(NAME, value) is None)
     almost = struct.pack("<32s8sQBB6s8s", bytes(32), bytes(8), len(value) - FOOTER_BYTES - 1, 1, 1, bytes(6), MAGIC)
     values = [value[:-8] + MAGIC, value[:-FOOTER_BYTES] + almost]

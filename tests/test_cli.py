@@ -97,7 +97,7 @@ def arguments_in(place, arguments):
 
 @pytest.mark.parametrize(("arguments", "exit_code"), PATHS)
 def test_exit_codes_of_main(place, arguments, exit_code, capsys):
-    """Each path ends with its code; what is wrong with the input is said in one line on stderr or as the verdict."""
+    """Each path has its exit code; a problem of the input is one line on stderr, or the verdict."""
     assert main(arguments_in(place, arguments)) == exit_code
     out, err = capsys.readouterr()
     assert bool(out) != bool(err)
@@ -124,7 +124,7 @@ def test_json_is_one_object_on_every_path(place, arguments, exit_code, capsys):
 
 @pytest.mark.parametrize("arguments", USAGE_ERRORS)
 def test_usage_errors(arguments, capsys):
-    """A usage error is undecided, in one line or one object; as an option's value, --json is none."""
+    """A usage error is undecided, in one line or one object; --json as the value of an option is not an option."""
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -143,7 +143,7 @@ def test_usage_errors(arguments, capsys):
 
 
 def test_help_and_version(capsys):
-    """They are no failure; without arguments the help is shown, but nothing was checked."""
+    """Both succeed; without arguments the help is shown, but nothing was checked."""
     assert main(["--help"]) == 0
     assert "Exit codes: 0 good" in capsys.readouterr().out
     assert main(["inspect", "-h"]) == 0
@@ -176,7 +176,7 @@ def test_exit_codes_of_the_process(place, runner, arguments, exit_code):
 
 @pytest.mark.parametrize("arguments", [["audit", "/hostile"], ["inspect", "/clean", "--json"], ["--help"]])
 def test_a_broken_pipe_is_undecided_and_silent(place, arguments):
-    """Nobody has read the verdict; rich and click would end with 1, which says refused."""
+    """Nobody has read the verdict, so it is undecided; rich and click would exit with 1, which means refused."""
     reader, writer = os.pipe()
     os.close(reader)
     done = process(arguments_in(place, arguments), stdout=writer)
@@ -224,7 +224,7 @@ UNFINISHED = "UNDECIDED: interrupted before the audit was finished\n"
     ],
 )
 def test_every_exception_becomes_an_exit_code(monkeypatch, capsys, error, exit_code, words, as_json):
-    """Nothing gets out of main, and what it says is one line."""
+    """No exception leaves main, and the message is one line."""
     monkeypatch.setattr("ben_secure.cli.commands.audit.audit_paths", failing(error))
     assert main(["audit", "a"] + ["--json"] * as_json) == exit_code
     out, err = capsys.readouterr()
@@ -263,7 +263,7 @@ def test_an_interrupted_process_ends_with_130(place):
 
 
 def test_interrupted_while_it_loads_it_ends_with_130(place):
-    """What was half loaded cannot be loaded again to say so; the code and the words are the same."""
+    """Modules that are half loaded cannot report the interruption, but code and words are the same."""
     code = (
         "import sys, ben_secure.cli as cli\n"
         "def interrupted(arguments):\n"
@@ -322,7 +322,7 @@ def test_progress_goes_to_a_terminal_only(place, capsys):
 
 
 def test_a_pipe_gets_no_colours_and_long_lines(place, monkeypatch, capsys):
-    """Without a terminal the verdict is one line whatever the width, and there is no escape."""
+    """Without a terminal the verdict is one line of any width, without escape sequences."""
     monkeypatch.setenv("COLUMNS", "40")
     assert main(["audit", str(place / "hostile")]) == 1
     out = capsys.readouterr().out
@@ -453,7 +453,7 @@ def test_metadata_is_shown_as_python_writes_it(shown_metadata):
 
 @pytest.mark.threat("T2")
 def test_huge_metadata_is_cut_before_it_is_written_out(shown_metadata):
-    """The text of a value is bounded, however large and however often shared what it holds is."""
+    """The text of a value is bounded, for content of any size and any sharing."""
     huge = "A" * 10**5  # near the most that metadata may have in all
     for value in (huge, huge.encode(), [huge] * 9, {huge: huge}, np.array([huge[:9999]]), [[[huge] * 3] * 3]):
         [(_, text)] = shown_metadata(x=value)
@@ -479,7 +479,7 @@ def test_inspect_shows_a_refusal(place, capsys):
 
 @pytest.mark.threat("T1")
 def test_disassembly_lists_what_a_value_would_do_and_runs_nothing(place, capsys, tmp_path, monkeypatch):
-    """The opcodes stand there with the refused one marked; the file that they would create does not."""
+    """The opcodes are listed with the refused one marked; the file that they would create does not exist."""
     monkeypatch.chdir(tmp_path)
     document = inspect(capsys, place / "hostile", "second", "--disassemble")
     assert document["disassembly"] == [
@@ -532,7 +532,7 @@ def test_disassembly_is_bounded_and_says_what_it_left_out():
     ],
 )
 def test_disassembly_survives_what_cannot_be_decoded(value, last):
-    """What pickletools says about it is the last line."""
+    """The last line is the error of pickletools."""
     lines = disassemble(value, None)
     assert last in lines[-1]
     assert all(len(line) < 200 for line in lines)
@@ -552,7 +552,7 @@ def test_disassembly_does_not_write_out_long_arguments():
 @pytest.mark.threat("T4")
 @given(values() | st.binary(max_size=200), st.none() | st.integers(0, 200))
 def test_disassembly_takes_any_bytes(value, refused_at):
-    """Whatever the bytes, the lines are few, short and printable ASCII."""
+    """For any bytes, the lines are few, short and printable ASCII."""
     lines = disassemble(value, refused_at)
     assert len(lines) <= 70
     assert all(re.fullmatch(r"[ -~]{0,200}", line) for line in lines)
@@ -560,7 +560,7 @@ def test_disassembly_takes_any_bytes(value, refused_at):
 
 @pytest.mark.threat("T2")
 def test_a_value_that_is_too_long_to_be_read_is_refused(tmp_path, capsys):
-    """It is told by audit and by inspect, and nothing of it is read."""
+    """Audit and inspect report it without reading the value."""
     database = make_database(tmp_path / "db", {b"long": bytes(Limits().max_value_bytes + 65), b"short": HONEST[0]})
     assert main(["audit", str(database), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
@@ -573,7 +573,7 @@ def test_a_value_that_is_too_long_to_be_read_is_refused(tmp_path, capsys):
 
 
 def records_with(text):
-    """Records in whose every part the text stands; two of them are refused."""
+    """Records that contain the text in every part; two of them are refused."""
     metadata = {**labels(), f"odd {text}": [text, {text: text}], "plain": text}
     program = assembler.program(assembler.name(text, "x"), assembler.text(text), assembler.blob(text.encode()))
     return {
@@ -584,7 +584,7 @@ def records_with(text):
 
 
 def run_in_colour(capsys, *command):
-    """What a command prints, on a terminal with colours and as JSON, which is plain text but for styles of our own."""
+    """The output of a command on a terminal with colours, and as JSON, which has no styles except our own."""
     for more in ([], ["--json"]):
         main([*command, *more])
         out, err = capsys.readouterr()
@@ -596,7 +596,7 @@ def run_in_colour(capsys, *command):
 
 @pytest.fixture
 def colours(monkeypatch):
-    """A terminal with colours, for what asks whether there is one."""
+    """A terminal with colours, for code that asks for one."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
 

@@ -1,4 +1,4 @@
-"""``convert`` and ``untag``: a copy in another form, whole or not at all; what is hostile or unproven stays behind."""
+"""``convert`` and ``untag``: a complete copy in another form or none, without hostile or unverified values."""
 
 import datetime
 import json
@@ -176,7 +176,7 @@ def test_there_and_back(place, capsys):
 
 
 def test_what_safetensors_cannot_hold_is_refused(place, capsys):
-    """Metadata that JSON would change is named, with what to do; the rest can be asked for."""
+    """Metadata that JSON would change is named with a remedy; the other patches can be converted on request."""
     patch = make_patch(BigEarthNet_S1_Patch, date=("2017", 6))
     make_database(place / "odd", {b"odd": patch.dumps(), b"plain": LEGACY[b"s1"]})
     code, out, err = run("convert odd new --to safetensors", capsys)
@@ -214,7 +214,7 @@ JOINED = {
 
 @pytest.fixture
 def twins(place):
-    """Databases of twins: together, apart, with one record too many, with one too few; and a table of pairs."""
+    """Databases of pairs: together, apart, with one record too many or too few; and a table of pairs."""
     make_database(place / "both", TWINS)
     make_database(place / "s1", {name: value for name, value in TWINS.items() if name.startswith(b"S1")})
     make_database(place / "s2", {name: value for name, value in TWINS.items() if name.startswith(b"S2")})
@@ -228,7 +228,7 @@ def twins(place):
 
 @pytest.mark.parametrize("form", ["canonical", "safetensors"])
 def test_twins_are_joined(twins, capsys, form):
-    """From one database or two, to either form, and with tags; how many went into others is said."""
+    """Pairs from one database or two are joined, to either form, with tags; the numbers are printed."""
     code, out, err = run(f"convert both new --pairs pairs.csv --to {form}", capsys)
     assert (code, out, err) == (0, "CONVERTED: 2 of 4 values are in new; 2 are joined to others\n", "")
     assert {lmdb_key: loads(value) for lmdb_key, value in records("new").items()} == JOINED
@@ -335,7 +335,7 @@ def test_a_record_that_was_removed_is_missed(released, monkeypatch):
 
 
 def test_what_converts_nothing_is_the_callers_mistake(released):
-    """One manifest for two databases, or Sentinel-1 records with no table of pairs."""
+    """One manifest for two databases, or Sentinel-1 records without a table of pairs, is a usage error."""
     named = Verification(verify_key=PUBLISHER.verify_key, manifest="s2.manifest")
     with pytest.raises(ValueError, match="manifest is that of one database"):
         convert("s2", "new", verification=named, pairs=PAIRS, s1="s1")
@@ -401,7 +401,7 @@ def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
 
 
 def test_json(place, capsys):
-    """One object: what was read, written and refused."""
+    """One object has the numbers of read, written and refused values."""
     code, out, _ = run("convert legacy new --json", capsys)
     assert code == 0
     assert json.loads(out) == {
@@ -429,7 +429,7 @@ def test_json(place, capsys):
 
 @pytest.mark.slow
 def test_a_killed_convert_leaves_nothing_half(tmp_path):
-    """At random moments: there is no new database or a complete one, and doing it again does it."""
+    """A kill at a random moment leaves no new database or a complete one, and a second run completes."""
     many = {b"%03d" % number: LEGACY[b"s1"] for number in range(100)}
     complete = dict.fromkeys(many, loads(LEGACY[b"s1"]).dumps())
     make_database(tmp_path / "old", many)

@@ -1,4 +1,4 @@
-"""``ben-secure encode``: exit codes, what is told, and what is left behind."""
+"""``ben-secure encode``: exit codes, output, and remains."""
 
 import json
 import os
@@ -168,7 +168,7 @@ def test_json_says_all(place, capsys):
 
 
 def test_columns_are_chosen_and_odd_ones_named(place, capsys):
-    """``--columns`` stores what it names; a column that no patch can hold is left out with a note and in JSON."""
+    """``--columns`` stores the named columns; a column that a patch cannot hold is left out with a note and in JSON."""
     (place / "odd.csv").write_text(
         (place / "t.csv").read_text().replace("split", "bands,country").replace("n\n", "n,x\n")
     )
@@ -195,7 +195,7 @@ def test_what_is_passed_over_is_said(place, capsys):
 
 
 def test_unknown_pixels_are_said(place, capsys):
-    """Pixels without data are counted for each band, in text and as JSON; where there are none, nothing is said."""
+    """Pixels without data are counted for each band, in text and JSON; without such pixels nothing is printed."""
     folder = place / "s1" / S1_NAME.format(0, 7)
     array = pixels(BANDS["VV"])
     array[0], array[1] = np.nan, -np.inf
@@ -231,7 +231,7 @@ def test_nothing_of_the_input_reaches_the_terminal(place, capsys):
 
 
 def test_a_resumed_run_says_so(place, capsys, monkeypatch):
-    """After an interruption, exit 130, the same command goes on and tells how much was there."""
+    """After an interruption (exit code 130), the same command continues and prints how many patches existed."""
     from ben_secure.encode import run as run_module
     from ben_secure.store import writer
 
@@ -261,7 +261,7 @@ def test_a_resumed_run_says_so(place, capsys, monkeypatch):
 
 
 def test_a_run_that_stopped_at_a_bad_patch_goes_on_when_it_is_mended(place, capsys, monkeypatch):
-    """What was written before a bad patch is kept, and the same command goes on when the patch is whole."""
+    """Patches written before a bad one are kept, and the same command continues when the patch is repaired."""
     from ben_secure.store import writer
 
     monkeypatch.setattr(writer, "_CHUNK_BYTES", 1)

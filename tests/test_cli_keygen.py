@@ -19,7 +19,7 @@ RUNNER = [sys.executable, "-m", "ben_secure"]
 
 
 def run(capsys, *arguments, exit_code=0):
-    """What a command prints on stdout if it ends well, otherwise on stderr."""
+    """The output of a command on stdout if it succeeds, otherwise on stderr."""
     assert main(["keygen", *map(str, arguments)]) == exit_code
     out, err = capsys.readouterr()
     assert (out if exit_code else err) == ""
@@ -81,7 +81,7 @@ def test_add_rotates(tmp_path, capsys):
 
 
 def test_the_algorithm_is_chosen_by_name(tmp_path, capsys):
-    """HS256 unless said; --add goes on with that of the key that tags now; an unknown name makes no key."""
+    """HS256 is the default; --add keeps the algorithm of the tagging key; an unknown name makes no key."""
     for arguments, expected in (
         (["mac"], "HS256"),
         (["mac", "--add", "--algorithm", "a256gmac"], "A256GMAC"),
@@ -114,7 +114,7 @@ SLOW = {
 
 @pytest.mark.parametrize(("algorithm", "first", "second"), SLOW)
 def test_speed_is_told_where_it_matters(algorithm, first, second, tmp_path, capsys, monkeypatch):
-    """If the chosen algorithm is slow on this machine: both speeds, and what to do."""
+    """If the chosen algorithm is slow on this machine, both speeds and the remedy are printed."""
     monkeypatch.setattr(_speed, "measured", lambda: {Suite.HS256: first, Suite.A256GMAC: second})
     out = run(capsys, "mac", tmp_path / "mac", "--algorithm", algorithm)
     expected = SLOW[algorithm, first, second]
@@ -190,7 +190,7 @@ def test_a_passphrase_from_a_file(content, tmp_path, capsys):
 
 
 def test_a_passphrase_from_the_environment(tmp_path, capsys, monkeypatch):
-    """Named by the option; bytes that are no text too."""
+    """The option names the variable; bytes that are not text are accepted, too."""
     monkeypatch.setitem(os.environb, b"PUBLISHER", b"gr\xfc\xdfe")
     out = run(capsys, "publisher", tmp_path / "key", "--passphrase-env", "PUBLISHER")
     assert "(encrypted)" in out
@@ -243,7 +243,7 @@ def test_neither_file_of_a_pair_is_overwritten(tmp_path, capsys):
 
 
 def dialogue(folder, *answers):
-    """Run the command on a terminal, answer what it asks; returns exit code, stdout, and what the terminal showed."""
+    """Run the command on a terminal and answer its questions; return exit code, stdout, and the terminal's content."""
     manager, terminal = pty.openpty()
     command = [*RUNNER, "keygen", "publisher", "key", "--json"]
     # A session of its own makes the terminal the one that /dev/tty is.

@@ -64,7 +64,7 @@ def test_one_patch_is_written_as_png(place, capsys):
 
 
 def test_what_was_shown_as_json(place, capsys):
-    """One object says what is in the PNG; failures are one object, too."""
+    """One object describes the PNG; a failure is one object, too."""
     code, out, err = run(capsys, "show db two one -o a.png --json")
     document = json.loads(out)
     assert (code, err, document["exit_code"], document["verdict"]) == (0, "", 0, "shown")

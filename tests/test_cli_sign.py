@@ -1,4 +1,4 @@
-"""``sign``: a team's tags in place or in a copy, and a publisher's manifest; as a user would, and what can go wrong."""
+"""``sign``: a team's tags in place or in a copy, and a publisher's manifest, as a user does it, with failures."""
 
 import importlib.util
 import json
@@ -125,7 +125,7 @@ def test_sign_in_place(place, capsys):
 
 
 def test_a_context_is_missed(place, capsys):
-    """A line says what an empty one means, on stdout, which JSON keeps for itself; with a context there is none."""
+    """A line on stdout explains an empty context, except with JSON; with a context there is no such line."""
     note = "note: without --context, a value and its tag are also valid in other databases with this key"
     for options, noted in (("", True), (" --context c --retag", False), (" --out copy --json", False)):
         code, out, err = run(f"sign db --mac-key key{options}", capsys)
@@ -339,7 +339,7 @@ def test_use_in_place_is_exclusive(place, capsys):
 
 @needs_lmdb_3
 def test_json(place, capsys):
-    """One object: which key, what was read and written, what was refused."""
+    """One object has the key and the numbers of read, written and refused values."""
     code, out, err = run("sign db --mac-key key --context c --json", capsys)
     expected = {
         "schema": 1,
@@ -393,7 +393,7 @@ def test_a_killed_sign_can_be_done_again(place):
 
 @pytest.mark.threat("T8")
 def test_sign_as_a_publisher(place, capsys):
-    """Manifest and envelope lie beside the database, which is not touched; the public key opens them."""
+    """Manifest and envelope are beside the unchanged database; the public key opens them."""
     before = content("db/data.mdb"), sorted(os.listdir("db"))
     arguments = "sign db --signing-key publisher --name Ben --version 1.0 --license CDLA-Permissive-1.0"
     code, out, err = run(arguments, capsys)
@@ -486,7 +486,7 @@ def piped(command, given):
 @pytest.mark.threat("T23")
 @needs_lmdb_3
 def test_keys_come_from_standard_input(place):
-    """A dash stands for it, for every kind of key and for several databases; only one key can come that way."""
+    """A dash means standard input, for every kind of key and several databases; only one key can come that way."""
     make_database(place / "db2", BARE)
     for database in ("db", "db2"):
         code, said = piped(f"sign {database} --mac-key -", content("key"))
@@ -506,7 +506,7 @@ def test_keys_come_from_standard_input(place):
 
 @pytest.mark.threat("T23")
 def test_a_public_key_where_a_private_one_belongs(place, capsys):
-    """It is named, with the file to take, and nothing is said about who can read it."""
+    """The message names the file to use, and nothing about its permissions."""
     write_verify_key("publisher.pub", PUBLISHER.verify_key)
     code, _, err = run("sign db --signing-key publisher.pub --name n --version 1", capsys)
     assert code == 2
@@ -518,7 +518,7 @@ def test_a_public_key_where_a_private_one_belongs(place, capsys):
 
 
 def test_a_release_since_another(place, capsys):
-    """Name and licence are kept, what changed is said before it signs; verify --from says the same."""
+    """Name and licence are kept, and changes are reported before signing; verify --from reports the same."""
     sign = ["sign", "db", "--signing-key", "publisher"]
     assert main([*sign, "--name", "n", "--version", "1", "--license", "CC0"]) == 0
     for suffix in (".manifest", ".manifest.dsse.json"):

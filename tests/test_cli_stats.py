@@ -1,4 +1,4 @@
-"""``stats``: the numbers of a database as table, JSON and plot, or the reason why there are none."""
+"""``stats``: the numbers of a database as table, JSON and plot, or the reason for a failure."""
 
 import json
 import shlex
@@ -39,7 +39,7 @@ def run(capsys, command):
 
 
 def test_the_table_has_bands_and_labels(place, capsys):
-    """Each band and label has its line; what is counted is said at the end."""
+    """Each band and label has its line; the last line has the number of patches."""
     code, out, err = run(capsys, "stats db")
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
@@ -123,7 +123,7 @@ def test_wrong_input_has_no_statistics(place, capsys, command, exit_code, words)
 
 
 def test_verified_statistics_are_the_same(place, capsys):
-    """Tags change nothing but what is accepted."""
+    """Tags do not change the statistics, only the accepted values."""
     tagged = json.loads(run(capsys, "stats tagged --mac-key key --json")[1])
     plain = json.loads(run(capsys, "stats db --json")[1])
     assert tagged | {"database": "db"} == plain

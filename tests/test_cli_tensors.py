@@ -28,7 +28,7 @@ RECORDS = {
 
 @pytest.fixture
 def inspect(tmp_path, capsys):
-    """Run ``inspect`` on a record: exit code, and the object or what was printed."""
+    """Run ``inspect`` on a record; return the exit code, and the object or the output."""
     make_database(tmp_path / "db", RECORDS)
 
     def run(lmdb_key, *options):

@@ -61,7 +61,7 @@ def place(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def verify(place, capsys):
-    """Make a database of some records and verify it: exit code, and what is listed by kind."""
+    """Make a database of some records and verify it; return the exit code, and the listed records by kind."""
 
     def run(records, options):
         shutil.rmtree("made", ignore_errors=True)
@@ -190,7 +190,7 @@ def test_any_changed_byte_is_found(verify, position, number, mask):
 
 
 def test_lists_are_cut_and_counted(place, capsys):
-    """The first 20 of each kind, then how many more; names are escaped, origins are told."""
+    """The first 20 of each kind are listed, then the number of others; names are escaped, origins are shown."""
     make_database(place / "made", {b"\x1b[31m": BARE[NAMES[0]]})
     code, out, err = run(f"verify made {LIST}", capsys)
     lines = out.splitlines()
@@ -312,7 +312,7 @@ def test_what_cannot_be_decided_is_said(place, capsys, arguments, message):
 
 
 def test_an_empty_database_is_undecided(place, capsys):
-    """Nothing was verified, so nothing is good; but what is missing is refused."""
+    """Nothing was verified, so the verdict is undecided; but missing records are refused."""
     for options in (TAGS, "--mac-key other"):
         code, out, _ = run(f"verify empty {options}", capsys)
         assert code == 2
@@ -328,7 +328,7 @@ def test_an_empty_database_is_undecided(place, capsys):
 
 
 def test_a_damaged_database_is_undecided(place, capsys):
-    """What cannot be read to its end is never verified."""
+    """A database that cannot be read to its end is never verified."""
     damage(make_database(place / "made", tag(BARE | {b"x": b"MARK" + bytes(9000)})), b"MARK")
     code, out, err = run(f"verify made {TAGS}", capsys)
     assert (code, out) == (2, "")

@@ -143,7 +143,7 @@ def test_the_command_line_gives_the_same_output(plain, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_real_archives_have_the_same_reports(plain, real_data):
-    """Of the archives that the original packages wrote."""
+    """For the databases that the original packages wrote."""
     for path in sorted(real_data.glob("legacy/numpy2*/s1_s2.lmdb")):
         local, remote = both(path, plain.address)
         assert text_of(remote) == text_of(local)
@@ -169,7 +169,7 @@ def test_several_databases_samples_and_interruptions_work_as_ever(plain, tmp_pat
 
 @pytest.mark.slow
 def test_a_damaged_tree_is_undecided_as_it_is_locally(plain, tmp_path):
-    """What comes before the damage is judged in the cluster too."""
+    """Records before the damage are judged in the cluster, too."""
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
     damage_key(database, b"%0200d" % 900)
     local, remote = both(database, plain.address)
@@ -338,7 +338,7 @@ def test_without_dask_the_message_names_it(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.threat("T14")
 def test_another_version_on_a_worker_is_told(plain, monkeypatch):
-    """Its findings could be others than ours; and a worker without ben_secure has none."""
+    """Its findings could differ from ours; a worker without ben_secure has none."""
     monkeypatch.setattr(ben_secure, "__version__", "9.9")
     with (
         pytest.raises(StoreError, match=r"worker tcp://\S+ of the cluster has another ben_secure: expected 9.9, found"),
@@ -370,7 +370,7 @@ def batch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answer(batch):
-    """What an honest cluster says of them."""
+    """The answer of an honest cluster."""
     return judge_batch(ben_secure.__version__, batch, 60.0)
 
 
@@ -414,14 +414,14 @@ LIES = {
 @pytest.mark.threat("T14")
 @pytest.mark.parametrize("lie", LIES)
 def test_an_answer_must_be_about_what_was_asked(batch, answer, lie):
-    """Whatever else a cluster says is told as such; the honest answer is taken."""
+    """Any other answer is reported as an error; the honest answer is accepted."""
     assert len(list(cluster_module._parse_answer(batch, answer))) == 2
     with pytest.raises(StoreError, match="the cluster sent an invalid answer"):
         list(cluster_module._parse_answer(batch, LIES[lie](answer)))
 
 
 def test_an_answer_that_ends_early_says_why(batch, answer):
-    """As the local audit does, after what was judged."""
+    """The error is the same as in a local audit, after the judged records."""
     early = changed(answer, lambda d: d.update(parts=d["parts"][:1], failed="too many\x1b were lost"))
     parts = cluster_module._parse_answer(batch, early)
     assert next(parts)[0] == batch[0]
@@ -451,7 +451,7 @@ class Broken:
     ],
 )
 def test_what_goes_wrong_in_the_cluster_is_told(batch, error, message):
-    """Whatever its class; an error of ours stays what it is."""
+    """Errors of any class are reported; our own errors keep their class."""
     broken = Broken(error)
     with pytest.raises(StoreError, match=message):
         cluster_module._answer(broken, batch, broken)
@@ -462,7 +462,7 @@ def test_what_goes_wrong_in_the_cluster_is_told(batch, error, message):
 
 @pytest.mark.slow
 def test_workers_that_are_lost_during_the_audit_are_told(plain, tmp_path, monkeypatch):
-    """After a bounded time, and what was found before is in the report."""
+    """The error comes after a bounded time, and the report has the earlier findings."""
     monkeypatch.setattr(cluster_module, "PATIENCE_S", 1.0)
     database = mixed(tmp_path / "db", 600)
     with cluster(plain.address, QUICK) as runner:

@@ -49,7 +49,7 @@ def clean():
 
 @pytest.fixture
 def names():
-    """What star imports of all modules give while compat is installed."""
+    """The names that star imports of all modules give while compat is installed."""
     with compat.install():
         found = {}
         for module in EXPORTS:
@@ -76,7 +76,7 @@ def short(bands):
 
 
 class TestBehavioursOfTheOriginal:
-    """What its own tests state."""
+    """The behaviour that the original's own tests state."""
 
     def test_a_band_checks_its_shape(self, names):
         """Pixels of another shape than announced are a ValueError."""
@@ -117,7 +117,7 @@ class TestBehavioursOfTheOriginal:
             names[form](name=right)
 
     def test_helpers_have_their_shapes_and_dtypes(self, names):
-        """Random bands and conversions are what they were."""
+        """Random bands and conversions have the shapes and dtypes of the original."""
         assert names["random_ben_S1_band"]().shape == (120, 120)
         for metres, side in ((10, 120), (20, 60), (60, 20)):
             assert names["random_ben_S2_band"](spatial_resoluion=metres).shape == (side, side)
@@ -284,7 +284,7 @@ def test_installations_nest():
 
 
 def test_threads_may_install_at_once():
-    """Whoever comes first, all see the modules while they hold them, and the last one gives them back."""
+    """In any order, all threads see the modules while installed, and the last one restores the names."""
     failures, before = [], list(sys.meta_path)
 
     def work():
@@ -330,7 +330,7 @@ def test_an_installed_original_does_not_get_in(original):
 
 @pytest.mark.threat("T17")
 def test_an_original_that_was_imported_is_an_error(original):
-    """The error names the modules and what to do, and nothing is changed; before the import it is fine."""
+    """The error names the modules and the remedy, and nothing is changed; before the import, install works."""
     with compat.install():
         pass
     importlib.import_module(f"{PACKAGE}.s1_interface")
@@ -385,7 +385,7 @@ def test_no_object_is_filled_by_a_state(cls):
 
 
 def test_values_are_canonical(names):
-    """What code for the original writes is what this package writes, by its own methods and by pickle."""
+    """Code for the original writes the same values as this package, by its methods and by pickle."""
     ours = make_patch(labels=["x"])
     theirs = names["BigEarthNet_S2_Patch"](
         **{spec.attribute: getattr(ours, spec.attribute).data for spec in S2_BANDS}, labels=["x"]

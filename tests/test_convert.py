@@ -1,4 +1,4 @@
-"""``dtype="native"`` and ``Converter``: pixels as they are stored, and what float32 would have been, made later."""
+"""``dtype="native"`` and ``Converter``: pixels as stored, later converted to the pixels of float32."""
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ def test_a_dict_may_hold_them(path):
 
 
 def test_it_moves_to_a_device(native):
-    """With all that it has, and without anything for a checkpoint; the device here has no memory at all."""
+    """All buffers move, and nothing is added to a checkpoint; the test device has no memory at all."""
     dataset = PatchDataset(native.readers, bands="all", order="esa", normalize="reben", fill=0.0, dtype="native")
     convert = Converter(dataset).to("meta")
     found = convert({key: image.to("meta") for key, image in dataset[:2][0].items()})

@@ -1,4 +1,4 @@
-"""The demo: shows what it says, runs nothing, leaves nothing behind."""
+"""The demo shows its promised output, runs nothing, and leaves nothing behind."""
 
 import io
 import pathlib
@@ -85,7 +85,7 @@ def test_a_directory_that_is_named_stays(tmp_path, capsys):
 
 
 def test_a_directory_that_is_not_empty_is_left_alone(tmp_path, capsys):
-    """The demo writes into nobody's data."""
+    """The demo does not write into existing data."""
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(StoreError, match="exists and is not an empty folder"):
         tour(str(tmp_path))
@@ -136,7 +136,7 @@ def test_a_canary_is_told(monkeypatch):
 
 
 def test_an_honest_patch_that_is_refused_is_told(tmp_path, monkeypatch):
-    """The database must be clean before anything is planted, and what is not planted must stay so."""
+    """The database must be clean before attacks are planted, and its honest values must stay clean."""
     make_database(tmp_path / "bad", {b"honest": b"cos\nsystem\n."})
     monkeypatch.setattr(demo, "audit_database", lambda _: audit_database(tmp_path / "bad"))
     exit_code, text = tour()
@@ -148,7 +148,7 @@ def test_an_honest_patch_that_is_refused_is_told(tmp_path, monkeypatch):
 @pytest.mark.threat("T1")
 @pytest.mark.parametrize("folder", [".", "a long name" * 12])
 def test_the_attacks_are_live(tmp_path, folder):
-    """Stock pickle does what the demo says of the first four (in a process of its own), wherever that is."""
+    """Under ``pickle``, in a separate process, the first four attacks have the effect that the demo describes."""
     honest = demo.make_patch(0, 0).dumps()
     canary = tmp_path / folder / "it's a canary"
     canary.parent.mkdir(exist_ok=True)
@@ -162,7 +162,7 @@ def test_the_attacks_are_live(tmp_path, folder):
 
 @pytest.mark.threat("T1")
 def test_each_attack_meets_its_own_rule():
-    """The attacks are of different kinds, and an honest value beside them is accepted."""
+    """The attacks are of different kinds, and an honest value in the same database is accepted."""
     honest = demo.make_patch(0, 0).dumps()
     rules = []
     for attack in demo.attacks(honest, "canary"):

@@ -1,4 +1,4 @@
-"""securesystemslib reads what is signed here, and its signers sign; skipped where it is not installed."""
+"""securesystemslib reads our signatures, and its signers sign for us; skipped if it is not installed."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_why_securesystemslib_does_not_verify_here():
 
 
 class RemoteSigner(Signer):
-    """A key in some device: it signs, and what it says of its public key and key id is its own affair."""
+    """A key in a device: it signs, and its claims about public key and key id are arbitrary."""
 
     public_key = SSlibKey.from_crypto(PUBLISHER.private_key.public_key(), keyid="device-7")
 
@@ -76,7 +76,7 @@ class RemoteSigner(Signer):
 
 
 def test_a_signer_of_securesystemslib_signs():
-    """Beside a key of a file; key and key id are those that the caller names, whatever the device says."""
+    """It signs together with a key file; key and key id are those of the caller, not those that the device claims."""
     envelope = sign_statement(STATEMENT, [DeviceKey(RemoteSigner(), PARTNER_PUBLIC), PUBLISHER])
     key_ids = [signature["keyid"] for signature in json.loads(envelope)["signatures"]]
     assert key_ids == [PARTNER.fingerprint, PUBLISHER.fingerprint]
@@ -109,7 +109,7 @@ def test_whatever_s_a_device_makes_the_smaller_is_written(curve):
 
 
 def test_a_device_that_fails():
-    """Whatever it raises or returns is an error about the signer, in one line."""
+    """Any exception or result of the device becomes an error about the signer, in one line."""
 
     def unplugged(payload):
         raise RuntimeError("the cable\x1b[31m")
@@ -229,7 +229,7 @@ WRONG = {
 
 
 def check_wrong(token, cases):
-    """Each case is refused in one line, nothing is written, and what can be used is used at last."""
+    """Each case is refused in one line and nothing is written; a correct call works at the end."""
     token("secp256r1", 2)
     token("secp256r1", 3)
     for case in cases:
@@ -264,7 +264,7 @@ def test_a_missing_library_is_named(monkeypatch):
 
 
 def test_a_library_that_a_signer_lacks_is_named(monkeypatch):
-    """By what securesystemslib says of it."""
+    """The error has the text of securesystemslib."""
     monkeypatch.setattr("securesystemslib.signer._hsm_signer.PKCS11_IMPORT_ERROR", "'python-pkcs11' required")
     key = SigningKey(ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(MissingExtraError, match="needs another library: 'python-pkcs11' required"):

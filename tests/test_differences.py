@@ -1,4 +1,4 @@
-"""What changed between two releases."""
+"""The changes between two releases."""
 
 from hypothesis import given
 from hypothesis import strategies as st

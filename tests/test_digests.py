@@ -54,7 +54,7 @@ def test_threads_work_at_the_same_time(tmp_path):
 
 
 def test_the_work_ahead_is_bounded(tmp_path):
-    """Who takes results slowly has some batches waiting, not the archive; who goes away stops the work."""
+    """If results are consumed slowly, only some batches wait, not the database; an abandoned reader stops the work."""
     with PageReader(build(tmp_path / "data.mdb", numbered(300))) as pages:
         done = []
         results = map_values(pages, lambda lmdb_key, _: done.append(lmdb_key), 2)
@@ -139,7 +139,7 @@ def test_a_writer_meanwhile(tmp_path, change):
 @pytest.mark.threat("T19")
 @pytest.mark.parametrize("change", ["replaced", "removed", None])
 def test_a_database_that_is_replaced_meanwhile(tmp_path, change):
-    """Results of a file that nobody finds at its path any more end in an error; of one that stays they do not."""
+    """If the file at the path was replaced, results end in an error; otherwise they do not."""
     path = build(tmp_path / "data.mdb", numbered(100))
     other = build(tmp_path / "other.mdb", numbered(100))
     with PageReader(path) as pages:
@@ -157,6 +157,6 @@ def test_a_database_that_is_replaced_meanwhile(tmp_path, change):
 
 
 def test_an_empty_database(tmp_path):
-    """Has no results; to say what that means is for the caller."""
+    """There are no results; the caller decides their meaning."""
     with PageReader(build(tmp_path / "data.mdb", [])) as pages:
         assert list(record_digests(pages)) == []

@@ -74,7 +74,7 @@ def test_a_folder_is_a_patch(tmp_path, name, cls):
 
 
 def test_pixels_may_have_another_dtype_than_published(tmp_path):
-    """A band keeps the dtype of its file, whatever the others have."""
+    """A band keeps the dtype of its file, independent of the others."""
     folder, arrays = make_patch(tmp_path, S2)
     arrays["B05"] = pixels(BANDS["B05"]).astype(np.float64)
     (folder / f"{S2}_B05.tif").write_bytes(tiff(arrays["B05"], order=">", rows=9))
@@ -107,7 +107,7 @@ def _cut(path):
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, harm, message):
-    """Each defect of a patch is an error that names the patch, the file and what to do; nothing is guessed."""
+    """Each defect of a patch is an error with the patch, the file and the remedy; nothing is guessed."""
     folder, _ = make_patch(tmp_path, S2)
     read_patch(folder)
     harm(folder)
@@ -154,7 +154,7 @@ def test_pairs_of_v1_are_merged(tmp_path, monkeypatch, workers):
 
 
 def test_pairs_of_v2_are_in_the_table(tmp_path):
-    """With a table, its ``s1_name`` names the twin, its labels are stored, and its columns become metadata."""
+    """The ``s1_name`` of the table names the pair, its labels are stored, and its columns become metadata."""
     names = make_pairs(tmp_path)
     for folder in (*(tmp_path / "s1").iterdir(), *(tmp_path / "s2").iterdir()):
         label_file(folder).unlink()
@@ -218,7 +218,7 @@ def test_columns_may_not_shadow_a_patch(tmp_path, column):
 
 
 def test_values_are_tagged(tmp_path):
-    """With a MAC key every value bears a tag of the key and the context, and only these read it."""
+    """With a MAC key every value has a tag for the key and the context, and only these can read it."""
     (name,) = make_pairs(tmp_path, 1)
     mac_key = MacKey.generate()
     encode(tmp_path / "out", s2=tmp_path / "s2", mac_key=mac_key, context="ben")
@@ -230,7 +230,7 @@ def test_values_are_tagged(tmp_path):
 
 @pytest.mark.threat("T15")
 def test_twins_are_looked_up_and_never_opened(tmp_path):
-    """A twin's name is compared with the folders found, so that a path in it leads nowhere; clashes are refused."""
+    """A name is compared with the found folders and never opened, so a path has no effect; clashes are refused."""
     names = make_pairs(tmp_path)
     s1_folder = tmp_path / "s1" / S1_NAME.format(0, 7)
     twin = json.loads(label_file(s1_folder).read_text())
@@ -257,7 +257,7 @@ def test_names_may_not_clash(tmp_path):
 
 @pytest.mark.threat("T15")
 def test_names_must_be_lmdb_keys(tmp_path):
-    """A folder whose name is no UTF-8 is refused by an escaped name."""
+    """A folder name that is not UTF-8 is refused, and the message escapes it."""
     folder = os.fsencode(tmp_path / "s2") + b"/\xff\x1b"
     os.makedirs(folder)
     with open(folder + b"/x_B01.tif", "wb"):
@@ -284,7 +284,7 @@ def test_keep_going_writes_the_rest(tmp_path, monkeypatch, workers):
 
 
 def test_if_all_fail_nothing_appears(tmp_path):
-    """With nothing to write there is no database, and nothing is left beside it."""
+    """If no patch can be written there is no database, and no remains."""
     (name,) = make_pairs(tmp_path, 1)
     label_file(tmp_path / "s2" / name).unlink()
     done = encode(tmp_path / "out", s2=tmp_path / "s2", keep_going=True)
@@ -306,7 +306,7 @@ def test_nothing_to_encode_is_undecided(tmp_path):
 
 
 def test_a_missing_library_ends_it_all(tmp_path, monkeypatch):
-    """A library that is not installed is no failure of a patch: it ends the run even with ``keep_going``."""
+    """A missing library is not a failure of a patch: it ends the run even with ``keep_going``."""
     (name,) = make_pairs(tmp_path, 1)
     (tmp_path / "s2" / name / f"{name}_B02.tif").write_bytes(tiff(pixels(BANDS["B02"]), tags={259: ("H", [5])}))
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -331,7 +331,7 @@ def interrupted(tmp_path, after, **options):
 
 
 def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
-    """The same call goes on behind what was written, reads none of it again, and ends as if nothing had been."""
+    """The same call continues after the written patches, reads none of them again, and has the same result."""
     monkeypatch.setattr(writer_module, "_CHUNK_BYTES", 1)
     names = make_pairs(tmp_path, 5)
     options = {"s2": tmp_path / "s2", "s1": tmp_path / "s1"}
@@ -352,7 +352,7 @@ def test_an_interrupted_run_is_resumed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", ["labels", "mac_key", "context", "folders", "table"])
 def test_another_call_begins_anew(tmp_path, monkeypatch, change):
-    """What was written under other options, for other folders or with another table is not taken up."""
+    """Patches written with other options, folders or tables are not reused."""
     monkeypatch.setattr(writer_module, "_CHUNK_BYTES", 1)
     names = make_pairs(tmp_path, 3)
     table = tmp_path / "t.csv"
@@ -422,7 +422,7 @@ SCRIPT = textwrap.dedent(
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_run_is_resumed(tmp_path, workers):
-    """Killed at random moments and begun again, it ends with the records of a run that nobody killed."""
+    """After kills at random moments, repeated runs end with the records of an undisturbed run."""
     for place in range(24):
         make_patch(tmp_path / "s1", S1_NAME.format(place, 1), seed=place)
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -461,7 +461,7 @@ def test_a_worker_that_dies_is_told(tmp_path, monkeypatch, batch, late):
 
 
 def test_the_real_patches_are_those_of_the_field(real_data, tmp_path):
-    """All six real pairs give the arrays and labels that the archives of the field's encoder hold."""
+    """All six real pairs have the arrays and labels of the databases written by the field's encoder."""
     for archive in real_data.glob("*.tar.bz2"):
         with tarfile.open(archive) as tar, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -582,7 +582,7 @@ def test_reference_maps_are_stored(tmp_path):
 
 @pytest.mark.threat("T15")
 def test_bad_reference_maps_are_refused(tmp_path):
-    """A map that is missing, a link, misshapen or of floats is refused with patch and file; a good one is stored."""
+    """A missing, linked, misshapen or float map is refused with patch and file; a good one is stored."""
     (name,) = make_pairs(tmp_path, 1)
     good = make_map(tmp_path / "maps", name)
     file = next((tmp_path / "maps").rglob("*.tif"))

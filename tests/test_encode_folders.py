@@ -1,4 +1,4 @@
-"""Which patch folders there are, and what files one of them holds."""
+"""The patch folders in a directory, and the files of each."""
 
 import os
 
@@ -13,7 +13,7 @@ V2_SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
 
 
 def found(root):
-    """Patches and problems by name; None for what is another program's."""
+    """Patches and problems by name; None for files of other programs."""
     return {
         patch.name: None if patch.litter else patch.problem or os.path.relpath(patch.folder, root)
         for patch in find_patches(str(root))
@@ -86,7 +86,7 @@ def test_what_other_programs_leave_is_passed_over(tmp_path, name):
 
 
 def test_files_of_other_programs_are_passed_over(tmp_path):
-    """Files that macOS puts beside a band, and reference maps, are counted; a band's own file is not one of them."""
+    """Files of macOS and reference maps beside a band are counted; a band's own file is not."""
     folder, _ = make_patch(tmp_path, NAME)
     plain = read_files(str(folder))
     (folder / f"._{NAME}_B02.tif").write_bytes(b"\0\5\x16\7")
@@ -99,7 +99,7 @@ def test_files_of_other_programs_are_passed_over(tmp_path):
 
 
 def test_a_patch_folder_gives_its_files_whole(tmp_path):
-    """Bands by the ending of their file names, the label file, and nothing of what else lies there."""
+    """The result has the bands by the suffix of their files and the label file, and no other files."""
     folder, arrays = make_patch(tmp_path, NAME)
     (folder / "B02.aux.xml").touch()
     files = read_files(str(folder))

@@ -132,7 +132,7 @@ def test_real_files_are_read_as_others_read_them(real_data, tmp_path):
     ],
 )
 def test_files_that_are_not_one_band_are_refused(change, message):
-    """Whatever makes a file something else than this band is refused from its header; unchanged it is read."""
+    """Anything else than this band is refused by its header; the unchanged file is read."""
     assert same(decode_band(GOOD, B01), pixels(B01))
     with pytest.raises(ValueError, match=message):
         decode_band(tiff(pixels(B01), **change), B01)
@@ -406,7 +406,7 @@ def test_lerc_that_may_have_changed_pixels_is_refused():
 
 
 def test_predictors_are_where_readers_agree():
-    """A predictor that readers take in different ways, or that is none, is refused; none is accepted."""
+    """A predictor that is unknown or ambiguous is refused; files without one are accepted."""
     assert same(decode_band(tiff(pixels(B01), tags={317: ("H", [1])}), B01), pixels(B01))
     for scheme, predictor, message in (
         (1, 2, "predictor 2 on pixels that are not compressed"),
@@ -434,7 +434,7 @@ def test_big_endian_files_are_read_where_readers_agree():
 
 
 def test_unpacking_is_an_extra(monkeypatch):
-    """Without imagecodecs, compressed pixels are refused with what to install, and stored ones are read."""
+    """Without imagecodecs, compressed pixels are refused with the package to install; uncompressed ones are read."""
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     with pytest.raises(MissingExtraError, match=r"compressed GeoTIFF needs imagecodecs, .*pip install imagecodecs"):
         decode_band(tiff(pixels(B01), tags={259: ("H", [5])}), B01)

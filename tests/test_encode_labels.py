@@ -11,12 +11,12 @@ GOOD = {"labels": ["Pastures", "Peatbogs"], "corresponding_s2_patch": "S2", "pro
 
 
 def parsed(**change):
-    """What becomes of the good label file with a field changed."""
+    """The result of the good label file after changing one field."""
     return parse_label_file(json.dumps(GOOD | change).encode())
 
 
 def test_a_label_file_gives_labels_and_twin():
-    """Labels come in the order of the file; only a Sentinel-1 patch's file names a twin."""
+    """Labels keep the order of the file; only the file of a Sentinel-1 patch names its pair."""
     assert parsed() == LabelFile(["Pastures", "Peatbogs"], "S2")
     assert parsed(labels=list(CORINE_43)[::-1]).labels == list(CORINE_43)[::-1]
     assert parsed(corresponding_s2_patch=None).s2_name is None
@@ -46,13 +46,13 @@ def test_a_label_file_gives_labels_and_twin():
     ],
 )
 def test_bad_label_files_are_refused(content, message):
-    """What is no label file, says something twice or names an unknown class is refused with what is wrong."""
+    """A file that is not a label file, has duplicates or names an unknown class is refused with its fault."""
     with pytest.raises(ValueError, match=message):
         parse_label_file(content)
 
 
 def test_labels_are_stored_in_both_nomenclatures():
-    """Labels of a label file are stored as they are and in the 19; None stands for all dropped, as in the field."""
+    """Labels are stored unchanged and in the 19 classes; None means that all were dropped, as in the field."""
     assert metadata_of(LabelFile(["Pastures", "Airports"], None), None, True) == {
         "labels": ["Pastures", "Airports"],
         "new_labels": ["Pastures"],
@@ -78,7 +78,7 @@ def test_without_labels_only_columns_are_stored():
 
 
 def test_labels_must_be_there_and_agree():
-    """No labels, labels that are no list, and two sources that differ are refused; two that agree are not."""
+    """Missing labels, other types, and two different sources are refused; two equal sources are accepted."""
     file = LabelFile(["Pastures"], None)
     assert metadata_of(file, {"labels": ["Pastures"]}, True)["labels"] == ["Pastures"]
     for label_file, row, message in (

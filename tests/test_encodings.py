@@ -67,7 +67,7 @@ def words(command):
 
 
 def test_paths_need_not_be_utf8(place, capsys):
-    """Every command takes them in every role, and says only what a terminal can show."""
+    """Every command accepts such paths in every role, and prints only printable characters."""
     for command, exit_code in COMMANDS:
         assert main(words(command)) == exit_code, (command, capsys.readouterr())
         out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Statements and envelopes: what trusted keys have signed is read, and every other byte string is refused."""
+"""Statements and envelopes: those signed by trusted keys are read, and all other bytes are refused."""
 
 import base64
 import json
@@ -162,7 +162,7 @@ def test_any_json_in_any_field_is_refused(data):
 
 
 def refused_or_meant(payload):
-    """What the publisher has signed is refused, unless it is a statement and says this and nothing else."""
+    """A payload signed by the publisher is refused, unless it is exactly the encoding of a statement."""
     try:
         verified = verify_envelope(envelope_of(payload), [PUBLIC])
     except SignatureError:
@@ -187,7 +187,7 @@ def envelope_of(payload, payload_type=PAYLOAD_TYPE):
 
 @pytest.mark.threat("T8")
 def test_another_key_is_refused():
-    """And the message names the keys that are trusted, and what the envelope claims."""
+    """The message names the trusted keys, and the claims of the envelope."""
     assert verify_envelope(ENVELOPE, [PUBLIC]).statement == STATEMENT
     message = str(refused(ENVELOPE, [STRANGER.verify_key]))
     assert "signed by 0 of the keys that you trust" in message
@@ -226,7 +226,7 @@ def test_a_threshold_that_means_nothing(keys, threshold):
 
 @pytest.mark.parametrize("key", [PUBLISHER, MacKey(bytes(32)), PUBLIC.public_key, "key", None])
 def test_only_a_verify_key_verifies(key):
-    """Other kinds of keys do not stand in for it."""
+    """Keys of other kinds are not accepted."""
     with pytest.raises(TypeError, match="must be VerifyKey"):
         verify_envelope(ENVELOPE, [PUBLIC, key])
 
@@ -320,7 +320,7 @@ def test_signers_that_will_not_do(signers, match):
     ],
 )
 def test_a_statement_cannot_say_nonsense(field, value):
-    """What could not be read again is not signed."""
+    """A statement that could not be read again is not signed."""
     with pytest.raises(ValueError, match=f"{field} is "):
         replace(STATEMENT, **{field: value})
 
@@ -345,7 +345,7 @@ def test_another_release_is_not_the_one_asked_for():
 
 
 def test_vectors_are_made_again_byte_for_byte():
-    """By the second implementation beside them."""
+    """The second implementation, stored with the vectors, makes the same bytes."""
     generator = runpy.run_path(str(VECTORS / "generate_manifest.py"))
     assert generator["document"]() == (VECTORS / "manifest.json").read_text()
 
@@ -367,7 +367,7 @@ def test_valid_vectors(vector):
 
 @pytest.mark.parametrize("vector", OURS["invalid_payloads"], ids=lambda vector: vector["case"])
 def test_invalid_payloads(vector):
-    """The signature is good, and what is signed is no statement about a manifest."""
+    """The signature is valid, but the payload is not a statement about a manifest."""
     message = str(refused(vector["envelope"].encode(), [vector_keys()[0].verify_key]))
     assert re.match("the signed payload is not a statement|the signed statement is not JSON", message)
 

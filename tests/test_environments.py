@@ -35,7 +35,7 @@ class Environment:
         self._variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(self, program, *arguments, expected=0):
-        """What a program of the environment prints on stdout."""
+        """The output of a program of the environment on stdout."""
         command = [str(self.folder / "bin" / program), *map(str, arguments)]
         cwd = self.folder / "tmp"
         cwd.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """What ``pip install .`` installs."""
+    """The wheel that ``pip install .`` would install."""
     folder = tmp_path_factory.mktemp("wheel")
     Environment(folder / "builder").run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, CHECKOUT)
     (built,) = folder.glob("*.whl")

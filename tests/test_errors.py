@@ -25,7 +25,7 @@ anything = st.recursive(
 @pytest.mark.threat("T4")
 @given(anything, st.integers(3, 300))
 def test_printable_is_short_plain_text(value, limit):
-    """Printable ASCII on one line, never longer than asked for, whatever goes in."""
+    """For any input the result is printable ASCII on one line, within the limit."""
     shown = printable(value, limit)
     assert shown.isascii()
     assert shown.isprintable()
@@ -35,7 +35,7 @@ def test_printable_is_short_plain_text(value, limit):
 @pytest.mark.threat("T4")
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=120))
 def test_printable_leaves_plain_text_alone(text):
-    """What needs no escape is shown as it is."""
+    """Text that needs no escape is unchanged."""
     assert printable(text) == text
 
 
@@ -65,7 +65,7 @@ def test_printable_escapes(value, shown):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 def test_a_shell_reads_the_words_of_a_command():
-    """As they are, whatever is in them; and what a person sees of them is printable ASCII."""
+    """The shell reads the words unchanged, for any content, and the printed command is printable ASCII."""
     names = [
         b"plain",
         b"it's",
@@ -157,7 +157,7 @@ def test_place_is_shown_escaped():
 
 
 def test_place_is_kept_once_it_is_known():
-    """An outer layer does not overwrite what an inner one knew better."""
+    """An outer layer does not overwrite the more exact location of an inner one."""
     error = errors.PatchFormatError("x").located("inner", b"key")
     assert error.located("outer", b"other") is error
     assert (error.database, error.lmdb_key) == ("inner", b"key")

@@ -1,4 +1,4 @@
-"""Explanations: what it is, where it stands, what it would have done, and the opcodes around it."""
+"""Explanations: the kind, the location, the effect under pickle, and the opcodes around it."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_a_refused_value_is_explained():
 
 
 def test_the_words_are_ficklings_if_it_has_any():
-    """If it has no opinion, they are ours, and that is said."""
+    """Without an opinion of fickling the words are ours, and the explanation says so."""
     finding = Finding(rule=Rule.FORBIDDEN_OPCODE, message="odd", opcode="BINPERSID", opinion="fickling: odd")
     assert consequence(finding) == "fickling: odd"
     finding = Finding(rule=Rule.FORBIDDEN_OPCODE, message="odd", opcode="BINPERSID", opinion=f"{NO_OPINION}: it died")
@@ -57,7 +57,7 @@ def test_a_safetensors_file_has_no_opcodes():
 @pytest.mark.threat("T4")
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_an_explanation_is_printable(text):
-    """Whatever the file says."""
+    """For any content of the file."""
     finding = Finding(rule=Rule.FORBIDDEN_GLOBAL, message="odd", global_name=text, opcode=text, opinion=text)
     explanation = explain(finding)
     assert re.fullmatch(r"[ -~]*", explanation.position + explanation.consequence)

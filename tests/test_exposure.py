@@ -11,7 +11,7 @@ from support.owners import owned
 
 @pytest.fixture
 def tree(tmp_path):
-    """``start/link`` leads over ``middle/link`` to ``end/file``; nobody else can write to any of it."""
+    """``start/link`` leads through ``middle/link`` to ``end/file``; other users cannot write to any of them."""
     for name in ("start", "middle", "end"):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o755)
@@ -23,12 +23,12 @@ def tree(tmp_path):
 
 
 def below(tree, path):
-    """What the walk passes in the tree, by its path there."""
+    """The steps of the walk inside the tree, by relative path."""
     return [step.path[len(str(tree)) + 1 :] for step in steps_to(str(path)) if step.path.startswith(f"{tree}/")]
 
 
 def exposed(tree, path):
-    """What group or others can write to in the tree."""
+    """The steps in the tree that group or others can write to."""
     return [
         os.path.relpath(step.path, tree)
         for step in steps_to(str(path))
@@ -50,7 +50,7 @@ def test_each_folder_and_link_on_the_way_is_passed_once(tree, monkeypatch):
 @pytest.mark.threat("T11")
 @pytest.mark.parametrize("name", ["start", "middle", "end", "end/file", "."])
 def test_whatever_others_can_write_to_is_seen(tree, name):
-    """A folder between two links, too; nothing is seen where nobody else can write."""
+    """A folder between two links is found, too; nothing is found if only the owner can write."""
     assert exposed(tree, tree / "start" / "link") == []
     for bits in (0o020, 0o002):
         mode = stat.S_IMODE((tree / name).stat().st_mode)
@@ -61,7 +61,7 @@ def test_whatever_others_can_write_to_is_seen(tree, name):
 
 @pytest.mark.threat("T11")
 def test_a_link_in_a_sticky_folder_belongs_to_who_made_it(tree, monkeypatch):
-    """Its owner can exchange it there; where others cannot write, the folder protects it whoever made it."""
+    """Its owner can exchange it there; in a folder that others cannot write to, a link of any owner is safe."""
     (tree / "start").chmod(0o1777)
     owned(monkeypatch, 1000, link=1001)
     foreign = [step.path for step in steps_to(str(tree / "start" / "link")) if step.foreign({0, 1000})]
@@ -72,7 +72,7 @@ def test_a_link_in_a_sticky_folder_belongs_to_who_made_it(tree, monkeypatch):
 
 @pytest.mark.threat("T11")
 def test_links_without_end_are_an_error(tree):
-    """As the kernel says, and so is what is not there."""
+    """The error is that of the kernel, and so is the error for a missing file."""
     (tree / "loop").symlink_to("loop")
     with pytest.raises(OSError, match="symbolic links"):
         list(steps_to(str(tree / "loop")))

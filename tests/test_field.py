@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def needs(*names):
-    """Skip by name what is not installed."""
+    """Skip if a package is not installed, and name it."""
     absent = [name for name in names if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(absent), reason=f"{', '.join(absent)} is not installed")
 
@@ -42,7 +42,7 @@ def mock_data(version):
     ("channels", "bands"), [(2, "S1"), (3, "RGB"), (4, "10m"), (10, "10m_20m"), (12, "S1_10m_20m")]
 )
 def test_configilm_v1(channels, bands, size):
-    """Every channel setting and the labels; exact, but for float32 rounding in what is interpolated."""
+    """All channel settings and the labels agree, exactly, except for float32 rounding after interpolation."""
     from configilm.extra.DataSets.BENv1_DataSet import BENv1DataSet
 
     folder = mock_data("BENv1")
@@ -182,7 +182,7 @@ def tuples(plain, bands="RGB"):
 
 @needs("torchvision")
 def test_torchvision_transforms_samples(plain):
-    """The whole dict goes through; what is no image stays."""
+    """The whole dict is transformed; entries that are not images stay."""
     from torchvision.transforms import v2
 
     transform = v2.Compose([v2.RandomHorizontalFlip(1.0), v2.CenterCrop(100), v2.RandomErasing(0.0)])

@@ -64,7 +64,7 @@ def create(path, kind="OPEN"):
 
 @pytest.mark.parametrize("lacks", ["flock38 nolink norename dirsync nochmod", "norename"])
 def test_a_file_appears_and_is_not_replaced(lacks, tmp_path, without):
-    """Whatever the file system lacks."""
+    """On file systems that lack any of these features."""
     without(lacks)
     for kind in ("OPEN", "SECRET"):
         assert create(tmp_path / kind, kind) == (0, "")
@@ -75,7 +75,7 @@ def test_a_file_appears_and_is_not_replaced(lacks, tmp_path, without):
 
 @pytest.mark.threat("T21")
 def test_a_secret_needs_permissions(tmp_path, without):
-    """Where all files can be read by all, no secret is written, and what is not secret is."""
+    """If everybody can read all files, no secret is written, but other files are."""
     without("nomodes nochmod")
     assert create(tmp_path / "report", "OPEN") == (0, "")
     assert create(tmp_path / "state", "PRIVATE") == (0, "")
@@ -116,7 +116,7 @@ def test_failed_or_killed_at_any_call(name):
 
 
 def held_by(folder, process, host="other"):
-    """Leave what a writer without flock leaves: the name of its process."""
+    """Leave the remains of a writer without flock: a file with the name of its process."""
     folder.mkdir(mode=0o700)
     boot, namespace, pid, start = process
     (folder / f"held-{boot}-{namespace}-{pid}-{start}-0123abcd-{host}").touch()
@@ -172,7 +172,7 @@ def test_one_writer_at_a_time_without_locks(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_fails_is_not_one_that_is_lacking(tmp_path, monkeypatch):
-    """An error of the disk is told, and nothing is left."""
+    """A disk error is reported, and nothing is left."""
     monkeypatch.setattr(locks.fcntl, "flock", functools.partial(refuse, 5))
     with pytest.raises(StoreError, match="Input/output error; the disk or the network failed"):
         write_file(tmp_path / "a", b"one", kind=Kind.OPEN)
@@ -235,7 +235,7 @@ def test_a_database_honours_the_umask(tmp_path, umask):
 
 
 def test_what_a_complete_database_has_left_is_collected(tmp_path):
-    """A writer was killed between giving it its name and giving up its place; what can be resumed is not touched."""
+    """A writer was killed between renaming and releasing its folder; work that can be resumed is not touched."""
     with PatchWriter(tmp_path / "db") as writer:
         writer["a"] = make_patch()
     place = tmp_path / ".db.ben-secure-writing"
@@ -255,7 +255,7 @@ def test_what_a_complete_database_has_left_is_collected(tmp_path):
 
 @pytest.mark.threat("T21")
 def test_a_note_does_not_lead_elsewhere(tmp_path):
-    """A half is taken back from where it was placed, and from nowhere else, whatever the note in the place says."""
+    """An incomplete set is only removed from its own folder, for any content of the note."""
     folder = tmp_path / "a"
     folder.mkdir()
     digest = hashlib.sha256(b"half").hexdigest()
@@ -273,7 +273,7 @@ def test_a_note_does_not_lead_elsewhere(tmp_path):
 
 
 def test_a_replaced_file_whose_folder_fails_stays_and_is_told(tmp_path, monkeypatch):
-    """The old one is gone; what is in its place is whole. Of a new file nothing stays."""
+    """The old file is gone and the new one is complete; a new file is removed."""
     for name, overwrite in (("old", True), ("new", False)):
         (tmp_path / "old").write_bytes(b"old")
         fsync = os.fsync

@@ -1,4 +1,4 @@
-"""Files appear whole, or not at all, and never over what is there."""
+"""Files appear complete or not at all, and never replace existing ones."""
 
 import os
 import stat
@@ -155,7 +155,7 @@ def test_a_fifo_is_written_to(tmp_path):
 
 
 def test_a_full_device_is_told():
-    """Where there is no room, it is said."""
+    """The message reports that the disk is full."""
     words = "^no space left on the disk of /dev/full; /dev/full was not written: free some space"
     with pytest.raises(StoreError, match=words):
         write_file("/dev/full", b"report")
@@ -193,7 +193,7 @@ def write_both(first, second, meanwhile, **options):
 
 
 def test_a_set_appears_as_a_whole(tmp_path):
-    """If one of the names is taken in the end, none of the others is there; what was replaced is back."""
+    """If a name is taken at the end, no other file appears, and replaced files are restored."""
     first, second = tmp_path / "first", tmp_path / "second"
     with pytest.raises(StoreError, match="second exists"):
         write_both(first, second, lambda: second.write_bytes(b"other"))
@@ -267,7 +267,7 @@ def test_one_writer_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("name", [b"\xff\xfe.png", "ü" * 120 + ".png", "n" * 255, b"\xff" * 255])
 def test_any_name_that_the_file_system_takes(tmp_path, name):
-    """Bytes that are no UTF-8, and the longest."""
+    """Bytes that are not UTF-8, and the longest names, are accepted."""
     path = os.path.join(os.fsencode(tmp_path), os.fsencode(name))
     write_file(os.fsdecode(path), b"one")
     with pytest.raises(StoreError, match=r"^[ -~]+ exists"):

@@ -1,4 +1,4 @@
-"""Whether a value bears a tag has one answer, by structure: whatever is done to a value asks the same question."""
+"""One structural check decides whether a value has a tag, for all code that handles values."""
 
 import shutil
 
@@ -146,7 +146,7 @@ def test_pixels_that_look_like_a_footer_are_pixels(place, capsys, end):
 
 
 def test_pixels_that_are_a_whole_footer_are_one(place, capsys):
-    """Nobody's pixels are, but a hostile writer's: everything takes it for a tag, which no key proves."""
+    """Honest pixels never are, but hostile ones can be: everything treats them as a tag, which no key verifies."""
     value = value_ending_in(WHOLE)
     with pytest.raises(UntrustedDataError):
         loads(value)
@@ -167,7 +167,7 @@ def test_pixels_that_are_a_whole_footer_are_one(place, capsys):
 
 
 def test_a_value_with_two_tags_is_refused(place, capsys):
-    """Both valid, one behind the other: no writer makes them, and whatever reads the value says the same."""
+    """Both are valid, one after the other: no writer makes them, and every reader refuses them with the same words."""
     bare = value_ending_in(b"")
     once = append_tag(KEY, b"", b"a", bare)
     tag = make_tag(KEY, b"", b"a", once)

@@ -73,7 +73,7 @@ def test_children_share_nothing_with_a_caller_that_has_threads(server, child):
 
 @pytest.mark.parametrize(("order", "code"), [(b"0", 0), (b"7", 7), (b"kill", -signal.SIGSEGV)])
 def test_how_a_child_ended_is_known(server, child, order, code):
-    """Its exit code, or minus the signal; the next child is none the worse."""
+    """The result is the exit code, or minus the signal; the next child is not affected."""
     child.said()
     child.order(order)
     assert server.end(child.number) == code
@@ -84,7 +84,7 @@ def test_how_a_child_ended_is_known(server, child, order, code):
 
 
 def test_a_server_that_is_lost_is_noticed(server, child):
-    """Its own end is what is known then, of children before and after it."""
+    """Its exit code is the result then, for children before and after."""
     parent = child.said()[1]
     os.kill(parent, signal.SIGKILL)
     assert server.end(child.number) == -signal.SIGKILL
@@ -127,7 +127,7 @@ time.sleep(600)
 
 
 def _runs(pid):
-    """Whether a process is more than a name in a table that nobody has read."""
+    """Whether a process exists and is not a zombie."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -142,7 +142,7 @@ def test_a_server_that_cannot_be_started_is_an_error(monkeypatch, tmp_path):
 
 
 def test_a_server_that_was_begun_is_handed_out_once(monkeypatch):
-    """Whoever comes next gets a new one; one that nobody asks for is ended."""
+    """A second caller gets a new server; a server that is not requested is ended."""
     monkeypatch.syspath_prepend(TESTS)
     begin("support.forked")
     with server_for("support.forked") as first, server_for("support.forked") as second:

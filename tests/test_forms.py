@@ -1,4 +1,4 @@
-"""Key files as people have them: every form of one key gives that key, and what is something else is named as that."""
+"""Key files in all usual forms: every form of one key gives that key, and other content is named."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ kinds = pytest.mark.parametrize("kind", KEYS)
 
 @kinds
 def test_every_form_of_a_private_key_is_read(kind, tmp_path):
-    """It is the same key, whatever it is wrapped in; and none of them is read as a public one."""
+    """Every form gives the same key, and none is accepted as a public key."""
     for form, content in private_forms(kind).items():
         path = secret_file(tmp_path / "key", content)
         assert read_signing_key(path).fingerprint == FINGERPRINTS[kind], form
@@ -58,7 +58,7 @@ def test_every_form_of_a_private_key_is_read(kind, tmp_path):
 
 @kinds
 def test_every_form_of_a_public_key_is_read(kind, tmp_path):
-    """Likewise; where a private key belongs it is named, before anything is said about who can read it."""
+    """Every form gives the same key; where a private key is expected it is named, before its permissions are judged."""
     for form, content in public_forms(kind).items():
         path = tmp_path / "publisher.pem.pub"
         path.with_suffix("").touch()
@@ -74,7 +74,7 @@ def test_every_form_of_a_public_key_is_read(kind, tmp_path):
 
 @pytest.mark.parametrize("name", ["theirs", "theirs.pub"])
 def test_no_private_key_is_named_that_is_not_there(name, tmp_path):
-    """Beside a public key that somebody else has given out, or under another name."""
+    """A private key is not suggested beside a downloaded public key, or under another name."""
     path = tmp_path / name
     path.write_bytes(encoded_public(KEYS["Ed25519"]))
     with pytest.raises(KeyFileError, match=r"takes the private one \(publisher.pem\)"):
@@ -209,7 +209,7 @@ def test_what_cannot_be_used_is_named(case, tmp_path):
 
 @pytest.mark.parametrize("case", ["text", "JSON", "two JWKs"])
 def test_no_advice_on_permissions_for_what_is_no_private_key(case, tmp_path):
-    """But for one that is only damaged: it was a secret."""
+    """Only a damaged private key gets advice on permissions, because it was a secret."""
     path = secret_file(tmp_path / "key", OTHERS[case][0])
     path.chmod(0o644)
     with pytest.raises(KeyFileError) as caught:
@@ -222,7 +222,7 @@ def test_no_advice_on_permissions_for_what_is_no_private_key(case, tmp_path):
 
 
 def test_mac_keys_and_publishers_keys_are_named_where_the_others_belong(tmp_path):
-    """Whatever the mode of the file; each is read where it belongs."""
+    """The kind is named for any mode of the file; each kind is accepted where it belongs."""
     write_mac_keys(tmp_path / "team.jwks", MacKeySet(MacKey(SECRETS[0])))
     lone = tmp_path / "lone.jwk"
     lone.write_text(json.dumps({"kty": "oct", "k": base64url(SECRETS[0])}))
@@ -296,7 +296,7 @@ def read_in_a_process(what, path, **options):
 
 @pytest.mark.parametrize("path", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
 def test_a_key_from_standard_input(path, tmp_path):
-    """From a pipe, which has no mode that says who knows the secret, and from a file, which has."""
+    """A pipe has no mode that protects the secret; a redirected file has one."""
     if path.startswith("/proc") and not os.path.exists("/proc/self/fd"):
         pytest.skip("this system has no /proc")
     assert read_in_a_process("sign", path, input=ED) == FINGERPRINTS["Ed25519"]

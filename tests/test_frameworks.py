@@ -83,7 +83,7 @@ class TestLightning:
         ],
     )
     def test_two_ranks(self, tmp_path, numbered, strategy, form, workers, start):
-        """Each patch is with one rank (but for one that makes the ranks even), in another order each epoch."""
+        """Each patch is on one rank (except one that makes the ranks equal), in a new order each epoch."""
         kinds = ("loader",) if strategy == "ddp_spawn" or start else KINDS  # each spawned process imports torch
         options = {"form": form, "workers": workers}
         found = lightning(tmp_path, numbered, kinds, **options, strategy=strategy, start=start)

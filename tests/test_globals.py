@@ -1,4 +1,4 @@
-"""A refused value is asked what it would import, whatever it was refused for; one that loads never is."""
+"""A refused value is searched for its imports, for any reason of refusal; an accepted one is not."""
 
 import pickle
 
@@ -26,7 +26,7 @@ class Call:
 @pytest.mark.threat("T1")
 @pytest.mark.parametrize("protocol", range(6))
 def test_every_protocol_names_its_globals(protocol):
-    """Old protocols are refused for being old; what they would have run is said all the same."""
+    """Old protocols are refused as such; the report still names their globals."""
     finding = scan_value(b"a", pickle.dumps(Call(), protocol=protocol))
     assert finding.global_name == "posix.system"
     assert finding.category is Category.CODE
@@ -59,7 +59,7 @@ def test_an_attack_that_is_damaged_too_is_an_attack(value, rule):
     [b"", b"\xff\xd8\xff\xe0JFIF", b"\x89PNG\r\n\x1a\n", b"class,label\nfoo,bar\n", b"import os\nos.x\n", b"hello"],
 )
 def test_what_is_no_pickle_names_nothing(value):
-    """Pictures, tables and texts are no patches, and no attacks."""
+    """Pictures, tables and texts are not patches, but they are not attacks."""
     finding = scan_value(b"a", value)
     assert (finding.rule, finding.global_name, finding.category) == (Rule.NOT_A_PICKLE, None, Category.NO_PATCH)
 
@@ -84,7 +84,7 @@ def test_classes_of_the_caller_are_not_foreign():
 
 @pytest.mark.threat("T2")
 def test_only_so_many_opcodes_are_looked_at():
-    """What is behind them is left to the rule; one before them is found."""
+    """A global after the limit is not found, and the rule decides; one before it is found."""
     assert foreign_global(b"\x80\x04" + b"N" * MAX_OPCODES + b"cposix\nsystem\n.") is None
     assert foreign_global(b"\x80\x04" + b"N" * (MAX_OPCODES - 9) + b"cposix\nsystem\n.") == "posix.system"
 

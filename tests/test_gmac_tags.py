@@ -1,4 +1,4 @@
-"""Suite 2 of the value tag, A256GMAC: what it must refuse beyond what ``test_tags`` shows of both, and must hold."""
+"""Suite 2 of the value tag, A256GMAC: its refusals and guarantees beyond those that ``test_tags`` shows for both."""
 
 import inspect
 import json
@@ -80,7 +80,7 @@ def test_valid_vectors(vector, monkeypatch):
 
 @pytest.mark.parametrize("vector", TAGS["invalid"]["cases"], ids=lambda vector: vector["case"])
 def test_invalid_vectors(vector):
-    """Each is refused for the reason that stands there; the value that they are made from is accepted."""
+    """Each is refused for the stated reason; the unchanged value is accepted."""
     given_to_all = TAGS["invalid"]
     keys = MacKeySet(MacKey(bytes.fromhex(given_to_all["secret"]), Suite.A256GMAC))
     place = {"context": given_to_all["context"].encode(), "lmdb_key": bytes.fromhex(given_to_all["lmdb_key"])}
@@ -160,7 +160,7 @@ def test_the_suites_do_not_stand_in_for_each_other():
 
 @pytest.mark.parametrize("key", [KEY, FIRST])
 def test_another_suite_in_the_footer_is_refused(key):
-    """Only that byte: the other suite's number, or one that nobody has."""
+    """Only that byte differs: the number of the other suite, or an unknown one."""
     value = append_tag(key, *PLACE, b"payload")
     for suite in range(256):
         other = value[:-16] + bytes([suite]) + value[-15:]
@@ -190,7 +190,7 @@ def test_keys_of_a_set_do_not_vouch_for_each_other():
 
 
 def test_a_key_file_in_which_only_alg_was_edited_is_refused(tmp_path):
-    """Or, if it has no key id either, no value passes that the key has tagged."""
+    """Without a key id the file is accepted, but no value tagged by the key passes."""
     for key in (KEY, FIRST):
         (swapped,) = {*Suite} - {key.suite}
         for kid in (True, False):
@@ -280,7 +280,7 @@ def test_lengths_and_buffers(size):
 
 
 def test_nothing_secret_is_shown():
-    """Neither by repr nor in an error: not the secret, what is derived from it, or the tag that was expected."""
+    """Neither repr nor errors contain the secret, anything derived from it, or the expected tag."""
     payload = b"payload"
     n = bytes(range(16))
     key_of_value = GENERATOR["value_key_of"](GENERATOR["tag_key_of"](SECRET), KEY.key_id, *PLACE, 7, n)

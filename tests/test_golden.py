@@ -40,7 +40,7 @@ def test_a_golden_database_is_read(version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_golden_database_is_verified(version):
-    """Every record is as its manifest says, and the statement says what was signed."""
+    """Every record agrees with its manifest, and the statement has the signed content."""
     manifest = open_manifest(GOLDEN / version / "ben.lmdb.manifest", [MADE["PUBLISHER"].verify_key])
     with PageReader(GOLDEN / version / "ben.lmdb") as pages:
         assert list(manifest.diff(record_digests(pages))) == []

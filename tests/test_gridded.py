@@ -38,7 +38,7 @@ def test_each_band_is_on_its_own_grid():
     [{}, {"bounds": "x", "epsg": "32633"}, {"bounds": [1.0, 2.0, 1.0, 3.0]}, {"bounds": [0, 0, float("nan"), 1]}],
 )
 def test_without_a_place_there_are_no_coordinates(metadata):
-    """Metadata that are missing, or are none of a place, give a Dataset without coordinates."""
+    """Metadata that are missing or malformed give a Dataset without coordinates."""
     pytest.importorskip("xarray")
     dataset = make_patch(BigEarthNet_S2_Patch, **metadata).to_xarray()
     assert not dataset.coords

@@ -37,7 +37,7 @@ def test_the_implementation_of_the_vectors_is_that_of_the_paper(size):
 @needs_blake3
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1023, 1024, 1025, 2048, 2049, 3072, 3073, 4097, 10_000])
 def test_the_library_agrees_with_the_paper(size):
-    """At each border of blocks and chunks, whatever kind of buffer the bytes are in."""
+    """At each border of blocks and chunks, for any kind of buffer."""
     data = counted(size)
     digest = hash_of(Algorithm.BLAKE3)
     assert digest(data) == digest(bytearray(data)) == digest(memoryview(data)) == by_hand(data)

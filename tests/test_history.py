@@ -160,5 +160,5 @@ def test_a_row_names_tests_that_exist(row):
 
 
 def test_every_payload_has_its_row():
-    """No payload stands for a row that the table lacks."""
+    """Every payload has a row in the table."""
     assert {case.split()[0] for case in PAYLOADS} <= set(table())

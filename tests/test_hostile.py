@@ -61,7 +61,7 @@ def each(corpus):
 
 
 def process_state():
-    """What hostile values might change for the whole process."""
+    """The state of the process that hostile values might change."""
     classes = {cls: (set(dir(cls)), {k: v for k, v in vars(cls).items() if k not in LAZY}) for cls in WATCHED}
     functions = {f: vars(f).copy() for f in (patches.rebuild_patch, metadata.rebuild_array, metadata.rebuild_scalar)}
     rows = {pair: (id(row), row.name, row.kind, row.arity) for pair, row in names.TABLE.items()}
@@ -75,7 +75,7 @@ HONEST_PATCH = loads(HONEST)
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-    """A working directory where attacks find what they need; at the end nothing ran and nothing changed."""
+    """A working directory with everything that attacks need; at the end nothing ran and nothing changed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil.py").write_text(attacks.CODE)
@@ -89,7 +89,7 @@ def trap(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def extension(attack, cached):
-    """Register what the attack wants registered, used already or not."""
+    """Register the extension that the attack needs, used before or not."""
     if attack.extension is None:
         yield
         return
@@ -105,7 +105,7 @@ def extension(attack, cached):
 
 
 def test_every_attack_has_its_own_name_and_reason():
-    """Names identify attacks, and each says what it would do."""
+    """Names identify attacks, and each attack states its effect."""
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) > 1000
     assert all(attack.why for attack in ATTACKS)
     assert {attack.threat for attack in ATTACKS} == {"T1", "T2", "T3", "T4", "T16"}
@@ -113,7 +113,7 @@ def test_every_attack_has_its_own_name_and_reason():
 
 @pytest.mark.threat("T1")
 def test_attacks_that_run_do_run_under_the_stock_unpickler(tmp_path):
-    """The corpus is alive: what claims to run code creates the canary when plain pickle loads it."""
+    """The corpus is alive: attacks that claim to run code create the canary under ``pickle``."""
     script = """
 import copyreg, io, json, os, pathlib, pickle, sys, tempfile, warnings
 warnings.simplefilter("ignore")
@@ -157,7 +157,7 @@ json.dump([dead, len(alive)], open(sys.argv[2], "w"))
 
 @pytest.mark.parametrize("attack", each(ATTACKS))
 def test_attack_is_refused(attack, trap):
-    """Refused with its class, rule and words, in bounded time and memory; its twin is a patch."""
+    """The attack is refused with its class, rule and words, in bounded time and memory; its counterpart is a patch."""
     value, cached = attack.value(), attack.name.endswith("1")
     with extension(attack, cached):
         start = time.process_time()
@@ -195,7 +195,7 @@ def test_attack_takes_little_memory(attack):
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.extension], ids=lambda attack: attack.name)
 def test_registered_extension_is_refused(attack, cached, trap):
-    """What the application registered with copyreg, and perhaps used before, is out of reach too."""
+    """Names that the application registered with copyreg, and perhaps used, are refused, too."""
     with extension(attack, cached), pytest.raises(UnsafePickleError, match="EXT"):
         loads(attack.value())
 
@@ -246,7 +246,7 @@ def test_attacks_are_refused_alike_by_a_decoder_that_has_read_much():
 
 @pytest.mark.parametrize("attack", each(CODE))
 def test_unpickler_refuses_what_is_after_execution(attack, trap):
-    """``PatchUnpickler`` is the same machine, whatever the application has registered with copyreg."""
+    """``PatchUnpickler`` is the same machine, for any registrations with copyreg."""
     with extension(attack, True), pytest.raises(attack.error) as caught:
         PatchUnpickler(io.BytesIO(attack.value())).load()
     assert caught.value.rule in attack.rules
@@ -334,7 +334,7 @@ COSTLY = {
 @pytest.mark.threat("T2")
 @pytest.mark.parametrize("make", COSTLY.values(), ids=COSTLY)
 def test_small_values_stay_small(make):
-    """A value that may or may not be admitted costs no more than others: sharing in it stays sharing."""
+    """A borderline value costs no more than others, because shared objects stay shared."""
     value = make()
     start = time.process_time()
     for _ in range(2):
@@ -383,7 +383,7 @@ def test_what_is_admitted_can_be_shown_and_written(metadata):
 
 @pytest.mark.threat("T3")
 def test_values_do_not_share_what_can_change():
-    """However often and in whatever company a value is loaded, each patch is all its own."""
+    """A patch shares no mutable object with others, for any number and order of loads."""
     graph = tree(MERGED, s1="|i1", s2="|u1", metadata={"labels": ["a"], "d": {"k": [1]}, "t": ([2],), "s": {3}})
     graph.state["a"] = graph.state["__stored_args__"]["a"] = Maker().array(np.zeros(3, "<u2"))
     for value in (write(graph), loads(write(graph)).dumps()):
@@ -403,7 +403,7 @@ def test_values_do_not_share_what_can_change():
 
 @pytest.mark.threat("T4")
 def test_messages_do_not_show_addresses():
-    """Where something lies in memory is nobody's business, and the same value gives the same report."""
+    """Memory addresses are not shown, and the same value gives the same report."""
     for attack in ATTACKS:
         with pytest.raises(BenSecureError) as caught:
             loads(attack.value())

@@ -12,13 +12,13 @@ from ben_secure._system.interrupts import uninterrupted
 
 
 def interrupt_myself():
-    """What a worker does that Ctrl-C reaches while it imports."""
+    """A worker that gets Ctrl-C during its imports."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("kept_away", [True, False])
 def test_a_worker_that_starts_is_not_interrupted(kept_away, capfd):
-    """It ends as if nothing had been, and silently; the twin that was started outside ends with a traceback."""
+    """It ends normally and silently; a worker started without the protection ends with a traceback."""
     process = multiprocessing.get_context("spawn").Process(target=interrupt_myself)
     if kept_away:
         with uninterrupted():

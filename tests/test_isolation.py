@@ -1,4 +1,4 @@
-"""What the interpreter sees (PEP 578) while values, honest and hostile, go through everything that decodes them."""
+"""Audit events of the interpreter (PEP 578) while everything that decodes values gets honest and hostile ones."""
 
 import json
 import os

@@ -90,7 +90,7 @@ def mode(path):
 
 
 def type_in(command):
-    """Have a shell do what a person types; what is not ASCII is quoted as bash takes it."""
+    """Let a shell execute the typed text; text outside ASCII is quoted for bash."""
     subprocess.run(command, shell=True, executable=shutil.which("bash"), check=True)
 
 
@@ -131,7 +131,7 @@ def test_a_mac_key_has_at_least_32_bytes():
 
 
 def test_a_mac_key_is_of_one_suite():
-    """HS256 unless another is asked for, by nothing but the enumeration; one secret makes two keys of two suites."""
+    """HS256 is the default, and only the enumeration selects another; one secret makes two keys of two suites."""
     assert MacKey(SECRETS[0]).suite is MacKey.generate().suite is Suite.HS256
     assert MacKey.generate(Suite.A256GMAC).suite is Suite.A256GMAC
     first, second = (MacKey(SECRETS[0], suite) for suite in Suite)
@@ -179,7 +179,7 @@ def test_a_set_tags_with_one_key_and_checks_with_all():
 
 
 def test_no_key_stands_in_for_another(tmp_path):
-    """Whatever takes a key takes one kind of it."""
+    """Every function that takes a key accepts one kind of key."""
     keys = {
         "MacKey": MacKey(SECRETS[0]),
         "MacKeySet": MacKeySet(MacKey(SECRETS[0])),
@@ -420,7 +420,7 @@ def test_a_link_is_judged_by_what_it_leads_to(secret, tmp_path):
 
 @pytest.mark.parametrize("reader", [read_mac_keys, read_signing_key, read_verify_key])
 def test_what_is_no_regular_file_is_refused(reader, tmp_path):
-    """At once: nobody waits for the writer of a FIFO."""
+    """The refusal is immediate, without waiting for the writer of a FIFO."""
     os.mkfifo(tmp_path / "fifo", 0o600)
     (tmp_path / "folder").mkdir(0o700)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -472,7 +472,7 @@ def test_a_secret_in_the_folder_of_its_database_is_refused(secret, tmp_path, nam
 
 
 def test_a_secret_beside_any_data_file_is_refused(secret, tmp_path):
-    """Though nobody said that the folder is a database's."""
+    """The secret is refused although the folder was not named as a database."""
     path, reader = place_of(secret, tmp_path / "database")
     reader(path)
     (tmp_path / "database" / "data.mdb").touch()
@@ -481,7 +481,7 @@ def test_a_secret_beside_any_data_file_is_refused(secret, tmp_path):
 
 
 def test_a_link_in_the_folder_of_a_database_is_refused(secret, tmp_path):
-    """Whoever may write there would choose the key; and so is a link from outside to a secret in there."""
+    """Whoever may write there could choose the key; a link from outside to a secret in it is refused, too."""
     path, reader = secret
     database = tmp_path / "database"
     database.mkdir()
@@ -582,7 +582,7 @@ def test_no_secret_is_made_in_the_folder_of_a_database(kind, tmp_path):
 @pytest.mark.parametrize("failing", ["fsync", "mkdir", "replace"])
 @pytest.mark.parametrize("kind", ["mac", "private", "public"])
 def test_a_failure_leaves_nothing_half_written(kind, failing, tmp_path, monkeypatch):
-    """What was there is as it was, and nothing lies about."""
+    """Existing files are unchanged, and no remains are left."""
     overwrite = failing == "replace"
     if overwrite:
         (tmp_path / "key").write_text("old")
@@ -683,7 +683,7 @@ def test_a_rotated_key_stays_valid(tmp_path):
 
 
 def test_rotation_changes_the_suite_only_if_asked(tmp_path):
-    """The new key tags as the old one does, or as is said; the old ones go on checking as they were."""
+    """The new key has the suite of the old one, or the requested suite; the old keys still check."""
     path = mac_file(tmp_path)
     for suite, expected in ((None, "HS256"), (Suite.A256GMAC, "A256GMAC"), (None, "A256GMAC"), (Suite.HS256, "HS256")):
         before = read_mac_keys(path)
@@ -742,7 +742,7 @@ def test_no_rotation_is_lost(tmp_path):
 
 
 def test_jwk_sets_of_the_vectors():
-    """What is written has exactly the members that RFC 7517 and docs/format.md name."""
+    """The file has exactly the members of RFC 7517 and docs/format.md."""
     one, two = map(MacKey, SECRETS)
     new, newer = (MacKey(secret, Suite.A256GMAC) for secret in SECRETS)
     expected_sets = vectors("tags.json")["jwk_sets"] + vectors("gmac_tags.json")["jwk_sets"]
@@ -855,7 +855,7 @@ def test_malformed_jwk_sets_are_refused(case, tmp_path):
     ],
 )
 def test_what_is_no_jwk_set_is_refused(text, message, tmp_path):
-    """Whatever it is instead."""
+    """For any other content."""
     with pytest.raises(KeyFileError, match=message):
         read_mac_keys(secret_file(tmp_path / "mac", text))
 
@@ -928,7 +928,7 @@ def test_keys_come_back_from_their_files(passphrase, tmp_path):
 
 
 def test_passphrases_are_asked_for_and_not_ignored(tmp_path):
-    """A missing, wrong, empty or useless one is told."""
+    """A missing, wrong, empty or superfluous passphrase is reported."""
     write_signing_key(tmp_path / "open", SIGNING)
     write_signing_key(tmp_path / "closed", SIGNING, "right")
     with pytest.raises(KeyFileError, match="it is encrypted, and no passphrase was given"):
@@ -1030,7 +1030,7 @@ def test_openssl_reads_our_keys_and_agrees_on_fingerprint_and_signatures(tmp_pat
 
 
 def test_what_openssl_encrypts_our_way_is_still_pbes2():
-    """The private key is nowhere in an encrypted file in the clear."""
+    """The private key is not in the encrypted file in plain text."""
     raw = SIGNING.private_key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
     encrypted = private_pem(SIGNING.private_key, BestAvailableEncryption(b"x"))
     assert raw in base64.b64decode(b"".join(private_pem(SIGNING.private_key).split(b"\n")[1:-2]))

@@ -125,7 +125,7 @@ def modules() -> dict[str, ast.Module]:
 
 @functools.cache
 def imports(tree: ast.Module) -> list[tuple[str, ...]]:
-    """What a module imports anywhere, for type checking too: for each name the dotted names that it may stand for."""
+    """The imports of a module anywhere, also for type checking: for each name the dotted names that it may mean."""
     found: list[tuple[str, ...]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -137,7 +137,7 @@ def imports(tree: ast.Module) -> list[tuple[str, ...]]:
 
 @functools.cache
 def own(name: str) -> set[str]:
-    """Modules of this package that one of them imports; not the package itself, which only names what is in it."""
+    """The modules of this package that a module imports; not the package itself."""
     known = {f"ben_secure.{module}": module for module in modules() if module}
     return {known[dotted] for names in imports(modules()[name]) if (dotted := next(filter(known.get, names), None))}
 
@@ -162,7 +162,7 @@ def room_of_both(a: str, b: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(set(modules()) - {""}))
 def test_imports_go_downward(name):
-    """A module imports only what stands below it, in its room and in the house; a room's face what is in the room."""
+    """A module imports only lower modules, and an ``__init__`` imports only its own package."""
     for imported in own(name):
         room = room_of_both(name, imported)
         if imported.startswith(name + "."):
@@ -192,7 +192,7 @@ def test_every_module_has_its_place():
 
 
 def test_no_module_is_named_after_another():
-    """Neither after the standard library nor after a dependency; ``ben_secure.torch`` alone says what it is for."""
+    """No module has the name of a standard module or a dependency, except ``ben_secure.torch``."""
     for name in set(modules()) - {"", "torch", "__main__"}:
         assert name.split(".")[-1] not in {*sys.stdlib_module_names, *HOMES}, name
 
@@ -239,7 +239,7 @@ def body_lines(function: ast.FunctionDef) -> int:
 
 
 def test_modules_fit_in_a_readers_head():
-    """Modules have a docstring and at most 400 lines; functions at most 40 below theirs, but for one flat loop."""
+    """Modules have a docstring and at most 400 lines; functions have at most 40 lines, except one flat loop."""
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) <= 400, path

@@ -35,7 +35,7 @@ def test_standard_layouts_lie_end_to_end_in_storage_order(kind, dtypes, nbytes):
 
 
 def test_each_resolution_of_s2_is_one_run():
-    """What makes the stacked getters views."""
+    """This makes the stacked getters views."""
     layout = Layout.standard(S2, "<u2")
     assert {metres: (run.shape, run.offset) for metres, run in layout.runs.items()} == {
         10: ((4, 120, 120), 0),
@@ -80,10 +80,10 @@ def test_every_choice_of_dtypes_has_one_spelling(kind, codes):
         (S2, "<u2", "|O", ValueError, "cannot be that of pixels"),
         (S2, "<u2", "", ValueError, "cannot be that of pixels"),
         (S2, "<u2", "<u2,<u2", ValueError, "takes 1 or 12 dtypes, not 2"),
-        (S2, ",".join(["<f4"] + ["<u2"] * 11), ",".join(["<u2"] * 12), ValueError, "shorter spelling <u2"),
-        (S1, "<f4,<f8", "<f4,<f4", ValueError, "shorter spelling <f4"),
+        (S2, ",".join(["<f4"] + ["<u2"] * 11), ",".join(["<u2"] * 12), ValueError, "shorter form <u2"),
+        (S1, "<f4,<f8", "<f4,<f4", ValueError, "shorter form <f4"),
         (S1S2, "<u2,<f4", "<u2", ValueError, "takes 2 or 14 dtypes, not 1"),
-        (S1S2, "<u2,<u2", ",".join(["<u2"] * 14), ValueError, "shorter spelling <u2,<u2"),
+        (S1S2, "<u2,<u2", ",".join(["<u2"] * 14), ValueError, "shorter form <u2,<u2"),
         (S2, ",".join(["<c16"] * 11 + ["<u2"]), "<u2," * 40, ValueError, "at most 69 characters"),
         (S2, "<u2", b"<u2", TypeError, "must be a str, not bytes"),
         (S2, "<u2", np.str_("<u2"), TypeError, "must be a str, not str_"),
@@ -92,7 +92,7 @@ def test_every_choice_of_dtypes_has_one_spelling(kind, codes):
     ],
 )
 def test_only_the_canonical_spelling_is_read(kind, good, bad, error, message):
-    """Each refusal beside a spelling that is accepted."""
+    """Each refused form has an accepted counterpart."""
     assert Layout.parse(kind, good).encoded == good
     with pytest.raises(error, match=message):
         Layout.parse(kind, bad)
@@ -229,7 +229,7 @@ def test_generic_bands_are_aligned_and_gaps_are_known(bands):
 
 
 def test_gather_and_view_are_inverse():
-    """What is copied in is what the views show, whatever the memory order."""
+    """Views show the copied arrays, for any memory order."""
     layout = Layout.generic((GREEN, changed(attribute=None, name="G2", dtype=">f8")))
     arrays = [np.arange(21, dtype="<u2").reshape(7, 3), np.asfortranarray(np.arange(21.0).reshape(7, 3).astype(">f8"))]
     pixels = layout.gather(arrays)
@@ -245,7 +245,7 @@ def test_gather_and_view_are_inverse():
 
 
 def test_layouts_compare_by_what_they_say():
-    """Equal layouts are equal and hash alike; the attribute and the dtype tell others apart."""
+    """Equal layouts are equal and have one hash; attribute and dtype distinguish others."""
     a, b = Layout(GENERIC, (GREEN,), (GREEN,)), Layout.generic((GREEN,))
     assert a is not b
     assert a == b

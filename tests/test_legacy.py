@@ -130,7 +130,7 @@ def test_one_array_may_be_the_pixels_of_two_bands():
 
 
 def test_any_set_of_given_fields_that_a_constructor_can_have_is_admitted():
-    """Defaults may be given or not; nothing of it gets out. What else stands there is refused."""
+    """Defaults may be given or not, and do not appear in the patch. Other fields are refused."""
     for generation, extra in itertools.product(GENERATIONS, ([], ["spatial_resolution"], ["data_shape", "name"])):
         graph = tree(S1, generation, s1="|i1")
         state = graph.state["bandVV"].state
@@ -159,7 +159,7 @@ def test_attributes_beyond_the_stored_arguments():
     "value", [0.5, 2**70, -1, float("nan"), True, None, "x", b"x", (), (0.5, 2**70), [], {}, set()]
 )
 def test_an_argument_is_no_change_of_itself(value):
-    """What has no identity in a pickle, such as a number, is still one thing in attribute and stored argument."""
+    """An object without identity in a pickle, such as a number, is one value in attribute and stored argument."""
     patch = loads(write(small_tree(metadata={"x": value})))
     assert patch._extras() == {}
     assert loads(write(small_tree(metadata={"x": value}))) == patch
@@ -168,7 +168,7 @@ def test_an_argument_is_no_change_of_itself(value):
 @pytest.mark.parametrize("stored", [0, False, 0.0, "", None, -0.0, 1])
 @pytest.mark.parametrize("attribute", [0, False, 0.0, "", None, -0.0, 1])
 def test_a_changed_attribute_is_kept_apart(stored, attribute):
-    """Values that Python calls equal and that are not the same stay what they are."""
+    """Values that Python calls equal but that are not the same stay different."""
     graph = small_tree(metadata={"x": stored})
     graph.state["x"] = attribute
     patch = loads(write(graph))
@@ -204,7 +204,7 @@ def test_values_that_differ_in_one_pixel_or_label_only():
 
 
 def opcodes_of(value):
-    """A program without its pixels; the two set fields in one order, whatever the hash seed was."""
+    """A program without its pixels; the two set fields have one order, for any hash seed."""
     found = []
     for opcode, argument, _ in pickletools.genops(value):
         if isinstance(argument, bytes) and len(argument) > 100:

@@ -1,4 +1,4 @@
-"""``batch_loader`` is a ``DataLoader``: whatever is done to one gives the batches that a list of the items gives."""
+"""``batch_loader`` is a ``DataLoader``: all operations on one give the batches of a list of the items."""
 
 import inspect
 import multiprocessing
@@ -38,7 +38,7 @@ HALVES = 2  # ranks
 
 
 class Listed(Dataset):
-    """The items of a dataset in a list: what any loader has to agree with."""
+    """The items of a dataset in a list, which every loader must reproduce."""
 
     def __init__(self, dataset):
         self.items = [dataset[place] for place in range(len(dataset))]
@@ -137,7 +137,7 @@ FORMS = [
 
 
 def epochs(form, make, dataset, **options):
-    """Copies of the batches of two epochs of each loader, and a number that is drawn beside each batch."""
+    """Copies of the batches of two epochs of each loader, and a random number drawn with each batch."""
     torch.manual_seed(4)
     found = []
     for loader in form(make, dataset, **options):
@@ -212,10 +212,10 @@ def watched(dataset, monkeypatch):
 
 
 class TestAhead:
-    """The next batch is read while the loop trains, and nobody notices."""
+    """The next batch is read while the loop trains, without visible effects."""
 
     def test_it_is_read_in_a_thread(self, watched):
-        """All but the first are; and no thread is left when the loop is over, or was left early."""
+        """All batches except the first are read there; no thread is left after the loop or an early exit."""
         dataset, threads = watched
         before = set(threading.enumerate())
         for leave in (False, True):
@@ -296,7 +296,7 @@ class TestAhead:
 
     @pytest.mark.parametrize("make", [ours, with_collate])
     def test_an_error_comes_in_its_turn(self, tmp_path, make):
-        """After the batches before it; who goes on gets those behind it."""
+        """The error comes after the earlier batches; the loop can continue with the later ones."""
         found = patches(6)
         values = {name.encode(): patch.dumps() for name, patch in found.items()} | {b"patch 2": b"no patch"}
         make_database(tmp_path / "db", values)

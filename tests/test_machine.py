@@ -1,4 +1,4 @@
-"""The machine: what it admits, what it makes of it, and that it stops where it must."""
+"""The machine: the accepted programs, their results, and the places where it stops."""
 
 import pickle
 import random
@@ -48,7 +48,7 @@ def check(value, **limits):
 
 
 def plain(item, value):
-    """What the machine left, with bytes in the place of blocks."""
+    """The result of the machine, with bytes in place of blocks."""
     if type(item) is Block:
         return (bytearray if item.mutable else bytes)(value[item.start : item.stop])
     if type(item) in (list, tuple, set):
@@ -62,13 +62,13 @@ def plain(item, value):
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("protocol", [4, 5])
 def test_honest_legacy_values_pass(generation, protocol):
-    """What the original package writes is admitted, in either protocol."""
+    """Values of the original package are accepted, in either protocol."""
     assert check(write(small_tree(generation), protocol))
     assert check(write(tree(S1, generation, s1="|i1"), protocol))
 
 
 def test_plain_pickles_of_plain_data_pass():
-    """The machine admits what CPython writes for plain data; that it is no patch is found later."""
+    """The machine accepts CPython's pickles of plain data; a later step finds that they are not patches."""
     data = {
         "a": [1, -1, 2**40, 0.5, None, True, "x", "y" * 300, b"b", (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
         "b": {"c": {1, "x", None, b"y"}, "d": set(), "e": {}, "f": []},
@@ -84,7 +84,7 @@ def test_plain_pickles_of_plain_data_pass():
 @pytest.mark.threat("T1")
 @pytest.mark.parametrize("op", range(256))
 def test_every_other_opcode_is_refused(op):
-    """An opcode outside the list is refused where it stands, whatever its operands are."""
+    """An opcode outside the list is refused at its position, for any operands."""
     value = b"\x80\x04" + bytes([op]) + b"\0\0\0\0\0\0\0\0\n\n."
     if op in ADMITTED:
         with pytest.raises((PatchFormatError, UnsafePickleError, LimitExceededError)) as caught:
@@ -114,7 +114,7 @@ def test_error_says_where_and_what():
     "attack", [pytest.param(a, id=a.name, marks=pytest.mark.threat(a.threat)) for a in ATTACKS[::7]]
 )
 def test_offset_is_that_of_an_opcode(attack):
-    """What the machine refuses, it refuses at the first byte of an opcode that it names."""
+    """A refusal has the position of the first byte of an opcode, and its name."""
     value = attack.value()
     with pytest.raises(BenSecureError) as caught:
         loads(value)
@@ -210,7 +210,7 @@ def test_frames_inside_an_opcode_are_refused(seed):
     ],
 )
 def test_limit_is_honoured(limit, most, value):
-    """What just fits passes, and one less is refused, however often it is asked for."""
+    """A value at the limit passes, and a limit lower by one refuses it, on every call."""
     for _ in range(5):
         assert check(value, **{limit: most})
         with pytest.raises(LimitExceededError) as caught:
@@ -224,7 +224,7 @@ def test_limit_is_honoured(limit, most, value):
 
 @given(seeds)
 def test_random_programs_agree_with_cpython(seed):
-    """Whatever is admitted leaves the same here, in the C unpickler and in the Python one."""
+    """Every accepted program leaves the same in the machine, the C unpickler and the Python unpickler."""
     examine(random_program(random.Random(seed)))
 
 
@@ -249,7 +249,7 @@ def test_grown_programs_agree_with_cpython(seed):
 @pytest.mark.threat("T1")
 @given(seeds, st.integers(1, 80))
 def test_programs_that_are_admitted_agree_with_cpython(seed, steps):
-    """Programs each step of which fits what is on the stack are admitted, and leave the same in all three."""
+    """Programs in which each step fits the stack are accepted, and leave the same in all three."""
     assert fuzz_core.agrees_with_cpython(fuzz_core.grown_program(random.Random(seed), steps))
 
 
@@ -302,7 +302,7 @@ def test_what_is_in_the_memo_is_not_changed_afterwards():
 @pytest.mark.threat("T2")
 @pytest.mark.parametrize("head", [b"X\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"\x96\0\0\0\0\0\1\0\0", b"\x8a\xff"])
 def test_nothing_is_taken_for_a_length_that_is_announced(head):
-    """A length is compared with what there is before any memory is taken for it."""
+    """A length is compared with the available bytes before any memory is allocated for it."""
     tracemalloc.start()
     try:
         with pytest.raises(PatchFormatError, match="are announced"):
@@ -336,7 +336,7 @@ def test_depth_is_bounded(opener, closer):
 
 
 def test_stop_must_be_the_last_byte():
-    """Exactly one pickle: what follows is refused, with the place where it begins."""
+    """Exactly one pickle is accepted; the refusal has the position of the first byte after it."""
     value = canonical()
     with pytest.raises(PatchFormatError) as caught:
         check(value + b"x")
@@ -365,7 +365,7 @@ GOES_ON = {
 @pytest.mark.threat("T3")
 @pytest.mark.parametrize(("limits", "start", "end", "other"), GOES_ON.values(), ids=GOES_ON)
 def test_a_known_beginning_counts(limits, start, end, other):
-    """Whatever was counted or closed before is so for who goes on; each refusal has a twin that goes on, too."""
+    """Counts and sealed objects carry over to the continuation; each refusal has an accepted counterpart."""
     limits, start = Limits(**limits), b"\x80\x04" + start
     honest, hostile = start + end + b".", start + other + b"."
     state = machine.state_at(honest, len(honest), TABLE, limits, len(start))

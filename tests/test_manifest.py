@@ -1,4 +1,4 @@
-"""The signed list: written and read one way only, and every record that is not as signed is told apart."""
+"""The signed list has one encoding, and every kind of difference from it is distinguished."""
 
 import dataclasses
 import hashlib
@@ -63,13 +63,13 @@ def file_of(records):
 
 
 def statement_of(data, count, **release):
-    """What a publisher says of these bytes."""
+    """A publisher's statement about these bytes."""
     digest = hashlib.sha256(data).hexdigest()
     return dataclasses.replace(STATEMENT, count=count, manifest_sha256=digest, **release)
 
 
 def verified(statement):
-    """What ``verify_envelope`` makes of a statement, by way of a signature."""
+    """The result of ``verify_envelope`` for a statement that was signed."""
     return verify_envelope(sign_statement(statement, [PUBLISHER]), [PUBLIC])
 
 
@@ -115,7 +115,7 @@ def test_what_was_written_is_read(found):
 
 @given(record_dicts, st.data())
 def test_what_is_read_is_written_again(found, data):
-    """Whatever bytes are read as records are those that these records are written as; all others are refused."""
+    """Bytes that can be read as records are exactly the encoding of these records; all others are refused."""
     changed = bytearray(file_of(sorted(found.items())))
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(changed) - 1) | st.integers(0, min(len(changed) - 1, 120)))
@@ -139,7 +139,7 @@ def test_what_is_read_is_written_again(found, data):
 
 @pytest.mark.usefixtures("small_chunks")
 def test_long_lists():
-    """Records that fill many chunks, and files that fill many blocks, make no difference."""
+    """Records in many chunks, and files of many blocks, make no difference."""
     records = [(b"%05d" % number, sha256(b"%d" % number)) for number in range(1000)]
     data = file_of(records)
     assert list(RecordList(data)) == records
@@ -250,7 +250,7 @@ def test_the_count_of_the_database():
 
 
 def test_a_manifest_is_made_of_a_verified_statement_only():
-    """A statement that nobody has verified is of another type, and of no use."""
+    """A statement that was not verified has another type, and is not accepted."""
     data = file_of([])
     with pytest.raises(AttributeError):
         Manifest(data, statement_of(data, 0))
@@ -275,7 +275,7 @@ VALUES = {b"a": b"1", b"b": b"2", b"c": b"3", b"copy of c": b"3"}
     ],
 )
 def test_a_value_that_is_not_as_signed(lmdb_key, value, match):
-    """The error says which it is, where, and what to do."""
+    """The error has the kind of the difference, the record, and the remedy."""
     manifest = manifest_of(records_of(VALUES))
     for key, good in VALUES.items():
         manifest.check(key, good)
@@ -287,7 +287,7 @@ def test_a_value_that_is_not_as_signed(lmdb_key, value, match):
 
 @given(st.dictionaries(lmdb_keys, st.binary(max_size=2), max_size=6), st.data())
 def test_a_flipped_bit_of_a_value_is_refused(values, data):
-    """Whatever is in the list, and whatever else the value then is."""
+    """For any record in the list, and any meaning of the changed value."""
     values |= {b"name": b"value"}
     manifest = manifest_of(records_of(values))
     lmdb_key = data.draw(st.sampled_from([k for k, v in values.items() if v]))
@@ -321,7 +321,7 @@ def test_the_difference_is_complete(listed, found):
 
 
 def test_mismatches_as_errors():
-    """Text from the file is escaped, and a missing record is told as one."""
+    """Text from the file is escaped, and a missing record is reported as missing."""
     error = Mismatch(kind=MismatchKind.MISSING, lmdb_key=b"\x1b[31m").error()
     assert "the record is missing" in str(error)
     assert r"\x1b[31m" in str(error)
@@ -449,7 +449,7 @@ def test_a_missing_file(release, which):
 @pytest.mark.parametrize("which", ["manifest", "envelope"])
 @pytest.mark.parametrize("kind", ["directory", "FIFO", "unreadable name"])
 def test_what_is_no_file(release, which, kind):
-    """A directory, or a FIFO that nobody writes to, ends in an error and not in waiting."""
+    """A directory, or a FIFO without a writer, ends in an error without waiting."""
     path = release()
     place = path if which == "manifest" else envelope_of(path)
     if kind == "unreadable name":
@@ -464,7 +464,7 @@ def test_what_is_no_file(release, which, kind):
 
 
 def test_no_more_is_read_than_can_be_right(release):
-    """Files of a terabyte (which takes no disk) are refused at once: the statement bounds the manifest."""
+    """Files of a terabyte (without any disk space) are refused at once, because the statement bounds the manifest."""
     path = release()
     os.truncate(path, 2**40)
     refused(lambda: open_manifest(path, [PUBLIC]), match="not the one that was signed")
@@ -480,7 +480,7 @@ def test_a_list_of_the_longest_keys_is_read_whole(release):
 
 
 def test_where_a_manifest_is_looked_for(tmp_path, monkeypatch):
-    """Beside the database and never inside, however the database is named."""
+    """The manifest is beside the database and never inside, for all forms of its path."""
     monkeypatch.chdir(tmp_path)
     expected = str(tmp_path / "ben.lmdb.manifest")
     for name in ("ben.lmdb", "./ben.lmdb", "ben.lmdb/", "ben.lmdb/data.mdb", pathlib.Path("ben.lmdb")):

@@ -1,4 +1,4 @@
-"""Manifests of version 2: the hash stands in the list and in the statement, and nothing else decides it."""
+"""Manifests of version 2: the list and the statement name the hash, and nothing else decides it."""
 
 import contextlib
 import io
@@ -73,7 +73,7 @@ def released(values, listed, stated):
 
 
 def test_vectors_are_made_again_byte_for_byte():
-    """By the second implementation beside them, which has BLAKE3 by hand."""
+    """The second implementation, stored with the vectors, makes the same bytes; it has its own BLAKE3."""
     generator = runpy.run_path(str(VECTORS / "generate_manifest_v2.py"))
     assert generator["document"]() == (VECTORS / "manifest_v2.json").read_text()
 
@@ -112,7 +112,7 @@ def test_a_list_of_another_hash_than_the_statement_says(vector):
 
 @pytest.mark.parametrize("vector", V2["invalid_manifests"], ids=lambda vector: vector["case"])
 def test_lists_that_no_version_writes(vector):
-    """Each version has its hashes, and no other number stands for one."""
+    """Each version has its hashes, with one number for each."""
     RecordList(bytes.fromhex(V2["valid"][0]["manifest"]))
     with pytest.raises(ManifestMismatchError, match="this is not a manifest of records"):
         RecordList(bytes.fromhex(vector["manifest"]))
@@ -120,7 +120,7 @@ def test_lists_that_no_version_writes(vector):
 
 @pytest.mark.parametrize("vector", V2["invalid_statements"], ids=lambda vector: vector["case"])
 def test_statements_that_no_version_writes(vector):
-    """SHA-256 is said by version 1 alone, BLAKE3 by version 2 alone, and nothing else is said."""
+    """Version 1 has only SHA-256 and version 2 only BLAKE3, and no other values are accepted."""
     verify_envelope(V2["valid"][0]["envelope"].encode(), [PUBLIC])
     with pytest.raises(SignatureError, match="not a statement about a manifest of version 1 or 2"):
         verify_envelope(vector["envelope"].encode(), [PUBLIC])
@@ -140,7 +140,7 @@ def test_a_statement_of_either_hash_is_read_as_it_was_written(statement, algorit
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=6), st.binary(min_size=32, max_size=32), max_size=8), st.data())
 def test_a_flipped_bit_never_makes_another_hash(found, data):
-    """A changed list is refused, or read under the hash that it had; the digest of the file tells then."""
+    """A changed list is refused, or read with its own hash; the digest of the file then reveals the change."""
     algorithm = data.draw(st.sampled_from(Algorithm))
     file = io.BytesIO()
     write_record_list(sorted(found.items()), file, algorithm)
@@ -170,7 +170,7 @@ def test_no_downgrade(listed, stated):
 
 
 def test_a_hash_is_one_of_the_list():
-    """No text stands for one, not even its name."""
+    """No str is accepted, not even the name of a hash."""
     with pytest.raises(TypeError, match="algorithm must be Algorithm, not str"):
         replace(STATEMENT, algorithm="blake3")
 
@@ -215,7 +215,7 @@ def test_a_signed_database(place, algorithm):
 
 @needs_blake3
 def test_the_command(place, capsys):
-    """``sign --hash blake3``; verify, audit and an audit of what is new understand it; the hash is said."""
+    """``sign --hash blake3``: verify, audit and an audit of new records accept it; the hash is printed."""
     assert (
         main(
             ["sign", "db", "--signing-key", "publisher", "--name", "n", "--version", "1", "--hash", "blake3", "--json"]
@@ -236,7 +236,7 @@ def test_the_command(place, capsys):
 
 
 def test_without_the_library_readers_refuse_at_once(place, monkeypatch, capsys):
-    """At open, before a value is read, with what to install; a list of SHA-256 beside it is read."""
+    """The refusal comes on opening, with the package to install; a list of SHA-256 beside it is read."""
     data, verified = released(VALUES, Algorithm.BLAKE3, Algorithm.BLAKE3)
     pathlib.Path("db.manifest").write_bytes(data)
     pathlib.Path("db.manifest.dsse.json").write_bytes(sign_statement(verified.statement, [PUBLISHER]))
@@ -281,7 +281,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @by_algorithm
 def test_memory_does_not_grow_with_the_database(place, algorithm):
-    """32 MB of values: the peak of the process grows by less than a few values, which is what the threads hold."""
+    """For 32 MB of values the peak memory grows by less than the few values that the threads hold."""
     make_database(place / "small", {b"%03d" % number: os.urandom(2**18) for number in range(16)})
     make_database(place / "large", {b"%03d" % number: os.urandom(2**18) for number in range(128)})
     done = subprocess.run([sys.executable, "-c", MEMORY, algorithm.value], capture_output=True, text=True)

@@ -89,7 +89,7 @@ def test_a_mask_has_the_size_of_the_images(place, size):
 
 
 def test_a_transform_gets_the_mask(place):
-    """The transform gets the whole sample, and what it returns is collated."""
+    """The transform gets the whole sample, and its result is collated."""
     root, _, codes = place
 
     def flip(sample):

@@ -37,7 +37,7 @@ class Numbers(np.ndarray):
 
 
 class Colour(enum.IntEnum):
-    """An int that is no int."""
+    """A subclass of int."""
 
     RED = 1
 
@@ -66,7 +66,7 @@ def objects(*items):
 
 
 def empty_texts(*shape):
-    """An array of texts without a character, which has no bytes."""
+    """An array of empty texts, which has no bytes."""
     return np.ndarray(shape, "<U0", b"")
 
 
@@ -150,7 +150,7 @@ def test_plain_data_is_admitted(value):
 
 @pytest.mark.parametrize(("value", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_anything_else_is_refused_wherever_it_is(value, message):
-    """At the top, deep inside, and beside admitted values; the message names the type."""
+    """They are refused at the top, deep inside, and among accepted values; the message names the type."""
     with pytest.raises(TypeError, match=f"metadata 'x' .*{message}"):
         check_value("x", value)
     with pytest.raises(TypeError, match=rf"metadata 'x'\[1\]\['k'\]\[0\] .*{message}"):
@@ -158,7 +158,7 @@ def test_anything_else_is_refused_wherever_it_is(value, message):
 
 
 def test_the_message_has_path_type_and_remedy():
-    """What a person needs to mend it."""
+    """The message contains everything needed for a repair."""
     with pytest.raises(TypeError) as caught:
         check_value("acquired", {"x": ["a", "b", datetime.datetime(2020, 1, 2)]})
     assert str(caught.value).startswith("metadata 'acquired'['x'][2] is a datetime.datetime; use str, int, float")
@@ -175,18 +175,18 @@ def test_hostile_text_is_escaped_in_messages():
     ("good", "bad", "limits", "message"),
     [
         (nested(24), nested(25), Limits(), "nested deeper than 24"),
-        ([["a"] * 4], [["a"] * 5], Limits(max_nodes=6), "may hold 6 objects"),
-        ([{"a": 1, "b": 2, "c": 3}], [{"a": 1, "b": 2, "c": 3, "d": 4}], Limits(max_nodes=5), "may hold 5 objects"),
-        ([{1, 2}], [{1, 2, 3}], Limits(max_nodes=4), "may hold 4 objects"),
-        (objects("a", "b"), objects("a", "b", "c"), Limits(max_nodes=3), "may hold 3 objects"),
-        (np.array(["a", "b"]), np.array(["a", "b", "c"]), Limits(max_nodes=3), "may hold 3 objects"),
-        (np.array([["a", "b"]]), np.array([["a", "b"]] * 2), Limits(max_nodes=3), "may hold 3 objects"),
-        (np.array(["a" * 63]), np.array(["a" * 64]), Limits(max_nodes=2), "may hold 2 objects"),
-        (empty_texts(49_999), empty_texts(50_000), Limits(), "may hold 50000 objects"),
-        (empty_texts(200, 100), empty_texts(2**15, 2**15), Limits(), "may hold 50000 objects"),
-        ([empty_texts(10)], [empty_texts(10)] * 2, Limits(max_nodes=20), "may hold 20 objects"),
-        (np.zeros(255, "u1"), np.zeros(256, "u1"), Limits(max_nodes=1), "may hold 1 objects"),
-        (doubled(3), doubled(4), Limits(max_nodes=30), "may hold 30 objects"),
+        ([["a"] * 4], [["a"] * 5], Limits(max_nodes=6), "at most 6 objects"),
+        ([{"a": 1, "b": 2, "c": 3}], [{"a": 1, "b": 2, "c": 3, "d": 4}], Limits(max_nodes=5), "at most 5 objects"),
+        ([{1, 2}], [{1, 2, 3}], Limits(max_nodes=4), "at most 4 objects"),
+        (objects("a", "b"), objects("a", "b", "c"), Limits(max_nodes=3), "at most 3 objects"),
+        (np.array(["a", "b"]), np.array(["a", "b", "c"]), Limits(max_nodes=3), "at most 3 objects"),
+        (np.array([["a", "b"]]), np.array([["a", "b"]] * 2), Limits(max_nodes=3), "at most 3 objects"),
+        (np.array(["a" * 63]), np.array(["a" * 64]), Limits(max_nodes=2), "at most 2 objects"),
+        (empty_texts(49_999), empty_texts(50_000), Limits(), "at most 50000 objects"),
+        (empty_texts(200, 100), empty_texts(2**15, 2**15), Limits(), "at most 50000 objects"),
+        ([empty_texts(10)], [empty_texts(10)] * 2, Limits(max_nodes=20), "at most 20 objects"),
+        (np.zeros(255, "u1"), np.zeros(256, "u1"), Limits(max_nodes=1), "at most 1 objects"),
+        (doubled(3), doubled(4), Limits(max_nodes=30), "at most 30 objects"),
         (2**511 - 1, 2**511, Limits(), "takes more than 64 bytes"),
         ([{1 - 2**511}], [{-(2**512)}], Limits(), "takes more than 64 bytes"),
         (np.zeros((1,) * 16), np.zeros((1,) * 17), Limits(), "at most 16 dimensions, not 17"),
@@ -208,7 +208,7 @@ def test_cycles_and_shared_references_end_quickly():
     loop["again"] = loop
     start = time.process_time()
     for value in (cycle, loop, doubled(20), [set(range(1000))] * 50_000, [objects(*map(str, range(999)))] * 50_000):
-        with pytest.raises(ValueError, match=r"nested deeper|may hold \d+ objects"):
+        with pytest.raises(ValueError, match=r"nested deeper|at most \d+ objects"):
             check_value("x", value)
     assert time.process_time() - start < 5
 
@@ -228,9 +228,9 @@ def test_cycles_and_shared_references_end_quickly():
     ids=lambda case: case[0],
 )
 def test_elements_are_counted_before_one_is_looked_at(value):
-    """What has too many takes no longer than what has just enough."""
+    """Content with too many elements takes no longer than content at the limit."""
     start = time.process_time()
-    with pytest.raises(ValueError, match="may hold 50000 objects"):
+    with pytest.raises(ValueError, match="at most 50000 objects"):
         check_value("x", value[1])
     assert time.process_time() - start < 0.02
 
@@ -240,7 +240,7 @@ def test_the_bound_on_objects_is_common_to_all_values():
     limits = Limits(max_nodes=10)
     spent = check_value("a", [1, 2, 3, 4], limits)
     assert check_value("b", [1, 2, 3, 4], limits, spent) == 10
-    with pytest.raises(ValueError, match="may hold 10 objects"):
+    with pytest.raises(ValueError, match="at most 10 objects"):
         check_value("b", [1, 2, 3, 4, 5], limits, spent)
 
 
@@ -331,7 +331,7 @@ def test_equal_tells_types_and_bits_apart():
 
 
 def test_equal_compares_nan_and_memory_order_by_content():
-    """NaN equals NaN of the same bits; C and Fortran order are no difference; numpy's twin types neither."""
+    """NaN equals NaN of the same bits; memory order and numpy's equivalent types make no difference."""
     quiet, other = (np.frombuffer(bits, "<f8") for bits in (b"\0" * 6 + b"\xf8\x7f", b"\1" + b"\0" * 5 + b"\xf8\x7f"))
     assert equal([quiet], [quiet.copy()])
     assert not equal([quiet], [other])
@@ -341,7 +341,7 @@ def test_equal_compares_nan_and_memory_order_by_content():
 
 
 def through_pickle(value, protocol=5):
-    """Pack and pickle a value, check what is in it, and load it."""
+    """Pack and pickle a value, check its content, and load it."""
     data = pickle.dumps(pack(value), protocol)
     named = {argument for opcode, argument, _ in pickletools.genops(data) if opcode.name == "SHORT_BINUNICODE"}
     assert not any("numpy" in str(name) for name in named if name == "numpy" or str(name).startswith("numpy."))
@@ -475,7 +475,7 @@ HOSTILE_ARRAYS = [
 
 @pytest.mark.parametrize(("arguments", "error", "message"), HOSTILE_ARRAYS, ids=range(len(HOSTILE_ARRAYS)))
 def test_hostile_arrays_are_refused(arguments, error, message):
-    """Wrong length, shape, dtype or type of anything; the honest arguments beside it are accepted."""
+    """A wrong length, shape, dtype or type is refused; the honest arguments are accepted."""
     assert rebuild_array("<u2", (2,), b"\0" * 4).nbytes == 4
     assert rebuild_array("|O", (1,), ["a"]).tolist() == ["a"]
     assert rebuild_array("<U1", (1,), b"\xff\xff\x10\0").tolist() == ["\U0010ffff"]
@@ -488,7 +488,7 @@ def test_hostile_arrays_are_refused(arguments, error, message):
 
 
 def test_array_from_bytes_takes_plain_dtypes_only():
-    """A dtype object is judged by what it is, not only by its spelling."""
+    """A dtype object is judged by its content, not only by its text."""
     assert array_from_bytes(np.dtype(">f4"), (1,), b"\0" * 4).dtype.str == ">f4"
     for dtype in (np.dtype(object), np.dtype("u2,u2"), np.dtype(("<u2", (2,))), np.dtype("M8[s]"), np.dtype("V4")):
         with pytest.raises(ValueError, match="not allowed"):
@@ -534,7 +534,7 @@ _codes = st.sampled_from([*sorted(PIXEL_DTYPES), "|b1", "<U1", "<U0", ">U2", "|O
 @given(_codes | _hostile, _shapes | _hostile, st.binary(max_size=40) | st.lists(_hostile, max_size=3) | _hostile)
 @settings(max_examples=300)
 def test_any_arguments_give_an_admitted_array_or_a_plain_error(dtype, shape, data):
-    """Nothing but TypeError and ValueError leaves, and what comes out is metadata."""
+    """Only TypeError and ValueError are raised, and every result is accepted as metadata."""
     try:
         array = rebuild_array(dtype, shape, data)
     except (TypeError, ValueError):

@@ -54,7 +54,7 @@ def test_one_spelling_changes():
 
 
 def test_it_translates_as_the_archives_of_the_field(real_data):
-    """In real archives ``new_labels`` is what ``to_19`` makes of ``labels``."""
+    """In real databases ``new_labels`` is the result of ``to_19`` for ``labels``."""
     for path in sorted(real_data.glob("legacy/*/*.lmdb")):
         with PatchReader(path) as reader:
             for patch in reader.values():

@@ -28,7 +28,7 @@ SAYS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_says_what_its_page_says(name):
-    """Nobody changes one of the two: python tests/support/notebooks.py writes the notebooks."""
+    """Both must change together: python tests/support/notebooks.py writes the notebooks."""
     assert (DOCS / "notebooks" / f"{name}.ipynb").read_text() == notebook(name)
 
 

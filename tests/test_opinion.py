@@ -70,7 +70,7 @@ def test_it_is_quiet_on_honest_values(asked):
 
 
 def test_it_is_quiet_on_the_real_archives(asked, real_data):
-    """And on their canonical twins."""
+    """The same is true for their canonical forms."""
     from ben_secure import loads
     from ben_secure.pages.reader import PageReader
 
@@ -129,13 +129,13 @@ def test_it_says_the_same_every_time():
 
 
 def settled(opinions, tally, values):
-    """What a tally has after fickling was asked."""
+    """The tally after asking fickling."""
     opinions.settle(tally, values.get)
     return tally
 
 
 def test_a_refused_finding_gets_its_opinion_and_stays(asked):
-    """Nothing is added to it or taken from it but the opinion."""
+    """Only the opinion is added."""
     finding = refused(b"a", SHELL)
     tally = Tally(findings=[finding])
     assert settled(asked, tally, {b"a": SHELL}).findings == [
@@ -194,7 +194,7 @@ def test_a_hang_is_no_opinion_and_the_next_question_is_answered():
 
 @pytest.mark.threat("T13")
 def test_a_crash_is_no_opinion_and_the_next_question_is_answered():
-    """Whatever has killed the process."""
+    """For any cause of the crash."""
     with Opinions() as opinions:
         opinions.of_refused(SHELL)
         opinions._fickling._running.send_signal(signal.SIGKILL)
@@ -240,7 +240,7 @@ def test_a_refusal_is_no_opinion(asked):
 
 @pytest.mark.threat("T13")
 def test_after_some_failures_it_is_not_asked_any_more(monkeypatch):
-    """An archive made of such values costs seconds; values that load have a budget of their own."""
+    """A database of such values costs seconds; values that load have their own budget."""
     monkeypatch.setattr(opinion, "_MAX_FAILURES", 2)
     with Opinions() as opinions:
         opinions._refused.failures = 2
@@ -261,7 +261,7 @@ def test_after_some_failures_it_is_not_asked_any_more(monkeypatch):
 @pytest.mark.threat("T13")
 @pytest.mark.parametrize("change", [{"programs": 1}, {"seconds": 0.0}])
 def test_programs_and_time_are_bounded(change):
-    """What is left over is no opinion; what was asked before is still known."""
+    """Questions beyond the bounds have no opinion; earlier answers are kept."""
     with Opinions() as opinions:
         first = opinions.of_refused(SHELL)
         opinions._refused = dataclasses.replace(opinion._Budget(), **change)
@@ -291,7 +291,7 @@ def test_an_archive_of_values_that_attack_fickling_is_audited(tmp_path, monkeypa
     "answer", [b"", b"[]", b"\xff", b"{", b'{"beyond": 1}', b'{"beyond": [], "code": 3}', b"x" * 70_000]
 )
 def test_an_answer_that_makes_no_sense_is_no_opinion(answer, monkeypatch):
-    """The process may have been taken over: what it says is read as any hostile text."""
+    """The process may be compromised, so its answers are treated as hostile text."""
     with Opinions() as opinions:
         opinions.of_refused(SHELL)
         running = opinions._fickling._running
@@ -328,7 +328,7 @@ def test_fickling_that_cannot_be_started_is_no_opinion(monkeypatch, tmp_path):
 
 
 def test_the_process_answers_until_the_pipe_is_closed():
-    """Requests and answers are behind their lengths; what fickling raises is an answer."""
+    """Requests and answers have a length in front; an exception of fickling is an answer."""
     requests = io.BytesIO()
     for content in (json.dumps(sorted(TABLE)).encode(), SHELL, b"\x80\x04\x97.", HONEST[0]):
         requests.write(len(content).to_bytes(4, "little") + content)
@@ -348,7 +348,7 @@ def test_the_process_answers_until_the_pipe_is_closed():
 
 
 def test_only_exact_names_are_honest():
-    """Another module with the same name is beyond; so is a call of what it gives."""
+    """Another module with the same name is not honest, and neither is a call of the result."""
     honest = frozenset(TABLE)
     evil = assembler.program(assembler.call(assembler.name("evil", "dtype"), assembler.text("u2")))
     good = assembler.program(assembler.call(assembler.name("numpy", "dtype"), assembler.text("u2")))

@@ -88,7 +88,7 @@ def test_a_command_misses_its_library_before_any_work(place, monkeypatch, capsys
 
 @pytest.mark.parametrize("arguments", ["audit db/data.mdb", "inspect db first", "stats db", "convert db new", "demo"])
 def test_the_other_commands_miss_nothing(place, arguments):
-    """With all optional libraries absent they do what they do."""
+    """Without any optional library they work as usual."""
     done = python(LIBRARIES, f"from ben_secure.cli import main\nsys.exit(main({arguments.split()!r}))\n")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -105,7 +105,7 @@ def test_all_that_is_missing_is_named_at_once():
 
 
 def test_a_broken_library_is_not_called_missing(tmp_path, monkeypatch):
-    """What keeps it from being imported is said; installing it again is no advice."""
+    """The message has the cause of the failed import, and does not advise to install it again."""
     (tmp_path / "broken_library.py").write_text("import nothing_of_the_kind\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingExtraError, match="cannot be imported: No module named 'nothing_of_the_kind'"):
@@ -114,7 +114,7 @@ def test_a_broken_library_is_not_called_missing(tmp_path, monkeypatch):
 
 @pytest.mark.threat("T26")
 def test_no_message_names_an_extra_of_the_package():
-    """A name that the package index does not have could be taken there by somebody else."""
+    """Somebody else could register a name that the package index does not have."""
     package = os.path.dirname(ben_secure.__file__)
     for folder, _, files in os.walk(package):
         for file in files:

@@ -42,7 +42,7 @@ def describe(patch: ben_secure.BigEarthNetPatch) -> dict[str, object]:
 
 
 def expect(described: dict[str, object]) -> dict[str, object]:
-    """What a value should load as: 0.1.0 does not sort the bands of a merged patch, 0.1.2 and this package do."""
+    """The expected content of a loaded value: 0.1.0 does not sort the bands of a merged patch, 0.1.2 and ours do."""
     if described["order"][:2] == ["VH", "VV"] and len(described["order"]) == 14:
         described["order"] = described["order"][2:] + described["order"][:2]
         lines = described["repr"].split("\n")
@@ -81,7 +81,7 @@ def test_every_value_loads_as_the_original_loads_it(originals, generation, tmp_p
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_an_undeclared_subclass_is_refused(originals, generation, tmp_path):
-    """The caller's own class is admitted by declaring it, never by the data; the twin above declares it."""
+    """The caller's own class is accepted only if the caller declares it; the test above declares it."""
     ask(originals[generation], "make", str(tmp_path))
     for value in tmp_path.glob("own.*"):
         with pytest.raises(ben_secure.UnsafePickleError, match=r"archive_patches\.OwnPatch"):

@@ -41,7 +41,7 @@ def ben_secure(capfdbinary):
 
 
 def test_a_dash_is_standard_output(place, ben_secure):
-    """A report or a picture and nothing else is there; what is said of it goes to stderr."""
+    """Only the report or picture is on stdout; messages go to stderr."""
     code, out, _ = ben_secure("audit", "db", "--no-fickling", "--format", "html", "--output", "-")
     assert (code, out[:15]) == (0, b"<!DOCTYPE html>")
     code, out, _ = ben_secure("audit", "db", "--no-fickling", "--json", "--output", "-")
@@ -67,7 +67,7 @@ def test_a_plot_on_standard_output(place, ben_secure):
 @pytest.mark.threat("T21")
 @pytest.mark.parametrize("force", [[], ["--force"]])
 def test_what_is_no_file_is_not_replaced(place, force, ben_secure):
-    """A FIFO is written to, a link and a folder are refused, before anything is judged; and all are what they were."""
+    """A FIFO is written to; a link and a folder are refused before any work; all stay as they were."""
     os.mkfifo("fifo")
     os.mkdir("folder")
     os.symlink("precious.png", "link.png")

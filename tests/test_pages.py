@@ -350,7 +350,7 @@ DAMAGE = {
 @pytest.mark.threat("T5")
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_refused(kind, sound, tmp_path):
-    """One field of a sound file is changed; the message says what was found, the error where."""
+    """One field of a sound file is changed; the message has the found value, and the error its location."""
     path, data, layout = sound
     change, message = DAMAGE[kind]
     (tmp_path / "data").write_bytes(changed(data, *change(layout)))
@@ -363,7 +363,7 @@ def test_damage_is_refused(kind, sound, tmp_path):
 
 @pytest.mark.threat("T5")
 def test_pages_that_many_keys_share_are_refused(tmp_path):
-    """Else a small file could stand for an endless database, whatever the file says of its last page."""
+    """Otherwise a small file could contain an endless database, for any claimed last page."""
     path = build(tmp_path / "data", [(b"%02d" % i, b"." * 40_000) for i in range(20)])
     assert len(read_everything(path)) == 20
     data, layout = path.read_bytes(), Layout(path.read_bytes())
@@ -478,7 +478,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_files_are_named(kind, tmp_path):
-    """What is not LMDB 0.9 of a 64-bit little-endian machine is refused with what it is."""
+    """A file that is not LMDB 0.9 of a 64-bit little-endian machine is refused, and its kind is named."""
     data, message = FOREIGN[kind]
     path = tmp_path / "data"
     path.write_bytes(data)
@@ -552,7 +552,7 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path):
 
 
 def test_the_newer_intact_meta_page_counts(tmp_path):
-    """If one was torn by a crash the other is used, also if that is the second, whose place the first tells."""
+    """After a crash the intact one is used, even if it is the second, whose position the first one contains."""
     path = tmp_path / "data"
     for number in range(3):
         build(path, [(b"%d" % number, b"1")], page_bytes=1024)
@@ -621,7 +621,7 @@ def mutations(draw):
 
 
 def outcome(read):
-    """What a read gives, or the one of our errors in which it ends."""
+    """The result of a read, or one of our errors."""
     try:
         return read()
     except BenSecureError as error:
@@ -632,7 +632,7 @@ def outcome(read):
 @settings(in_one_directory, max_examples=150)
 @given(mutation=mutations())
 def test_hostile_files_give_answers_or_our_errors(tmp_path_factory, mutation):
-    """Whatever the bytes, in bounded time; and a file in which ``lmdb.verify`` finds no fault is read without one."""
+    """For any bytes, in bounded time; a file without faults in ``lmdb.verify`` is read without error."""
     flips, copies = mutation
     data = bytearray(mutation_base(tmp_path_factory.getbasetemp()))
     for source, target, renumber in copies:
@@ -709,7 +709,7 @@ def test_pages_of_a_state_last_until_the_second_commit_after_it(tmp_path):
 
 @pytest.mark.threat("T6")
 def test_an_open_reader_follows_a_writer(tmp_path):
-    """Pages that the reader knows are overwritten; what it would find there is never given out nor reported."""
+    """Known pages are overwritten; stale content is never returned or reported."""
     path = build(tmp_path / "data", [(name, b"0" * 3000) for name in names(200)])
     old = b"0" * 3000
     with open_env(path) as env, PageReader(path) as reader:
@@ -860,7 +860,7 @@ def test_threads_share_a_reader(tmp_path, monkeypatch):
 
 
 def test_closed_readers_say_so(tmp_path):
-    """A caller's mistake is a ValueError; closing twice is none; a reader that could not open has nothing to close."""
+    """A caller's mistake is a ValueError; a second close, or one after a failed opening, has no effect."""
     path = build(tmp_path / "data", [(b"a", b"1")])
     before = set(os.listdir("/dev/fd"))
     reader = PageReader(path)

@@ -106,7 +106,7 @@ def test_a_database_that_grows_is_walked_again(tmp_path, reader):
 
 
 def test_what_is_not_there(reader):
-    """A name that no record has, one without a twin, a twin that is missing."""
+    """A name without a record, without a pair, or whose pair is missing."""
     paired = PairedReader(reader, {**PAIRS, S2_NAME: "S1 nowhere"})
     with pytest.raises(KeyError, match="no patch named S2Z"):
         paired["S2Z"]
@@ -140,7 +140,7 @@ def test_hostile_and_wrong_records_are_refused(tmp_path, kind):
 
 @pytest.mark.threat("T9")
 def test_both_records_are_verified(tmp_path):
-    """With a key, a twin that is not tagged is refused as any value; ``verified`` says what holds for both."""
+    """With a key, an untagged record of a pair is refused like any value; ``verified`` describes both."""
     tagged = {lmdb_key: append_tag(KEY, b"", lmdb_key, value) for lmdb_key, value in RECORDS.items()}
     make_database(tmp_path / "tagged", tagged)
     make_database(tmp_path / "twin", tagged | {b"S1B": RECORDS[b"S1B"]})
@@ -163,7 +163,7 @@ def test_both_records_are_verified(tmp_path):
 
 
 def test_a_callers_mistakes(reader):
-    """Readers of another kind, names that are none, no pairs."""
+    """Readers of another kind, names that are not str, and no pairs are refused."""
     for arguments, error in (
         (({}, PAIRS), TypeError),
         ((reader, PAIRS, {}), TypeError),
@@ -182,7 +182,7 @@ _dtypes = st.sampled_from(["<u2", "<f4", "|u1", ">f8"])
 @settings(max_examples=20)
 @given(st.lists(_dtypes, min_size=14, max_size=14))
 def test_pixels_and_dtypes_are_those_of_the_two(codes):
-    """Whatever dtypes the bands have, and on a buffer of its own."""
+    """The bands have their own dtypes, on a new buffer."""
     dtypes = dict(zip(BANDS, codes, strict=True))
     s2, s1 = make_patch(BigEarthNet_S2_Patch, dtypes), make_patch(BigEarthNet_S1_Patch, dtypes, seed=3)
     merged = join(s2, s1)
@@ -192,7 +192,7 @@ def test_pixels_and_dtypes_are_those_of_the_two(codes):
 
 
 def test_metadata_of_both():
-    """What is equal is there once, what differs is under ``s1_NAME``; a name that is taken then is refused."""
+    """Equal metadata occur once, different ones under ``s1_NAME``; a name that is then taken is refused."""
     s2 = make_patch(BigEarthNet_S2_Patch, labels=["a"], date="2017", snow=False)
     s1 = make_patch(BigEarthNet_S1_Patch, labels=["a"], date="2018", orbit=3)
     s1.later = [1]

@@ -1,4 +1,4 @@
-"""Patch names of BigEarthNet are known, and what only looks like one is not."""
+"""Patch names of BigEarthNet are recognised, and similar ones are not."""
 
 import time
 import timeit
@@ -63,7 +63,7 @@ def test_what_only_looks_like_a_patch_name_gets_a_note(name):
 
 
 def test_real_names_are_known(real_data):
-    """Every key of the archives that the original packages and rico-hdl wrote."""
+    """Every key of the databases that the original packages and rico-hdl wrote."""
     names = set()
     for path in real_data.rglob("data.mdb"):
         with PageReader(path) as reader:
@@ -75,7 +75,7 @@ def test_real_names_are_known(real_data):
 @pytest.mark.threat("T2")
 @given(st.binary(max_size=511) | st.builds(bytes.__add__, st.sampled_from(NAMES), st.binary(max_size=300)))
 def test_any_key_gets_an_answer(name):
-    """Whatever the bytes are, and in no time."""
+    """For any bytes, in little time."""
     remark = key_remark(name)
     assert remark is None or remark.lmdb_key == name
 

@@ -61,7 +61,7 @@ def run(trace):
 
 
 def parts(patch):
-    """What rebuild takes, of a patch."""
+    """The arguments of rebuild for a patch."""
     kind, layout, pixels, stored, extras = patch.__reduce_ex__(4)[1][1:]
     assert kind == type(patch).__name__ or kind is type(patch)
     return layout, pixels, stored, extras
@@ -92,7 +92,7 @@ class TestBand:
                     cls(name=name, data=data)
 
     def test_a_free_band_takes_any_name_and_shape(self):
-        """But it must be told both."""
+        """Name and shape are then required arguments."""
         band = Band(name="green", spatial_resolution=5, data_shape=[2, 3], data=np.zeros((2, 3)))
         assert (band.name, band.spatial_resolution, band.data_shape) == ("green", 5, (2, 3))
         with pytest.raises(TypeError, match="Band needs spatial_resolution and data_shape"):
@@ -115,7 +115,7 @@ class TestBand:
         (np.zeros((20, 20), np.longdouble), ValueError, "found dtype"),
     ])  # fmt: skip
     def test_pixels_are_checked(self, data, error, message):
-        """The message says which band, what was found and what was expected; the twin is accepted."""
+        """The message has the band, the found and the expected; the correct pixels are accepted."""
         BenS2_60mBand(name="B01", data=np.zeros((20, 20)))
         with pytest.raises(error, match=message):
             BenS2_60mBand(name="B01", data=data)
@@ -281,7 +281,7 @@ class TestOwnClasses:
         assert kind_of(TwoBandPatch) == "BigEarthNetPatch"
 
     def test_a_plain_list_of_bands_needs_no_subclass(self):
-        """The base class itself takes bands; they have no attributes then."""
+        """The base class accepts bands; they have no attributes then."""
         bands = [
             BenS1_Band(name="VV", data=noise((120, 120), "f4")),
             BenS2_60mBand(name="B09", data=noise((20, 20), "u2")),
@@ -303,7 +303,7 @@ class TestOwnClasses:
             BigEarthNetPatch(bands)
 
     def test_a_band_class_of_ones_own_is_refused(self):
-        """Nobody else could read it."""
+        """No other program could read it."""
 
         class MyBand(Band):
             pass
@@ -420,7 +420,7 @@ class TestOwnClasses:
 
 class TestAttributes:
     def test_metadata_can_be_set_changed_and_deleted(self):
-        """A new attribute is no stored argument; a changed one differs from what is stored; a deleted one is gone."""
+        """A new attribute is not a stored argument; a changed one differs from it; a deleted one is gone."""
         patch = make_patch(**LABELS)
         patch.note = {"seen": True}
         patch.labels = ["River"]
@@ -458,7 +458,7 @@ class TestAttributes:
         assert patch.__stored_args__ == {"new": 2}
 
     def test_dir_lists_bands_and_metadata(self):
-        """What tab completion shows."""
+        """Tab completion shows these names."""
         assert {"band8A", "labels", "select", "bands"} <= set(dir(make_patch(labels=[])))
         assert "green" in dir(two_bands())
 
@@ -526,7 +526,7 @@ class TestAccess:
         assert mixed.get_stacked_bands().tobytes() == np.stack(mixed.get_bands()).tobytes()
 
     def test_views_share_the_buffer(self):
-        """What is written through one view is seen through all, and travels."""
+        """Writes through one view appear in all, and are kept in copies."""
         patch = make_patch()
         patch.get_stacked_10m_bands()[2, 5, 7] = 4242
         assert patch.band04.data[5, 7] == 4242
@@ -553,7 +553,7 @@ class TestAccess:
         assert np.shares_memory(patch.s2_patch.get_stacked_20m_bands(), patch.band05.data)
 
     def test_a_merged_patch_is_freed_at_once(self):
-        """Its parts make no cycle: archives are read by the hundred thousand."""
+        """Its parts make no reference cycle, because databases have hundreds of thousands of patches."""
         patch = make_patch(BigEarthNet_S1_S2_Patch)
         patch.s1_patch.get_stacked_bands()
         _ = patch.bands, patch.s2_patch.bands
@@ -727,7 +727,7 @@ class TestPickle:
 
     @pytest.mark.parametrize("cls", STANDARD_CLASSES)
     def test_the_canonical_program(self, cls):
-        """One global, one call, the pixels as one block outside any frame; some 30 opcodes, no memo."""
+        """One global, one call, and the pixels as one block outside any frame; about 30 opcodes, no memo."""
         patch = make_patch(cls, **LABELS)
         data = patch.dumps()
         layout, expected, _, _ = parts(patch)
@@ -767,7 +767,7 @@ class TestPickle:
         assert bytes(pixels) == parts(make_patch())[1]
 
     def test_metadata_is_checked_again_when_written(self):
-        """A list can be changed after it was checked; what could not be read back is not written."""
+        """A list can change after its check; content that could not be read back is not written."""
         patch = make_patch(labels=["x"])
         patch.labels.append(object())
         for write in (patch.dumps, lambda: pickle.dumps(patch)):
@@ -814,7 +814,7 @@ class TestPickle:
                 write()
 
     def test_a_subclass_is_written_as_its_class(self):
-        """Plain pickle brings it back; the name of a standard class stands for itself."""
+        """``pickle`` restores it; the name of a standard class stays a name."""
         patch = two_bands(note=np.arange(3))
         again = pickle.loads(patch.dumps())
         assert type(again) is TwoBandPatch
@@ -855,7 +855,7 @@ class TestRebuild:
         return {**arguments, "stored": stored, "extras": extras, **changes}
 
     def test_the_good_one_is_accepted(self):
-        """The twin of every refusal below."""
+        """The accepted counterpart of every refusal below."""
         assert rebuild_patch(**self.good()) == make_patch(BigEarthNet_S1_Patch, labels=["x"])
         assert rebuild_patch(**self.good(extras={"note": 1})).note == 1
         assert rebuild_patch(**self.good(extras={"labels": 1})).__stored_args__ == {"labels": ["x"]}
@@ -910,7 +910,7 @@ class TestRebuild:
             rebuild(BigEarthNet_S1_Patch, layout, pixels, stored, extras, Limits(max_bands=1))
 
     def test_generic_layouts_are_checked_against_the_class(self):
-        """An attribute of a band may not be what the class uses, nor metadata what a band uses; gaps are zero."""
+        """A band's attribute must not hide a name of the class, nor metadata one of a band; gaps are zero."""
         green = ("green", "Band", "G", 1, 1, 3, "|u1")
         wide = ("wide", "Band", "W", 1, 1, 1, "<u4")
         patch = rebuild(BigEarthNetPatch, (green, wide), b"\1\2\3\0\4\0\0\0", {"note": 1}, None)
@@ -974,7 +974,7 @@ class TestHelpers:
 
 
 def test_importing_the_patches_is_light():
-    """numpy and the standard library only; what a data loader's worker has to import."""
+    """Only numpy and the standard library are loaded, because every DataLoader worker imports them."""
     script = "import sys, numpy; had = set(sys.modules); import ben_secure.patches; print(*(set(sys.modules) - had))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     roots = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names)

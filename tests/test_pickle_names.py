@@ -52,7 +52,7 @@ def test_table_is_closed():
 
 @pytest.mark.threat("T1")
 def test_a_row_is_nothing_but_its_name():
-    """What a global stands for is not the real thing, cannot be called, and leads nowhere."""
+    """A row for a global is not the real object, cannot be called, and has no references to it."""
     for pair, row in TABLE.items():
         assert type(row) is Name
         assert row.name == pair[1]

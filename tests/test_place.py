@@ -28,7 +28,7 @@ def keys(**found):
 
 
 def place(**tags):
-    """What is said of a file of B01 with these fields."""
+    """The metadata of a file of B01 with these fields."""
     fields = {}
     for part in tags.values():
         fields |= part
@@ -53,7 +53,7 @@ def test_rasterio_reads_the_same_place():
 
 
 def test_forms_of_a_place():
-    """Tie points, matrices, areas and points; what is turned, mirrored, user-defined or missing is left out."""
+    """Tie points, matrices, areas and points are read; rotated, mirrored, user-defined or missing ones are left out."""
     assert place(s=SCALE, t=TIE, k=keys(projected=32633)) == {"epsg": 32633, "bounds": BOUNDS}
     assert place(s=SCALE, t=TIE, k=keys(raster=1)) == {"bounds": BOUNDS}
     corner = {33922: ("d", [0.0, 0.0, 0.0, 399990.0, 5300010.0, 0.0])}
@@ -110,7 +110,7 @@ def test_what_makes_no_sense_in_a_label_file_is_left_out(key, value, lost):
 
 
 def test_names_have_a_time():
-    """Names of v1 and v2; an hour without its zero; a date alone where there is no clock time; else nothing."""
+    """Names of v1 and v2; hours without a leading zero; only a date if there is no time; otherwise nothing."""
     for name, expected in (
         ("S2A_MSIL2A_20170613T101031_87_48", "2017-06-13T10:10:31Z"),
         ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57", "2017-06-13T10:10:31Z"),

@@ -6,7 +6,7 @@ from ben_secure._system.processors import processors
 
 
 def test_only_those_that_may_be_used_are_counted(monkeypatch):
-    """A job that is bound to some processors has these; where the system does not tell, all count."""
+    """A job that is bound to some processors counts these; if the system does not report them, all are counted."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert processors() == 2

@@ -1,4 +1,4 @@
-"""Fingerprints: one for a program, whatever its pixels and labels; and the program that fickling is shown."""
+"""Fingerprints: one for a program, for any pixels and labels; and the program that fickling gets."""
 
 import pickle
 import pickletools
@@ -31,7 +31,7 @@ from support.strategies import TwoBandPatch, make_patch
 
 
 def decoded(value):
-    """Names and arguments, but for bytes, lengths of frames, and which kind of bytes it is."""
+    """Names and arguments, except bytes, lengths of frames, and the kind of bytes."""
     alike = {"BYTEARRAY8": "BINBYTES", "BINBYTES8": "BINBYTES"}
     return [
         (alike.get(opcode.name, opcode.name), None if isinstance(argument, bytes | bytearray) else argument)
@@ -70,7 +70,7 @@ def test_pixels_texts_and_numbers_do_not_matter():
 
 @pytest.mark.parametrize("kind", [S1, S2, MERGED])
 def test_legacy_values_of_one_database_are_one_program(kind):
-    """Whatever their labels, and which of them are shared; numpy 1 and 2 name their functions otherwise."""
+    """For any labels and any sharing; numpy 1 and 2 name their functions differently."""
     many = ["a", "b", "c"]
     metadata = [
         {"labels": ["Pastures", "b"]},
@@ -97,7 +97,7 @@ def test_values_that_are_not_remembered_have_the_same_fingerprints():
 
 
 def test_declared_classes_have_programs_of_their_own():
-    """A name that the caller declares is told apart from those of the table."""
+    """A declared name is distinguished from those of the table."""
     bands = [make_patch().get_band_data_by_name(name) for name in ("B02", "B11")]
     decoder = Decoder((TwoBandPatch,))
     found = {fingerprint(TwoBandPatch(*bands).dumps(), decoder), fingerprint(make_patch().dumps(), decoder)}
@@ -128,7 +128,7 @@ def test_refused_values_differ_by_all_of_their_program(found):
 
 @pytest.mark.threat("T13")
 def test_of_a_refused_value_everything_but_the_pixels_matters():
-    """What a function is called with is a part of what it does."""
+    """The arguments of a function are a part of its effect."""
     system = [assembler.program(assembler.call(assembler.name("os", "system"), assembler.text(text))) for text in "ab"]
     assert len({refused_fingerprint(value) for value in [*system, system[0]]}) == 2
     pixels = [assembler.program(assembler.blob(bytes([n]) * 5_000)) for n in range(2)]
@@ -150,7 +150,7 @@ def test_the_program_has_the_opcodes_of_the_value(value):
 
 
 def test_what_stands_behind_the_end_stays():
-    """A second pickle is shown too, and a few bytes of what is no opcode."""
+    """A second pickle is shown, too, and a few bytes that are not opcodes."""
     assert without_pixels(HONEST[0] + SHELL).endswith(SHELL)
     assert without_pixels(SHELL + b"\xff\xfe") == SHELL + b"\xff\xfe"
     assert without_pixels(SHELL + b"\xff" * 100_000) == SHELL + b"\xff" * 16
@@ -209,7 +209,7 @@ def test_any_bytes_have_a_fingerprint(data):
     ids=lambda case: case[0],
 )
 def test_hostile_opcodes_are_decoded_in_little_time(value):
-    """Or are not, without an error or a warning; what stands before them is shown."""
+    """Decoding may fail, without an error or a warning; the opcodes before are shown."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         start = time.process_time()

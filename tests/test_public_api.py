@@ -36,12 +36,12 @@ def test_every_public_name_resolves():
     ],
 )
 def test_documented_paths_stay(module, name):
-    """What the documents or stored values name by its path is found there, wherever it is defined."""
+    """Paths in documents or stored values lead to the objects, wherever these are defined."""
     assert hasattr(importlib.import_module(f"ben_secure.{module}"), name)
 
 
 def test_only_public_names_are_listed():
-    """What a user completes is what a user may rely on."""
+    """Completion shows only names that users may rely on."""
     assert sorted(dir(ben_secure)) == sorted(["__version__", *ben_secure.__all__])
 
 

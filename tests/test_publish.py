@@ -68,7 +68,7 @@ def tree_of(directory):
 @pytest.mark.threat("T8")
 @pytest.mark.parametrize("convert", [[], ["--convert"]])
 def test_a_release_is_what_a_consumer_can_verify(place, capsys, convert):
-    """With nothing but the folder and the page: key, command, Python and checksums of the page do what they say."""
+    """Key, command, Python and checksums of the page work with only the folder and the page."""
     before = tree_of("legacy")
     code, out, err = run(["legacy", "release", *COMMAND, "--license", "CC0", *convert], capsys)
     assert (code, err) == (0, "")
@@ -123,7 +123,7 @@ def test_hostile_values_stop_it(place, capsys, convert):
     "stage", ["rewrite", "sign_release", "_verified_as_a_consumer_would", "file_sha256", "page", "card", "croissant"]
 )
 def test_a_stage_that_fails_leaves_nothing(place, capsys, monkeypatch, stage):
-    """Whatever it is, also if it fails when it has done its work."""
+    """For any failure, even one after the stage has finished."""
     listed = sorted(os.listdir())
     original = getattr(publish, stage)
 
@@ -163,7 +163,7 @@ def test_what_is_changed_after_signing_is_not_released(place, capsys, monkeypatc
 
 
 def test_nothing_else_ships(place):
-    """What appears in the release while it is made, such as what another writer has left, stops it."""
+    """A file that appears in the release during publishing, such as another writer's, stops it."""
     for name in (".x.ben-secure-writing", "BigEarthNet-S2.lmdb/lock.mdb", "note"):
 
         def stages(stage, name=name):
@@ -215,7 +215,7 @@ def test_what_cannot_be_done_is_said(place, capsys, arguments, message):
 
 
 def test_an_empty_folder_is_filled(place, capsys):
-    """One that was made beforehand; a second time it is full. The JSON object has what the page has."""
+    """An existing empty folder is filled; a second time it is full. The JSON object has the content of the page."""
     os.mkdir("release")
     code, out, err = run(["legacy", "release", *COMMAND, "--json"], capsys)
     document = json.loads(out)
@@ -230,7 +230,7 @@ def test_an_empty_folder_is_filled(place, capsys):
 
 
 def test_names_make_safe_file_names_and_commands(place, capsys):
-    """Whatever the dataset is called."""
+    """For any name of the dataset."""
     for number, (name, database) in enumerate(
         (("Größe / 2; rm -rf", "Gr-e-2-rm-rf.lmdb"), ("../..", "dataset.lmdb"), ("it's $HOME `x`", "it-s-HOME-x.lmdb"))
     ):
@@ -254,7 +254,7 @@ def test_names_make_safe_file_names_and_commands(place, capsys):
 
 @pytest.mark.slow
 def test_a_killed_publish_leaves_nothing_like_a_release(place):
-    """At random moments: no folder or a whole one, and doing it again does it and removes what was left."""
+    """A kill at a random moment leaves no folder or a complete one; a second run completes and removes the remains."""
     many = {b"%03d" % number: LEGACY[b"s1"] for number in range(60)}
     make_database(place / "many", many)
     command = [sys.executable, "-m", "ben_secure", "publish", "many", "release", *COMMAND]
@@ -345,7 +345,7 @@ def test_metadata_for_machines(place, capsys):
 
 @pytest.mark.slow
 def test_croissant_is_valid(place, capsys):
-    """The validator of those who specify it finds no error, and misses only what a publisher alone can know."""
+    """The validator of the specification finds no error, and misses only facts that only a publisher knows."""
     mlcroissant = pytest.importorskip("mlcroissant")
     run(["legacy", "release", *COMMAND, "--license", "CDLA-Permissive-1.0"], capsys)
     code = (

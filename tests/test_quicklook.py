@@ -131,7 +131,7 @@ def test_nan_is_black_and_does_not_count():
 
 @given(patches())
 def test_any_patch_is_drawn_or_refused_with_a_reason(patch):
-    """Whatever numbers a patch holds, the result is a picture, without a warning, or a ValueError that lists bands."""
+    """For any numbers in a patch, the result is a picture without a warning, or a ValueError that lists bands."""
     for kind in KINDS:
         if {band.name for band in patch.bands}.issuperset(KINDS[kind]):
             image = composite(patch, kind)
@@ -150,7 +150,7 @@ def test_long_sides_are_sampled():
 
 
 def test_missing_bands_are_named():
-    """The error names what is missing, what is there and what would do."""
+    """The error names the missing bands, the existing ones and the possible composites."""
     with pytest.raises(
         ValueError, match="infrared takes bands B08, B04, B03, and this patch has VH, VV, so choose radar"
     ):
@@ -163,7 +163,7 @@ def test_missing_bands_are_named():
 
 
 def test_png_is_lossless_and_repeatable(tmp_path):
-    """A PNG holds exactly the picture; a scale repeats pixels, and what people look at is scaled."""
+    """A PNG has exactly the picture; a scale repeats pixels, and pictures for people are scaled."""
     quicklook = make_patch().quicklook()
     assert np.array_equal(decoded(to_png(quicklook.image)), quicklook.image)
     assert np.array_equal(decoded(to_png(quicklook.image, scale=3))[::3, ::3], quicklook.image)
@@ -180,7 +180,7 @@ def test_png_is_lossless_and_repeatable(tmp_path):
 
 
 def test_a_large_picture_is_not_enlarged():
-    """What has as many pixels as a screen is written as it is."""
+    """A picture as large as a screen is written unscaled."""
     picture = generic(VV=ramp((481, 2), "<f4"), VH=ramp((481, 2), "<f4")).quicklook()
     assert decoded(picture._repr_png_()).shape == (481, 2, 3)
 
@@ -261,14 +261,14 @@ def test_pillow_is_loaded_only_for_pictures():
 
 
 def test_quicklook_is_no_name_for_metadata():
-    """Metadata cannot stand before the method."""
+    """Metadata cannot hide the method."""
     with pytest.raises(ValueError, match="quicklook"):
         make_patch(quicklook=1)
     assert make_patch(quick_look=1).quick_look == 1
 
 
 def test_real_patches(real_data):
-    """The patches of the example archives have all composites, with the full range of brightness in each."""
+    """The patches of the example databases have all composites, each with the full range of brightness."""
     from ben_secure import PatchReader
 
     with PatchReader(real_data / "legacy" / "numpy1-pydantic1" / "s1_s2.lmdb") as reader:

@@ -1,4 +1,4 @@
-"""``PatchReader`` is a mapping of patches that can be shared, forked, pickled, and never gives out what is not one."""
+"""``PatchReader`` is a mapping of patches that can be shared, forked and pickled, and returns only patches."""
 
 import os
 import pickle
@@ -52,7 +52,7 @@ def path(tmp_path_factory, patches):
 
 
 def test_is_a_mapping_in_key_order(path, patches):
-    """What ``Mapping`` promises, for patches."""
+    """It has the behaviour of ``Mapping``, for patches."""
     with PatchReader(path) as reader:
         assert list(reader) == list(reader.keys()) == sorted(NAMES, key=str.encode)
         assert len(reader) == 4
@@ -70,7 +70,7 @@ def test_is_a_mapping_in_key_order(path, patches):
 
 
 def test_patches_are_their_owners(path, patches):
-    """Each keeps the memory that its value was read into: what is written to one changes no other, and no file."""
+    """Each owns the memory of its value: writing to one changes no other patch and no file."""
     with PatchReader(path) as reader:
         for _ in range(3):
             read = {name: reader[name] for name in reader}
@@ -92,7 +92,7 @@ def test_missing_names_are_key_errors(path):
 
 
 def test_names_are_str(path):
-    """A caller who passes the LMDB key is told so; a question whether it is there is answered, as by any mapping."""
+    """Passing the LMDB key is a TypeError; ``in`` is answered, as in any mapping."""
     with PatchReader(path) as reader:
         assert "S2A_0" in reader
         for other in (b"S2A_0", 0, None, ["S2A_0"]):
@@ -103,7 +103,7 @@ def test_names_are_str(path):
 
 
 def test_readers_are_equal_only_to_themselves(path, patches):
-    """``==`` of mappings would read and compare two archives."""
+    """``==`` of mappings would read and compare two databases."""
     with PatchReader(path) as reader, PatchReader(path) as other:
         assert reader == reader
         assert reader != other
@@ -149,7 +149,7 @@ def test_keys_that_are_not_utf8_are_reported(tmp_path, patches):
 
 
 def test_limits_hold_for_store_and_pickle(path, patches):
-    """The length of the value, and what the trusted core counts."""
+    """The length of the value and the counts of the trusted core are limited."""
     size = len(patches["S2A_0"].dumps())
     with PatchReader(path, limits=Limits(max_value_bytes=size)) as reader:
         assert reader["S2A_0"] == patches["S2A_0"]
@@ -246,7 +246,7 @@ def test_closed_and_missing(path, tmp_path):
 
 @pytest.mark.threat("T5")
 def test_liblmdb_is_not_loaded(path):
-    """Not even imported by who only reads."""
+    """A program that only reads does not even import lmdb."""
     code = (
         f"import sys, ben_secure; r = ben_secure.PatchReader({str(path)!r}); r['S2A_0']; print('lmdb' in sys.modules)"
     )

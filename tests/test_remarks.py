@@ -1,4 +1,4 @@
-"""Remarks on metadata: quiet on what honest patches hold, and one for each thing that no patch needs."""
+"""Remarks on metadata: none for honest patches, and one for each thing that no patch needs."""
 
 import re
 import time
@@ -77,14 +77,14 @@ ODD = {
 
 
 def remark(**metadata):
-    """What is said of a patch with this metadata, as it is loaded from its bytes."""
+    """The remark on a patch with this metadata, loaded from its bytes."""
     return metadata_remark(loads(make_patch(**metadata).dumps()))
 
 
 @pytest.mark.threat("T4")
 @pytest.mark.parametrize("case", ODD)
 def test_what_no_patch_needs_gets_a_warning(case):
-    """Escaped, with the name of the metadata; its twin gets none."""
+    """The text is escaped and has the name of the metadata; the accepted counterpart gets no warning."""
     odd, twin, message = ODD[case]
     found = remark(**odd)
     assert found.isascii()
@@ -112,12 +112,12 @@ def test_honest_metadata_gets_none():
 
 
 def test_legacy_values_get_none():
-    """What the original packages write."""
+    """Values of the original packages get no remarks."""
     assert [metadata_remark(loads(write(small_tree(generation)))) for generation in GENERATIONS] == [None] * 4
 
 
 def test_real_patches_get_none(real_data):
-    """Every patch of the archives that the original packages wrote."""
+    """Every patch of the databases that the original packages wrote."""
     seen = 0
     for path in real_data.glob("legacy/*/*/data.mdb"):
         with PatchReader(path) as reader:
@@ -128,7 +128,7 @@ def test_real_patches_get_none(real_data):
 
 
 def test_attributes_beside_the_stored_metadata_are_looked_at_too():
-    """What was set on a patch after it was made travels apart from the rest."""
+    """An attribute that was set after construction is stored separately."""
     patch = make_patch(labels=LABELS)
     patch.note = "fine"
     assert metadata_remark(loads(patch.dumps())) is None
@@ -139,7 +139,7 @@ def test_attributes_beside_the_stored_metadata_are_looked_at_too():
 @pytest.mark.threat("T2")
 @given(metadata())
 def test_any_metadata_gets_an_answer(metadata):
-    """Whatever was admitted as metadata, the answer is a remark or none."""
+    """For any accepted metadata, the result is a remark or none."""
     found = remark(**metadata)
     assert found is None or found.isascii()
 

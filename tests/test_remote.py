@@ -137,7 +137,7 @@ def test_a_forked_child_goes_on(server):
 @pytest.mark.threat("T22")
 @pytest.mark.parametrize("honest", [True, False], ids=["If-Match", "ignored"])
 def test_a_changed_object_is_an_error(server, folder, tmp_path, honest):
-    """Whether the server minds If-Match or not; also for a copy of the reader. Who opens it again reads the new one."""
+    """Even if the server ignores If-Match, and for a copy of the reader. Opening again reads the new version."""
     name = f"{honest}.lmdb"
     database(folder / name, patches(3, start=1))
     if not honest:
@@ -183,7 +183,7 @@ BAD_ANSWERS = {
 @pytest.mark.threat("T22")
 @pytest.mark.parametrize(("answer", "message"), BAD_ANSWERS.values(), ids=BAD_ANSWERS)
 def test_servers_that_cannot_serve_ranges(server, answer, message):
-    """The error says what the server does, at opening and at a read; the whole database is never taken."""
+    """The error describes the server's behaviour, on opening and on reading; the whole database is never fetched."""
     url = server.url("x.lmdb/data.mdb")
     with PatchReader(url) as reader:
         server.answer = lambda *arguments: answer(*arguments) is None
@@ -274,7 +274,7 @@ def test_credentials_are_in_no_text(server):
 @pytest.mark.threat("T22")
 @pytest.mark.parametrize("huge", [2**24, 2**40, 2**58])
 def test_memory_does_not_depend_on_what_a_server_claims(server, huge):
-    """A database said to be huge is read in the memory of a small one; a manifest is, before its envelope verifies."""
+    """A database that claims to be huge takes the memory of a small one; so does a manifest before verification."""
     asked = []
 
     def lie(handler, content, span):
@@ -488,7 +488,7 @@ def test_the_headers_of_a_user_are_for_one_server(server, folder, monkeypatch, h
 
 @pytest.mark.threat("T22")
 def test_every_value_is_verified(server, folder):
-    """By tag and by manifest, which lies beside the database, or where the caller says: a URL or a file."""
+    """By tag and by manifest, which is beside the database, or at the caller's URL or path."""
     asked = {"mac_key": KEY, "context": "c", "verify_key": PUBLISHER.verify_key, "name": "X", "version": "1"}
     for manifest in (None, server.url("x.lmdb.manifest"), folder / "x.lmdb.manifest"):
         with PatchReader(server.url("x.lmdb"), manifest=manifest, **asked) as reader:
@@ -515,7 +515,7 @@ def test_every_value_is_verified(server, folder):
 
 
 def test_verify_all_or_a_sample(server, folder):
-    """The same findings as for the local database; a sample reads no more than it says."""
+    """The findings equal those of the local database; a sample reads only its values."""
     signed = Verification(verify_key=PUBLISHER.verify_key, mac_key=KEY, context="c")
     foreign = Verification(mac_key=MacKey.generate())
     for path in (folder / "x.lmdb", server.url("x.lmdb")):
@@ -577,7 +577,7 @@ def test_audit_of_a_sample(server, folder, tmp_path):
 
 @pytest.mark.threat("T22")
 def test_commands_take_urls(server, folder, tmp_path, capsys, monkeypatch):
-    """Inspect, show, verify and audit; what they print, also as JSON and when they fail, has no credentials."""
+    """Inspect, show, verify and audit accept URLs; their output, as JSON and on failure, too, has no credentials."""
     monkeypatch.chdir(tmp_path)
     write_verify_key("key.pub", PUBLISHER.verify_key)
     write_verify_key("stranger.pub", STRANGER.verify_key)

@@ -59,7 +59,7 @@ def running(command, port):
 
 
 def free_port():
-    """A port that nobody listens at now."""
+    """A port that is free at present."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
@@ -80,7 +80,7 @@ def check(url, change):
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.parametrize("more", ["", "max_ranges 0;"], ids=["ranges", "no ranges"])
 def test_nginx(tmp_path, release, more):
-    """Ranges, ETag and If-Match as nginx does them; an error where it is told to serve no ranges."""
+    """Ranges, ETag and If-Match of nginx work; it is an error if nginx serves no ranges."""
     port = free_port()
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""  # else its workers cannot read what is private
     (tmp_path / "nginx.conf").write_text(NGINX_CONF.format(folder=tmp_path, port=port, more=more, user=user))

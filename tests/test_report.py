@@ -105,7 +105,7 @@ def test_all_forms_agree(reports, monkeypatch):
 
 @pytest.mark.parametrize("style", Format)
 def test_the_same_findings_give_the_same_bytes(style):
-    """Whatever the order in which counts were made; no time, no machine."""
+    """For any order of counting; the report has no time and no machine."""
     first, second = every_rule(), every_rule()
     for counter in (second.tally.rules, second.tally.categories, second.tally.formats, second.tally.sizes):
         items = list(counter.items())[::-1]

@@ -28,7 +28,7 @@ ATTRIBUTES = (
 
 
 def html(*reports):
-    """A page that is checked for what all must keep to."""
+    """A page that passes the common checks."""
     out = io.StringIO()
     write_html(reports, out)
     text = out.getvalue()
@@ -49,7 +49,7 @@ def html(*reports):
 
 
 def test_it_says_verdict_counts_and_findings():
-    """What the other forms say stands on the page."""
+    """The page has the content of the other forms."""
     page = html(report_of())
     for text in (
         "REFUSED",
@@ -74,7 +74,7 @@ def test_the_banner_is_the_verdict(report, verdict):
 
 
 def test_findings_are_listed_by_category():
-    """Whatever may run code before what is broken, errors before warnings before notes."""
+    """Possible code before damage, and errors before warnings before notes."""
     rules = re.findall(r'data-rule="([\w-]+)"', written(every_rule()))
     assert [RULES[Rule(rule)].category.rank for rule in rules] == sorted(text.category.rank for text in RULES.values())
     assert rules[0] == "forbidden-global"
@@ -82,7 +82,7 @@ def test_findings_are_listed_by_category():
 
 
 def test_a_rule_of_damage_comes_first_if_it_hides_an_attack():
-    """A value that is no pickle of today, and names a function all the same, is not listed behind what is odd."""
+    """A value that is not a modern pickle but names a function is not listed after harmless oddities."""
     named = Finding(lmdb_key=b"b", rule=Rule.NOT_A_PICKLE, message="odd", global_name="posix.system")
     plain = Finding(lmdb_key=b"b", rule=Rule.NOT_A_PICKLE, message="odd")
     for finding, first in ((named, "not-a-pickle"), (plain, "call-shape")):
@@ -148,7 +148,7 @@ def test_the_strip_shows_where_errors_and_warnings_stand():
 
 
 def test_bars_are_as_long_as_their_counts():
-    """The most frequent is as wide as the figure; nothing has no bar."""
+    """The most frequent is as wide as the figure; a count of zero has no bar."""
     assert re.findall(r'width="([\d.]+)%" height="10" rx', bars({"a": 50, "b": 200, "c": 0}, "x")) == [
         "25.00", "100.00", "0.00",
     ]  # fmt: skip

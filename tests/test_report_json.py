@@ -29,7 +29,7 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs" / "audit-json.md"
 
 
 def written(*reports, **options):
-    """What is written of reports: text and document, which has the published form."""
+    """The written report: text and document, which follows the published schema."""
     out = io.StringIO()
     write_json(reports, out, **options)
     document = json.loads(out.getvalue())
@@ -114,7 +114,7 @@ def test_at_every_moment_the_end_makes_one_valid_object(moment):
 
 
 def test_findings_beyond_those_kept_are_counted():
-    """What was not written is left out, whoever wrote."""
+    """Findings that a writer left out are counted, for every writer."""
     _, document = written(report_of(left_out=7))
     assert (document["findings_left_out"], document["rules"]) == (7, {"call-shape": 8})
 

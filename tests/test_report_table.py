@@ -18,7 +18,7 @@ NOTE = Finding(lmdb_key=b"S2A_2", rule=Rule.KEY_NAME, message="no name")
 
 
 def test_the_table_shows_the_findings_and_the_verdict_last():
-    """Level, key, rule, byte and what was found stand in one line; the place is not told twice."""
+    """Level, key, rule, byte and message are in one line; the location occurs once."""
     lines = printed(report_of()).splitlines()
     assert re.fullmatch(r"error\s+S2A_1\s+call-shape\s+7\s+odd call", lines[2].rstrip())
     assert "5 values checked (2.5 MB): 4 clean, 1 refused" in lines
@@ -27,7 +27,7 @@ def test_the_table_shows_the_findings_and_the_verdict_last():
 
 
 def test_levels_are_counted_and_coloured():
-    """A note is no refusal, and is told from an error by its colour."""
+    """A note is not a refusal, and has another colour than an error."""
     assert "findings: 1 error, 2 notes (lmdb-key-name 2, call-shape 1)" in printed(report_of([CALL, NOTE, NOTE]))
     shown = printed(report_of([CALL, NOTE]), force_terminal=True, color_system="standard")
     assert "\x1b[1;31merror" in shown
@@ -57,7 +57,7 @@ def test_the_opinion_stands_below_what_was_found():
     ],
 )
 def test_the_last_line_is_the_verdict(changes, last):
-    """One line says it, whatever stands before."""
+    """One line has the verdict, after any other lines."""
     assert printed(report_of([], **changes)).splitlines()[-1] == last
 
 
@@ -80,14 +80,14 @@ def test_attacks_are_told_from_damage_in_the_last_line():
 
 
 def test_a_value_that_names_a_foreign_global_could_run_code_whatever_it_was_refused_for():
-    """An attack cannot pass for damage by being damaged, too; the counterpart without a global is no patch."""
+    """Damage must not hide an attack; the counterpart without a global is counted as not a patch."""
     named = Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd", global_name="posix.system")
     assert "1 could run code" in printed(report_of([named]))
     assert "1 is not a patch" in printed(report_of([Finding(lmdb_key=b"a", rule=Rule.NOT_A_PICKLE, message="odd")]))
 
 
 def test_a_clean_database_with_a_warning_says_so_in_the_last_line():
-    """One word is read, so the warning stands beside it; a note does not."""
+    """Readers look at one word, so the warning is beside it; a note is not."""
     exposed = Finding(rule=Rule.WRITABLE, message="can be written: by everybody")
     assert printed(report_of([exposed, NOTE])).splitlines()[-1] == (
         "CLEAN, with 1 warning (writable by others): all 5 values in some.lmdb are patches and nothing else"

@@ -70,7 +70,7 @@ def test_equal_sizes_are_copied(mode):
 @pytest.mark.parametrize("mode", MODES[1:])
 @pytest.mark.parametrize(("source", "target"), SIZES)
 def test_weights_sum_to_one(source, target, mode):
-    """So an image of one value keeps it, and what is normalised before is as if it were after."""
+    """So a constant image stays constant, and normalisation can come before or after."""
     places, weights = taps(source, target, mode)
     assert places.min() >= 0
     assert places.max() < source

@@ -1,4 +1,4 @@
-"""A database made anew of another, or changed where it is: whole or not at all, and nothing that was refused."""
+"""A new database from another, or a change in place: all or nothing, and without refused values."""
 
 import itertools
 import os
@@ -78,7 +78,7 @@ def sound(path):
     context=st.text(max_size=5),
 )
 def test_tagging_laws(value, lmdb_key, context):
-    """Tagging twice is tagging once, untagging gives back the payload, also of a value that ends in the magic."""
+    """Tagging twice equals tagging once, and untagging restores the payload, even of a value that ends in the magic."""
     tagger = Tagger(KEYS, context)
     stored = tagger.tagged(lmdb_key, value)
     assert stored == append_tag(KEYS.signing, context.encode(), lmdb_key, value)
@@ -109,7 +109,7 @@ def test_retagging_asks_an_old_key():
 
 
 def test_what_is_too_long_is_not_tagged():
-    """What a reader would refuse is not tagged; the limit is inclusive, and the tag does not count."""
+    """A value that a reader would refuse is not tagged; the limit is inclusive, and the tag does not count."""
     tagger = Tagger(KEYS, limits=Limits(max_value_bytes=100))
     assert len(tagger.tagged(b"k", bytes(100))) == 100 + FOOTER_BYTES
     with pytest.raises(LimitExceededError, match="has 101 bytes, expected at most 100"):
@@ -146,7 +146,7 @@ def refuse_some(refused):
 
 
 def test_rewrite_is_all_or_nothing(bare, tmp_path):
-    """One refused value and there is no database; all are counted, the first of them kept; unless told to go on."""
+    """With one refused value there is no database; all are counted and the first are kept, unless told to continue."""
     for refused in ({b"000"}, {b"023"}, set(BARE)):
         done = rewrite(bare, tmp_path / "new", refuse_some(refused))
         assert (done.checked, done.written, done.refusals.count) == (24, 0, len(refused))
@@ -191,7 +191,7 @@ def test_rewrite_needs_a_source_and_no_target(bare, tmp_path):
 
 
 def test_rewrite_notices_a_writer(bare, tmp_path):
-    """What was changed meanwhile would be a mixture of two states."""
+    """A change during the copy would give a mixture of two states."""
 
     def transform(lmdb_key, value):
         if lmdb_key == b"010":
@@ -231,7 +231,7 @@ def test_change_in_place(bare):
     chunk=st.sampled_from([1, 5000, 60_000, 2**26]),
 )
 def test_any_database_stays_sound(tmp_path_factory, monkeypatch, sizes, had, chunk):
-    """Tagged and untagged values mixed, whatever the sizes and the transactions: twice over, with a new key too."""
+    """Tagged and untagged values mixed, for any sizes and transactions; twice, and with a new key."""
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", chunk)
     monkeypatch.setattr(in_place, "_SPARE_MAP_BYTES", 0)
     bare = {b"%05d" % number: bytes([number]) * size for number, size in enumerate(sizes)}
@@ -319,7 +319,7 @@ def test_a_source_that_is_replaced_meanwhile_is_not_copied(bare, tmp_path, which
 @needs_lmdb_3
 @pytest.mark.threat("T5")
 def test_liblmdb_gets_only_what_its_verifier_passes(bare, monkeypatch):
-    """A fault that a reader does not even see: the file is left as it is, and --out is what to do."""
+    """A fault that a reader does not notice leaves the file unchanged, and the message recommends --out."""
     data_file = bare / "data.mdb"
     content = bytearray(data_file.read_bytes())
     with lmdb.open(str(bare), readonly=True, lock=False) as env:
@@ -399,7 +399,7 @@ def test_a_folder_above_that_others_can_write_to_is_enough(bare):
 @pytest.mark.threat("T19")
 @pytest.mark.parametrize("exchanged", [None, "folder", "file"])
 def test_liblmdb_opens_the_file_that_was_verified(bare, tmp_path, monkeypatch, exchanged):
-    """Whatever lies at its path by then: the folder is held open, and the file in it compared."""
+    """A new file at the path has no effect: the folder is held open, and the file in it is compared."""
     other = make_database(tmp_path / "other", {b"planted": b"nobody has verified it"})
     verify = in_place.lmdb.verify.verify
 
@@ -446,7 +446,7 @@ def test_a_data_file_that_is_a_link_is_not_changed_in_place(bare, tmp_path):
 @pytest.mark.threat("T19")
 @pytest.mark.parametrize("through", ["db", "link", "chain", "db/data.mdb", "link/data.mdb"])
 def test_a_release_is_not_changed_through_whatever_link(bare, tmp_path, through):
-    """The manifest lies beside the database or beside a link to it; without a manifest, links are followed."""
+    """The manifest is beside the database or beside a link to it; without a manifest, links are followed."""
     (tmp_path / "link").symlink_to("db")
     (tmp_path / "elsewhere").mkdir(mode=0o755)
     (tmp_path / "elsewhere" / "chain").symlink_to("../link")
@@ -483,7 +483,7 @@ def test_use_is_exclusive(bare):
 
 @needs_lmdb_3
 def test_a_lock_file_that_is_something_else_is_not_written_to(bare, tmp_path):
-    """liblmdb would make a lock file of whatever a link leads to."""
+    """liblmdb would make a lock file at the target of a link."""
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious")
     (bare / "lock.mdb").unlink()
@@ -498,7 +498,7 @@ def test_a_lock_file_that_is_something_else_is_not_written_to(bare, tmp_path):
 
 @needs_lmdb_3
 def test_the_map_grows(tmp_path, monkeypatch):
-    """Also in the middle of the work, with a transaction larger than what is left."""
+    """It grows even during the work, with a transaction larger than the free space."""
     monkeypatch.setattr(in_place, "_SPARE_MAP_BYTES", 0)
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", 2**20)
     many = {b"%03d" % number: bytes(70_000) for number in range(60)}
@@ -524,7 +524,7 @@ def in_a_child(work):
 
 @needs_lmdb_3
 def test_a_full_disk_ends_it_between_transactions(tmp_path, monkeypatch):
-    """What was committed stays, what was not is as before; with room again, the rest is done."""
+    """Committed values stay and the others are unchanged; with free space, a second run completes."""
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", 200_000)
     bare = {b"%03d" % number: bytes([number]) * 20_000 for number in range(60)}
     path = make_database(tmp_path / "db", bare)
@@ -556,7 +556,7 @@ def check_and_finish(path, bare):
 
 @needs_lmdb_3
 def test_killed_at_every_value(tmp_path, monkeypatch):
-    """Some values to a transaction: what was committed stays, what was not is as before."""
+    """With several values per transaction: committed values stay, and the others are unchanged."""
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", 100_000)
     bare = {b"%03d" % number: bytes([number]) * (30_000 + number) for number in range(12)}
     original = make_database(tmp_path / "original", bare)
@@ -627,7 +627,7 @@ def test_killed_at_random_moments(tmp_path, monkeypatch, where):
 
 @pytest.mark.threat("T9")
 def test_a_writer_with_a_key_tags_what_it_writes(tmp_path):
-    """Under its name and the context, with a key or a set; what is there already is copied as it is."""
+    """Under its name and the context, with a key or a set; existing values are copied unchanged."""
     patch, other = make_patch(), make_patch(BigEarthNet_S1_Patch)
     with PatchWriter(tmp_path / "db", mac_key=KEYS.signing, context="größe") as database:
         database["a"] = patch

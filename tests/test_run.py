@@ -1,4 +1,4 @@
-"""An audit as a whole: whatever divides, samples, resumes or interrupts it, the report is what one walk finds."""
+"""An audit as a whole: divided, sampled, resumed or interrupted, its report is that of one walk."""
 
 import contextlib
 import dataclasses
@@ -56,7 +56,7 @@ PUBLISHER = SigningKey.generate()
 
 @pytest.fixture(autouse=True)
 def no_structure(monkeypatch):
-    """What is found of the database as a whole has tests of its own (test_structure), and takes a process."""
+    """Findings about the whole database have their own tests (test_structure), and take a process."""
     monkeypatch.setattr(structure, "structure_findings", lambda *_: [])
 
 
@@ -93,7 +93,7 @@ def forms(*reports):
 
 @pytest.mark.threat("T19")
 def test_two_reports_of_one_file_are_equal_in_every_form(database, tmp_path):
-    """Whatever the number of workers, interrupted and resumed or not; a report of another file is another."""
+    """For any number of workers, interrupted and resumed or not; a report of another file differs."""
     expected = forms(audit_database(database, run=Run(digest=True, workers=1), options=QUIET))
     assert forms(audit_database(database, run=Run(digest=True, workers=3), options=QUIET)) == expected
     state = tmp_path / "state"
@@ -110,7 +110,7 @@ def test_two_reports_of_one_file_are_equal_in_every_form(database, tmp_path):
 
 @pytest.mark.threat("T19")
 def test_a_report_is_tied_to_the_file(database, tmp_path):
-    """Size, transaction, identity and digest are those of the file, equal for a copy, and stand in every form."""
+    """Size, transaction, identity and digest are those of the file, equal for a copy, and in every form."""
     report = audit_database(database, run=Run(digest=True), options=QUIET)
     content = (database / "data.mdb").read_bytes()
     assert report.file.file_bytes == len(content)
@@ -137,7 +137,7 @@ def test_without_a_file_there_are_no_facts_of_it(tmp_path):
 
 @pytest.mark.threat("T19")
 def test_a_digest_is_of_one_state_of_the_file(database, monkeypatch):
-    """If the file changes while it is read there is none, and the audit is undecided; undisturbed there is one."""
+    """If the file changes during reading there is no digest, and the audit is undecided; otherwise there is one."""
     assert audit_database(database, run=Run(digest=True), options=QUIET).file.sha256 is not None
     read = PageReader.file_content
 
@@ -153,7 +153,7 @@ def test_a_digest_is_of_one_state_of_the_file(database, monkeypatch):
 
 @pytest.mark.threat("T19")
 def test_a_database_that_is_replaced_meanwhile_is_not_clean(tmp_path):
-    """Another file lies there now, so nothing is said of the path; a database that stays is clean."""
+    """Another file is at the path now, so the report does not judge it; an unchanged database is clean."""
     for replaced in (False, True):
         database = make_database(tmp_path / f"db{replaced}", {NAME: HONEST[0]})
 
@@ -167,7 +167,7 @@ def test_a_database_that_is_replaced_meanwhile_is_not_clean(tmp_path):
 
 
 def test_a_sample_is_a_first_look(database):
-    """Some are judged, the report says so; a sample of all or more is no sample."""
+    """A part is judged, and the report says so; a sample of all or more is not a sample."""
     report = audit_database(database, run=Run(sample=20), options=QUIET)
     assert (report.sampled, report.checked, report.entries, report.undecided) == (True, 20, 100, None)
     assert [finding.position for finding in errors(report)] == [5, 50]
@@ -216,7 +216,7 @@ def test_a_folder_stands_for_the_databases_in_it(tmp_path):
 )
 @pytest.mark.parametrize(("value", "verdict"), [(SHELL, "refused"), (HONEST[0], "clean")])
 def test_a_database_is_found_whatever_it_is_called(tmp_path, place, value, verdict):
-    """What is in a file decides, not its name; a hostile database beside an honest one is never passed over."""
+    """The content decides, not the name; a hostile database beside an honest one is always found."""
     make_database(tmp_path / "honest", {NAME: HONEST[0]})
     made = make_database(tmp_path.parent / f"{tmp_path.name}.made", {NAME: value}, subdir=False)
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
@@ -282,7 +282,7 @@ def test_what_could_not_be_looked_at_is_named(tmp_path, kind, monkeypatch):
 
 
 def test_a_walk_is_bounded(tmp_path, monkeypatch):
-    """A folder with more in it than anybody has is named as not looked at."""
+    """A folder with more entries than anybody has is reported as not inspected."""
     for name in range(5):
         (tmp_path / f"{name}").mkdir()
     monkeypatch.setattr("ben_secure.audit.run.discover.MAX_ENTRIES", 4)
@@ -353,7 +353,7 @@ def release(tmp_path, records, name="db"):
 
 @pytest.mark.threat("T8")
 def test_a_manifest_is_verified_if_a_key_is_given(tmp_path):
-    """What is changed, added or missing is a finding in its place; the released database is clean."""
+    """Changed, added and missing records are findings with their keys; the released database is clean."""
     database = release(tmp_path, {b"%s%03d" % (STEM, n): HONEST[n % 4] for n in range(80)})
     options = demanding(verify_key=PUBLISHER.verify_key)
     assert audit_database(database, options=options, run=Run(workers=1)).exit_code == 0
@@ -423,7 +423,7 @@ def test_since_a_manifest_records_may_be_added_and_not_removed(tmp_path):
 
 
 def test_since_a_manifest_only_new_and_changed_values_are_judged(tmp_path):
-    """What it lists is hashed and passed over, and only that: a hostile value that it does not list is found."""
+    """Listed values are only hashed and skipped; a hostile value that is not listed is found."""
     records = {STEM + b"%d" % n: HONEST[n % 4] for n in range(6)}
     database = release(tmp_path, records | {STEM + b"3": SHELL})
     options = demanding(verify_key=PUBLISHER.verify_key, since_manifest=True)
@@ -479,7 +479,7 @@ def test_an_audit_that_is_interrupted_while_it_looks_for_databases_says_so(datab
 
 @pytest.mark.parametrize(("after", "opinions"), [(1, False), (2, True), (3, False), (4, False)])
 def test_resumed_it_ends_as_if_it_had_not_been_interrupted(database, tmp_path, after, opinions):
-    """The report is the same, and only what is left is judged; the file is private, and gone at the end."""
+    """The report is the same, and only the rest is judged; the file is private, and removed at the end."""
     options, state = Options(opinions=opinions), tmp_path / "state"
     expected = audit_database(database, options=options, run=Run(workers=1))
     audit_database(database, options=options, run=Run(workers=1, resume=state, progress=Interrupted(after)))
@@ -512,7 +512,7 @@ def test_it_does_not_matter_how_long_the_check_of_the_whole_takes(database, monk
 
 
 def test_what_comes_before_damage_is_told(tmp_path, monkeypatch):
-    """The walk over the keys ends early; what was judged, and what is said of the whole, is in the report."""
+    """The walk over the keys ends early; the report has the earlier findings and those about the whole."""
     database = make_database(tmp_path / "db", {b"%0200d" % n: b"no pickle" for n in range(1000)})
     damage_key(database, b"%0200d" % 900)
     found = Finding(rule=Rule.DAMAGED, message="torn")
@@ -525,7 +525,7 @@ def test_what_comes_before_damage_is_told(tmp_path, monkeypatch):
 
 
 def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, monkeypatch, tmp_path):
-    """Nothing waits for that, what was judged is kept, and the next run looks at the whole."""
+    """Nothing waits for that check; judged values are kept, and the next run checks the whole database."""
     interrupted = threading.Event()
     found = Finding(rule=Rule.FOREIGN_FILE, message="odd")
     monkeypatch.setattr(structure, "structure_findings", lambda *_: interrupted.wait(60) and [])
@@ -544,7 +544,7 @@ def test_an_audit_interrupted_before_the_whole_was_looked_at_goes_on(database, m
 
 @pytest.mark.threat("T12")
 def test_the_database_as_a_whole_is_looked_at_again_by_a_resumed_audit(database, tmp_path, monkeypatch):
-    """What could not be looked at then is undecided now if it still cannot; the pair, where it can, is not."""
+    """A check that is still impossible is undecided; a check that is now possible is not."""
 
     def busy(*_):
         raise StoreError("somebody writes all the time")
@@ -560,8 +560,7 @@ def test_the_database_as_a_whole_is_looked_at_again_by_a_resumed_audit(database,
 
 @pytest.mark.threat("T12")
 def test_a_file_that_was_written_behind_the_tool_is_not_gone_on_with(database, tmp_path):
-    """Who writes a hostile value into the judged part and sets the time of the file back is found out; untouched, it
-    is gone on with."""
+    """A hostile value in the judged part with a restored file time is noticed; the untouched file is resumed."""
     state, data = tmp_path / "state", database / "data.mdb"
     for touched, words in ((False, None), (True, "the database changed after")):
         audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
@@ -591,7 +590,7 @@ def test_a_sample_is_resumed_too(database, tmp_path):
 
 @pytest.mark.threat("T12")
 def test_only_the_same_audit_of_the_same_database_is_resumed(database, tmp_path):
-    """Changed data or other options are no reason to believe what was found of others; the twin goes on."""
+    """After a change of data or options earlier findings are not used; the unchanged audit continues."""
     state = tmp_path / "state"
     audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
     kept = state.read_bytes()
@@ -615,7 +614,7 @@ def test_only_the_same_audit_of_the_same_database_is_resumed(database, tmp_path)
 
 @pytest.mark.threat("T12")
 def test_a_state_that_others_can_have_written_is_refused(database, tmp_path):
-    """They could make values count as judged; so is what is no state, and nothing of it is overwritten."""
+    """Others could make values count as judged; a malformed state is refused, too, and never overwritten."""
     state = tmp_path / "state"
     audit_database(database, run=Run(workers=1, resume=state, progress=Interrupted(1)), options=QUIET)
     kept = state.read_bytes()
@@ -660,7 +659,7 @@ def test_a_state_that_others_can_have_written_is_refused(database, tmp_path):
 
 
 def test_a_state_that_cannot_be_written_is_told(database, tmp_path):
-    """Before anything is judged; if it shows later, in the report: nothing was lost but the chance to go on."""
+    """The error comes before any work; if it occurs later, the report has it, and only resuming is lost."""
     folder = tmp_path / "folder"
     judged, shown = [], printable(str(folder), 400)
     nowhere = re.escape(f"{shown}/state: its folder must exist and be writable")
@@ -759,7 +758,7 @@ def _command_line(process):
 
 
 def test_the_command_passes_its_options_on(tmp_path, capsys, monkeypatch):
-    """Each changes what is judged, or how."""
+    """Each option changes the scope or the method of the audit."""
     monkeypatch.chdir(tmp_path)
     make_database(tmp_path / "db", RECORDS)
     make_database(tmp_path / "tagged", tagged())
@@ -794,7 +793,7 @@ def test_the_command_passes_its_options_on(tmp_path, capsys, monkeypatch):
 
 
 def test_the_report_goes_into_a_file_whole_and_once(tmp_path, capsys):
-    """What is there is kept unless told otherwise."""
+    """An existing file is kept unless --force is given."""
     database = make_database(tmp_path / "db", {NAME: SHELL})
     for form in ("table", "json", "sarif"):
         report = tmp_path / f"report.{form}"

@@ -87,7 +87,7 @@ def test_every_flipped_bit_of_a_signature_is_refused(scheme):
 
 @of_ecdsa
 def test_the_other_s_is_refused(scheme):
-    """(r, n - s) is as valid as (r, s) to ECDSA; here it would be a second envelope that nobody made."""
+    """For ECDSA (r, n - s) is as valid as (r, s); here it would be a second envelope that nobody made."""
     key = KEYS[scheme]
     r, s = decode_dss_signature(key.sign(MESSAGE))
     other = encode_dss_signature(r, ORDERS[scheme] - s)
@@ -98,7 +98,7 @@ def test_the_other_s_is_refused(scheme):
 
 @of_ecdsa
 def test_the_smaller_s_is_always_made(scheme):
-    """Whichever the library makes: of forty signatures it makes a large one in all but one case of 10^12."""
+    """For either result of the library: forty signatures include a large s, except in one of 10^12 cases."""
     key = KEYS[scheme]
     for _ in range(40):
         assert decode_dss_signature(key.sign(MESSAGE))[1] <= ORDERS[scheme] // 2
@@ -129,7 +129,7 @@ def test_other_encodings_of_a_signature_are_refused(scheme):
 
 
 def test_the_other_s_of_ed25519_is_refused():
-    """S + L is what RFC 8032 forbids, section 5.1.7."""
+    """RFC 8032, section 5.1.7, forbids S + L."""
     key = KEYS["ed25519"]
     signature = key.sign(MESSAGE)
     key.verify_key.verify(signature, MESSAGE)

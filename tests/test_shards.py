@@ -48,7 +48,7 @@ def audit(*arguments):
 
 
 def shards(tmp_path, count, *arguments):
-    """Judge all shards; the files with what they have found."""
+    """Judge all shards; return the files with their findings."""
     files = [tmp_path / f"part-{number}.json" for number in range(1, count + 1)]
     for number, file in enumerate(files, 1):
         assert audit(*arguments, "--shard", f"{number}/{count}", "--output", file, "--workers", "1") == 0
@@ -73,7 +73,7 @@ def test_merged_shards_are_the_report_of_one_run(tree, tmp_path, capsys, count):
 
 @pytest.mark.parametrize("key", [STEM + b"0233", STEM + b"0470"])
 def test_damage_is_told_as_in_one_run(tmp_path, capsys, key):
-    """What was judged before it is in the report, whichever shard comes upon it."""
+    """Earlier findings are in the report, for any shard that meets the damage."""
     database = make_database(tmp_path / "db", MIXED)
     damage_key(database, key)
     exit_code = audit(database, "--json")
@@ -135,7 +135,7 @@ def parts(tmp_path):
 
 @pytest.mark.threat("T20")
 def test_missing_and_doubled_shards_are_refused(parts):
-    """And what is of another number of shards or of other databases; all three are the report."""
+    """So are shards of another number of shards or of other databases; all three give the report."""
     database, files = parts
     other = files[0].with_name("other.json")
     audit_shard([database], (3, 4), other, options=QUIET)
@@ -153,7 +153,7 @@ def test_missing_and_doubled_shards_are_refused(parts):
 
 @pytest.mark.threat("T20")
 def test_shards_of_another_state_of_the_file_are_refused(parts):
-    """A record more, and nothing of what the shards have said counts."""
+    """After one more record, no shard counts."""
     database, files = parts
     make_database(database, {b"more": HONEST[0]})
     (report,) = audit_merged(files, options=QUIET)
@@ -163,7 +163,7 @@ def test_shards_of_another_state_of_the_file_are_refused(parts):
 
 @pytest.mark.threat("T20")
 def test_a_database_that_was_taken_away_after_it_was_judged_is_named(tree, tmp_path):
-    """It was the hostile one, perhaps; the rest alone is not what was judged. Back in its place, all is well."""
+    """The missing one may be hostile, so the rest is not a verdict; with the database restored, all is well."""
     files = [tmp_path / "1", tmp_path / "2"]
     for number, file in enumerate(files, 1):
         audit_shard([tree], (number, 2), file, options=QUIET)
@@ -249,7 +249,7 @@ def test_nothing_is_overwritten_unasked(parts, capsys):
 
 
 def test_the_sample_script_for_slurm_runs(tmp_path, monkeypatch):
-    """As in docs/audit.md: a loop stands in for the array, and what comes out is the report of one run."""
+    """As in docs/audit.md: a loop replaces the array job, and the result is the report of one run."""
     make_database(tmp_path / "ben.lmdb", MIXED)
     script, merge = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "audit.md").read_text(), re.DOTALL)
     tasks = int(re.search(r"#SBATCH --array=1-(\d+)", script)[1])

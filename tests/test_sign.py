@@ -1,4 +1,4 @@
-"""Signing a database: the manifest is of what is there, the database is not touched, and files appear whole."""
+"""Signing a database: the manifest matches the content, the database is unchanged, and files appear complete."""
 
 import hashlib
 import os
@@ -56,7 +56,7 @@ def hidden(folder):
 
 
 def test_a_signed_database(database):
-    """Both files lie beside it, everybody can read them, and every record is as signed; the database is untouched."""
+    """Both files are beside it and readable by everybody, every record is as signed, and the database is unchanged."""
     before = (database / "data.mdb").read_bytes()
     signed = sign_database(database, [PUBLISHER], **RELEASE, license="CDLA-Permissive-1.0")
     assert (database / "data.mdb").read_bytes() == before
@@ -78,7 +78,7 @@ def test_a_signed_database(database):
 
 
 def test_equal_arguments_make_equal_files(database, tmp_path):
-    """Whatever the number of threads, and wherever the files are."""
+    """For any number of threads, and any location of the files."""
     signed = [sign_database(database, [PUBLISHER, PARTNER], **RELEASE, manifest=tmp_path / name) for name in "ab"]
     for suffix in ("", ".dsse.json"):
         first, second = (pathlib.Path(one.manifest + suffix).read_bytes() for one in signed)
@@ -88,7 +88,7 @@ def test_equal_arguments_make_equal_files(database, tmp_path):
 
 @pytest.mark.threat("T8")
 def test_what_somebody_without_the_key_can_do(database):
-    """A bit flipped, two values exchanged, a record taken away, put in, renamed or copied: each is told apart."""
+    """A flipped bit, exchanged values, and a removed, added, renamed or copied record are distinguished."""
     signed = sign_database(database, [PUBLISHER], **RELEASE)
     with open_env(database / "data.mdb") as env, env.begin(write=True) as transaction:
         flipped = bytearray(VALUES[b"patch 1"])
@@ -182,7 +182,7 @@ def test_an_empty_database_is_not_signed(tmp_path):
 
 @pytest.mark.parametrize("name", ["manifest", "data.mdb", "inner/manifest", "../ben.lmdb/manifest"])
 def test_the_manifest_is_not_put_inside_the_database(database, name):
-    """There it would be part of what liblmdb calls a database, and the data file is no place for it."""
+    """It would be part of a database there, and the data file is not a folder."""
     (database / "inner").mkdir()
     with pytest.raises(StoreError, match="is inside the database"):
         sign_database(database, [PUBLISHER], **RELEASE, manifest=database / name, overwrite=True)
@@ -210,7 +210,7 @@ def test_a_release_that_cannot_be_named_so(database, wrong):
 
 
 def test_a_key_that_is_too_long(database, monkeypatch):
-    """A liblmdb that was built for longer keys writes databases that have no manifest of this version."""
+    """A liblmdb built for longer keys writes databases that cannot have a manifest of this version."""
     for length in (511, 512):
         records = [(b"k" * length, bytes(32))]
         monkeypatch.setattr(sign, "record_digests", lambda _, algorithm, records=records: records)
@@ -223,7 +223,7 @@ def test_a_key_that_is_too_long(database, monkeypatch):
 
 
 def test_a_release_since_another(database):
-    """The statement names the release before; every value is hashed again, and what changed is said before it signs."""
+    """The statement names the previous release; all values are hashed again; changes are reported first."""
     first = sign_database(database, [PUBLISHER], **RELEASE, license="CC0")
     old = opened(first)
     pathlib.Path(first.manifest).rename(database.parent / "old.manifest")
@@ -273,7 +273,7 @@ TEST = {b"c": b"3"}
 
 
 def test_several_databases_under_one_signature(tmp_path):
-    """One statement, the same envelope beside each, and each database opens with it as the one that it is."""
+    """One statement and equal envelopes; each database opens only as itself."""
     train, test = several(tmp_path / "release", train=TRAIN, test=TEST)
     statement = sign_release([train, test], [PUBLISHER], **RELEASE)
     assert [subject.name for subject in statement.subjects] == ["test.lmdb", "train.lmdb"]

@@ -1,4 +1,4 @@
-"""Splits and exclusions: a list or a table decides which patches are used; what could mean two things is refused."""
+"""Splits and exclusions: a list or a table selects the patches; ambiguous input is refused."""
 
 import re
 
@@ -54,13 +54,13 @@ class TestTables:
     """A metadata table says which patches are in a split, and which are to be left out."""
 
     def test_a_split_by_its_name(self, path, table):
-        """In key order, whatever the order of the table."""
+        """In key order, for any order of the table."""
         assert chosen(path, split="train", table=table) == ["0", "3", "4"]
         assert chosen(path, split="test", table=str(table)) == ["1"]
         assert chosen(path, split="validation", table=[table]) == ["2"]
 
     def test_columns_exclude(self, path, table):
-        """From a split, from a list, or from all patches; one column or both; beside names."""
+        """From a split, a list, or all patches; by one column or both, and by names."""
         assert chosen(path, split="train", table=table, exclude=CLOUD) == ["4"]
         assert chosen(path, split="train", table=table, exclude=[SNOW]) == ["0", "4"]
         assert chosen(path, table=table, exclude=SNOW) == ["0", "1", "4"]
@@ -68,7 +68,7 @@ class TestTables:
         assert chosen(path, split=["patch 3", "patch 1", "patch 0"], table=table, exclude=[SNOW]) == ["1", "0"]
 
     def test_several_tables(self, path, tmp_path):
-        """As version 2 has one of patches with snow or clouds beside the other."""
+        """As BigEarthNet v2 has a second table for patches with snow or clouds."""
         header, *rows = TABLE.splitlines(keepends=True)
         tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
         tables[0].write_text(header + "".join(rows[:2]))
@@ -89,13 +89,13 @@ class TestTables:
         ],
     )
     def test_what_a_table_does_not_say_is_refused(self, path, table, options, message):
-        """Whatever else is asked for."""
+        """With any other arguments."""
         with pytest.raises(ValueError, match=message):
             chosen(path, table=table, **options)
         assert chosen(path, table=table, split="test", exclude=["patch 0"]) == ["1"]
 
     def test_patches_that_the_database_lacks_are_missed(self, path, tmp_path):
-        """Unless they are left out; those that the table lacks are in no split, and cannot be told by a column."""
+        """They are an error unless excluded; patches that the table lacks have no split and no columns."""
         more = write_table(tmp_path / "more.csv", TABLE + "patch 5,train,False,True\n")
         with pytest.raises(ValueError, match=r"1 of the 4 patches of the split are not in .*for example patch 5"):
             chosen(path, split="train", table=more)
@@ -124,7 +124,7 @@ class TestTables:
 
 
 class TestLabels:
-    """Labels of a table, for databases whose patches have none."""
+    """Labels of a table, for databases of patches without labels."""
 
     @pytest.fixture
     def table(self, tmp_path):
@@ -170,7 +170,7 @@ class TestLabels:
 
 
 class TestLists:
-    """A file of names is one, whatever its form; a table of several splits is not."""
+    """A file of names is accepted in any form; a table of several splits is not."""
 
     @pytest.mark.parametrize(
         ("name", "text"),

@@ -41,7 +41,7 @@ def test_a_statement_comes_back(statement):
 
 
 def test_any_manifest_of_a_release_can_be_in_question():
-    """It changes nothing of what was signed."""
+    """The signed content does not change."""
     train = SEVERAL.about("2" * 64)
     assert (train.count, train.subject) == (5, SUBJECTS[1])
     assert train.encode() == SEVERAL.encode()
@@ -120,7 +120,7 @@ def test_another_statement_is_refused(statement, change):
     ],
 )
 def test_what_cannot_be_said_is_the_callers_mistake(wrong):
-    """One database has no name, each is there once, and the one in question is among them."""
+    """A single database has no name, each occurs once, and the selected one is among them."""
     with pytest.raises(ValueError, match=r"databases of (a|the) release"):
         dataclasses.replace(ONE, **wrong)
 

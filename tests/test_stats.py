@@ -105,7 +105,7 @@ def test_mean_and_deviation_are_exact(parts):
 
 @given(arrays().filter(len))
 def test_counts_and_histogram_lose_nothing(numbers):
-    """Every number is in the bin that it belongs to, and what is not finite is counted apart."""
+    """Every number is in its bin, and numbers that are not finite are counted separately."""
     band = counted(band_patch(a=numbers[None])).bands["a"]
     flat = numbers.astype(np.float64)
     finite = flat[np.isfinite(flat)]
@@ -130,7 +130,7 @@ def test_codes_are_ordered_bins(x, y):
 
 @pytest.mark.parametrize("dtype", ["<u2", "<f4", "<f8"])
 def test_sums_agree_with_numpy(dtype):
-    """On numbers as they are in patches, numpy gets the same but for its own rounding."""
+    """For typical numbers of patches, numpy agrees except for its own rounding."""
     numbers = (np.random.default_rng(1).gamma(2, 700, 300_000) - (12 if "f" in dtype else 0)).astype(dtype)
     mean, deviation = summed([numbers]).mean_and_deviation()
     assert mean == pytest.approx(numbers.astype(np.float64).mean(), rel=1e-13)
@@ -175,7 +175,7 @@ def test_zeros_of_both_signs_are_one_number(other):
 
 @pytest.mark.threat("T2")
 def test_sums_take_five_megabytes():
-    """Whatever numbers there were, and those of usual bands take far less, zeros and both signs included."""
+    """For any numbers; usual bands take far less, with zeros and both signs."""
     worst = summed(np.arange(*ends).astype(dtype) for ends, dtype in (((-(2**15), 0), "<i2"), ((0, 2**16), "<u2")))
     for exponent in range(-1074, 1024):
         steps = np.ldexp(np.linspace(1, 2, 129)[:-1], exponent)
@@ -187,7 +187,7 @@ def test_sums_take_five_megabytes():
 
 
 def test_the_histogram_of_a_band_has_about_so_many_bins():
-    """Small ranges have a bin for each integer, large ones some 128 bins of whole numbers; floats likewise."""
+    """Small ranges have a bin for each integer, large ones about 128 bins of whole numbers; so have floats."""
     grid = np.arange(14400).reshape(120, 120)
     found = counted(band_patch(few=(grid % 5).astype("<u2"), many=grid.astype("<u2"), db=(grid / -600).astype("<f4")))
     assert found.bands["few"].histogram.edges == (0, 1, 2, 3, 4, 5)
@@ -201,7 +201,7 @@ def test_the_histogram_of_a_band_has_about_so_many_bins():
 
 
 def test_extreme_numbers_have_statistics():
-    """The largest floats and the smallest have finite, exact results; without a finite number there are none."""
+    """The largest and smallest floats have finite, exact results; without finite numbers there are none."""
     top = sys.float_info.max
     found = counted(band_patch(a=np.array([[top, -top]]), b=np.array([[5e-324, 0.0]]), c=np.array([[np.nan, np.inf]])))
     assert (found.bands["a"].mean, found.bands["a"].std) == (0.0, top)
@@ -241,7 +241,7 @@ def test_labels_are_counted_by_patch():
 
 
 def test_bands_are_in_natural_order_and_classes_are_counted():
-    """B8A stands between B08 and B09, and S1 after S2."""
+    """B8A is between B08 and B09, and S1 after S2."""
     found = counted(make_patch(BigEarthNet_S1_S2_Patch), make_patch())
     assert " ".join(found.bands) == "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12 VH VV"
     assert found.classes == {"BigEarthNet_S1_S2_Patch": 1, "BigEarthNet_S2_Patch": 1}
@@ -305,7 +305,7 @@ def test_real_data_agree_with_numpy(real_data):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.threat("T1")
 def test_a_refused_value_is_named_and_nothing_is_counted(tmp_path, workers):
-    """There are no statistics of a database with a hostile value, from whichever process."""
+    """A database with a hostile value has no statistics, from any process."""
     good = make_patch(BigEarthNet_S1_Patch).dumps()
     make_database(tmp_path / "db", {b"good": good, b"hostile": b"\x80\x04cposix\nsystem\n(S'touch canary'\ntR."})
     with pytest.raises(UnsafePickleError, match=r"at LMDB key b'hostile' in .*db"):
@@ -370,14 +370,14 @@ def test_names_are_bounded(monkeypatch):
 
 @pytest.mark.threat("T2")
 def test_labels_are_cut():
-    """A label takes no more memory than its first 500 characters, and shorter ones stay whole."""
+    """A label is cut to its first 500 characters, and shorter ones are kept."""
     found = counted(make_patch(labels=["x" * 10_000, "x" * 20_000, "y" * 500]), make_patch(labels=["x" * 500]))
     assert found.labels["labels"] == {"x" * 500: 2, "y" * 500: 1}
 
 
 @pytest.mark.threat("T4")
 def test_names_are_escaped_in_json_and_plot():
-    """Control characters, other scripts and mathematics in names are plain text in what people see."""
+    """Control characters, other scripts and mathematics in names are shown as text."""
     patch = make_patch(BigEarthNet_S1_Patch, labels=["\x1b[31m\u202e", "$\\frac$", "x" * 5000])
     found = counted(patch, band_patch(**{"$\\frac$": np.zeros((2, 2), "<u2")}))
     labels = to_json(found)["labels"]["labels"]

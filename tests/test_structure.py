@@ -30,19 +30,19 @@ BIG = 20_000  # bytes of a value that has pages of its own
 
 @pytest.fixture
 def database(tmp_path):
-    """An honest database in a folder that nobody else can write."""
+    """An honest database in a folder that only its owner can write to."""
     return private(make_database(tmp_path / "db", {b"%d" % n: bytes(BIG) for n in range(40)}))
 
 
 def private(path):
-    """Take write permission from all but the owner, whatever the umask of the test run."""
+    """Remove write permission for all except the owner, for any umask of the test run."""
     for place in (path, path / "data.mdb"):
         place.chmod(place.stat().st_mode & ~0o022)
     return path
 
 
 def rules(path):
-    """The rules of what is found."""
+    """The rules of the findings."""
     return [finding.rule for finding in structure_findings(path)]
 
 
@@ -72,7 +72,7 @@ def test_an_honest_database_has_no_findings(database):
 
 
 def test_real_databases_have_no_findings(real_data):
-    """Archives that the original packages wrote are sound."""
+    """Databases that the original packages wrote are sound."""
     found = [structure_findings(path.parent) for path in real_data.rglob("data.mdb")]
     assert len(found) >= 13
     assert not [finding for findings in found for finding in findings if finding.rule is Rule.DAMAGED]
@@ -114,7 +114,7 @@ SHRUNK = [
 
 
 def test_shrunk_values_are_explained_only_if_the_sums_agree():
-    """One page more that nobody can explain, and all of it is reported."""
+    """With one more unexplained page, all of them are reported."""
     assert unexplained(SHRUNK) == []
     for place, (old, new) in enumerate([("pages 9", "pages 8"), ("pages 2", "pages 3")]):
         changed = [*SHRUNK]
@@ -220,7 +220,7 @@ def test_a_sparse_file_with_a_huge_number_takes_little(database):
 
 
 def readable(path):
-    """Whether all values can be read; None if it is no database any more."""
+    """Whether all values can be read; None if it is not a database any more."""
     try:
         with PageReader(path) as reader:
             try:
@@ -256,7 +256,7 @@ def test_any_bytes_end_in_an_answer(tmp_path_factory, data):
 
 
 def test_what_cannot_be_read_has_no_findings_of_pages(tmp_path):
-    """The reader says what is wrong with it; a missing file, another format, a folder without a database."""
+    """The reader reports the fault: a missing file, another format, or a folder without a database."""
     (tmp_path / "text").write_text("text" * 5000)
     (tmp_path / "text").chmod(0o600)
     for path in (tmp_path / "none", tmp_path / "text", tmp_path, "nul\0"):
@@ -264,7 +264,7 @@ def test_what_cannot_be_read_has_no_findings_of_pages(tmp_path):
 
 
 def test_a_database_that_changes_all_the_time_is_undecided(database, monkeypatch):
-    """What was looked at was no state of the database, so nothing is said of it; if it stops, all is well."""
+    """No state of the database was checked, so the verdict is undecided; when it stops changing, the check works."""
     looked = []
 
     def busy(snapshot):
@@ -285,7 +285,7 @@ def test_a_database_that_changes_all_the_time_is_undecided(database, monkeypatch
 
 
 def second_opinion(path):
-    """What ``lmdb.verify`` says, however long it takes."""
+    """The result of ``lmdb.verify``, with any delay."""
     opinion = SecondOpinion(str(path))
     try:
         return opinion.finding(60)
@@ -309,7 +309,7 @@ def test_a_second_opinion_is_a_warning_at_most(database):
 
 @pytest.mark.parametrize("ending", ["os.kill(os.getpid(), 9)", "os._exit(1)", "print('no'); time.sleep(0)", "x"])
 def test_no_second_opinion_is_none(database, monkeypatch, ending):
-    """Somebody has killed it, it cannot run, or it says what makes no sense: nothing is said of the database."""
+    """A killed, failing or nonsensical check gives no finding."""
     page = overflow_page(database)
     patch_file(database, page * 4096, "<Q", page + 1)
     popen = subprocess.Popen
@@ -319,7 +319,7 @@ def test_no_second_opinion_is_none(database, monkeypatch, ending):
 
 
 def test_a_second_opinion_needs_a_process(database, monkeypatch, tmp_path):
-    """Without one there is none."""
+    """Without a process there is no second opinion."""
     monkeypatch.setattr(structure.sys, "executable", str(tmp_path / "missing"))
     assert second_opinion(database) is None
 
@@ -354,7 +354,7 @@ def test_the_pages_that_are_accounted_for_are_those_of_the_judged_file(database,
 
 @pytest.mark.threat("T5")
 def test_a_second_opinion_is_not_waited_for(database, monkeypatch):
-    """Longer than everything else takes; its process does not outlive the check, whatever it is at."""
+    """The check does not wait longer than for everything else; its process always ends with it."""
     popen, running = subprocess.Popen, []
 
     def sleeping(_, **options):
@@ -369,7 +369,7 @@ def test_a_second_opinion_is_not_waited_for(database, monkeypatch):
 
 
 def test_the_check_imports_nothing_from_where_it_is_run(database, monkeypatch, tmp_path):
-    """A module of the same name in the working directory stays what it is: a file."""
+    """A module of the same name in the working directory is not imported."""
     canary = tmp_path / "canary"
     for name in ("lmdb", "json", "resource"):
         (tmp_path / f"{name}.py").write_text(f"open({str(canary)!r}, 'w')")
@@ -412,7 +412,7 @@ def test_names_that_only_look_like_ours_are_foreign(database, name):
 
 
 def test_files_beside_a_database_that_is_a_file_are_not_looked_at(database):
-    """Its folder is whatever folder it lies in."""
+    """The folder of such a file may contain anything."""
     (database / "other").touch()
     assert rules(database / "data.mdb") == []
 
@@ -424,7 +424,7 @@ def test_files_beside_a_database_that_is_a_file_are_not_looked_at(database):
 @pytest.mark.parametrize(("bits", "who"), [(0o020, "by group "), (0o002, "by everybody")])
 @pytest.mark.parametrize("place", ["data.mdb", ".", ".."])
 def test_write_permission_for_others_is_a_finding(database, place, bits, who):
-    """On the file, its folder, or the folder in which that could be exchanged; without it there is none."""
+    """On the file, its folder, or a folder above that allows an exchange; without permission there is no finding."""
     place = (database / place).resolve()
     mode = stat.S_IMODE(place.stat().st_mode)
     place.chmod(mode | bits)
@@ -439,7 +439,7 @@ def test_write_permission_for_others_is_a_finding(database, place, bits, who):
 
 @pytest.mark.threat("T11")
 def test_a_sticky_folder_protects_the_file_in_it(database):
-    """There nobody can exchange what belongs to somebody else, as in /tmp; a sticky bit on the file means nothing."""
+    """Nobody can exchange another user's files there, as in /tmp; a sticky bit on the file has no effect."""
     database.chmod(0o1777)
     assert structure_findings(database) == []
     database.chmod(0o777)
@@ -451,7 +451,7 @@ def test_a_sticky_folder_protects_the_file_in_it(database):
 
 @pytest.mark.threat("T11")
 def test_symbolic_links_are_followed(database, tmp_path):
-    """What counts is where the file lies, and also where the link to it lies."""
+    """The location of the file counts, and that of the link."""
     (tmp_path / "links").mkdir(mode=0o755)
     (tmp_path / "links" / "db").symlink_to(database)
     link = tmp_path / "links" / "db"
@@ -467,7 +467,7 @@ def test_symbolic_links_are_followed(database, tmp_path):
 
 @pytest.mark.threat("T4")
 def test_paths_are_escaped(tmp_path):
-    """The name of a folder is chosen by whoever made it."""
+    """Any user may have chosen the name of a folder."""
     database = private(make_database(tmp_path / "\x1b[31m", {b"a": b"x"}))
     database.chmod(0o777)
     [finding] = structure_findings(database)
@@ -491,7 +491,7 @@ def test_paths_are_escaped(tmp_path):
     ],
 )
 def test_a_foreign_owner_is_a_finding(database, monkeypatch, caller, file, folder, odd):
-    """Anyone but the caller and root; for root, anyone but the owner of the file."""
+    """The owner must be the caller or root; for root, the owner of the file."""
     owned(monkeypatch, caller, data=file, db=folder)
     findings = structure_findings(database)
     assert [finding.rule for finding in findings] == [Rule.OWNER] * bool(odd)

@@ -49,7 +49,7 @@ def test_some_columns_are_kept(tmp_path):
 
 @pytest.mark.parametrize("column", tables.ID_COLUMNS)
 def test_three_columns_can_name_the_patch(tmp_path, column):
-    """``patch_id``, ``name`` or ``patch`` names the patch; any other is refused with what there is."""
+    """``patch_id``, ``name`` or ``patch`` names the patch; otherwise the refusal lists the existing columns."""
     assert list(read_table(write(tmp_path / "t.csv", f"x,{column}\n1,A\n"))) == ["A"]
     with pytest.raises(TableError, match=r"its columns are x, other, expected one named patch_id or name or patch"):
         read_table(write(tmp_path / "t.csv", "x,other\n1,A\n"))
@@ -82,7 +82,7 @@ def test_patch_id_goes_before_name(tmp_path):
     ],
 )
 def test_bad_csv_is_refused_by_row(tmp_path, content, message):
-    """Each defect of a table names the file, the row and what is wrong."""
+    """Each defect of a table is refused with the file, the row and the fault."""
     path = write(tmp_path / "t.csv", content)
     with pytest.raises(TableError, match=rf"cannot use the table .*t\.csv: .*{message}"):
         read_table(path)
@@ -117,7 +117,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_parquet_types_survive(tmp_path):
-    """int, float, bool, str and lists stay, missing cells are None, times become ISO 8601; all plain Python."""
+    """int, float, bool, str and lists are kept, missing cells are None, and times become ISO 8601 text."""
     pa = pytest.importorskip("pyarrow")
     noon = datetime.datetime(2017, 6, 13, 12, 0, 1)
     columns = {
@@ -153,7 +153,7 @@ def test_parquet_types_survive(tmp_path):
 
 @pytest.mark.threat("T15")
 def test_bad_parquet_is_refused(tmp_path):
-    """What is no Parquet, truncated, or has cells that are no plain data, is refused by file and column."""
+    """A file that is not Parquet, is truncated, or has other cells is refused with file and column."""
     pa = pytest.importorskip("pyarrow")
     good = parquet(tmp_path / "t.parquet", {"patch_id": ["A"] * 1, "x": [1]})
     assert read_table(good) == {"A": {"x": 1}}
@@ -194,7 +194,7 @@ def columnar_rows(path):
 
 
 def test_parquet_is_read_in_batches_with_bounds(tmp_path, monkeypatch):
-    """Rows past the first batch are read like any; what is too large is refused before or while it is read."""
+    """Rows after the first batch are read, too; too large content is refused before or during reading."""
     names = [f"P{i}" for i in range(10_000)]
     path = parquet(tmp_path / "t.parquet", {"patch_id": names, "x": list(range(10_000))})
     assert read_table(path) == {name: {"x": i} for i, name in enumerate(names)}
@@ -270,7 +270,7 @@ def test_labels_in_csv_are_lists(tmp_path):
 
 
 def test_odd_columns_are_left_out_by_name(tmp_path):
-    """A column that is no plain data does not refuse the table; it is named, unless it is asked for."""
+    """A column of other types does not refuse the table; it is reported, or refused if requested."""
     pa = pytest.importorskip("pyarrow")
     mapping = pa.array([[("k", 1)]] * 5000, pa.map_(pa.string(), pa.int64()))
     late = ["x"] * 4999 + ["x" * 200_000]
@@ -383,7 +383,7 @@ def test_parquet_whose_index_are_the_names(tmp_path):
 
 
 def test_tables_are_what_pandas_reads(tmp_path):
-    """What pandas and geopandas write is read back as they read it themselves."""
+    """Tables written by pandas and geopandas are read with their values."""
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(
         {
@@ -460,7 +460,7 @@ def test_a_dictionary_takes_no_more_memory_than_its_values(tmp_path, schema):
 
 
 def test_parquet_needs_an_extra_and_csv_does_not(tmp_path, monkeypatch):
-    """Without pyarrow a Parquet table is refused with what to install, and CSV is read."""
+    """Without pyarrow a Parquet table is refused with the package to install, and CSV is read."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match="pip install pyarrow"):
         read_table(write(tmp_path / "t.parquet", b"PAR1"))
@@ -496,7 +496,7 @@ def test_names_of_a_split(tmp_path, content):
 
 @pytest.mark.threat("T15")
 def test_bad_lists_are_refused(tmp_path):
-    """A list without names, with a doubled or missing one, or that is no text, is refused by line."""
+    """A list without names, with duplicate or missing names, or that is not text, is refused by line."""
     for content, message in (
         ("", "it names no patch"),
         ("A\nB\nA\n", "line 3 names the patch A again"),

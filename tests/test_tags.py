@@ -1,4 +1,4 @@
-"""Value tags: whatever is changed in a value, its key, its context or its footer, it is refused."""
+"""Value tags: every change of a value, its key, its context or its footer is refused."""
 
 import array
 import json
@@ -170,7 +170,7 @@ def test_different_inputs_have_different_tags(context, context2, lmdb_key, lmdb_
 
 @given(st.binary(max_size=200) | payloads.map(lambda payload: append_tag(KEY, b"c", b"k", payload)[5:]))
 def test_any_bytes_are_verified_or_refused(value):
-    """Nothing but the payload or a refusal comes out."""
+    """The result is the payload or a refusal."""
     refused(b"c", b"k", value)
 
 
@@ -222,7 +222,7 @@ def test_messages_say_what_to_do(value, message):
 
 
 def test_a_hostile_context_is_shown_escaped():
-    """What a user pasted cannot style the terminal, and bytes that are no text do no harm."""
+    """Pasted text cannot style the terminal, and bytes that are not text are harmless."""
     value = append_tag(KEY, b"c", b"k", b"payload")
     assert r"in the context '\x1b[31m'" in refused(b"\x1b[31m", b"k", value).message
     assert r"in the context '\xff'" in refused(b"\xff", b"k", value).message
@@ -230,7 +230,7 @@ def test_a_hostile_context_is_shown_escaped():
 
 @both
 def test_one_message_for_everything_that_was_changed(keys):
-    """Value, LMDB key, context or tag: which one it is cannot be known, and is not said."""
+    """Value, LMDB key, context or tag: the check cannot know which was changed, and the message does not guess."""
     value = append_tag(keys.signing, b"c", b"k", b"payload")
     changed = [b"P" + value[1:], value[:7] + b"\0" + value[8:], append_tag(keys.signing, b"d", b"k", b"payload")]
     changed.append(append_tag(keys.signing, b"c", b"l", b"payload"))
@@ -312,7 +312,7 @@ def test_valid_vectors(vector):
 
 @pytest.mark.parametrize("vector", TAGS["invalid"]["cases"], ids=lambda vector: vector["case"])
 def test_invalid_vectors(vector):
-    """Each is refused for the reason that stands there; its twin is the value that they are all made from."""
+    """Each is refused for the stated reason; the original value is accepted."""
     given_to_all = TAGS["invalid"]
     keys = MacKeySet(MacKey(bytes.fromhex(given_to_all["secret"])))
     context, lmdb_key = given_to_all["context"].encode(), bytes.fromhex(given_to_all["lmdb_key"])
@@ -389,7 +389,7 @@ def test_the_hash_runs_without_the_gil():
 
 
 def others_get_on(work):
-    """Whether this thread runs in the middle of what another one does; it may not if the machine is busy."""
+    """Whether this thread can run during another one's work; on a busy machine it may not."""
     spans, ticks = [], []
 
     def timed():
@@ -409,7 +409,7 @@ def others_get_on(work):
 
 @pytest.mark.parametrize("generation", legacy_values.GENERATIONS)
 def test_the_trusted_core_reads_what_was_verified(generation):
-    """The payload of a tagged legacy value loads as the bare value; behind 64 bytes that are no footer, it does not."""
+    """The payload of a tagged legacy value loads like the bare value; with 64 other bytes after it, it does not."""
     bare = legacy_values.write(legacy_values.small_tree(generation))
     value = append_tag(KEY, b"", b"k", bare)
     assert loads(verified_payload(KEYS, b"", b"k", value)) == loads(bare)

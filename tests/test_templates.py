@@ -180,7 +180,7 @@ def test_a_last_frame_of_any_length_is_known_and_one_that_ends_elsewhere_is_not(
 @pytest.mark.parametrize("kind", [S1, S2, MERGED])
 @pytest.mark.parametrize("protocol", [4, 5])
 def test_honest_values_are_remembered(kind, generation, protocol):
-    """Of every generation and kind, whatever their pixels; with other labels they are read once more."""
+    """For every generation and kind, and any pixels; other labels are read again."""
     memory, maker = Decoder(), Maker(GENERATIONS[generation])
     values = [write(maker.standard(kind, pixels_of(seed), labels()), protocol) for seed in range(3)]
     other = write(maker.standard(kind, pixels_of(), {"labels": ["others"]}), protocol)
@@ -198,7 +198,7 @@ def test_honest_values_are_remembered(kind, generation, protocol):
     ids=["dict", "tuple", "bytes", "nested", "array", "set", "long"],
 )
 def test_other_metadata_is_made_again_for_each_value(metadata):
-    """Metadata that is not flat and short is not remembered, and each patch has its own; the twin is remembered."""
+    """Metadata that is not flat and short is not remembered, so each patch has its own; flat metadata is."""
     values, memory = [make_patch(seed=seed, **metadata).dumps() for seed in range(4)], Decoder()
     assert not any(known(memory, value) for value in values)
     assert known(memory, make_patch(x=["a"]).dumps())
@@ -223,7 +223,7 @@ def test_a_beginning_that_is_too_long_is_not_remembered():
 
 @pytest.mark.threat("T3")
 def test_the_order_of_the_blocks_is_that_of_the_value():
-    """Bands whose blocks stand in another order than usual are remembered, each with its own pixels."""
+    """Bands whose blocks have an unusual order are remembered, each with its own pixels."""
     memory = Decoder()
     for seed in range(5):
         graph = Maker().standard(S1, pixels_of(seed), labels())
@@ -240,7 +240,7 @@ def test_the_order_of_the_blocks_is_that_of_the_value():
     "make", [lambda: write(tree(MERGED)), lambda: write(tree(S1), 5), lambda: make_s1(x=["a"]).dumps()]
 )
 def test_a_value_that_differs_anywhere_but_in_its_pixels_is_read_again(make):
-    """One byte changed, cut or added, at each border of the pixels and in many places beside them."""
+    """After a change, cut or addition of one byte, at each border of the pixels and in many other places."""
     value, memory = make(), Decoder()
     assert known(memory, value)
     painted = repainted(value, 2)
@@ -259,7 +259,7 @@ def test_a_value_that_differs_anywhere_but_in_its_pixels_is_read_again(make):
 
 @pytest.mark.threat("T1")
 def test_other_limits_and_classes_share_no_verdict():
-    """What was read under one set of rules is unknown to another."""
+    """A value read under one set of rules is unknown to another."""
     mine = type("Mine", (BigEarthNetPatch,), {"__module__": "archive"})
     layout = tup(entry(columns=number(600)))
     value = canonical(kind=name("archive", "Mine"), layout=layout, pixels=array_blob(bytes(600)))
@@ -375,7 +375,7 @@ def long_labels():
 
 
 def odd_labels():
-    """Metadata that an audit remarks on at length, with little beside it."""
+    """Metadata that is short but gets many remarks of the audit."""
     start = make_s1(**{"n" * 40: "\x1b1000000" + "\U0001f6f0" * 40}).dumps()
     return (start.replace(b"1000000", b"%07d" % n) for n in range(6000))
 
@@ -425,7 +425,7 @@ PROBES = (label_sets, long_labels, layouts, small_things, beginnings, large_list
 
 
 def kept(load, values):
-    """The most bytes that are kept between two values, beside the value at hand."""
+    """The maximum number of bytes kept between two values, in addition to the present value."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -442,7 +442,7 @@ def kept(load, values):
 @pytest.mark.threat("T2")
 @pytest.mark.parametrize("probe", [*PROBES[:4], *(pytest.param(probe, marks=pytest.mark.slow) for probe in PROBES[4:])])
 def test_what_a_decoder_keeps_is_bounded_in_bytes(probe):
-    """Whatever is loaded, and in spite of what it keeps: the budget, and what layouts take."""
+    """For any loaded values: the budget, plus the layouts."""
     memory = Decoder()
     assert kept(lambda value: memory.load(value, len(value)), probe()) < MAX_BYTES + 2 * 2**20
 
@@ -470,7 +470,7 @@ def test_what_beginnings_keep_is_bounded_in_bytes(fill):
 @pytest.mark.slow
 @pytest.mark.threat("T2")
 def test_what_an_audit_keeps_is_bounded_in_bytes():
-    """What it says of a value is counted with the patch."""
+    """The notes of the audit are counted with the patch."""
     judge = Judge("/nowhere", Options())
     assert kept(lambda value: judge.count(Tally(), 0, b"k", value), odd_labels()) < MAX_BYTES + 2 * 2**20
 
@@ -528,7 +528,7 @@ def test_patches_of_one_template_share_nothing_that_can_change(make, aligned):
 @pytest.mark.threat("T3")
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_beginnings_share_nothing_that_can_change(generation):
-    """A list that stands before the bands, and so in a beginning that values share, is each patch's own."""
+    """A list before the bands, in a beginning that values share, belongs to each patch separately."""
     values = []
     for serial in range(6):
         graph = tree(S1, generation, {"parts": [["a"], {"b": ["c"]}], "number": f"n{serial}"})

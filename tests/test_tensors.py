@@ -81,7 +81,7 @@ def test_what_is_written_is_the_same_patch_when_it_is_read(patch):
 
 @given(patches())
 def test_the_library_reads_what_is_written(patch):
-    """The same arrays under the same names, whatever else the patch is."""
+    """The same arrays under the same names, for any patch."""
     arrays = library.load(tensors.dumps(patch))
     assert arrays.keys() == bands_of(patch).keys()
     for name, array in bands_of(patch).items():
@@ -107,13 +107,13 @@ def test_the_order_of_dtypes_is_the_librarys():
 
 
 def read_header_of(value):
-    """Names of the tensors as they stand in the header."""
+    """Names of the tensors in the order of the header."""
     size = int.from_bytes(value[:8], "little")
     return [name for name in json.loads(value[8 : 8 + size]) if name != "__metadata__"]
 
 
 def test_real_values(real_data):
-    """rico-hdl's own records: the patches are what the library reads, and are written back byte for byte."""
+    """Records of rico-hdl: patches equal the library's arrays, and are written back byte for byte."""
     with PageReader(real_data / "rico") as reader:
         values = dict(reader.items())
     assert len(values) == 2
@@ -130,7 +130,7 @@ def test_real_values(real_data):
 @pytest.mark.threat("T16")
 @given(st.integers(0, 2**32))
 def test_one_verdict_with_the_library(seed):
-    """Of a changed file: what is a patch has the library's arrays, and what the library refuses is refused."""
+    """For a changed file: a patch has the library's arrays, and files refused by the library are refused."""
     rng = random.Random(seed)
     value = base = rng.choice(honest_tensors())
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
@@ -140,7 +140,7 @@ def test_one_verdict_with_the_library(seed):
 
 @pytest.mark.parametrize("value", honest_tensors())
 def test_honest_files_are_patches(value):
-    """What the mutations begin with is read, here and by the library."""
+    """The unmutated files are read, here and by the library."""
     patch = loads(value)
     arrays = library.load(value)
     assert all(arrays[name].tobytes() == array.tobytes() for name, array in bands_of(patch).items())
@@ -159,7 +159,7 @@ def test_honest_files_are_patches(value):
     ],
 )
 def test_names_decide_the_class(names, cls):
-    """All bands of a sensor are its patch; others have the bands that there are, with what is published of them."""
+    """All bands of a sensor make its patch; other tensors make a generic patch with the published facts."""
     patch = loads(file(sentinel(names, "U16")))
     assert type(patch) is cls
     assert {band.name for band in patch.bands} == set(names)
@@ -185,14 +185,16 @@ def test_an_unknown_band_gets_its_resolution_from_its_size(side, metres):
 @pytest.mark.threat("T16")
 @pytest.mark.parametrize("shape", [[256, 256], [64, 64], [128, 128], [120, 60], [1, 1201]])
 def test_other_datasets_are_refused(shape):
-    """Bands of which nothing says the resolution make no patch; one that fits does."""
-    with pytest.raises(PatchFormatError, match=r"tensor Red is named as no band of BigEarthNet, .* other datasets"):
+    """Bands of unknown resolution do not make a patch; a band that fits does."""
+    with pytest.raises(
+        PatchFormatError, match=r"tensor Red does not have the name of a BigEarthNet band, .* other datasets"
+    ):
         loads(file(table({"Red": shape})))
     assert loads(file(table({"Red": [120, 120]})))
 
 
 def test_other_metadata_becomes_metadata_of_the_patch():
-    """Texts that somebody else put into the file are not dropped."""
+    """Texts added by other programs are kept."""
     patch = loads(file({"__metadata__": {"license": "CDLA", "größe": "ä"}, **sentinel(S1_NAMES)}))
     assert patch.license == "CDLA"
     assert patch.__stored_args__ == {"license": "CDLA", "größe": "ä"}
@@ -200,7 +202,7 @@ def test_other_metadata_becomes_metadata_of_the_patch():
 
 
 def test_pixels_are_the_patchs_own():
-    """Writable, and not those of another load, whatever the header's cache remembers."""
+    """They are writable, and not shared with another load, for any cached header."""
     value = tensors.dumps(make_patch(labels=["a"]))
     first, second = loads(value), loads(bytearray(value))
     untouched = copy.deepcopy(second)
@@ -210,7 +212,7 @@ def test_pixels_are_the_patchs_own():
 
 
 def test_a_note_may_be_spelled_otherwise():
-    """Whitespace, escapes and the order of members change what is cached, not what is read."""
+    """Whitespace, escapes and the order of members affect caching, not the result."""
     patch = make_patch(BigEarthNet_S1_Patch, labels=["Moors, heathland", "\u2028"], x={"y": 1.5})
     value = tensors.dumps(patch)
     size = int.from_bytes(value[:8], "little")
@@ -239,7 +241,7 @@ def test_a_note_may_be_spelled_otherwise():
     ],
 )
 def test_what_json_would_lose_is_refused_by_name(value, error, words):
-    """Nothing changes its type on the way; what JSON knows goes through."""
+    """Nothing changes its type; content that JSON has is kept."""
     for make in (lambda value: make_patch(BigEarthNet_S1_Patch, x=value), lambda value: with_attribute(value)):
         with pytest.raises(error, match=words):
             tensors.dumps(make(value))
@@ -335,7 +337,7 @@ def test_the_verdict_does_not_depend_on_the_stack():
 
 @pytest.mark.threat("T16")
 def test_what_is_remembered_is_bounded():
-    """An archive of ever new headers, as long as they may be, does not fill the memory."""
+    """A database with ever new headers of any length does not fill the memory."""
     names = [f"{n:0250}" for n in range(30)]
     values = [
         file({"__metadata__": {"x": "a" * size, "n": str(n)}, **table({name: [1, 1] for name in names[:count]})})
@@ -352,7 +354,7 @@ def test_what_is_remembered_is_bounded():
 
 
 def test_a_tagged_value_is_read_here_and_by_no_library():
-    """The footer is behind the last tensor; so tags are for archives that this package reads (docs/format.md)."""
+    """The footer is after the last tensor, so only ben_secure can read tagged databases (docs/format.md)."""
     tagged = append_tag(MacKey(bytes(32)), b"", b"k", S1_FILE)
     assert loads(tagged) == loads(S1_FILE)
     with pytest.raises(Exception, match="not fully covered"):
@@ -362,7 +364,7 @@ def test_a_tagged_value_is_read_here_and_by_no_library():
 
 
 def test_pixels_are_copied_in_few_pieces():
-    """rico-hdl's order by name is the buffer's but for a few jumps."""
+    """rico-hdl's order by name is that of the buffer, except for a few jumps."""
     from ben_secure.tensors import reading
 
     value = file(sentinel(S2_NAMES, "U16"))

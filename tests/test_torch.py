@@ -81,7 +81,7 @@ def test_items_are_tensors(dataset, arrays):
 
 
 def test_tensors_are_indices(dataset):
-    """Of ints, or a mask; a bool tensor is no place."""
+    """Ints and masks are indices; a single bool tensor is not."""
     for index in (torch.tensor([3, -1]), [torch.tensor(3), torch.tensor(-1)]):
         assert torch.equal(dataset[index][0], dataset.batch([3, 10])[0])
     assert torch.equal(dataset[torch.tensor(3)][0], dataset[3][0])
@@ -140,7 +140,7 @@ def test_workers_give_what_one_process_gives(dataset, method):
 
 
 def test_the_seed_decides_the_order(dataset):
-    """And neither the number of workers nor what the global generator did; a generator's order is torch's own."""
+    """The number of workers and the global generator have no effect; a generator's order is torch's own."""
 
     def order(**options):
         torch.rand(3)
@@ -289,7 +289,7 @@ def turned(image):
 
 
 def test_a_transform_may_change_the_patch_it_was_given(tagged):
-    """Put other tensors into it, or turn it: a batch has what the patches one by one have."""
+    """It may replace or transpose tensors: a batch equals the single patches."""
     for options in ({"size": None, "transform": replaced}, {"transform": turned}):
         dataset = PatchDataset(tagged, mac_key=KEY, context=CONTEXT, **options)
         one, batch = dataset[1][0], dataset.batch([0, 1])[0]
@@ -304,7 +304,7 @@ def test_a_transform_may_change_the_patch_it_was_given(tagged):
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_pinned_memory_gives_the_same(dataset, workers):
-    """What is pinned is a copy, where there is a device to pin for."""
+    """Pinned memory is a copy, if there is a device to pin for."""
     expected = listed(batch_loader(dataset, batch_size=4))
     assert same(listed(batch_loader(dataset, batch_size=4, num_workers=workers, pin_memory=True)), expected)
 
@@ -346,7 +346,7 @@ def test_a_missing_band_is_named_by_the_worker(tmp_path, merged):
 @pytest.mark.threat("T9")
 @pytest.mark.threat("T32")
 def test_it_is_pickled_with_its_demand_and_shown_without_secrets(dataset, tagged):
-    """What arrives verifies as what was sent."""
+    """The received dataset verifies like the sent one."""
     dataset.batch([0, 1, 2])
     copied = pickle.loads(pickle.dumps(dataset))
     assert copied.readers[0].verified
@@ -380,7 +380,7 @@ class TestMemory:
             assert torch.equal(dataset.batch([4] * size)[0], dataset.batch([4] * 6)[0][:size])
 
     def test_a_pool_lends_what_is_free(self):
-        """What a tensor or a view of it has is not; nothing small is kept, and no more than a few."""
+        """Memory in use by a tensor or a view is not reused; only a few large arrays are kept."""
         pool = Pool()
         first = pool.lend(2**20)
         view, address = first[5:], first.data_ptr()
@@ -394,7 +394,7 @@ class TestMemory:
         assert len(pool.lend(10)) == 10
 
     def test_a_forked_process_has_memory_of_its_own(self, dataset):
-        """What it reads shows in no batch of its parent's."""
+        """Its batches do not appear in those of its parent."""
         images, _ = dataset.batch([0, 1, 2])
         before = images.clone()
         child = os.fork()

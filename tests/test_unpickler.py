@@ -1,4 +1,4 @@
-"""``load``, ``loads`` and ``PatchUnpickler``: what they take, what they give, and that nothing else comes out."""
+"""``load``, ``loads`` and ``PatchUnpickler``: accepted input, results, and no other outcomes."""
 
 import contextlib
 import io
@@ -108,7 +108,7 @@ class Child(ben_secure.BigEarthNet_S1_Patch):
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda value: memoryview(bytearray(value))])
 def test_loads_takes_bytes_like_data(kind):
-    """Bytes, bytearray and memoryview are the same value; what is changed afterwards does not change the patch."""
+    """Bytes, bytearray and memoryview are the same value; later changes of them do not change the patch."""
     value = make_patch(ben_secure.BigEarthNet_S1_Patch).dumps()
     data = kind(value)
     patch = loads(data)
@@ -182,7 +182,7 @@ def test_canonical_values_come_back(patch):
 
 @given(strategies.metadata())
 def test_legacy_metadata_comes_back(metadata):
-    """What may be metadata comes back from a legacy value as it went in, numpy's leaves as numpy writes them."""
+    """Metadata comes back from a legacy value unchanged, with numpy objects as numpy writes them."""
     maker = Maker()
     found = loads(write(small_tree(metadata={key: _as_numpy_writes(maker, value) for key, value in metadata.items()})))
     plain = loads(write(small_tree(metadata={})))
@@ -206,7 +206,7 @@ def _as_numpy_writes(maker, value):
 
 
 def _native(value):
-    """What numpy's own loader makes of it: native byte order, texts that end at their trailing NULs."""
+    """The result of numpy's own loader: native byte order, and texts without trailing NULs."""
     if isinstance(value, np.str_):
         return np.str_(value.rstrip("\0"))
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":
@@ -268,7 +268,7 @@ def test_bytearray_in_metadata_is_refused_at_any_size(size):
 @given(st.integers(0, 2**63), st.binary(max_size=80))
 @example(0, canonical())
 def test_what_follows_a_payload_is_not_looked_at(seed, footer):
-    """A payload in front of anything is what it is alone: the same patch, or the same refusal at the same place."""
+    """A payload before other bytes is read like the payload alone, with the same patch or refusal."""
     rng = random.Random(seed)
     value = rng.choice(VALUES)
     if rng.random() < 0.8:
@@ -357,7 +357,7 @@ def test_only_patch_classes_can_be_declared(classes, error):
 
 
 def test_class_under_a_name_of_the_interface_cannot_be_declared():
-    """What the table has cannot be declared away."""
+    """Names of the table cannot be declared."""
     posing = type("BigEarthNet_S1_Patch", (BigEarthNetPatch,), {"__module__": PATCH_MODULES[S1]})
     with pytest.raises(ValueError, match="interface itself"):
         loads(canonical(), classes=[posing])
@@ -381,7 +381,7 @@ def test_an_admitted_class_is_no_kind():
     "pair", [("os", "system"), ("builtins", "eval"), ("numpy", "load"), ("", ""), ("numpy", "dtype.type")]
 )
 def test_find_class_imports_nothing(pair):
-    """Whoever calls ``find_class`` gets a stand-in of the table or an error."""
+    """Every call of ``find_class`` returns a row of the table or raises an error."""
     unpickler = PatchUnpickler(io.BytesIO(canonical()))
     with pytest.raises(UnsafePickleError, match="asks for"):
         unpickler.find_class(*pair)
@@ -398,7 +398,7 @@ def test_find_class_imports_nothing(pair):
 
 @pytest.mark.parametrize("value", VALUES)
 def test_unpickler_loads_what_loads_does(value):
-    """The same patch, of a tagged value too; what is no pickle is not for it."""
+    """The same patch, of a tagged value, too; other content is refused."""
     for stored in (value, append_tag(MacKey.generate(), b"BEN", b"name", value)):
         assert PatchUnpickler(io.BytesIO(stored)).load() == loads(value)
     with pytest.raises(PatchFormatError, match="not a pickle"):
@@ -429,7 +429,7 @@ class Watched(PatchUnpickler):
 @pytest.mark.threat("T1")
 @pytest.mark.parametrize("value", [*VALUES, with_metadata(name("os", "system")), with_metadata(text("0") + b"Q")])
 def test_the_engine_of_cpython_never_sees_a_payload(value):
-    """``load`` runs the machine: what CPython's own ``load`` asks for is never asked."""
+    """``load`` runs the machine; the hooks of CPython's own ``load`` are never called."""
     Watched.asked.clear()
     with contextlib.suppress(UnsafePickleError):
         assert Watched(io.BytesIO(value)).load() == loads(value)
@@ -489,7 +489,7 @@ def test_no_function_of_pickle_runs():
 
 
 def test_errors_keep_their_cause():
-    """What numpy or the interpreter said is chained, for whoever debugs an archive."""
+    """Errors of numpy or the interpreter are chained, for debugging."""
     with pytest.raises(PatchFormatError) as caught:
         loads(canonical(pixels=array_blob(b"abc")))
     assert isinstance(caught.value.__cause__, ValueError)
@@ -501,7 +501,7 @@ def test_errors_keep_their_cause():
 @pytest.mark.threat("T2")
 @pytest.mark.parametrize("error", [MemoryError, RecursionError])
 def test_lack_of_memory_is_no_verdict(error, monkeypatch):
-    """It leaves as an error of ours that says nothing about the value, wherever it comes up and whoever reads."""
+    """It is raised as our error without a verdict, wherever it occurs and for every reader."""
 
     def fails(*arguments):
         raise error
@@ -523,7 +523,7 @@ def test_lack_of_memory_is_no_verdict(error, monkeypatch):
 
 @pytest.mark.threat("T2")
 def test_a_full_stack_is_no_verdict():
-    """Close to the interpreter's recursion limit the verdict is that of the value, or there is none."""
+    """Close to the recursion limit of the interpreter the verdict is that of the value, or there is none."""
     hostile, honest, decoder = with_metadata(name("os", "system")), canonical(), Decoder()
 
     def at(depth, value):
@@ -547,7 +547,7 @@ def test_a_full_stack_is_no_verdict():
 
 
 def child(script, **env):
-    """Run a script in a process of its own; returns what it prints."""
+    """Run a script in a separate process; return its output."""
     path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": path, **env}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
@@ -598,7 +598,7 @@ print(decided > 100, undecided > 1000)
 @pytest.mark.slow
 @pytest.mark.threat("T2")
 def test_an_allocation_that_fails_is_no_verdict():
-    """Whichever allocation fails: the verdict is that of the value, or none; and what is remembered stays true."""
+    """For every failing allocation, the verdict is that of the value, or none; and the memory stays correct."""
     pytest.importorskip("_testcapi", reason="this Python cannot make allocations fail")
     assert child(ALLOCATIONS) == "True True\n"
 
@@ -636,7 +636,7 @@ print("done")
 @pytest.mark.threat("T2")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
 def test_too_little_memory_is_no_verdict():
-    """A good value for which there is no memory is undecided, to the loader and the audit, and good afterwards."""
+    """A good value without enough memory is undecided, in the loader and the audit, and good afterwards."""
     # So that glibc gives large pieces of memory back.
     assert child(LITTLE_MEMORY, MALLOC_MMAP_THRESHOLD_="65536") == "done\n"
 
@@ -657,7 +657,7 @@ def test_any_bytes_are_a_patch_or_one_of_our_errors(data):
 
 @given(st.integers(0, 2**63))
 def test_mutations_are_a_patch_or_one_of_our_errors(seed):
-    """Honest values with a few changes, too; what loads can be written and read again."""
+    """Honest values with a few changes, too; accepted values can be written and read again."""
     rng = random.Random(seed)
     value = rng.choice(VALUES)
     for _ in range(rng.choice((1, 1, 2, 4))):
@@ -715,7 +715,7 @@ class TestMemoryOfTheCaller:
 
     @pytest.mark.parametrize("place", range(len(VALUES)))
     def test_it_equals_what_loads_returns(self, place):
-        """Whatever the value, whether its parts are known or not."""
+        """For any value, known or not."""
         value, decoder = VALUES[place], Decoder()
         for _ in range(5):
             patch, (found, _) = loads(value), kept(value, decoder)
@@ -758,7 +758,7 @@ class TestMemoryOfTheCaller:
 
 
 class TestValuesThatDifferInPixels:
-    """What was built of one value is used for the next, if that differs in its pixels only."""
+    """The result for one value is reused for the next, if only its pixels differ."""
 
     def values(self, count=6, **metadata):
         return [make_patch(seed=seed, **(metadata or {"labels": ["a", "b"], "n": 1})).dumps() for seed in range(count)]
@@ -778,7 +778,7 @@ class TestValuesThatDifferInPixels:
         assert loads(make_patch(seed=4, labels=["a", "b"], n=1).dumps()) == make_patch(seed=4, labels=["a", "b"], n=1)
 
     def test_metadata_of_any_depth_is_each_value_s_own(self):
-        """Also where it is built anew each time."""
+        """Also if it is built again each time."""
         patches = [loads(value) for value in self.values(labels=["a"], deep={"x": [1]}, array=np.arange(3))]
         patches[4].deep["x"].append(2)
         patches[4].array[0] = 7
@@ -870,7 +870,7 @@ class TestLegacyValuesThatDifferInPixels:
 
     @pytest.mark.threat("T3")
     def test_an_array_in_the_metadata_is_each_value_s_own(self):
-        """Its bytes are a block too, so what was built of one value says nothing of the next."""
+        """Its bytes are a block, too, so the result for one value is not reused for the next."""
         values = [legacy(S1, metadata={"map": Maker().array(np.full(600, seed, "<u2"))}) for seed in range(6)]
         decoder = Decoder()
         assert [int(decoder.load(value, len(value)).map[0]) for value in values] == [0, 1, 2, 3, 4, 5]
@@ -897,7 +897,7 @@ class TestLegacyValuesThatDifferInPixels:
 
     @pytest.mark.threat("T3")
     def test_one_block_for_two_bands_is_read_for_both(self):
-        """Not the usual order of blocks, so nothing is recalled; its twin has a block for each."""
+        """This order of blocks is unusual, so nothing is reused; the counterpart has a block for each band."""
         values = []
         for seed in range(6):
             pixels = pixels_of(seed)

@@ -35,7 +35,7 @@ def database(tmp_path, monkeypatch):
     ],
 )
 def test_a_usage_error_says_what_is_expected_and_where_it_is_explained(arguments, message, database, capsys):
-    """In plain words, and with the command whose help explains it; the same call with a right value is none."""
+    """The message has the expected value, and the command whose help explains it; a correct call is accepted."""
     assert main(arguments) == 2
     command = " ".join(arguments[: 2 if arguments[0] == "keygen" else 1])
     assert capsys.readouterr() == ("", f"ben-secure: {message} (see ben-secure {command} --help)\n")

@@ -63,7 +63,7 @@ def test_a_length_that_begins_like_a_pickle_is_a_length(length):
 @pytest.mark.threat("T16")
 @pytest.mark.parametrize("first", [b"\x80\x04", b"\x80\x05"])
 def test_no_pickle_is_admitted_that_looks_like_safetensors(first):
-    """Whatever stands at the two bytes between, in a pickle whose upper length bytes and brace are there."""
+    """For any two bytes between, in a pickle with these upper length bytes and brace."""
     tail = PICKLES[0][9:]
     for between in range(0, 2**16, 5):  # each value of either byte, and most pairs of digits
         value = first + between.to_bytes(2, "little") + tensors.SIGN + tail
@@ -85,7 +85,7 @@ def test_no_pickle_is_admitted_that_looks_like_safetensors(first):
     ],
 )
 def test_neither_is_refused_by_a_message_that_names_both(value, shown):
-    """Nothing is tried; the error says what was expected, and its twin is read."""
+    """No format is guessed; the error has both expectations, and the accepted counterpart is read."""
     with pytest.raises(PatchFormatError, match="not a pickle and not a safetensors file") as caught:
         values.loads(value)
     assert (caught.value.rule, caught.value.offset) == (Rule.NOT_A_PICKLE, 0)
@@ -102,7 +102,7 @@ def test_what_follows_the_payload_is_not_looked_at():
 
 
 def test_limits_and_types():
-    """Too long a file is refused without being read whole; what is no bytes is the caller's mistake."""
+    """Too long a file is refused without reading all of it; other types are the caller's mistake."""
     limits = Limits(max_value_bytes=len(S1_FILE) - 1)
     file = io.BytesIO(S1_FILE + bytes(10**6))
     with pytest.raises(LimitExceededError, match="max_value_bytes"):

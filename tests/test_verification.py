@@ -99,7 +99,7 @@ def test_a_value_that_is_not_the_tagged_one_is_refused(tagged, mac_key, attack):
 
 @pytest.mark.threat("T9")
 def test_another_key_or_context_is_refused(tagged, mac_key):
-    """The twin with both right is read above."""
+    """The same database with both correct is read above."""
     for key, context in ((MacKey.generate(), CONTEXT), (mac_key, "another"), (mac_key, "")):
         with PatchReader(tagged, mac_key=key, context=context) as reader, pytest.raises(TagMismatchError):
             reader["patch 0"]
@@ -271,7 +271,7 @@ CONSUMERS = [read, batch, count, audit, check, copy]
 @pytest.mark.parametrize("consume", CONSUMERS)
 @pytest.mark.parametrize("asked", ["tags", "manifest", "both"])
 def test_one_object_is_taken_everywhere(tagged, mac_key, publisher, consume, asked):
-    """Whatever reads a database takes the signed one, and refuses it with one value in the place of another."""
+    """Everything that reads a database accepts the signed one, and refuses one with exchanged values."""
     sign(tagged, publisher)
     tags = {"mac_key": mac_key, "context": CONTEXT}
     manifest = {"verify_key": publisher.verify_key, "name": "BigEarthNet-S1", "version": "1.0"}
@@ -292,7 +292,7 @@ def test_nothing_else_stands_in_for_it(tagged, mac_key, publisher, consume):
 
 
 def test_the_readers_keywords_make_one(tagged, mac_key, publisher):
-    """For a reader and a dataset; defaults ask for nothing, and keywords beside an object are a mistake."""
+    """For a reader and a dataset; defaults request nothing, and keywords together with an object are a mistake."""
     sign(tagged, publisher)
     parts = {
         "mac_key": mac_key, "context": CONTEXT, "verify_key": publisher.verify_key, "threshold": 1,
@@ -319,7 +319,7 @@ def test_the_readers_keywords_make_one(tagged, mac_key, publisher):
 
 
 def test_an_open_reader_keeps_its_own(tagged, mac_key):
-    """What takes a reader takes no verification beside it."""
+    """Functions that take a reader accept no verification with it."""
     verification = Verification(mac_key=mac_key, context=CONTEXT)
     with PatchReader(tagged, verification=verification) as reader:
         assert stats(reader).patches == len(PatchArrays(reader, bands="S1", labels=None)) == 3
@@ -354,7 +354,7 @@ BOTH = [FIRST.verify_key, SECOND.verify_key]
     ],
 )
 def test_what_means_nothing_is_the_callers_mistake(wrong, message, right):
-    """A field without its key, no key at all, or more signatures than keys; what is next to it can be made."""
+    """A field without its key, no key, or more signatures than keys; similar correct arguments are accepted."""
     with pytest.raises(ValueError, match=message):
         Verification(**wrong)
     made = Verification(**right)
@@ -382,7 +382,7 @@ def test_what_means_nothing_is_the_callers_mistake(wrong, message, right):
     ],
 )
 def test_no_kind_of_key_stands_in_for_another(wrong):
-    """Nor anything else for what it is not; the message names types and no secret."""
+    """Other objects are refused, too; the message has the types and no secret."""
     with pytest.raises(TypeError) as error:
         Verification(**wrong)
     assert not any(secret in str(error.value) for secret in secrets(KEY))
@@ -408,7 +408,7 @@ def test_one_key_and_a_list_of_one_are_the_same():
 
 @pytest.mark.threat("T10")
 def test_it_shows_key_ids_and_no_secret(tagged):
-    """In its ``repr`` and in what a reader says of itself."""
+    """In its ``repr`` and in the description of a reader."""
     verification = Verification(mac_key=MacKeySet(KEY), context=CONTEXT, verify_key=BOTH, version="1.0")
     for name in (KEY.fingerprint, FIRST.fingerprint, SECOND.fingerprint, CONTEXT, "1.0"):
         assert name in repr(verification)
@@ -436,7 +436,7 @@ def marks_in_worker(verification):
 
 
 def test_it_travels_to_workers_whole():
-    """A spawned process has an equal object with the very keys, whatever they carry."""
+    """A spawned process has an equal object with the same keys."""
     keys = MacKeySet(MarkedKey(bytes(range(32)), Suite.HS256, 2), MarkedKey(bytes(32), Suite.A256GMAC, 1))
     verification = Verification(
         mac_key=keys, context=CONTEXT, verify_key=BOTH, threshold=2, manifest="m", name="n", version="1"

@@ -105,12 +105,12 @@ def test_a_range_can_be_split_around_any_record(places):
 
 @functools.cache
 def _database():
-    """The same database for a property test, which takes no fixtures of single tests."""
+    """The same database for a property test, which cannot use function fixtures."""
     return str(make_database(pathlib.Path(tempfile.mkdtemp(prefix="ben-secure-test-")) / "db", RECORDS))
 
 
 def test_a_sample_is_spread_evenly(database, pages, whole):
-    """It is the same each time, and what is found of a record does not depend on the others."""
+    """It is the same each time, and the finding for a record does not depend on the others."""
     tasks = list(sample(pages, database, OPTIONS, 10))
     assert [task.position for task in tasks] == [n * 31 // 10 for n in range(10)]
     assert all(task.alone for task in tasks)
@@ -121,7 +121,7 @@ def test_a_sample_is_spread_evenly(database, pages, whole):
 
 
 def test_another_state_of_the_database_is_not_judged(database, pages):
-    """A range of a file that was changed since has no findings that could be believed."""
+    """A range of a file that has changed since has no findings."""
     (task,) = cut(pages, database, OPTIONS, 1000)
     for change in ({"txnid": 99}, {"mtime_ns": 1}, {"ctime_ns": 1}, {"inode": 1}):
         other = dataclasses.replace(task, identity=dataclasses.replace(task.identity, **change))
@@ -199,7 +199,7 @@ def lacking(task: RangeTask, announce) -> Tally:
 
 
 def lacking_once(task: RangeTask, announce) -> Tally:
-    """A judge that has no memory for anything, the first time."""
+    """A judge that lacks memory for everything, the first time."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(os.path.join(os.path.dirname(task.path), "was-full"))
         announce(3)
@@ -253,7 +253,7 @@ def killed(task: RangeTask, announce) -> Tally:
     ],
 )
 def test_a_value_for_which_memory_lacks_is_undecided(database, pages, whole, judge, why):
-    """It is no finding and is not counted as refused; everything else is found as it was."""
+    """It is not a finding and does not count as refused; the other findings are unchanged."""
     with Workers(2, judge=judge) as pool:
         found = total(
             tally for _, tally in pool.judge_ranges(cut(pages, database, OPTIONS, 20), functools.partial(split, pages))
@@ -275,7 +275,7 @@ def test_memory_that_lacks_once_decides_nothing(database, pages, whole):
 @pytest.mark.slow
 @pytest.mark.threat("T12")
 def test_a_worker_that_is_stopped_is_given_up(database, pages, monkeypatch):
-    """It cannot end itself any more, which is no fault of the value."""
+    """It cannot end itself any more, which is not the fault of the value."""
     monkeypatch.setattr(workers, "_SLACK_S", 0.0)
     monkeypatch.setattr(workers, "_POLL_S", 0.1)
     with Workers(1, judge=stopping, value_timeout_s=0.2) as pool:
@@ -287,7 +287,7 @@ def test_a_worker_that_is_stopped_is_given_up(database, pages, monkeypatch):
 
 
 def killed_once(task: RangeTask, announce) -> Tally:
-    """A judge that is killed by somebody else, the first time."""
+    """A judge that is killed from outside, the first time."""
     try:
         os.mkdir(os.path.join(os.path.dirname(task.path), "was-here"))
     except FileExistsError:
@@ -323,7 +323,7 @@ def test_no_value_is_to_blame_if_workers_never_come_to_one(database, pages):
 
 @pytest.mark.threat("T12")
 def test_too_many_lost_values_end_the_audit(database, pages, monkeypatch):
-    """An archive of values that kill cannot keep it busy for days."""
+    """A database of values that kill the judge cannot keep it busy for days."""
     monkeypatch.setattr(workers, "MAX_LOST", 0)
     with Workers(1, judge=dying) as pool, pytest.raises(StoreError, match="more than 0 values have stopped a worker"):
         list(pool.judge_ranges(cut(pages, database, OPTIONS, 40), functools.partial(split, pages)))
@@ -348,7 +348,7 @@ def test_a_worker_that_cannot_start_is_told(database, pages, monkeypatch, tmp_pa
 
 
 def test_ranges_before_a_failure_are_given_out(database, pages):
-    """What could be cut is judged, then the damage is raised."""
+    """Complete ranges are judged, then the damage is raised."""
 
     def damaged():
         yield next(cut(pages, database, OPTIONS, 5))
@@ -362,7 +362,7 @@ def test_ranges_before_a_failure_are_given_out(database, pages):
 
 
 def test_the_first_range_is_at_work_while_others_are_cut(database, pages):
-    """The keys of a large archive on a cold disk take a while."""
+    """The keys of a large database on a cold disk take a while."""
     at_work = []
 
     def slowly():

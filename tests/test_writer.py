@@ -1,4 +1,4 @@
-"""``PatchWriter`` makes a database complete or not at all, whatever happens, and liblmdb opens only its own files."""
+"""``PatchWriter`` makes a complete database or none in all cases, and liblmdb opens only its own files."""
 
 import contextlib
 import fcntl
@@ -33,7 +33,7 @@ OTHER = make_patch(BigEarthNet_S1_Patch, seed=1)
 
 
 def records(path):
-    """All records of a database; None if there is none."""
+    """All records of a database; None if it does not exist."""
     if not path.exists():
         return None
     with PageReader(path) as reader:
@@ -51,7 +51,7 @@ def write(path, named_patches, finally_=lambda: None, **options):
 
 @pytest.fixture
 def old(tmp_path):
-    """A database with two patches, and what is in it."""
+    """A database with two patches, and its content."""
     path = write(tmp_path / "old.lmdb", {"a": PATCH, "b": OTHER})
     return path, {b"a": PATCH.dumps(), b"b": OTHER.dumps()}
 
@@ -127,7 +127,7 @@ def test_chunks_and_a_growing_map(tmp_path, monkeypatch):
 
 
 def test_names_and_patches_are_checked(tmp_path):
-    """The caller's mistakes are Python's own errors, and what was written before and after them stays."""
+    """The caller's mistakes are Python's own errors, and patches written before and after are kept."""
     with PatchWriter(tmp_path / "db") as database:
         database["x" * 511] = PATCH
         for name, patch, error, message in (
@@ -184,7 +184,7 @@ def test_a_writer_works_inside_its_block_only(tmp_path):
 
 
 def test_an_existing_target_is_refused(old, tmp_path):
-    """Whatever it is; and it says how to add to a database."""
+    """For any kind of target; the message tells how to add to a database."""
     path, before = old
     (tmp_path / "directory").mkdir()
     (tmp_path / "file").write_bytes(b"precious")
@@ -198,7 +198,7 @@ def test_an_existing_target_is_refused(old, tmp_path):
 
 
 def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path):
-    """Somebody else's database of the same name stays."""
+    """Another program's database of the same name stays."""
 
     def meanwhile():
         (tmp_path / "db").mkdir()
@@ -225,7 +225,7 @@ def test_append_adds(old):
 
 
 def test_append_follows_a_link_to_the_data_file(old, tmp_path):
-    """What is replaced is the file behind the link, on its own file system."""
+    """The file behind the link is replaced, on its own file system."""
     path, expected = old
     (tmp_path / "elsewhere").mkdir()
     (path / "data.mdb").rename(tmp_path / "elsewhere" / "real.mdb")

@@ -28,7 +28,7 @@ def pixels(side: int, seed: int, dtype: str = "<u2") -> np.ndarray:
 
 
 def patches() -> dict[str, BigEarthNetPatch]:
-    """What the database holds, by name."""
+    """The content of the database, by name."""
     bands = [spec for spec in STORAGE_ORDER if spec.sensor == "S2"]
     s2 = {spec.attribute: pixels(spec.shape[0], place) for place, spec in enumerate(bands)}
     ndvi = Band(name="NDVI", spatial_resolution=10, data_shape=(12, 12), data=pixels(12, 1, "<f4"))

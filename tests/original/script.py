@@ -68,7 +68,7 @@ NUMPY_METADATA = {
 
 
 class OwnPatch:
-    """What people did who followed the advice to inherit; 0.1.0 has no base class to inherit from."""
+    """A user's own class, by inheritance as recommended; 0.1.0 has no base class to inherit from."""
 
 
 try:
@@ -125,7 +125,7 @@ def plain(value):
 
 
 def describe(patch):
-    """What a patch holds, in JSON; the same function describes ours."""
+    """The content of a patch as JSON; the same function describes ours."""
     bands = sorted(patch.bands, key=lambda band: band.name)
     attributes = {
         name: value

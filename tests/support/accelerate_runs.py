@@ -1,4 +1,4 @@
-"""Runs of Accelerate, for ``run_framework``; two ranks write what they got."""
+"""Runs of Accelerate, for ``run_framework``; two ranks write their results."""
 
 import json
 import pathlib

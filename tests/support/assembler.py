@@ -102,7 +102,7 @@ def program(*parts: bytes, protocol: int = 4) -> bytes:
 
 
 def frame(*parts: bytes, length: int | None = None) -> bytes:
-    """FRAME and its content; ``length`` tells another length than there is."""
+    """Make a FRAME and its content; ``length`` is a false length."""
     content = b"".join(parts)
     return b"\x95" + struct.pack("<Q", len(content) if length is None else length) + content
 
@@ -256,7 +256,7 @@ def attack(
     words: str = "",
     **more: Any,
 ) -> None:
-    """Add a case; the twin is by default the same kind of value with an honest call in it."""
+    """Add a case; the default accepted value is of the same kind, with an honest call."""
     twin = with_metadata(HONEST) if twin is None else twin
     rules = rule if isinstance(rule, tuple) else (rule,)
     ATTACKS.append(

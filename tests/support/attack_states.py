@@ -82,7 +82,7 @@ def set_of_fields(generation: str) -> str:
 
 
 def _add_pydantic() -> None:
-    """What pydantic keeps beside the fields, for each class of bands and each generation."""
+    """State that pydantic keeps in addition to the fields, for each band class and each generation."""
     wrong_sets: dict[str, Any] = {
         "a text": "name", "an int": 4, "a dict": dict.fromkeys(FIELDS), "a class": _CLASS, "None": None,
         "a list": list(FIELDS), "a tuple": FIELDS, "bytes": b"name", "False": False, "a float": 0.5, "empty": set(),
@@ -143,7 +143,7 @@ def _in_band(generation: str, protocol: int = 5, **more: Any) -> bytes:
 
 
 def _add_arrays() -> None:
-    """What numpy keeps of an array, as the pixels of a band of each generation and as metadata."""
+    """State of an array in numpy, as the pixels of a band of each generation and as metadata."""
     for label, more, rule in (
         ("shape of floats", {"shape": (2.0, 3.0)}, EITHER), ("shape of bools", {"shape": (True, True)}, EITHER),
         ("shape with a float", {"shape": (2, 3.0)}, EITHER), ("state version True", {"version": True}, Rule.ARRAY),
@@ -219,7 +219,7 @@ def _block_band(generation: str, data: Any) -> bytes:
 
 
 def _add_twice() -> None:
-    """One thing said twice: a reader that keeps the first and one that keeps the last see two patches."""
+    """Duplicates: a reader that keeps the first and one that keeps the last see two different patches."""
     why = "the first or the last of them: two readers see two patches"
     key, other = text("k") + NONE, text("l") + NONE
     for label, twice, once in (

@@ -241,7 +241,7 @@ def _band_of(data: Any) -> bytes:
 
 
 def _add_legacy() -> None:
-    """Type confusion in what the original package writes."""
+    """Type confusion in values of the original package."""
     band = Maker().band("Band", "green", 10, np.zeros((2, 3), "<u2"))
     other = Maker().band("BenS1_Band", "VV", 10, np.zeros((120, 120), "|i1"))
     wrong_parts: dict[str, Any] = {

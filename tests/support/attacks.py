@@ -456,7 +456,7 @@ def _add_call_shapes() -> None:
 
 
 def _add_framing() -> None:
-    """Lengths, frames and ends: what makes a reader of bytes lose its step."""
+    """Lengths, frames and ends that make a reader lose its position."""
     rest = canonical_parts() + STOP
     whole = canonical()
     twin = b"\x80\x04" + frame(rest)

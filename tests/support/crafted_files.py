@@ -149,7 +149,7 @@ def crafted(honest: Honest, seed: int):
 
 
 def _changed(honest: Honest, data: bytearray, chance: random.Random) -> str:
-    """Change one number; returns what was done."""
+    """Change one number, and return a description."""
     places = honest.numbers
     kind = chance.random()
     if kind < 0.3:  # cycles and shared pages are made of these
@@ -171,7 +171,7 @@ def _changed(honest: Honest, data: bytearray, chance: random.Random) -> str:
 
 
 def _read(place: pathlib.Path, honest: Honest, *, signed: bool) -> int:
-    """Read every patch by its name: what loads is what was stored, under its key if that is signed."""
+    """Read every patch by name; each must be the stored one, under its key if the database is signed."""
     key = {"verify_key": _public(honest), "manifest": place / "db.manifest"} if signed else {}
     stored = list(honest.patches.values())
     try:

@@ -35,7 +35,7 @@ HOSTILE = [
 
 
 def make_database(path, records, **options):
-    """Write raw records with liblmdb, as somebody else would."""
+    """Write raw records with liblmdb, as another program would."""
     with lmdb.open(str(path), map_size=2**30, sync=False, **options) as env, env.begin(write=True) as transaction:
         for lmdb_key, value in records.items():
             transaction.put(lmdb_key, value)
@@ -43,7 +43,7 @@ def make_database(path, records, **options):
 
 
 def faults_of(path):
-    """What ``lmdb.verify`` finds in a database; nothing where there is none."""
+    """The faults that ``lmdb.verify`` finds in a database; empty without ``lmdb.verify``."""
     if not HAS_LMDB_VERIFY:
         return []
     try:

@@ -73,7 +73,7 @@ def has_tags(name: str) -> Callable[[Place], bool]:
 
 
 def signed(place: Place) -> bool:
-    """Whether a signed manifest lies beside the database."""
+    """Whether a signed manifest is beside the database."""
     return (place / "db.manifest").exists() and succeeds("verify", "db", "--verify-key", "key.pub", *RELEASE)(place)
 
 
@@ -157,7 +157,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Done:
-    """How a process ended, and what it wrote to stderr."""
+    """The end of a process, and its output on stderr."""
 
     returncode: int
     stderr: bytes
@@ -198,7 +198,7 @@ def write_patches(path: Place, *names: str) -> None:
 
 
 def make_place(place: Place) -> None:
-    """Make what the commands work on."""
+    """Make the input of the commands."""
     write_patches(place / "db", "a", "b")
     write_key_pair(place / "key", place / "key.pub", SigningKey.generate())
     write_mac_keys(place / "mac", MacKeySet(MacKey.generate()))
@@ -206,7 +206,7 @@ def make_place(place: Place) -> None:
 
 
 def content(place: Place) -> dict[str, bytes]:
-    """All files by path, and folders; locks of liblmdb hold nothing."""
+    """All files by path, and folders; lock files of liblmdb have no content."""
     return {
         str(path.relative_to(place)): path.read_bytes() if path.is_file() else b"a folder"
         for path in sorted(place.rglob("*"))
@@ -215,7 +215,7 @@ def content(place: Place) -> dict[str, bytes]:
 
 
 def hidden(place: Place) -> list[str]:
-    """What writers have left."""
+    """The remains of writers."""
     return [str(path.relative_to(place)) for path in place.rglob("*") if path.name.startswith(".")]
 
 
@@ -232,7 +232,7 @@ def points(case: Case, model: Place) -> dict[str, int]:
 
 
 def judged(case: Case, model: Place, call: str, number: int, fault: str) -> str:
-    """Let one call fail, then run the command again; what happened, in a few words."""
+    """Let one call fail, run the command again, and describe the result in a few words."""
     with tempfile.TemporaryDirectory() as folder:
         place = Place(folder) / "place"
         shutil.copytree(model, place)

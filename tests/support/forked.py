@@ -6,7 +6,7 @@ import sys
 
 
 def main(answers, orders):
-    """Write who they are and what is in this process, then end as ordered."""
+    """Write the identity of the process and its modules, then end as ordered."""
     threads = len(os.listdir("/proc/self/task")) if sys.platform == "linux" else 1
     modules = {name.split(".")[0] for name in sys.modules}
     os.write(answers, f"{os.getpid()} {os.getppid()} {threads} {'pytest' in modules}".encode())

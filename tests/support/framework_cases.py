@@ -11,7 +11,7 @@ BATCH = 4
 
 
 class Listed(Dataset):
-    """The items of a dataset in a list: what any loader has to agree with."""
+    """The items of a dataset in a list, which every loader must reproduce."""
 
     def __init__(self, dataset):
         self.items = [dataset[place] for place in range(len(dataset))]

@@ -49,7 +49,7 @@ _OPERANDS = {0x80: 1, 0x95: 8, 0x4B: 1, 0x4D: 2, 0x4A: 4, 0x47: 8, 0x68: 1, 0x6A
 
 
 def pieces(value: bytes) -> list[bytes]:
-    """One piece an opcode, frames left out; what cannot be disassembled stays in one piece."""
+    """Split into one piece per opcode, without frames; bytes that cannot be disassembled stay in one piece."""
     found, last = [], 0
     with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
         starts = [position for _, _, position in pickletools.genops(value)]
@@ -74,7 +74,7 @@ def random_opcode(rng: random.Random) -> bytes:
 
 
 def random_part(rng: random.Random) -> bytes:
-    """Some opcodes that belong together: a global, a small object, a fetch of what is likely to be there."""
+    """A few opcodes that belong together: a global, a small object, or a fetch of a likely memo entry."""
     module, attribute = rng.choice(list(TABLE))
     return rng.choice(
         (
@@ -161,7 +161,7 @@ _EMPTY = {b"]": "list", b"}": "dict", b"\x8f": "set", b")": "leaf"}
 
 
 def grown_program(rng: random.Random, steps: int) -> bytes:
-    """A program each step of which fits what is on its stack, so that the machine admits it."""
+    """A program in which each step fits the stack, so the machine accepts it."""
     out, stack, memo = [b"\x80\x05("], [], []
     for step in range(steps):
         top = stack[-1] if stack else _Item("nothing")
@@ -223,7 +223,7 @@ def grown_program(rng: random.Random, steps: int) -> bytes:
 
 
 class _Node:
-    """What an inert stand-in makes: who made it, of what, and the one state that it was given."""
+    """The result of an inert stand-in: its maker, its arguments, and its one state."""
 
     def __init__(self, row: Name, arguments: tuple[Any, ...]) -> None:
         self.row, self.arguments, self.state = row, arguments, None
@@ -297,7 +297,7 @@ class _PythonUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
 
 
 def agrees_with_cpython(value: bytes) -> bool:
-    """Check that what the machine makes of a payload is what both unpicklers make of it; False if it refuses it."""
+    """Check that the machine makes the same as both unpicklers; False if it refuses the payload."""
     try:
         left = machine.run(value, len(value), TABLE, DEFAULT_LIMITS)
     except BenSecureError:
@@ -309,7 +309,7 @@ def agrees_with_cpython(value: bytes) -> bool:
 
 
 def note(decoder: Decoder, value: bytes) -> object:
-    """A new object if something is made of a value; that of an earlier one that differs in nothing but the pixels."""
+    """A new object if something is built from a value; the earlier one for a value that differs only in pixels."""
     return decoder.note(value, len(value), lambda *_: object())
 
 
@@ -341,7 +341,7 @@ def same(found: Any, expected: Any) -> bool:
 
 
 def agree(value: bytes, found: Any) -> None:
-    """What is a patch here has the same arrays in the safetensors library, and what that refuses is none here."""
+    """Every accepted patch has the same arrays in the safetensors library, and every refusal there is one here."""
     try:
         import safetensors.numpy
     except ImportError:
@@ -386,7 +386,7 @@ def examine(value: bytes, family: bytes = b"") -> bool:
 
 
 def examine_repainted(value: bytes) -> None:
-    """Values that differ from one that loads in their pixels only: what is remembered of it says nothing false."""
+    """Values that differ only in pixels from a loaded value get the right verdict from the memory."""
     others = [other for seed in (1, 2) if (other := repainted(value, seed)) != value]
     expected = [verdict(other) for other in others]
     memory = Decoder()

@@ -137,7 +137,7 @@ class Maker:
         self.dtypes: dict[str, Call] = {}
 
     def dtype(self, dtype: Any) -> Call:
-        """What ``dtype.__reduce__`` gives, for a plain, str or object dtype."""
+        """The result of ``dtype.__reduce__`` for a numeric, str or object dtype."""
         dtype = np.dtype(dtype)
         if dtype.str not in self.dtypes:
             order = "|" if dtype.itemsize == 1 or dtype.kind == "O" else dtype.str[0]
@@ -155,7 +155,7 @@ class Maker:
         return self.dtypes[dtype.str]
 
     def array(self, array: np.ndarray[Any, Any]) -> Call:
-        """What ``ndarray.__reduce__`` gives."""
+        """The result of ``ndarray.__reduce__``."""
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         data = array.tolist() if array.dtype.kind == "O" else array.tobytes("F" if fortran else "C")
         return Call(
@@ -166,7 +166,7 @@ class Maker:
         )
 
     def array_5(self, array: np.ndarray[Any, Any]) -> Call:
-        """What ``ndarray.__reduce_ex__(5)`` gives, in-band."""
+        """The result of ``ndarray.__reduce_ex__(5)``, in-band."""
         fortran = array.flags.f_contiguous and not array.flags.c_contiguous
         return Call(
             name_of(f"{self.generation.core}.numeric", "_frombuffer"),
@@ -179,7 +179,7 @@ class Maker:
         )
 
     def scalar(self, scalar: np.generic) -> Call:
-        """What ``generic.__reduce__`` gives."""
+        """The result of ``generic.__reduce__``."""
         function = name_of(f"{self.generation.core}.multiarray", "scalar")
         return Call(function, (self.dtype(scalar.dtype), scalar.__reduce__()[1][1]))
 
@@ -261,7 +261,7 @@ def tree(kind: str, generation: str = "numpy1-pydantic1", metadata: dict[str, An
 
 
 def small_tree(generation: str = "numpy1-pydantic1", metadata: dict[str, Any] | None = None) -> New:
-    """The graph of a patch with two tiny bands, some 900 bytes."""
+    """The graph of a patch with two tiny bands, about 900 bytes."""
     maker = Maker(GENERATIONS[generation])
     bands = {
         "green": maker.band("Band", "green", 10, np.arange(6, dtype="<u2").reshape(2, 3)),

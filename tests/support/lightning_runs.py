@@ -1,4 +1,4 @@
-"""Runs of Lightning, for ``run_framework``; each rank writes what it got."""
+"""Runs of Lightning, for ``run_framework``; each rank writes its results."""
 
 import json
 import pathlib

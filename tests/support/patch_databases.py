@@ -14,7 +14,7 @@ KEY = MacKey(bytes(range(32)))
 
 
 def patches(count=5, cls=BigEarthNet_S1_S2_Patch, start=0, **metadata):
-    """Patches of noise by name; float32 noise has no NaN, so that arrays can be compared."""
+    """Patches of noise by name; float32 noise has no NaN, so arrays can be compared."""
     found = {}
     for seed in range(start, start + count):
         patch = make_patch(cls, seed=seed, labels=LABELS, new_labels=NEW_LABELS, **metadata)

@@ -39,7 +39,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://{user}127.0.0.1:{self.server_port}/{path}"
 
     def handle_error(self, request, client_address):
-        """A client that hangs up is no news."""
+        """Ignore a client that closes the connection."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -97,7 +97,7 @@ def hostile_report(text):
 
 
 def printed(report, width=100, **options):
-    """What is printed of a report."""
+    """The printed form of a report."""
     out = Console(file=io.StringIO(), width=width, markup=False, emoji=False, highlight=False, **options)
     to_table(report, out)
     return out.file.getvalue()

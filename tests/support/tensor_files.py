@@ -19,7 +19,7 @@ S2_NAMES = tuple(sorted(name for name in BANDS if name not in S1_NAMES))
 
 
 def raw(header: str | bytes, data: bytes = b"", length: int | None = None) -> bytes:
-    """A file of a header as it is; ``length`` tells another length than it has."""
+    """Make a file from a header as given; ``length`` is a false length."""
     header = header.encode() if isinstance(header, str) else header
     return struct.pack("<Q", len(header) if length is None else length) + header + data
 
