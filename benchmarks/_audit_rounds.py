@@ -28,9 +28,9 @@ SIDES = {
     **dict.fromkeys(("01", "09"), 20),
 }
 LABELS = [f"class {number} of some nomenclature, with a name as long as they are" for number in range(43)]
-SETS = 1000  # different sets of labels in the archive
-UNSEEN = 1000  # values in an archive in which no set of labels occurs twice
-FEW = 20  # values of the archive on which the time to start is measured
+SETS = 1000  # different sets of labels in the database
+UNSEEN = 1000  # values in an database in which no set of labels occurs twice
+FEW = 20  # values of the database on which the time to start is measured
 SAMPLES = {"fickling": 5, "picklescan": 100}  # values in a turn of the slow ways
 
 figures: dict[str, dict] = {}
@@ -46,7 +46,7 @@ def row(what, value, *, at_most=None, at_least=None):
     rows.append({"what": what, "value": value, "at_most": at_most, "at_least": at_least})
 
 
-# The archive.
+# The database.
 
 
 def patches(data):
@@ -100,7 +100,7 @@ def audit(path, workers):
     """Audit a database that has nothing to find."""
     report = audit_database(path, run=Run(workers=workers))
     if report.verdict != "clean" or report.findings:
-        raise SystemExit(f"an honest archive is {report.verdict}: {report.undecided} {report.findings[:1]}")
+        raise SystemExit(f"an honest database is {report.verdict}: {report.undecided} {report.findings[:1]}")
 
 
 def fickling(values):
@@ -219,17 +219,17 @@ def main():
     folder, seconds, count, data = sys.argv[1], float(sys.argv[2]), max(int(sys.argv[3]), 2 * FEW), sys.argv[4]
     cores = os.sched_getaffinity(0)
     sources = patches(data)
-    path, few = build(f"{folder}/archive", count, sources), build(f"{folder}/few", FEW, sources)
+    path, few = build(f"{folder}/database", count, sources), build(f"{folder}/few", FEW, sources)
     unseen = build(f"{folder}/unseen", UNSEEN, sources, sets=UNSEEN)
     functions = ways(path, few, unseen, count, cores)
     for _, _, function in functions.values():  # warm
         function()
     samples = rounds(functions, seconds, cores)
     report(samples, functions, os.path.getsize(f"{path}/data.mdb"))
-    for archive, values in ((few, FEW), (path, count)):
-        own, worker = memory(archive, 2)
-        figure(f"memory of the program, archive of {values:,} values", own, "MiB")
-        row(f"MiB of a worker, archive of {values:,} values", worker, at_most=60)
+    for database, values in ((few, FEW), (path, count)):
+        own, worker = memory(database, 2)
+        figure(f"memory of the program, database of {values:,} values", own, "MiB")
+        row(f"MiB of a worker, database of {values:,} values", worker, at_most=60)
     json.dump({"figures": figures, "rows": rows}, sys.stdout)
 
 

@@ -1,7 +1,7 @@
-"""What the benchmarks share: a virtual environment to run in, the table of figures, the budgets.
+"""Common parts of the benchmarks: a virtual environment, the table of figures, the budgets.
 
-The rounds of a benchmark run as a program of its own, which prints one JSON object: ``figures`` (by name: value and
-unit) and ``rows`` (what was measured, its value, and the budget: at least or at most, or neither).
+The rounds of a benchmark run as a separate program, which prints one JSON object: ``figures`` (by name: value and unit)
+and ``rows`` (measurement, value, and optionally a budget, at least or at most).
 """
 
 import argparse
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import venv
 
-# What it names would be imported in the place of what is installed: two revisions would be one.
+# Its packages would be imported instead of the installed ones, so both revisions would be the same.
 os.environ.pop("PYTHONPATH", None)
 
 
@@ -27,12 +27,12 @@ def options(description, seconds):
 
 
 def run(rounds, needs, *arguments):
-    """Run the rounds in a fresh virtual environment with this package and what else they need.
+    """Run the rounds in a new virtual environment with this package and its requirements.
 
     Args:
-        rounds: Name of the program beside this file.
+        rounds: Name of the program in this folder.
         needs: Requirements, as for pip.
-        arguments: Arguments of the program, behind the scratch folder that it gets first.
+        arguments: Arguments of the program, after the first one, a temporary folder.
 
     Returns:
         The object that it prints.

@@ -117,7 +117,7 @@ def agree(folder, root, names):
     encode(f"{folder}/ours", s2=root / "s2", s1=root / "s1", place=False)  # the field stores none
     with ben_secure.PatchReader(f"{folder}/theirs") as theirs, ben_secure.PatchReader(f"{folder}/ours") as ours:
         if list(theirs) != list(ours) or any(theirs[name] != ours[name] for name in ours):
-            raise SystemExit("the archives differ; the benchmark means nothing")
+            raise SystemExit("the databases differ; the benchmark means nothing")
         value = theirs.raw(names[0][0])
     pickle.loads(value)  # their own way of reading takes it, too
 

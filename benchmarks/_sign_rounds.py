@@ -144,7 +144,7 @@ def one_patch(folder, seconds):
 
 
 def by_hash(folder, without_sha):
-    path, _, count = archive(folder, "hashed", 100)
+    path, _, count = database(folder, "hashed", 100)
     pages = PageReader(path)
 
     def sign(algorithm):
@@ -154,7 +154,7 @@ def by_hash(folder, without_sha):
     def verify_all(algorithm):
         verification = Verification(verify_key=PUBLISHER.verify_key, manifest=f"{folder}/{algorithm.value}")
         if verify(pages, verification).refused:
-            raise SystemExit("the archive is not as signed")
+            raise SystemExit("the database is not as signed")
 
     ways = {(what.__name__, each): partial(what, each) for what in (sign, verify_all) for each in Algorithm}
     samples = {way: [] for way in ways}
@@ -235,10 +235,10 @@ def opening(folder):
     row("MiB of the whole process with it open", megabytes, at_most=150)
 
 
-# A whole archive, on all cores.
+# A whole database, on all cores.
 
 
-def archive(folder, name, megabytes):
+def database(folder, name, megabytes):
     """Make a database of the patches of ``one_patch``, each many times under other names."""
     path = f"{folder}/{name}"
     with ben_secure.PatchReader(f"{folder}/s2.canonical") as reader:
@@ -282,7 +282,7 @@ def throughput(path, values, count):
 
     def verify():
         if any(open_manifest(f"{path}.manifest", [PUBLISHER.verify_key]).diff(record_digests(pages))):
-            raise SystemExit("the archive is not as signed")
+            raise SystemExit("the database is not as signed")
 
     ways = {
         "hashlib.sha256 of the file, one thread": lambda: hashlib_of_file(f"{path}/data.mdb"),
@@ -355,7 +355,7 @@ def main():
     if megabytes:  # not in the process of without_sha
         without_sha(f"{folder}/without_sha", seconds)
         opening(folder)
-        path, values, count = archive(folder, "archive", megabytes)
+        path, values, count = database(folder, "database", megabytes)
         throughput(path, values, count)
         first_patch(folder, path)
     json.dump({"figures": figures, "rows": rows}, sys.stdout)

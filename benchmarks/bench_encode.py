@@ -1,12 +1,12 @@
-"""How fast GeoTIFFs become an archive, as ratios against reading them with rasterio, in one run.
+"""The speed of encoding GeoTIFFs to a database, as ratios to reading them with rasterio, in one run.
 
     python benchmarks/bench_encode.py [--seconds 20] [--patches 48] [--json FILE] [--check]
 
-Makes a virtual environment with this package, rasterio and the original interface, writes patch folders with rasterio
-in the layout of BigEarthNet v1, and times two ways in interleaved rounds on one core, the files in the page cache:
-``encode`` with one worker, from the folders to the finished database; and what the field's encoder does at its core,
-without its checks of arguments: open each file with rasterio, read band 1, read the label file, fill the original
-interface, pickle, put. Only ratios of medians mean anything. ``--check`` exits 1 if a budget is broken.
+It makes a virtual environment with this package, rasterio and the original interface, and writes patch folders with
+rasterio in the layout of BigEarthNet v1. It times two programs in interleaved rounds on one core, with the files in the
+page cache: ``encode`` with one worker, from the folders to the finished database; and the core of the field's encoder,
+without its checks of arguments, which opens each file with rasterio, reads band 1 and the label file, fills the
+original interface, pickles and puts. Only ratios of medians are meaningful. ``--check`` exits 1 if a budget is broken.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import venv
 
-import _common  # noqa: F401  (for what it takes out of the environment)
+import _common  # noqa: F401  (for the variables that it removes from the environment)
 
 NEEDS = ["bigearthnet-patch-interface==0.1.2", "pydantic>=2", "rasterio", "tifffile", "imagecodecs"]
 

@@ -1,11 +1,11 @@
-"""How fast patches load, as ratios against the original package, in one run; and against another revision of this one.
+"""The speed of loading patches, as ratios to the original package and to another revision of this one, in one run.
 
     python benchmarks/bench_load.py [--seconds 20] [--against CHECKOUT] [--json FILE] [--check]
 
-Makes a virtual environment with this package, the original one and safetensors, and one more with the package of the
-other checkout. Builds one corpus (the same patches as the original pickles them, in canonical form and as safetensors).
-Each environment has one process; all of them run on one core and take turns, so that the ratios of medians mean
-something on a noisy machine. ``--check`` exits 1 if a budget is broken.
+It makes a virtual environment with this package, the original one and safetensors, and another with the package of the
+other checkout. It builds one corpus (the same patches as the original pickles them, in canonical form and as
+safetensors). Each environment has one process. All run on one core and take turns, so the ratios of medians are
+meaningful even on a noisy machine. ``--check`` exits 1 if a budget is broken.
 """
 
 import json
@@ -38,7 +38,7 @@ BUDGETS = [
     ("ours: canonical loads + stacks, labels never seen", "original: loads + stacks, labels never seen", None),
     ("import ben_secure", "import numpy", 1.3),
 ]
-"""What is divided by what, and the most that it may be; None where no budget was set."""
+"""Numerator, denominator and maximum of each ratio; None without a budget."""
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
 
 
 def install(folder, checkout, needs):
-    """Make a virtual environment with the package of a checkout; returns its Python."""
+    """Make a virtual environment with the package of a checkout; return its Python."""
     venv.create(folder, with_pip=True)
     python = f"{folder}/bin/python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", str(checkout), *needs], check=True)
@@ -77,12 +77,12 @@ def install(folder, checkout, needs):
 
 
 def rounds(workers, seconds):
-    """Interleaved rounds; returns the samples of each worker and way."""
+    """Run interleaved rounds; return the samples of each worker and measurement."""
     turns = [(number, way) for number, worker in enumerate(workers) for way in worker.ways]
     samples = {turn: [] for turn in turns}
     stop = time.monotonic() + seconds
     while time.monotonic() < stop or len(samples[turns[0]]) < 3:
-        # The same way in every environment, one after the other: then the machine is the same for all of them.
+        # The same measurement in all environments, one after the other, so the state of the machine is the same.
         for way in sorted({way for _, way in turns}, key=lambda _: random.random()):
             for number, worker in random.sample(list(enumerate(workers)), len(workers)):
                 if way in worker.ways:
@@ -93,7 +93,7 @@ def rounds(workers, seconds):
 def main() -> int:
     parser = _common.options(__doc__, seconds=20)
     parser.add_argument("--pydantic1", action="store_true", help="the original over pydantic 1 instead of 2")
-    parser.add_argument("--against", help="checkout of another revision, to be compared in the same run")
+    parser.add_argument("--against", help="checkout of another revision, compared in the same run")
     chosen = parser.parse_args()
     needs = [*NEEDS, "pydantic<2" if chosen.pydantic1 else "pydantic>=2"]
     if hasattr(os, "sched_setaffinity"):

@@ -42,5 +42,5 @@ def real_data() -> pathlib.Path:
     """Folder of real databases, from ``BEN_SECURE_DATA``; no test needs it."""
     folder = os.environ.get("BEN_SECURE_DATA")
     if not folder:
-        pytest.skip("BEN_SECURE_DATA names no folder of real archives")
+        pytest.skip("BEN_SECURE_DATA is not a folder with real databases")
     return pathlib.Path(folder)

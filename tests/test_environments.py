@@ -1,4 +1,4 @@
-"""Installing ben_secure changes no package that is there, and it works beside what the field has installed.
+"""Installing ben_secure changes no installed package, and it works together with the field's packages.
 
 Each environment is built by pip from the package index. Those with torch take gigabytes and minutes, and are built only
 if the variable ``BEN_SECURE_ENVIRONMENTS`` is ``all``.

@@ -1,7 +1,7 @@
-"""Values that the original package wrote load here as what the original package itself loads.
+"""Values written by the original package load here with the same content as there.
 
-Each generation is installed from PyPI into a virtual environment of its own; it writes values and describes what it
-reads, and the same description is made of what ``ben_secure`` reads.
+Each generation is installed from PyPI into a virtual environment of its own; it writes values and describes its own
+reading of them, which must equal the description of ours.
 """
 
 import hashlib

@@ -234,7 +234,7 @@ def test_keys_do_not_read_values(tmp_path):
             reader.get(names(20)[3])
 
 
-# Refusals, each with an accepted twin
+# Refusals, each with an accepted counterpart
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,10 @@ def test_of_a_refused_value_everything_but_the_pixels_matters():
 @pytest.mark.parametrize(
     "value",
     HONEST
-    + [make_patch(labels=["a"]).dumps(), *(attack.twin() for attack in ATTACKS[::40] if attack.twin()[4:9] != SIGN)],
+    + [
+        make_patch(labels=["a"]).dumps(),
+        *(attack.counterpart() for attack in ATTACKS[::40] if attack.counterpart()[4:9] != SIGN),
+    ],
 )
 def test_the_program_has_the_opcodes_of_the_value(value):
     """In their order with their arguments; only the pixels are cut, and a bytearray is bytes."""

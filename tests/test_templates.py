@@ -77,9 +77,9 @@ def mixed(rng):
 
 
 def compare(seed, count):
-    """Compare verdicts with a memory and with none; gives how many values were patches.
+    """Compare verdicts with a memory and without; return the number of values that were patches.
 
-    Pixels change, too; a footer may follow; the value may be in memory that the patch keeps; and patches are spoilt.
+    Pixels change, too; a footer may follow; the value may be in memory that the patch keeps; and patches are changed.
     """
     rng = random.Random(seed)
     values, memory, patches = mixed(rng), Decoder(), 0

@@ -1,6 +1,6 @@
 """Make the signed database of a format version: ``python tests/golden/make.py tests/golden/v1``.
 
-Run once, when a version of the formats is released; what was made is kept as it is and stays readable for ever. The
+Run it once, when a version of the formats is released. The result is never changed and must always stay readable. The
 keys are in this file on purpose: they protect nothing.
 """
 

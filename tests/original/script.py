@@ -1,7 +1,7 @@
-"""Runs inside a virtual environment that holds the original package: makes values and says what they are.
+"""Make and describe values in a virtual environment with the original package.
 
-``make FOLDER`` writes one pickle per case; ``describe`` reads paths of pickles from standard input and prints, as
-one JSON list, what the original package returns for each.
+``make FOLDER`` writes one pickle per case; ``describe`` reads paths of pickles from standard input and prints one JSON
+list, with the result of the original package for each.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""An assembler for pickles, and what a case of the corpus in ``attacks`` is.
+"""An assembler for pickles, and the class of a case in the corpus ``attacks``.
 
-The functions return bytes of a pickle. Operands are put in the shortest form that CPython writes; tests that need
-another one spell it out. ``attack`` adds a case to ``ATTACKS``.
+The functions return bytes of a pickle. Operands have the shortest form that CPython writes; tests write other forms
+themselves. ``attack`` adds a case to ``ATTACKS``.
 """
 
 from __future__ import annotations
@@ -203,23 +203,23 @@ class Attack:
     """One hostile value.
 
     Attributes:
-        name: Unique.
+        name: A unique name.
         threat: Row of threat_model.md.
-        why: What it would do to somebody.
+        why: The harm that it would do.
         value: Makes the hostile value.
-        twin: Makes the accepted value that differs by as little as possible.
-        error: The class it must be refused with.
-        rules: The rule it must be refused with, or two if it depends on which check comes first.
-        words: Regular expression that the message must match, where one rule has several refusals.
-        runs: Stock ``pickle.loads`` runs its code: the canary appears.
-        extension: What to register with copyreg before: (module, name, code).
+        counterpart: Makes the accepted value that differs by as little as possible.
+        error: Class of the refusal.
+        rules: Rule of the refusal, or two if the order of checks decides.
+        words: Regular expression for the message, if one rule has several refusals.
+        runs: Whether ``pickle.loads`` runs its code, so that the canary appears.
+        extension: Extension to register with copyreg before: (module, name, code).
     """
 
     name: str
     threat: str
     why: str
     value: Callable[[], bytes]
-    twin: Callable[[], bytes]
+    counterpart: Callable[[], bytes]
     error: type[BenSecureError]
     rules: tuple[Rule, ...]
     words: str
@@ -252,12 +252,12 @@ def attack(
     why: str,
     value: bytes | Callable[[], bytes],
     rule: Rule | tuple[Rule, ...],
-    twin: bytes | Callable[[], bytes] | None = None,
+    counterpart: bytes | Callable[[], bytes] | None = None,
     words: str = "",
     **more: Any,
 ) -> None:
     """Add a case; the default accepted value is of the same kind, with an honest call."""
-    twin = with_metadata(HONEST) if twin is None else twin
+    counterpart = with_metadata(HONEST) if counterpart is None else counterpart
     rules = rule if isinstance(rule, tuple) else (rule,)
     ATTACKS.append(
         Attack(
@@ -268,7 +268,7 @@ def attack(
             error=_REFUSALS[rules[0]],
             words=words,
             value=(lambda: value) if isinstance(value, bytes) else value,
-            twin=(lambda: twin) if isinstance(twin, bytes) else twin,
+            counterpart=(lambda: counterpart) if isinstance(counterpart, bytes) else counterpart,
             **more,
         )
     )

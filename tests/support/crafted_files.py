@@ -1,10 +1,10 @@
-"""Data files that LMDB would not write: every number of an honest one changed, cycles, shared pages, cut and grown.
+"""Data files that LMDB would not write: with changed numbers, cycles, shared pages, cut or extended.
 
     python -m support.crafted_files COUNT SEED
 
-makes so many, lets the programs of the package work on each in child processes, and prints what is wrong with how they
-end, the exit codes, the most work (bytes read beyond those of the honest file, in sizes of it) and the longest time. It
-runs by itself because it forks, which a process with threads must not.
+makes COUNT files, and runs the programs of the package on each in child processes. It prints wrong endings, exit codes,
+the most work (bytes read beyond those of the honest file, in sizes of that file) and the longest time. It is a separate
+program because it forks, which a process with threads must not do.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def honest_values() -> dict[bytes, bytes]:
 
 
 class Honest:
-    """The database that all others are made of, with a signed manifest and keys.
+    """The database that all others are made from, with a signed manifest and keys.
 
     Attributes:
-        folder: Where it is.
+        folder: Its folder.
         data: The data file.
         patches: Its patches, by name.
-        numbers: Where every number of it is: what it is, offset and form.
+        numbers: The position of each number: meaning, offset and form.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -123,14 +123,14 @@ class Honest:
 
 
 def crafted(honest: Honest, seed: int):
-    """Give crafted files without end.
+    """Yield crafted files without end.
 
     Args:
-        honest: What they are made of.
-        seed: Of the choices.
+        honest: The database that they are made from.
+        seed: Seed of the choices.
 
     Yields:
-        What was done, and the bytes of the file; a file that is longer ends in a hole.
+        The change, and the bytes of the file; a file that is longer ends in a hole.
     """
     chance = random.Random(seed)
     while True:
@@ -258,14 +258,14 @@ def attacked(honest: Honest, place: pathlib.Path, data: bytes, length: int, usua
     """Let all programs work on a crafted file.
 
     Args:
-        honest: What it was made of.
+        honest: The database that it was made from.
         place: Folder to work in.
         data: Its bytes.
-        length: Its length; what is more than its bytes is a hole.
+        length: Its length; beyond its bytes is a hole.
         usual: By program, the bytes that it reads for the honest file.
 
     Returns:
-        By program: exit code, bytes read, seconds; and what is wrong, in words.
+        By program: exit code, bytes read, seconds; and descriptions of wrong endings.
     """
     results, wrong = {}, []
     placed(honest, place, data, length)

@@ -1,4 +1,4 @@
-"""What children of a fork server run in its tests: they say something and do as they are told."""
+"""The program of a fork server's children in its tests: they report their identity and follow orders."""
 
 import os
 import signal

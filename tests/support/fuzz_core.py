@@ -1,9 +1,9 @@
 """Mutations of values, and the oracles of the fuzzing targets ``value`` and ``tensors`` (``tests/fuzz``).
 
 Honest values and attacks are mutated, with and without regard for opcodes, and each result must pass ``examine``: a
-patch or one of our errors, in bounded time, the same verdict from a warm and an empty memory, and from the machine the
-same objects as from both of CPython's unpicklers over inert stand-ins. What is a patch as a safetensors value must have
-the same arrays in the safetensors library, where that is installed.
+patch or one of our errors, in bounded time, the same verdict from a warm and an empty memory, and the machine must make
+the same objects as both of CPython's unpicklers over inert stand-ins. A patch from a safetensors value must have the
+same arrays in the safetensors library, if that is installed.
 """
 
 from __future__ import annotations
@@ -250,10 +250,10 @@ _ROWS = {id(stand_in): TABLE[pair] for pair, stand_in in _STAND_INS.items()}
 
 
 def tokens(root: Any, value: bytes = b"") -> list[Any]:
-    """What a reader made, as a flat list that can be compared; a block is its bytes in ``value``.
+    """The result of a reader as a flat list that can be compared; a block is its bytes in ``value``.
 
-    An object that is met again is a reference to its first place, so sharing counts, but for tuples of arguments, which
-    stand-ins get again each time.
+    An object that occurs again is a reference to its first occurrence, so sharing counts, except for tuples of
+    arguments, which stand-ins get as new objects.
     """
     found: list[Any] = []
     places: dict[int, int] = {}
@@ -314,9 +314,9 @@ def note(decoder: Decoder, value: bytes) -> object:
 
 
 def verdict(value: bytes, footer: bytes = b"", decoder: Decoder | None = None, aligned: int | None = None) -> Any:
-    """The patch, or the refusal, its text last but one; the value may stand in front of something else.
+    """The patch, or the refusal with its text last but one; other bytes may follow the value.
 
-    With ``aligned`` the value is in memory that the patch may keep, as a reader gives it: a position that is that
+    With ``aligned`` the value is in memory that the patch may keep, as from a reader: a position equal to ``aligned``
     modulo 16 has an address that is a multiple of 16.
     """
     stored: bytes | memoryview = value + footer

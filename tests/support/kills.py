@@ -9,15 +9,15 @@ import time
 
 
 def kill_at_random(command, prepare, kills=5):
-    """Run a command to its end, then kill it at random moments; yields after each run.
+    """Run a command to its end, then kill it at random moments. Yield after each run.
 
-    A process that ends before it is killed does not count, and the next one is killed sooner: the machine may have
+    A process that ends before the kill does not count, and the next one is killed sooner, because the machine may have
     become faster since the first run.
 
     Args:
-        command: What to run.
-        prepare: Called before each run, so that it begins where the first one began.
-        kills: How many processes are to be killed.
+        command: The command.
+        prepare: Called before each run, to restore the initial state.
+        kills: Number of processes to kill.
 
     """
     prepare()

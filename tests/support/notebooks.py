@@ -1,6 +1,6 @@
-"""Notebooks out of pages: text becomes text, Python becomes cells, and a first cell makes data to try them on.
+"""Make notebooks from pages: text becomes text, Python becomes cells, and a first cell makes data for them.
 
-``python tests/support/notebooks.py`` writes them anew after a page was changed.
+``python tests/support/notebooks.py`` writes them again after a change of a page.
 """
 
 import json
@@ -11,7 +11,7 @@ DOCS = pathlib.Path(__file__).parent.parent.parent / "docs"
 NAMES = ("lightning", "ddp", "torchgeo", "configilm")
 
 DATA = """\
-# Noise in the place of BigEarthNet, to try this notebook on. Leave this cell out where you have a database.
+# Noise in place of BigEarthNet, to try this notebook. Leave this cell out if you have a database.
 import os
 import numpy as np
 from ben_secure import BigEarthNet_S1_S2_Patch, PatchWriter

@@ -1,4 +1,4 @@
-"""A web server of byte ranges on loopback that counts requests, and misbehaves if a test wants it to."""
+"""A web server for byte ranges on loopback, which counts requests, and misbehaves on request."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Server(http.server.ThreadingHTTPServer):
     Attributes:
         requests: Path and range of each request, in order.
         sent: Bytes of all bodies.
-        most_at_once: Most requests that were in flight at the same time.
-        answer: What a test wants instead: called with handler, content and range; returns whether it has answered.
-        delay_s: How long each answer takes.
+        most_at_once: Maximum number of simultaneous requests.
+        answer: A test's own answer: called with handler, content and range; returns whether it has answered.
+        delay_s: Duration of each answer.
     """
 
     daemon_threads = True
