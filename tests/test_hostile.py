@@ -175,7 +175,7 @@ def test_attack_is_refused(attack, trap):
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
-    assert isinstance(loads(attack.counterpart()), ben_secure.BigEarthNetPatch)
+    assert isinstance(loads(attack.accepted()), ben_secure.BigEarthNetPatch)
 
 
 @pytest.mark.parametrize("attack", each([attack for attack in ATTACKS if attack.threat in ("T2", "T16")]))
@@ -206,12 +206,12 @@ from ben_secure import loads
 from ben_secure.errors import BenSecureError
 from support.attacks import FRAMES_ARE_DROPPED, ATTACKS
 
-pairs = [(attack.name, attack.value(), attack.counterpart()) for attack in ATTACKS]
+pairs = [(attack.name, attack.value(), attack.accepted()) for attack in ATTACKS]
 seen, current = {}, ""
 for turn in range(2):  # what a message or a patch needs is imported in the first
     if turn:
         sys.addaudithook(lambda event, arguments: current and seen.setdefault(event, current))
-    for name, value, counterpart in pairs:
+    for name, value, accepted in pairs:
         current = name
         try:
             loads(value)
@@ -219,7 +219,7 @@ for turn in range(2):  # what a message or a patch needs is imported in the firs
             pass
         else:
             seen["accepted"] = name
-        loads(counterpart)
+        loads(accepted)
         current = ""
 json.dump(seen, sys.stdout)
 """
@@ -239,7 +239,7 @@ def test_attacks_are_refused_alike_by_a_decoder_that_has_read_much():
     """Class, rule, place and words of each refusal are those of a decoder that has read nothing."""
     decoder, honest = Decoder(), list(HONEST_VALUES.values())
     for place, attack in enumerate(ATTACKS):
-        for value in (honest[place % len(honest)], attack.counterpart()):
+        for value in (honest[place % len(honest)], attack.accepted()):
             decoder.load(value, len(value))
         assert verdict(attack.value(), decoder=decoder) == verdict(attack.value()), attack.name
 

@@ -50,7 +50,7 @@ from support.attacks import ATTACKS
 from support.databases import HONEST, make_database
 
 folder = pathlib.Path(sys.argv[1])
-values = [value for attack in ATTACKS if attack.threat in ("T1", "T3") for value in (attack.value(), attack.counterpart())]
+values = [value for attack in ATTACKS if attack.threat in ("T1", "T3") for value in (attack.value(), attack.accepted())]
 records = {b"%06d" % index: value for index, value in enumerate([*HONEST, *values]) if value}
 make_database(folder / "db", records)
 reader = PatchReader(folder / "db")

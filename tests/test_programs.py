@@ -142,7 +142,7 @@ def test_of_a_refused_value_everything_but_the_pixels_matters():
     HONEST
     + [
         make_patch(labels=["a"]).dumps(),
-        *(attack.counterpart() for attack in ATTACKS[::40] if attack.counterpart()[4:9] != SIGN),
+        *(attack.accepted() for attack in ATTACKS[::40] if attack.accepted()[4:9] != SIGN),
     ],
 )
 def test_the_program_has_the_opcodes_of_the_value(value):

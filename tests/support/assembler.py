@@ -207,7 +207,7 @@ class Attack:
         threat: Row of threat_model.md.
         why: The harm that it would do.
         value: Makes the hostile value.
-        counterpart: Makes the accepted value that differs by as little as possible.
+        accepted: Makes the accepted value that differs by as little as possible.
         error: Class of the refusal.
         rules: Rule of the refusal, or two if the order of checks decides.
         words: Regular expression for the message, if one rule has several refusals.
@@ -219,7 +219,7 @@ class Attack:
     threat: str
     why: str
     value: Callable[[], bytes]
-    counterpart: Callable[[], bytes]
+    accepted: Callable[[], bytes]
     error: type[BenSecureError]
     rules: tuple[Rule, ...]
     words: str
@@ -252,12 +252,12 @@ def attack(
     why: str,
     value: bytes | Callable[[], bytes],
     rule: Rule | tuple[Rule, ...],
-    counterpart: bytes | Callable[[], bytes] | None = None,
+    accepted: bytes | Callable[[], bytes] | None = None,
     words: str = "",
     **more: Any,
 ) -> None:
     """Add a case; the default accepted value is of the same kind, with an honest call."""
-    counterpart = with_metadata(HONEST) if counterpart is None else counterpart
+    accepted = with_metadata(HONEST) if accepted is None else accepted
     rules = rule if isinstance(rule, tuple) else (rule,)
     ATTACKS.append(
         Attack(
@@ -268,7 +268,7 @@ def attack(
             error=_REFUSALS[rules[0]],
             words=words,
             value=(lambda: value) if isinstance(value, bytes) else value,
-            counterpart=(lambda: counterpart) if isinstance(counterpart, bytes) else counterpart,
+            accepted=(lambda: accepted) if isinstance(accepted, bytes) else accepted,
             **more,
         )
     )

@@ -38,10 +38,10 @@ def _add(
     why: str,
     value: bytes | Callable[[], bytes],
     words: str,
-    counterpart: bytes | None = None,
+    accepted: bytes | None = None,
     rule: Rule = Rule.TENSORS,
 ) -> None:
-    attack("T16", f"safetensors: {label}", why, value, rule, S1_FILE if counterpart is None else counterpart, words)
+    attack("T16", f"safetensors: {label}", why, value, rule, S1_FILE if accepted is None else accepted, words)
 
 
 def _map(**changes: Any) -> bytes:
@@ -377,7 +377,7 @@ def _add_patches() -> None:
 
 
 def _add_notes() -> None:
-    counterpart = noted(_NOTE)
+    accepted = noted(_NOTE)
     generic = {"kind": "BigEarthNetPatch", "stored": {}, "bands": [[None, "Band", "Data", 10]]}
     honest = noted(generic, MAP)
     for label, text in {
@@ -398,7 +398,7 @@ def _add_notes() -> None:
             "readers differ about it, or it costs",
             noted(text),
             "JSON|number|characters|twice|nested",
-            counterpart,
+            accepted,
         )
     for label, said in {
         "no kind": {"stored": {}},
@@ -415,7 +415,7 @@ def _add_notes() -> None:
         "a band is a text": _NOTE | {"bands": ["Band"]},
         "a band of three": _NOTE | {"bands": [[None, "Band", "VV"]]},
     }.items():
-        _add(f"note: {label}", "is of another form", noted(said), "members|must be", counterpart)
+        _add(f"note: {label}", "is of another form", noted(said), "members|must be", accepted)
     for label, said in {
         "another kind": _NOTE | {"kind": "BigEarthNet_S2_Patch"},
         "both": _NOTE | {"kind": "BigEarthNet_S1_S2_Patch"},
@@ -428,7 +428,7 @@ def _add_notes() -> None:
         "integer of 65 bytes": _NOTE | {"stored": {"x": -(2**511)}},
         "metadata too deep": _NOTE | {"stored": {"x": json.loads("[" * 26 + "]" * 26)}},
     }.items():
-        _add(f"note: {label}", "says what is not so", noted(said), "not a valid patch", counterpart, Rule.PATCH)
+        _add(f"note: {label}", "says what is not so", noted(said), "not a valid patch", accepted, Rule.PATCH)
     for label, bands in {
         "none": [],
         "another name": [[None, "Band", "data", 10]],
@@ -457,7 +457,7 @@ def _add_notes() -> None:
         "means something else",
         file({"__metadata__": {"ben_secure.patch.v2": "{}"}, **_S1}),
         "is unknown",
-        counterpart,
+        accepted,
         Rule.PATCH,
     )
     text = spell(_NOTE)
@@ -466,7 +466,7 @@ def _add_notes() -> None:
         "would be lost",
         file({"__metadata__": {"ben_secure.patch.v1": text, "x": "y"}, **_S1}),
         "nothing else",
-        counterpart,
+        accepted,
     )
     first = spell({"__metadata__": {"ben_secure.patch.v1": text}})[:-1]
     _add(
@@ -474,14 +474,14 @@ def _add_notes() -> None:
         "one reader keeps the first",
         raw(first + ',"__metadata__":{},' + spell(_S1)[1:], pattern(28800)),
         "occurs twice",
-        counterpart,
+        accepted,
     )
     _add(
         "note: metadata again, escaped",
         "one reader keeps the first",
         raw(first + ',"\\u005f_metadata__":{"a":"b"},' + spell(_S1)[1:], pattern(28800)),
         "occurs twice",
-        counterpart,
+        accepted,
     )
 
 

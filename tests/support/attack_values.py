@@ -63,7 +63,7 @@ from support.legacy_values import (
 
 # fmt: off
 
-# label: (base of the counterpart, what is changed)
+# label: (base of the accepted, what is changed)
 _ARRAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "object flags in a numeric dtype": ({}, {"dtype_state": (3, "<", None, None, None, -1, -1, 63)}),
     "one flag": ({}, {"dtype_state": (3, "<", None, None, None, -1, -1, 1)}),
@@ -151,10 +151,10 @@ _ARRAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def _add_arrays() -> None:
     why = "numpy believes the state: it makes bytes into pointers, or shows memory that is not the array's"
     for label, (base, change) in _ARRAYS.items():
-        counterpart = with_metadata(part(array_graph(**base)))
+        accepted = with_metadata(part(array_graph(**base)))
         attack(
             "T2", f"array: {label}", why, with_metadata(part(array_graph(**changed(base, **change)))), Rule.ARRAY,
-            counterpart=counterpart,
+            accepted=accepted,
         )
     pixels = {"shape": (1, 2)}
     for label, (base, change) in _ARRAYS.items():
@@ -162,7 +162,7 @@ def _add_arrays() -> None:
             change = {"shape": (1, 2), **change} if change.get("shape") != (2,) else change
             attack(
                 "T2", f"band array: {label}", why, _band_of(array_graph(**changed(pixels, **change))), EITHER,
-                counterpart=_band_of(array_graph(**pixels)),
+                accepted=_band_of(array_graph(**pixels)),
             )
     scalar = name_of("numpy._core.multiarray", "scalar")
     for label, arguments in {
@@ -177,7 +177,7 @@ def _add_arrays() -> None:
     }.items():
         attack(
             "T2", f"scalar: {label}", why, with_metadata(part(Call(scalar, arguments))), Rule.ARRAY,
-            counterpart=with_metadata(part(Call(scalar, (dtype_graph(), b"\1\0")))),
+            accepted=with_metadata(part(Call(scalar, (dtype_graph(), b"\1\0")))),
         )
     buffer = name_of("numpy._core.numeric", "_frombuffer")
     honest = (bytearray(b"\1\0\2\0"), dtype_graph(), (2,), "C")
@@ -191,7 +191,7 @@ def _add_arrays() -> None:
         arguments = (*honest[:place], wrong, *honest[place + 1 :])
         attack(
             "T2", f"_frombuffer: {label}", why, with_metadata(part(Call(buffer, arguments))), Rule.ARRAY,
-            counterpart=with_metadata(part(Call(buffer, honest))),
+            accepted=with_metadata(part(Call(buffer, honest))),
         )
     good = (text("<u2"), tup(number(2)), blob(b"\1\0\2\0"))
     for label, place, wrong in (
@@ -208,7 +208,7 @@ def _add_arrays() -> None:
         attack(
             "T2", f"rebuild_array: {label}", why,
             with_metadata(call(REBUILD_ARRAY, *good[:place], wrong, *good[place + 1 :])), Rule.ARRAY,
-            counterpart=with_metadata(call(REBUILD_ARRAY, *good)),
+            accepted=with_metadata(call(REBUILD_ARRAY, *good)),
         )
     strings = (text("|O"), tup(number(1)), lst(text("a")))
     for label, place, wrong in (
@@ -219,7 +219,7 @@ def _add_arrays() -> None:
         attack(
             "T2", f"rebuild_array of objects: {label}", why,
             with_metadata(call(REBUILD_ARRAY, *strings[:place], wrong, *strings[place + 1 :])), Rule.ARRAY,
-            counterpart=with_metadata(call(REBUILD_ARRAY, *strings)),
+            accepted=with_metadata(call(REBUILD_ARRAY, *strings)),
         )
     for label, dtype, data in (
         ("O", text("|O"), blob(bytes(8))), ("too long", text("<u2"), blob(bytes(3))), ("empty", text("<u2"), blob(b"")),
@@ -382,19 +382,19 @@ def _add_legacy() -> None:
     ):
         attack(
             "T3", f"generic band with {label}", why, changed_band(lambda fields, k=key, w=wrong: fields.update({k: w})),
-            Rule.PATCH, counterpart=write(small_tree()),
+            Rule.PATCH, accepted=write(small_tree()),
         )
     attack(
         "T3", "band field missing", why, changed_band(lambda fields: fields.pop("name")), Rule.PATCH,
-        counterpart=write(small_tree()),
+        accepted=write(small_tree()),
     )
     attack(
         "T3", "band field more", why, changed_band(lambda fields: fields.update(x=1)), Rule.PATCH,
-        counterpart=write(small_tree()),
+        accepted=write(small_tree()),
     )
     attack(
         "T3", "band field renamed", why, changed_band(lambda fields: fields.update(x=fields.pop("name"))), Rule.PATCH,
-        counterpart=write(small_tree()),
+        accepted=write(small_tree()),
     )
     for generation, one in (("numpy1-pydantic1", "__fields_set__"), ("numpy2-pydantic2", "__pydantic_fields_set__")):
         make = lambda generation=generation: small_tree(generation)  # noqa: E731
@@ -483,7 +483,7 @@ def _add_legacy() -> None:
         bad, good = small_tree(metadata={wrong: 1}), small_tree(metadata={"x": 1})
         attack(
             "T3", f"metadata called {wrong[:20]!a}", "the attribute of the patch is no longer what its class defines",
-            write(bad), Rule.PATCH, counterpart=write(good),
+            write(bad), Rule.PATCH, accepted=write(good),
         )
 
 
@@ -533,7 +533,7 @@ def _add_canonical() -> None:
         for label, value in values.items():
             attack(
                 "T3", f"canonical {argument}: {label}", why, canonical(**{argument: value}), Rule.PATCH,
-                counterpart=canonical(),
+                accepted=canonical(),
             )
     entries: dict[str, dict[str, bytes]] = {
         "attribute": {
@@ -569,13 +569,13 @@ def _add_canonical() -> None:
         for label, value in values.items():
             attack(
                 "T3", f"canonical entry {argument}: {label}", why, canonical(layout=tup(entry(**{argument: value}))),
-                Rule.PATCH, counterpart=canonical(),
+                Rule.PATCH, accepted=canonical(),
             )
     gap = {"layout": tup(entry(), entry(band=text("h"), dtype=text("<f8"), columns=number(1)))}
     attack(
         "T3", "bytes hidden between bands", "one patch has many values, or a value carries more than its patch shows",
         canonical(**gap, pixels=array_blob(b"ab\0\0\0\1\0\0" + bytes(8))), Rule.PATCH,
-        counterpart=canonical(**gap, pixels=array_blob(b"ab" + bytes(14))),
+        accepted=canonical(**gap, pixels=array_blob(b"ab" + bytes(14))),
     )
     standard = {"kind": text(S1), "pixels": array_blob(bytes(2 * 14400))}
     for label, layout in {
@@ -585,7 +585,7 @@ def _add_canonical() -> None:
     }.items():
         attack(
             "T3", f"canonical S1 layout: {label}", why, canonical(**standard, layout=layout), Rule.PATCH,
-            counterpart=canonical(**standard, layout=text("|i1")),
+            accepted=canonical(**standard, layout=text("|i1")),
         )
     bad_names = (
         "__class__", "__dict__", "__setstate__", "dump", "bands", "g", "to_dict", "_layout", "_pixels", "_views",
@@ -597,7 +597,7 @@ def _add_canonical() -> None:
                 "T3", f"canonical {where} called {wrong_name[:20]!a}",
                 "the attribute of the patch is no longer what its class defines",
                 canonical(**{where: dct(text(wrong_name), number(1))}), Rule.PATCH,
-                counterpart=canonical(**{where: dct(text("x"), number(1))}),
+                accepted=canonical(**{where: dct(text("x"), number(1))}),
             )
     for label, value in {
         "a bytearray": array_blob(b"x"), "a long bytearray": array_blob(bytes(1000)), "a patch": canonical_parts(),
@@ -616,7 +616,7 @@ def _add_canonical() -> None:
             attack(
                 "T3", f"canonical {where} holds {label}", "a stand-in or something half built gets out",
                 canonical(**{where: dct(text("x"), value)}), EITHER,
-                counterpart=canonical(**{where: dct(text("x"), HONEST)}),
+                accepted=canonical(**{where: dct(text("x"), HONEST)}),
             )
     for label, value in {
         "None": NONE, "a number": number(1), "text": text("patch"), "bytes": blob(b"x"), "a list": b"]", "a dict": b"}",
@@ -632,11 +632,11 @@ def _add_canonical() -> None:
     }.items():
         attack(
             "T3", f"result is {label}", "what comes out is not a patch, or is one half built", program(value),
-            Rule.PATCH, counterpart=canonical(),
+            Rule.PATCH, accepted=canonical(),
         )
     attack(
         "T3", "S1 patch without a state", "what comes out is half built", program(new(name(PATCH_MODULES[S1], S1))),
-        Rule.PATCH, counterpart=canonical(),
+        Rule.PATCH, accepted=canonical(),
     )
 
 
@@ -663,7 +663,7 @@ def _add_texts() -> None:
             ),
             ("stored name", _stored_only(evil), Rule.PATCH),
         ):
-            attack("T4", f"{label} as {place}", why, value, rule, counterpart=canonical())
+            attack("T4", f"{label} as {place}", why, value, rule, accepted=canonical())
 
 
 def _stored_only(key: str) -> bytes:

@@ -172,11 +172,11 @@ def _add_calls() -> None:
     for label in ("os.system", "builtins.eval", "pickle.loads", "importlib of os, getattr, call"):
         attack(
             "T1", f"call {label} alone", "the value is nothing but a call", program(_CALLS[label]),
-            Rule.FORBIDDEN_GLOBAL, counterpart=canonical(), runs=True,
+            Rule.FORBIDDEN_GLOBAL, accepted=canonical(), runs=True,
         )
         attack(
             "T1", f"call {label} and throw the result away", "a whole patch comes out, after the call",
-            program(_CALLS[label] + b"0" + canonical_parts()), Rule.FORBIDDEN_GLOBAL, counterpart=canonical(),
+            program(_CALLS[label] + b"0" + canonical_parts()), Rule.FORBIDDEN_GLOBAL, accepted=canonical(),
             runs=True,
         )
     for module, attribute, argument in (("os", "system", TOUCH), ("builtins", "eval", EXPRESSION)):
@@ -184,7 +184,7 @@ def _add_calls() -> None:
         attack(
             "T1", f"call {module}.{attribute} in a legacy patch", "the same in what the original package writes",
             write(small_tree(metadata={"x": payload})), Rule.FORBIDDEN_GLOBAL,
-            counterpart=write(small_tree(metadata={"x": Maker().scalar(np.uint16(1))})),
+            accepted=write(small_tree(metadata={"x": Maker().scalar(np.uint16(1))})),
         )
 
 
@@ -224,17 +224,17 @@ def _add_names() -> None:
     )
     attack(
         "T1", "name put together from the memo", "the last two strings before STACK_GLOBAL are not the name",
-        with_metadata(kept), Rule.FORBIDDEN_GLOBAL, counterpart=with_metadata(honest), runs=True,
+        with_metadata(kept), Rule.FORBIDDEN_GLOBAL, accepted=with_metadata(honest), runs=True,
     )
     attack(
         "T1", "name from the memo after POP", "POP hides where the strings came from",
-        with_metadata(fetched + tup(_touch) + b"R"), Rule.FORBIDDEN_OPCODE, counterpart=with_metadata(honest),
+        with_metadata(fetched + tup(_touch) + b"R"), Rule.FORBIDDEN_OPCODE, accepted=with_metadata(honest),
         runs=True,
     )
     swapped = tup(text("posix") + MEMO, text("numpy") + b"q\0", get(0) + text("dtype") + b"\x93")
     attack(
         "T1", "memo entry overwritten", "a reader that keeps the first entry sees another name", with_metadata(swapped),
-        Rule.FORBIDDEN_OPCODE, counterpart=with_metadata(honest),
+        Rule.FORBIDDEN_OPCODE, accepted=with_metadata(honest),
     )
     duplicated = text("posix") + b"2" + b"0" + text("system") + b"\x93" + tup(_touch) + b"R"
     attack(
@@ -291,7 +291,7 @@ def _add_names() -> None:
         rule = Rule.NOT_A_PICKLE if protocol < 2 else Rule.STRUCTURE
         attack(
             "T1", f"protocol {protocol} renames __builtin__", "old protocols have other opcodes and rename modules",
-            value, rule, counterpart=canonical(), runs=protocol < 3,
+            value, rule, accepted=canonical(), runs=protocol < 3,
         )
 
 
@@ -312,7 +312,7 @@ def _add_build() -> None:
             )
     honest_dtype = part(Maker().dtype("<u2"))
     scalar = name("numpy.core.multiarray", "scalar")
-    counterpart = with_metadata(call(scalar, honest_dtype, blob(b"\1\0")))
+    accepted = with_metadata(call(scalar, honest_dtype, blob(b"\1\0")))
     for label, state in {
         "a list": lst(text("x")), "a string": text("x"), "None": NONE, "a number": number(3), "a class": cls,
     }.items():
@@ -321,18 +321,18 @@ def _add_build() -> None:
             with_metadata(
                 call(scalar, build(call(name("numpy", "dtype"), text("u2"), FALSE, TRUE), state), blob(b"\1\0"))
             ),
-            Rule.STRUCTURE, counterpart=counterpart,
+            Rule.STRUCTURE, accepted=accepted,
         )
     state = tup(number(3), text("<"), NONE, NONE, NONE, number(-1), number(-1), number(0))
     attack(
         "T3", "BUILD of a dtype twice", "the second state comes after the first was checked",
-        with_metadata(call(scalar, build(honest_dtype, state), blob(b"\1\0"))), Rule.STRUCTURE, counterpart=counterpart,
+        with_metadata(call(scalar, build(honest_dtype, state), blob(b"\1\0"))), Rule.STRUCTURE, accepted=accepted,
     )
     fetched = call(name("numpy", "dtype"), text("u2"), FALSE, TRUE) + MEMO
     attack(
         "T3", "BUILD of a dtype that was used before",
         "an object that is reached through the memo changes after it was checked",
-        with_metadata(tup(fetched, build(get(0), state))), Rule.STRUCTURE, counterpart, "changed after it was referred to",
+        with_metadata(tup(fetched, build(get(0), state))), Rule.STRUCTURE, accepted, "changed after it was referred to",
     )
     for target, opcode in (("a list", "APPEND"), ("a dict", "SETITEM"), ("a set", "ADDITEMS")):
         fill = {
@@ -346,12 +346,12 @@ def _add_build() -> None:
             attack(
                 "T1", f"{opcode} on {label}", "calls append, extend, add or __setitem__ of whatever is on the stack",
                 with_metadata(wrong + fill[opcode]), Rule.STRUCTURE,
-                counterpart=with_metadata(empty + fill[opcode]),
+                accepted=with_metadata(empty + fill[opcode]),
             )
         attack(
             "T3", f"{opcode} on {target} from the memo", "what was counted and checked grows afterwards",
             with_metadata(tup(empty + MEMO, get(0) + fill[opcode])), Rule.STRUCTURE,
-            counterpart=with_metadata(tup(empty + MEMO + fill[opcode], get(0))), words="changed after it was referred to",
+            accepted=with_metadata(tup(empty + MEMO + fill[opcode], get(0))), words="changed after it was referred to",
         )
     for target, value in {
         "a list": b"]" + MEMO + get(0) + b"a", "a dict": b"}" + MEMO + text("k") + get(0) + b"s",
@@ -414,7 +414,7 @@ def _add_call_shapes() -> None:
     for core in ("numpy.core", "numpy._core"):
         reconstruct = name(f"{core}.multiarray", "_reconstruct")
         state = part(Maker().array(np.zeros(1, "|u1")).state)
-        counterpart = with_metadata(build(call(reconstruct, nd, tup(number(0)), b), state))
+        accepted = with_metadata(build(call(reconstruct, nd, tup(number(0)), b), state))
         for label, arguments in {
             "another class": (name("numpy", "dtype"), tup(number(0)), b), "a huge shape": (nd, tup(number(2**40)), b),
             "shape (1,)": (nd, tup(number(1)), b), "a negative shape": (nd, tup(number(-1)), b),
@@ -425,15 +425,15 @@ def _add_call_shapes() -> None:
         }.items():
             attack(
                 "T2", f"{core} _reconstruct with {label}", why,
-                with_metadata(build(call(reconstruct, *arguments), state)), Rule.CALL_SHAPE, counterpart=counterpart,
+                with_metadata(build(call(reconstruct, *arguments), state)), Rule.CALL_SHAPE, accepted=accepted,
             )
         attack(
             "T3", f"{core} array without state", "an array that is not fully built shows heap memory",
-            with_metadata(call(reconstruct, nd, tup(number(0)), b)), Rule.ARRAY, counterpart=counterpart,
+            with_metadata(call(reconstruct, nd, tup(number(0)), b)), Rule.ARRAY, accepted=accepted,
         )
     dtype, scalar = name("numpy", "dtype"), name("numpy.core.multiarray", "scalar")
     state = part(Maker().dtype("<u2").state)
-    counterpart = with_metadata(call(scalar, build(call(dtype, text("u2"), FALSE, TRUE), state), blob(b"\1\0")))
+    accepted = with_metadata(call(scalar, build(call(dtype, text("u2"), FALSE, TRUE), state), blob(b"\1\0")))
     for label, arguments in {
         "align": (text("u2"), TRUE, TRUE), "no copy": (text("u2"), FALSE, FALSE),
         "number for align": (text("u2"), number(0), number(1)),
@@ -445,12 +445,12 @@ def _add_call_shapes() -> None:
         attack(
             "T2", f"dtype of {label}", why,
             with_metadata(call(scalar, build(call(dtype, *arguments), state), blob(b"\1\0"))), Rule.CALL_SHAPE,
-            counterpart=counterpart,
+            accepted=accepted,
         )
     attack(
         "T3", "dtype without state", "a dtype of which nothing was checked",
         with_metadata(call(scalar, call(dtype, text("u2"), FALSE, TRUE), blob(b"\1\0"))), Rule.ARRAY,
-        counterpart=counterpart,
+        accepted=accepted,
     )
 
 
@@ -458,14 +458,14 @@ def _add_framing() -> None:
     """Lengths, frames and ends that make a reader lose its position."""
     rest = canonical_parts() + STOP
     whole = canonical()
-    counterpart = b"\x80\x04" + frame(rest)
-    # Such a C unpickler goes on 8 bytes behind the frame: inside of what is a bytes object to a linear reader.
+    accepted = b"\x80\x04" + frame(rest)
+    # Such a C unpickler continues 8 bytes after the frame, inside a bytes object of a linear reader.
     evil = call(name("posix", "system"), _touch) + STOP
     inside = b"C" + bytes([1 + len(evil)]) + b"_" + evil
     attack(
         "T1", "frame that ends inside an operand", "the program that runs is not the program that was read",
         b"\x80\x04" + frame(b"\x8c\x08AAAA") + b"BBBB" + b"0" + inside + b"0" + rest, Rule.STRUCTURE,
-        counterpart=counterpart, runs=FRAMES_ARE_DROPPED, words="crosses the end",
+        accepted=accepted, runs=FRAMES_ARE_DROPPED, words="crosses the end",
     )
     for label, value, rule, words in (
         ("frame that ends inside an opcode's text", b"\x80\x04" + frame(rest, length=5), Rule.STRUCTURE, "crosses"),
@@ -482,7 +482,7 @@ def _add_framing() -> None:
         ("frame cut short", b"\x80\x04" + frame(rest)[:8], Rule.MALFORMED, "cut short|announced"),
     ):
         attack(
-            "T1", label, "a reader that keeps no account of frames sees another program", value, rule, counterpart, words,
+            "T1", label, "a reader that keeps no account of frames sees another program", value, rule, accepted, words,
         )
     for label, payload in {
         "string of 255 bytes": b"\x8c\xff", "string of 2**32 - 1 bytes": b"X\xff\xff\xff\xff",
@@ -498,7 +498,7 @@ def _add_framing() -> None:
         )
     attack(
         "T2", "bytes that end where STOP should be", "the end of the pickle is read as data", whole[:-1],
-        Rule.MALFORMED, counterpart=whole,
+        Rule.MALFORMED, accepted=whole,
     )
     for label, tail in {
         "a byte": b"\0", "another STOP": b".", "a second pickle": whole,
@@ -506,7 +506,7 @@ def _add_framing() -> None:
     }.items():
         attack(
             "T3", f"{label} after the end", "what was checked or signed is not all that is there", whole + tail,
-            Rule.TRAILING_DATA, counterpart=whole,
+            Rule.TRAILING_DATA, accepted=whole,
         )
     for label, value, rule in (
         ("nothing", b"", Rule.NOT_A_PICKLE), ("one byte", b"\x80", Rule.MALFORMED),
@@ -521,7 +521,7 @@ def _add_framing() -> None:
         ("a zip file", b"PK\x03\x04", Rule.NOT_A_PICKLE),
         ("an NPY file", b"\x93NUMPY\x01\0", Rule.NOT_A_PICKLE),
     ):
-        attack("T3", f"value is {label}", "not what a reader expects", value, rule, counterpart=whole)
+        attack("T3", f"value is {label}", "not what a reader expects", value, rule, accepted=whole)
 
 
 def _add_stack_and_memo() -> None:
@@ -562,11 +562,11 @@ def _add_stack_and_memo() -> None:
         attack("T2", label, why, with_metadata(payload), rule)
     attack(
         "T3", "two objects at STOP", "which of them was checked?", program(canonical_parts() * 2), Rule.MALFORMED,
-        counterpart=canonical(),
+        accepted=canonical(),
     )
     attack(
         "T3", "a mark at STOP", "the same", program(b"(" + canonical_parts()), Rule.MALFORMED,
-        counterpart=canonical(),
+        accepted=canonical(),
     )
 
 
@@ -588,19 +588,19 @@ def _add_bombs() -> None:
         for count in (40, 12_000):
             attack(
                 "T2", f"{count} nested {label}", deep, with_metadata(nested(count, opener, closer)), Rule.LIMIT,
-                counterpart=with_metadata(nested(15, opener, closer)), words="depth",
+                accepted=with_metadata(nested(15, opener, closer)), words="depth",
             )
     attack(
         "T2", "deep tuple as a dict key", deep, with_metadata(dct(nested(20, b"", b"\x85"), NONE)), Rule.STRUCTURE,
-        counterpart=with_metadata(dct(text("k"), nested(15, b"", b"\x85"))),
+        accepted=with_metadata(dct(text("k"), nested(15, b"", b"\x85"))),
     )
     attack(
         "T2", "very deep tuple as a dict key", deep, with_metadata(dct(nested(100_000, b"", b"\x85"), NONE)),
-        Rule.LIMIT, counterpart=with_metadata(dct(text("k"), NONE)),
+        Rule.LIMIT, accepted=with_metadata(dct(text("k"), NONE)),
     )
     attack(
         "T2", "deep tuple in a set", deep, with_metadata(members(nested(20, b"", b"\x85"))), Rule.STRUCTURE,
-        counterpart=with_metadata(members(NONE)),
+        accepted=with_metadata(members(NONE)),
     )
     attack(
         "T2", "deep call arguments", deep, with_metadata(call(REBUILD_SCALAR, nested(60, b"", b"\x85"), NONE)),
@@ -613,7 +613,7 @@ def _add_bombs() -> None:
         attack(
             "T3", f"{label} as a dict key",
             "__hash__ and __eq__ of an object run; attributes have names that are strings",
-            with_metadata(dct(key, NONE)), Rule.STRUCTURE, counterpart=with_metadata(dct(text("k"), NONE)),
+            with_metadata(dct(key, NONE)), Rule.STRUCTURE, accepted=with_metadata(dct(text("k"), NONE)),
         )
     for label, member in {
         "a list": b"]", "a dict": b"}", "a tuple": b")", "a class": name(PATCH_MODULES[S1], S1), "an object": HONEST,
@@ -621,22 +621,22 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T3", f"{label} in a set", "__hash__ and __eq__ of an object run", with_metadata(members(member)),
-            Rule.STRUCTURE, counterpart=with_metadata(members(blob(b"x"))),
+            Rule.STRUCTURE, accepted=with_metadata(members(blob(b"x"))),
         )
     laugh = "few opcodes, 10**20 objects for whoever walks or prints it"
     for label, make in {"lists": lst, "tuples": tup, "dicts": _keyed}.items():
         attack(
             "T2", f"billion laughs through {label}", laugh, with_metadata(_laughs(20, make)), Rule.LIMIT,
-            counterpart=with_metadata(_laughs(3, make)), words="written out",
+            accepted=with_metadata(_laughs(3, make)), words="written out",
         )
         attack(
             "T2", f"doubled 25 times through {label}", laugh, with_metadata(_laughs(25, make, 2)), Rule.LIMIT,
-            counterpart=with_metadata(_laughs(9, make, 2)), words="written out",
+            accepted=with_metadata(_laughs(9, make, 2)), words="written out",
         )
     attack("T2", "200,000 opcodes", "time", program(NONE * 200_000), Rule.LIMIT, canonical(), "opcodes")
     attack(
         "T2", "a million memo entries", "memory", lambda: with_metadata(lst((NONE + MEMO) * 10**6)), Rule.LIMIT,
-        counterpart=with_metadata(lst((NONE + MEMO) * 9000)), words="memo|opcodes",
+        accepted=with_metadata(lst((NONE + MEMO) * 9000)), words="memo|opcodes",
     )
     attack(
         "T2", "a million empty sets", "memory: one byte makes an object of 216",
@@ -652,37 +652,37 @@ def _add_bombs() -> None:
     attack(
         "T2", "ten megabytes of short wide texts", "the same in portions",
         lambda: with_metadata(lst(*[text(wide)] * 40_000)) + b".", Rule.TRAILING_DATA,
-        counterpart=with_metadata(lst(*[text(wide)] * 100)),
+        accepted=with_metadata(lst(*[text(wide)] * 100)),
     )
     colliding = [number((2**61 - 1) * n) for n in range(1, 1026)]
     attack(
         "T2", "integers with one hash in a set", "a set of n of them takes n**2 comparisons",
         with_metadata(members(*colliding)), Rule.LIMIT,
-        counterpart=with_metadata(members(*colliding[:100])), words="numbers in sets",
+        accepted=with_metadata(members(*colliding[:100])), words="numbers in sets",
     )
     attack(
         "T2", "integers with one hash in two sets", "the same, in portions",
         with_metadata(lst(members(*colliding[:600]), members(*colliding[:600]))), Rule.LIMIT,
-        counterpart=with_metadata(members(*colliding[:600])), words="numbers in sets",
+        accepted=with_metadata(members(*colliding[:600])), words="numbers in sets",
     )
     attack(
         "T2", "integer of 65 bytes", "printing an integer takes time quadratic in its length",
         with_metadata(b"\x8a\x41" + b"\1" * 65), Rule.LIMIT,
-        counterpart=with_metadata(b"\x8a\x40" + b"\1" * 64), words="bytes of an integer",
+        accepted=with_metadata(b"\x8a\x40" + b"\1" * 64), words="bytes of an integer",
     )
     # A reader that remembers where it stood copies stack and memo.
     memo = NONE + MEMO * 20_000
     attack(
         "T2", "a full memo and thousands of lists", "what is remembered of each list grows with the memo",
-        program(memo, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, counterpart=canonical(),
+        program(memo, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, accepted=canonical(),
     )
     attack(
         "T2", "a full memo and 25,000 blocks", "what is remembered of each block grows with the memo",
-        lambda: program(memo, blob(bytes(512)) * 25_000), Rule.MALFORMED, counterpart=canonical(),
+        lambda: program(memo, blob(bytes(512)) * 25_000), Rule.MALFORMED, accepted=canonical(),
     )
     attack(
         "T2", "a full stack of marks and thousands of lists", "the same with marks",
-        program(b"(" * 20_000, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, counterpart=canonical(),
+        program(b"(" * 20_000, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, accepted=canonical(),
     )
     shared = lst(text("A" * 100_000) + MEMO, *[get(0)] * 3000)
     for label, value in {
@@ -693,7 +693,7 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T2", f"300 MB of shared text as {label}", "the error message writes it out before it is cut", value,
-            Rule.PATCH, counterpart=canonical(),
+            Rule.PATCH, accepted=canonical(),
         )
     big = ["A" * 100_000] * 3000
     for label, change in {
@@ -705,7 +705,7 @@ def _add_bombs() -> None:
         attack(
             "T2", f"300 MB of shared text as {label} of a legacy band",
             "the error message writes it out before it is cut", changed_band(change), Rule.PATCH,
-            counterpart=write(small_tree()),
+            accepted=write(small_tree()),
         )
     for label, more in {
         "array state": {"state": (1, big, None, False, b"")}, "array version": {"version": big},
@@ -715,7 +715,7 @@ def _add_bombs() -> None:
     }.items():
         attack(
             "T2", f"300 MB of shared text as {label}", "the error message writes it out before it is cut",
-            with_metadata(part(array_graph(**more))), Rule.ARRAY, counterpart=with_metadata(part(array_graph())),
+            with_metadata(part(array_graph(**more))), Rule.ARRAY, accepted=with_metadata(part(array_graph())),
         )
 
 
