@@ -177,9 +177,9 @@ def test_a_database_that_is_exchanged_meanwhile(place, changed):
             make_database(place / "other.lmdb", OLD)
             os.replace("other.lmdb/data.mdb", f"{changed}/data.mdb")
 
-    with pytest.raises(StoreError, match=r"replaced|put in the place|changed by another program|written to"):
+    with pytest.raises(StoreError, match=r"replaced|replaced by another file|changed by another program|written to"):
         append("old.lmdb", "new.lmdb", progress=exchange)
-    with pytest.raises(StoreError, match=r"replaced|put in the place|written to|already"):
+    with pytest.raises(StoreError, match=r"replaced|replaced by another file|written to|already"):
         append("old.lmdb", "new.lmdb", out="copy.lmdb", progress=exchange)
     assert not os.path.exists("copy.lmdb")
     assert records("old.lmdb") == OLD

@@ -672,7 +672,7 @@ class TestVerification:
             sign_database(path, [key], name="BEN", version="1", created=CREATED)
         arrays = PatchArrays(paths, bands="S1", verify_key=key.verify_key)
         assert len(arrays.batch(range(7))[0]) == 7
-        with pytest.raises(ValueError, match="manifest is that of one database"):
+        with pytest.raises(ValueError, match="manifest is for a single database"):
             PatchArrays(paths, verify_key=key.verify_key, manifest=f"{paths[0]}.manifest")
         with lmdb.open(str(paths[1]), map_size=2**28) as environment, environment.begin(write=True) as transaction:
             transaction.put(b"patch 9", bytes(transaction.get(b"patch 8")))

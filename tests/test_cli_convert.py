@@ -325,9 +325,9 @@ def test_a_record_that_was_removed_is_missed(released, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(conversion, "rewrite", late)
-        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+        with pytest.raises(StoreError, match="the database was replaced by another file"):
             convert("s2", "new", verification=RELEASE)
-    with pytest.raises(ManifestMismatchError, match="has 1 records, expected the 2"):
+    with pytest.raises(ManifestMismatchError, match="has 1 record, expected 2 as signed"):
         convert("s2", "new", verification=RELEASE)
     assert not os.path.exists("new")
     replaced(released / "s2", {name: TWINS[name] for name in (b"S2A", b"S2B")})
@@ -337,7 +337,7 @@ def test_a_record_that_was_removed_is_missed(released, monkeypatch):
 def test_what_converts_nothing_is_the_callers_mistake(released):
     """One manifest for two databases, or Sentinel-1 records without a table of pairs, is a usage error."""
     named = Verification(verify_key=PUBLISHER.verify_key, manifest="s2.manifest")
-    with pytest.raises(ValueError, match="manifest is that of one database"):
+    with pytest.raises(ValueError, match="manifest is for a single database"):
         convert("s2", "new", verification=named, pairs=PAIRS, s1="s1")
     with pytest.raises(ValueError, match="s1 requires pairs"):
         convert("s2", "new", s1="s1")

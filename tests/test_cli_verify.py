@@ -289,7 +289,7 @@ def test_another_release_is_refused(place, capsys):
         ("verify db --verify-key missing", "cannot read missing"),
         ("verify db --verify-key publisher", "this is the private key; --verify-key takes the public one"),
         ("verify tagged --verify-key publisher.pub", "fetch the manifest and its envelope"),
-        ("verify db --verify-key publisher.pub --manifest publisher", "there is no such file"),
+        ("verify db --verify-key publisher.pub --manifest publisher", "the file does not exist"),
         ("verify db --verify-key publisher.pub --threshold 2", "threshold"),
         ("verify db --verify-key publisher.pub --threshold 0", "threshold"),
         ("verify db --verify-key publisher.pub --context c", "--context requires --mac-key"),

@@ -152,7 +152,7 @@ def test_a_database_that_is_replaced_meanwhile(tmp_path, change):
         if change is None:
             assert len(list(results)) == 99
             return
-        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+        with pytest.raises(StoreError, match="the database was replaced by another file"):
             list(results)
 
 

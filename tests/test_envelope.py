@@ -427,8 +427,8 @@ def test_an_envelope_whose_line_ends_were_changed_says_so():
         ENVELOPE + b"\n",
     ):
         with pytest.raises(
-            SignatureError, match="its line ends were changed, as by git, an editor or a transfer as text"
+            SignatureError, match="its line ends were changed, perhaps by git, an editor or a transfer as text"
         ):
             verify_envelope(changed, [PUBLIC])
-    with pytest.raises(SignatureError, match="fields or a spelling that this version does not write"):
+    with pytest.raises(SignatureError, match="fields or an encoding that this version does not write"):
         verify_envelope(ENVELOPE.replace(b":", b": ", 1), [PUBLIC])

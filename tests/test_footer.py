@@ -184,9 +184,9 @@ def test_a_value_with_two_tags_is_refused(place, capsys):
         assert codes(*commands) == [code] * 5
         for made in ("bare", "canonical"):
             shutil.rmtree(made, ignore_errors=True)
-    with PatchReader("db", mac_key=KEYS) as reader, pytest.raises(TagMismatchError, match="bears two tags"):
+    with PatchReader("db", mac_key=KEYS) as reader, pytest.raises(TagMismatchError, match="has two tags"):
         reader["a"]
-    with pytest.raises(TagMismatchError, match="bears two tags"):
+    with pytest.raises(TagMismatchError, match="has two tags"):
         verified_payload(KEYS, b"", b"a", twice)
     for read in (loads, lambda value: append_tag(KEY, b"", b"a", value)):
         with pytest.raises((UntrustedDataError, ValueError)):

@@ -237,7 +237,7 @@ def test_the_count_is_signed_too(count):
     """A list that does not have as many records as the statement says is refused."""
     data = file_of(records_of({b"a": b"1", b"b": b"2", b"c": b"3"}))
     Manifest(data, verified(statement_of(data, 3)))
-    refused(Manifest, data, verified(statement_of(data, count)), match=f"has 3 records, expected the {count}")
+    refused(Manifest, data, verified(statement_of(data, count)), match=f"has 3 records, expected {count}")
 
 
 @pytest.mark.threat("T8")
@@ -245,7 +245,7 @@ def test_the_count_of_the_database():
     """Known at open, before a value is read."""
     manifest = manifest_of(records_of({b"a": b"1", b"b": b"2"}))
     manifest.check_count(2)
-    refused(manifest.check_count, 1, match="the database has 1 records, expected the 2 that were signed")
+    refused(manifest.check_count, 1, match="the database has 1 record, expected 2 as signed")
     refused(manifest.check_count, 3, match="the database has 3 records")
 
 
@@ -441,7 +441,7 @@ def test_a_missing_file(release, which):
     path = release()
     missing = path if which == "manifest" else envelope_of(path)
     missing.unlink()
-    with pytest.raises(StoreError, match="no such file, so nothing says what the publisher signed") as caught:
+    with pytest.raises(StoreError, match="the file does not exist, so the signed content is unknown") as caught:
         open_manifest(path, [PUBLIC])
     assert caught.value.database == str(missing)
 

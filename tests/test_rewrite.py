@@ -311,7 +311,7 @@ def test_a_source_that_is_replaced_meanwhile_is_not_copied(bare, tmp_path, which
         if which is None:
             assert rewrite(bare, tmp_path / "new", transform, others=[(read, read.facts)]).written == 24
             return
-        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+        with pytest.raises(StoreError, match="the database was replaced by another file"):
             rewrite(bare, tmp_path / "new", transform, others=[(read, read.facts)])
     assert sorted(os.listdir(tmp_path)) == ["before", "db", "other"]
 
@@ -420,7 +420,7 @@ def test_liblmdb_opens_the_file_that_was_verified(bare, tmp_path, monkeypatch, e
 
     monkeypatch.setattr(in_place.lmdb.verify, "verify", verified)
     if exchanged == "file":
-        with pytest.raises(StoreError, match="another file was put in the place of the database"):
+        with pytest.raises(StoreError, match="the database was replaced by another file"):
             change_in_place(bare, transform)
     else:
         assert change_in_place(bare, transform).changed == 24

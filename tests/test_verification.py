@@ -337,7 +337,7 @@ BOTH = [FIRST.verify_key, SECOND.verify_key]
 @pytest.mark.parametrize(
     ("wrong", "message", "right"),
     [
-        ({}, "say what to verify with: mac_key, verify_key, or both", {"mac_key": KEY, **PUBLISHED}),
+        ({}, "a verification needs mac_key, verify_key, or both", {"mac_key": KEY, **PUBLISHED}),
         ({"context": "c"}, "context requires mac_key", {"context": "c", "mac_key": KEY}),
         ({"context": "c", **PUBLISHED}, "context requires mac_key", PUBLISHED),
         ({"mac_key": KEY, "context": "c" * 256}, "256 bytes", {"mac_key": KEY, "context": "c" * 255}),

@@ -1,13 +1,13 @@
-"""A key of one kind never stands in for a key of another. Every use of a key checks its kind."""
+"""Every use of a key checks its kind, so a key of one kind is never used as another."""
 
 from __future__ import annotations
 
 
-def expect(kind: type, given: object, what: str) -> None:
-    """Check that ``given`` is an instance of this class.
+def expect(kind: type, argument: object, name: str) -> None:
+    """Check that an argument is an instance of this class.
 
     Raises:
         TypeError: It is not. The message shows only its type.
     """
-    if not isinstance(given, kind):
-        raise TypeError(f"{what} must be {kind.__name__}, not {type(given).__name__}")
+    if not isinstance(argument, kind):
+        raise TypeError(f"{name} must be {kind.__name__}, not {type(argument).__name__}")

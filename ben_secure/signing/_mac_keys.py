@@ -22,7 +22,7 @@ from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing import _keyfiles
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.footer import Suite
-from ben_secure.signing.publisher.forms import MAC, recognise
+from ben_secure.signing.publisher.forms import MAC, identify
 
 _MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: no shorter than the hash
 _KEPT_STARTS = 16
@@ -143,7 +143,7 @@ class MacKeySet:
 
         Args:
             signing: The key that tags new values.
-            others: Keys that are only good to check values tagged before.
+            others: Keys that only check values.
 
         Raises:
             TypeError: One is not a ``MacKey``.
@@ -157,7 +157,7 @@ class MacKeySet:
         if len(self.by_id) != len(keys):
             raise ValueError("a key is in the MacKeySet twice")
         if len({mac_key._secret for mac_key in keys}) != len(keys):
-            raise ValueError("a secret is in the MacKeySet for two suites; make a new key for the other suite")
+            raise ValueError("a secret is in the MacKeySet for two suites; generate a new key for the other suite")
 
     @property
     def fingerprint(self) -> str:
@@ -238,7 +238,7 @@ def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
 def _refuse_publisher(content: bytes, path: Path) -> None:
     """Identify a publisher's key before the permissions of the file are judged."""
     try:
-        kind = recognise(content).kind
+        kind = identify(content).kind
     except ValueError:
         return
     if kind != MAC:
@@ -279,7 +279,7 @@ def _parsed_set(document: object) -> MacKeySet:
     parsed = [_from_jwk(entry) for entry in entries]
     signing = [mac_key for mac_key, signs in parsed if signs]
     if len(signing) != 1:
-        raise ValueError(f'{len(signing)} keys have "sign" among their "key_ops", expected one')
+        raise ValueError(f'{len(signing)} keys have "sign" in their "key_ops", expected one')
     return MacKeySet(signing[0], *(mac_key for mac_key, signs in parsed if not signs))
 
 

@@ -45,8 +45,11 @@ MAX_KEY_BYTES = 511
 
 _HEADER = struct.Struct("<8sIIQQ")
 _MAGIC = b"\x89BenMan\n"
-_SPELLED = {Algorithm.SHA256: (1, DIGEST_BYTES), Algorithm.BLAKE3: (2, 2)}  # the closed list: version, and u32 at 12
-_ALGORITHMS = {spelled: algorithm for algorithm, spelled in _SPELLED.items()}
+_VERSION_AND_KIND = {
+    Algorithm.SHA256: (1, DIGEST_BYTES),
+    Algorithm.BLAKE3: (2, 2),
+}  # the closed list: version, and u32 at 12
+_ALGORITHMS = {numbers: algorithm for algorithm, numbers in _VERSION_AND_KIND.items()}
 _OFFSET = struct.Struct("<Q")
 _SPAN = struct.Struct("<QQ")
 _CHUNK_RECORDS = 16_384
@@ -104,7 +107,7 @@ def write_record_list(records: Iterable[Record], file: IO[bytes], algorithm: Alg
             offsets.write(_OFFSET.pack(end))
             lmdb_keys.write(lmdb_key)
             digests.write(digest)
-        header = _HEADER.pack(_MAGIC, *_SPELLED[algorithm], count, end)
+        header = _HEADER.pack(_MAGIC, *_VERSION_AND_KIND[algorithm], count, end)
         file.write(header)
         whole = hashlib.sha256(header)
         for part in (offsets, lmdb_keys, digests):

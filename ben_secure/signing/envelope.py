@@ -159,8 +159,8 @@ def _decode(unverified: bytes) -> tuple[bytes, list[tuple[str | None, bytes]]]:
     canonical = _encode(payload, signatures)
     if canonical != unverified:
         if unverified.replace(b"\r", b"\n").strip() == canonical.strip():
-            raise _malformed("its line ends were changed, as by git, an editor or a transfer as text")
-        raise _malformed("it has fields or a spelling that this version does not write")
+            raise _malformed("its line ends were changed, perhaps by git, an editor or a transfer as text")
+        raise _malformed("it has fields or an encoding that this version does not write")
     return payload, signatures
 
 

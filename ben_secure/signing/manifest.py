@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, StoreError, printable
+from ben_secure.errors import BenSecureError, ManifestMismatchError, Rule, StoreError, counted, printable
 from ben_secure.remote.addresses import absolute, folder_of_data_file, is_remote, redacted, split, with_suffix
 from ben_secure.signing._record_list import Record, RecordList, max_file_bytes
 from ben_secure.signing.envelope import MAX_ENVELOPE_BYTES, VerifiedStatement, verify_envelope
@@ -48,7 +48,7 @@ class Mismatch:
     Attributes:
         kind: ``missing``: listed, not in the database. ``added``: in the database, not listed. ``moved``: the value
             is listed under another key. ``changed``: the value is not listed at all.
-        lmdb_key: The key in question.
+        lmdb_key: The key of the record.
         belongs_to: Key under which the value is listed (for ``moved``, and for ``added`` if the record was renamed or
             copied); otherwise None.
     """
@@ -112,8 +112,8 @@ class Manifest:
         algorithm = self.statement.algorithm
         if self._records.algorithm is not algorithm:
             raise ManifestMismatchError(
-                f"the manifest lists digests of {self._records.algorithm.value}, and the signed statement says "
-                f"{algorithm.value}; ask the publisher for another one",
+                f"the manifest lists digests of {self._records.algorithm.value}, but the signed statement names "
+                f"{algorithm.value}; ask the publisher for a correct one",
                 rule=Rule.MANIFEST,
             )
         self.hash: Hash = hash_of(algorithm)
@@ -178,8 +178,8 @@ class Manifest:
         total = len(self)
         return [
             lmdb_key
-            for place, (lmdb_key, _) in enumerate(self)
-            if (place + 1) * count // total > place * count // total
+            for index, (lmdb_key, _) in enumerate(self)
+            if (index + 1) * count // total > index * count // total
         ]
 
     def check_absent(self, lmdb_key: bytes) -> None:
@@ -213,7 +213,7 @@ class Manifest:
             found = "the only database of its release" if subject is None else printable(subject.name)
             raise ManifestMismatchError(
                 f"this is {found}, expected {printable(name)}: the database was renamed, or exchanged for another of "
-                "its release; if it is the one that you want, name it (subject=, --subject)",
+                "its release; if you want this database, request it by name (subject=, --subject)",
                 rule=Rule.MANIFEST,
             )
 
@@ -250,11 +250,11 @@ class Manifest:
             kind = MismatchKind.CHANGED if belongs_to is None else MismatchKind.MOVED
         return Mismatch(kind=kind, lmdb_key=lmdb_key, belongs_to=belongs_to)
 
-    def _check_count(self, found: int, what: str) -> None:
-        if found != self.statement.count:
+    def _check_count(self, count: int, source: str) -> None:
+        if count != self.statement.count:
             raise ManifestMismatchError(
-                f"the {what} has {found} records, expected the {self.statement.count} that were signed; records were "
-                "removed or added, or it is another release; fetch it again from the publisher",
+                f"the {source} has {counted(count, 'record')}, expected {self.statement.count:,} as signed; records "
+                "were removed or added, or it is another release; fetch it again from the publisher",
                 rule=Rule.MANIFEST,
             )
 
@@ -320,7 +320,7 @@ def manifest_path(database: str | os.PathLike[str]) -> str:
 
 
 def name_of(database: str | os.PathLike[str]) -> str:
-    """File name of a database: what stands before ``.manifest`` in the name of its manifest."""
+    """Return the file name of a database: the name of its manifest without ``.manifest``."""
     path = manifest_path(database)
     return (split(path).path if is_remote(path) else path).rpartition("/")[2].removesuffix(MANIFEST_SUFFIX)
 
@@ -339,7 +339,7 @@ def _read(path: str, max_bytes: int) -> bytes:
                 return file.read(min(found.st_size, max_bytes + 1))
     except FileNotFoundError as error:
         raise StoreError(
-            "there is no such file, so nothing says what the publisher signed; fetch the manifest and its envelope "
+            "the file does not exist, so the signed content is unknown; fetch the manifest and its envelope "
             f"({MANIFEST_SUFFIX}, {MANIFEST_SUFFIX}{ENVELOPE_SUFFIX}) together with the database"
         ) from error
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the path

@@ -86,7 +86,7 @@ class Verification:
         elif (self.threshold, self.manifest, self.name, self.version, self.subject) != (1, None, None, None, None):
             raise ValueError("manifest, name, subject, version and threshold require verify_key")
         elif self.mac_key is None:
-            raise ValueError("say what to verify with: mac_key, verify_key, or both")
+            raise ValueError("a verification needs mac_key, verify_key, or both")
 
     def _check_tags(self) -> None:
         from ben_secure.signing.keys import MacKey, MacKeySet
@@ -106,7 +106,9 @@ class Verification:
         if not different:
             raise ValueError("verify_key must contain at least one key")
         if type(self.threshold) is not int or not 1 <= self.threshold <= different:
-            raise ValueError(f"threshold is {self.threshold!r}, expected 1 to {different}: there are no more keys")
+            raise ValueError(
+                f"threshold is {self.threshold!r}, expected 1 to {different}, the number of different keys"
+            )
         object.__setattr__(self, "verify_key", keys)
         if self.manifest is not None:
             object.__setattr__(self, "manifest", absolute(self.manifest))
@@ -133,7 +135,7 @@ class Verification:
         if not asked:
             return verification
         if verification is not None:
-            raise ValueError(f"a verification has its own keys; pass {', '.join(sorted(asked))} when you make it")
+            raise ValueError(f"a verification has its own keys; pass {', '.join(sorted(asked))} to the Verification")
         return cls(**keywords)
 
     @property
@@ -155,7 +157,9 @@ class Verification:
             ValueError: It names a manifest, and there is more than one database.
         """
         if self.manifest is not None and count > 1:
-            raise ValueError("manifest is that of one database; of several each has its own beside it")
+            raise ValueError(
+                "manifest is for a single database; with several, each must have its own manifest beside it"
+            )
 
 
 class Verifier:

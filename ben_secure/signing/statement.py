@@ -54,7 +54,7 @@ class Subject:
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _SUBJECT_NAME.fullmatch(self.name):
             raise ValueError(
-                f"a database of a release is called {printable(self.name)}, expected 1 to 100 ASCII letters, digits, "
+                f"a database of a release is named {printable(self.name)}, expected 1 to 100 ASCII letters, digits, "
                 "'.', '-' and '_'"
             )
         _check_count(self.count)
@@ -110,11 +110,11 @@ class Statement:
     predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
-        for what in ("name", "version", "license", "tool_name", "tool_version"):
-            text = getattr(self, what)
-            if what == "license" and text is None:
+        for field in ("name", "version", "license", "tool_name", "tool_version"):
+            text = getattr(self, field)
+            if field == "license" and text is None:
                 continue
-            _check_text(what, text)
+            _check_text(field, text)
         expect(Algorithm, self.algorithm, "algorithm")
         _check_count(self.count)
         _check_sha256("manifest_sha256", self.manifest_sha256)
@@ -127,11 +127,11 @@ class Statement:
         digests = {subject.manifest_sha256 for subject in self.subjects}
         if names != sorted(set(names)) or len(digests) != len(names) or len(names) == 1 or len(names) > MAX_SUBJECTS:
             raise ValueError(
-                f"the databases of a release must be 2 to {MAX_SUBJECTS}, with different names, in their order, and "
+                f"the databases of a release must be 2 to {MAX_SUBJECTS}, with different names, sorted, and "
                 "different content"
             )
         if names and not any((one.count, one.manifest_sha256) == self._about for one in self.subjects):
-            raise ValueError("the manifest in question is of none of the databases of the release")
+            raise ValueError("the selected manifest is not one of the manifests of the release")
 
     @property
     def _about(self) -> tuple[int, str]:
@@ -139,11 +139,11 @@ class Statement:
 
     @property
     def subject(self) -> Subject | None:
-        """The database whose manifest is in question, of a release of several; None for a release of one."""
+        """The database of the selected manifest; None for a release of one database."""
         return next((one for one in self.subjects if (one.count, one.manifest_sha256) == self._about), None)
 
     def about(self, manifest_sha256: str) -> Statement | None:
-        """The same statement with another manifest of the release in question; None if it is of no such manifest."""
+        """Return the same statement for another manifest of the release; None if the release does not have it."""
         if manifest_sha256 == self.manifest_sha256:
             return self
         for one in self.subjects:
@@ -153,11 +153,11 @@ class Statement:
 
     @property
     def max_count(self) -> int:
-        """Most records that a manifest of the release has."""
+        """Maximum number of records in a manifest of the release."""
         return max(self.count, *(one.count for one in self.subjects)) if self.subjects else self.count
 
     def encode(self) -> bytes:
-        """The statement as the payload of an envelope, whichever manifest is in question."""
+        """Encode the statement as the payload of an envelope, the same for all its manifests."""
         dataset = {"name": self.name, "version": self.version}
         if self.license is not None:
             dataset["license"] = self.license
@@ -232,7 +232,7 @@ class Statement:
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise _another_kind(f"a field is missing or malformed ({printable(str(error))})") from error
         if statement.encode() != payload:
-            raise _another_kind("it has fields or a spelling that this version does not write")
+            raise _another_kind("it has fields or an encoding that this version does not write")
         return statement
 
     def require(self, name: str | None = None, version: str | None = None) -> None:
@@ -245,18 +245,18 @@ class Statement:
         Raises:
             ManifestMismatchError: The publisher signed this for another dataset or version.
         """
-        for what, asked, found in (("name", name, self.name), ("version", version, self.version)):
-            if asked is not None and asked != found:
+        for field, required, signed in (("name", name, self.name), ("version", version, self.version)):
+            if required is not None and required != signed:
                 raise ManifestMismatchError(
-                    f"the publisher signed another release: {what} {printable(found)}, expected {printable(asked)}; "
-                    "fetch database, manifest and envelope of the release that you want",
+                    f"the publisher signed another release: {field} {printable(signed)}, expected "
+                    f"{printable(required)}; fetch database, manifest and envelope of the release that you want",
                     rule=Rule.MANIFEST,
                 )
 
 
-def _check_text(what: str, text: object) -> None:
+def _check_text(field: str, text: object) -> None:
     if type(text) is not str or not text.isprintable() or not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
-        raise ValueError(f"{what} is {printable(text)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters")
+        raise ValueError(f"{field} is {printable(text)}, expected 1 to {MAX_TEXT_CHARACTERS} printable characters")
 
 
 def _check_count(count: object) -> None:
@@ -264,9 +264,9 @@ def _check_count(count: object) -> None:
         raise ValueError(f"count is {printable(count)}, expected an int from 0 to {_MAX_COUNT}")
 
 
-def _check_sha256(what: str, digest: object) -> None:
+def _check_sha256(field: str, digest: object) -> None:
     if type(digest) is not str or not _SHA256.fullmatch(digest):
-        raise ValueError(f"{what} is {printable(digest)}, expected 64 lowercase hexadecimal digits")
+        raise ValueError(f"{field} is {printable(digest)}, expected 64 lowercase hexadecimal digits")
 
 
 def canonical_json(document: object) -> bytes:

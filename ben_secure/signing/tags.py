@@ -27,7 +27,7 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 def context_bytes(context: str) -> bytes:
-    """Encode the user's name for a dataset. It prevents that a value of another dataset with the same key passes.
+    """Encode the user's name for a dataset. It ensures that a value of another dataset with the same key is refused.
 
     Args:
         context: The name, at most 255 bytes in UTF-8, without Unicode normalisation. It may be empty.
@@ -96,7 +96,7 @@ def append_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer
     """
     payload = memoryview(payload).cast("B")
     if footer_of(payload) is not None:
-        raise ValueError("the value bears a tag already; verify it and tag the payload")
+        raise ValueError("the value already has a tag; verify it and tag the payload")
     tag = make_tag(mac_key, context, lmdb_key, payload)
     return b"".join((payload, Footer(tag, mac_key.key_id, mac_key.suite).pack(len(payload))))
 
@@ -108,8 +108,8 @@ def verified_payload(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, unver
         mac_keys: The keys, any of which may have tagged the value.
         context: Name of the dataset, from ``context_bytes``.
         lmdb_key: Raw LMDB key under which the value was found.
-        unverified_value: The stored bytes, as a private copy that nobody else can change during the check or later.
-            Only the footer is copied.
+        unverified_value: The stored bytes, as a private copy that cannot change during the check or later. Only the
+            footer is copied.
 
     Returns:
         The payload: a view of ``unverified_value``. Every byte of it is authenticated.
@@ -134,7 +134,7 @@ def _verified(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: memor
         if fault is not None:
             raise TagMismatchError(fault, rule=Rule.TAG_INVALID)
         raise TagMismatchError(
-            "the value bears no tag, but a MAC key was given; get the tagged database from the owner of the key",
+            "the value has no tag, but a MAC key was given; get the tagged database from the owner of the key",
             rule=Rule.TAG_MISSING,
         )
     payload = value[:-FOOTER_BYTES]
@@ -148,7 +148,7 @@ def _verified(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: memor
         )
     if footer.suite != mac_key.suite:
         raise TagMismatchError(
-            f"the value was changed: its tag is of suite {footer.suite}, but the key {mac_key.fingerprint} is one for "
+            f"the value was changed: its tag is of suite {footer.suite}, but the key {mac_key.fingerprint} is for "
             f"suite {mac_key.suite.value}; fetch the database again from its source",
             rule=Rule.TAG_INVALID,
         )
@@ -162,7 +162,8 @@ def _verified(mac_keys: MacKeySet, context: bytes, lmdb_key: bytes, value: memor
         )
     if footer_of(payload) is not None:
         raise TagMismatchError(
-            "the value bears two tags, one behind the other, which no writer makes; tag the payload",
+            "the value has two tags, one after the other, which no writer makes; get the database from the owner of "
+            "the key",
             rule=Rule.TAG_INVALID,
         )
     return payload

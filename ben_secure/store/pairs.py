@@ -1,4 +1,4 @@
-"""``PairedReader``: Sentinel-2 records joined to the Sentinel-1 patches of the same place, as a table pairs them.
+"""``PairedReader``: Sentinel-2 records joined with the Sentinel-1 patches of the same location, by a table of pairs.
 
 For databases that keep the two apart, such as those of rico-hdl. A ``PatchReader`` reads and verifies each record.
 Similar names are never a reason to join records. Nothing is written.
@@ -33,7 +33,7 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
 
     Args:
         s2: A Sentinel-2 patch.
-        s1: The Sentinel-1 patch of the same place.
+        s1: The Sentinel-1 patch of the same location.
         limits: Bounds on the metadata of both patches together.
 
     Returns:
@@ -107,7 +107,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
                     f"pairs must give a str for each str, not {printable(s1_name)} for {printable(s2_name)}"
                 )
         if not pairs:
-            raise ValueError("there are no pairs, so that nothing can be joined")
+            raise ValueError("there are no pairs, so nothing can be joined")
         self.s2_reader = s2_reader
         self.s1_reader = s1_reader
         self.pairs: Mapping[str, str] = MappingProxyType(pairs)
@@ -131,22 +131,22 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
             TypeError: ``name`` is not a str.
         """
         s2 = self.s2_reader[name]
-        twin = self.pairs.get(name)
-        if twin is None:
+        s1_name = self.pairs.get(name)
+        if s1_name is None:
             raise KeyError(f"the table does not pair {printable(name)} with a Sentinel-1 record")
         try:
             try:
-                s1 = self.s1_reader[twin]
+                s1 = self.s1_reader[s1_name]
             except KeyError:
-                raise StoreError("there is no such record", lmdb_key=_lmdb_key(twin)) from None
+                raise StoreError("there is no such record", lmdb_key=_lmdb_key(s1_name)) from None
         except BenSecureError as error:
             error.message = f"the Sentinel-1 record paired with {printable(name)}: {error.message}"
-            error.located(self.s1_reader.path, _lmdb_key(twin))
+            error.located(self.s1_reader.path, _lmdb_key(s1_name))
             raise
         try:
             return join(s2, s1, self.s2_reader.limits)
         except BenSecureError as error:
-            error.message = f"{error.message} (Sentinel-1 record {printable(twin)})"
+            error.message = f"{error.message} (Sentinel-1 record {printable(s1_name)})"
             error.located(self.s2_reader.path, _lmdb_key(name))
             raise
 

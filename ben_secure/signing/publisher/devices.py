@@ -4,7 +4,7 @@ The only module that imports securesystemslib, and only to sign: its ``Envelope.
 ``keyid`` is not that of the key, so there an unsigned field decides. The public key comes from the caller and never
 from the device, and each signature is verified with it before it is written (``envelope.sign_statement``).
 
-Tested with a PKCS#11 module (SoftHSM 2). URIs of other kinds, such as those of cloud services, are passed on unchanged
+Tested with a PKCS#11 module (SoftHSM 2). URIs of other kinds, such as those of cloud services, are passed on unchanged,
 and are not tested.
 """
 
@@ -19,7 +19,7 @@ from ben_secure._system.optional import require
 from ben_secure.errors import KeyFileError, MissingExtraError, SignatureError, printable
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.publisher.keys import VerifyKey
-from ben_secure.signing.publisher.schemes import one_spelling
+from ben_secure.signing.publisher.schemes import one_encoding
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
@@ -94,7 +94,7 @@ class DeviceKey:
             KeyFileError: It fails, or it does not return a signature of this kind of key.
         """
         try:
-            return one_spelling(self.verify_key.public_key, bytes.fromhex(self._signer.sign(message).signature))
+            return one_encoding(self.verify_key.public_key, bytes.fromhex(self._signer.sign(message).signature))
         except KeyFileError:
             raise
         except Exception as error:

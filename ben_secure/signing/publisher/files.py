@@ -25,7 +25,7 @@ from ben_secure._system.appear import Path
 from ben_secure.errors import KeyFileError, printable
 from ben_secure.signing import _keyfiles
 from ben_secure.signing._kinds import expect
-from ben_secure.signing.publisher.forms import MAC, PRIVATE, PUBLIC, Encoded, recognise
+from ben_secure.signing.publisher.forms import MAC, PRIVATE, PUBLIC, Encoded, identify
 from ben_secure.signing.publisher.keys import SigningKey, VerifyKey
 from ben_secure.signing.publisher.schemes import KINDS, PrivateKey, PublicKey, scheme_of
 
@@ -42,7 +42,7 @@ _OF_ANOTHER_KIND = {
     MAC: "it holds MAC keys; --mac-key takes it",
 }
 _QUOTED = re.compile(r"b?'[^']*'|b?\"[^\"]*\"")
-_DAMAGED = "it is damaged, or says of itself something that is not so; copy the whole file again"
+_DAMAGED = "it is damaged, or contradicts itself; copy the whole file again"
 
 
 def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path | None = None) -> SigningKey:
@@ -60,7 +60,7 @@ def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path |
         ValueError: The passphrase is empty.
     """
     content = _keyfiles.read_secret(path, database, lambda content: _refuse_public(content, path))
-    encoded = _recognised(content, path, _SIGNS)
+    encoded = _identified(content, path, _SIGNS)
     if callable(passphrase):
         passphrase = passphrase() if encoded.encrypted else None
     password = None if passphrase is None else _passphrase(passphrase)
@@ -128,7 +128,7 @@ def read_verify_key(path: Path) -> VerifyKey:
             Ed25519, ECDSA P-256 or ECDSA P-384.
     """
     content = _keyfiles.read_public(path)
-    encoded = _recognised(content, path, _VERIFIES)
+    encoded = _identified(content, path, _VERIFIES)
     if encoded.kind != PUBLIC:
         raise _unusable(path, _VERIFIES, _OF_ANOTHER_KIND[encoded.kind])
     key = _loaded(encoded, None, path, _VERIFIES)
@@ -138,7 +138,7 @@ def read_verify_key(path: Path) -> VerifyKey:
 
 
 def write_verify_key(path: Path, verify_key: VerifyKey, *, overwrite: bool = False) -> None:
-    """Write a public key as PEM (SPKI) into a new file that nobody else may change, or over an old one if told so.
+    """Write a public key as PEM (SPKI) into a file that only its owner may change. ``overwrite`` replaces an old one.
 
     Raises:
         KeyFileError: There is a file already, or it cannot be written.
@@ -163,10 +163,10 @@ def _public_pem(verify_key: VerifyKey) -> bytes:
 def _refuse_public(content: bytes, path: Path) -> None:
     """Refuse content that is not a private key, before the permissions of the file are judged."""
     try:
-        kind = recognise(content).kind
+        kind = identify(content).kind
     except ValueError:
         if b"PRIVATE" not in content:  # otherwise it is judged by its mode first: it was a private key
-            _recognised(content, path, _SIGNS)
+            _identified(content, path, _SIGNS)
         return
     if kind == PUBLIC:
         name, end = os.path.splitext(os.fspath(path))
@@ -177,9 +177,9 @@ def _refuse_public(content: bytes, path: Path) -> None:
         raise _unusable(path, _SIGNS, _OF_ANOTHER_KIND[MAC])
 
 
-def _recognised(content: bytes, path: Path, use: str) -> Encoded:
+def _identified(content: bytes, path: Path, use: str) -> Encoded:
     try:
-        return recognise(content)
+        return identify(content)
     except ValueError as error:
         raise _unusable(path, use, str(error)) from None
 
@@ -190,13 +190,13 @@ def _loaded(encoded: Encoded, password: bytes | None, path: Path, use: str) -> o
         return encoded.load(password)
     except UnsupportedAlgorithm as error:
         named = printable(_QUOTED.sub(_name, str(error)))
-        unknown = f"it is of an algorithm that is not known here ({named}); expected {KINDS}"
+        unknown = f"its algorithm is not supported ({named}); expected {KINDS}"
         reason = _NO_BCRYPT if "bcrypt" in str(error) else unknown
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the decode boundary: cryptography panics at some damaged keys (PanicException)
         reason = f"{error}; export the key again" if "JWK" in str(error) else reason
-    # Not in the block above: errors of other libraries may show what they are about, and would come as the context.
+    # Not in the block above, because errors of other libraries may contain secrets, and would become the context.
     raise _unusable(path, use, reason)
 
 
@@ -213,7 +213,7 @@ def _algorithm(key: object) -> str:
 def _passphrase(given: str | bytes) -> bytes:
     passphrase = given.encode() if isinstance(given, str) else given
     if not passphrase:
-        raise ValueError("a passphrase must not be empty; None means that there is none")
+        raise ValueError("a passphrase must not be empty; use None for no passphrase")
     return passphrase
 
 

@@ -46,7 +46,7 @@ _JWK_ALG = {"Ed25519": ("EdDSA", "Ed25519"), "P-256": ("ES256",), "P-384": ("ES3
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The recognised content of a file.
+    """The content of a file.
 
     Attributes:
         kind: ``PRIVATE`` or ``PUBLIC``, both a publisher's, or ``MAC``.
@@ -60,8 +60,8 @@ class Encoded:
     load: Callable[[bytes | None], object]
 
 
-def recognise(content: bytes) -> Encoded:
-    """Recognise the content of a file.
+def identify(content: bytes) -> Encoded:
+    """Identify the content of a file.
 
     Args:
         content: The whole file.
@@ -85,7 +85,7 @@ def recognise(content: bytes) -> Encoded:
         return _der(decoded)
     if decoded.startswith(b"-----BEGIN "):
         return _pem(decoded)
-    raise ValueError("it holds no key in PEM, DER, OpenSSH or JWK form; check the path" if text else "it is empty")
+    raise ValueError("it has no key in PEM, DER, OpenSSH or JWK form; check the path" if text else "it is empty")
 
 
 def _pem(text: bytes) -> Encoded:
@@ -124,7 +124,7 @@ def _der(data: bytes) -> Encoded:
         return Encoded(PRIVATE, True, partial(load_der_private_key, data))
     if second == b"\x03":
         return Encoded(PUBLIC, False, lambda _: load_der_public_key(data))
-    raise ValueError("it is damaged, or DER of something else than a key; copy the whole file again")
+    raise ValueError("it is damaged, or not a key in DER; copy the whole file again")
 
 
 def _content(data: bytes, at: int) -> int:
@@ -147,7 +147,7 @@ def _base64(text: bytes) -> bytes:
 
 
 def _jwk(text: bytes) -> Encoded:
-    """Recognise a JWK (RFC 7517, RFC 8037), alone or as the one member of a set."""
+    """Identify a JWK (RFC 7517, RFC 8037), alone or as the one member of a set."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
@@ -180,7 +180,7 @@ def _from_jwk(jwk: dict[str, object], _: bytes | None) -> object:
         or jwk.get("alg", _JWK_ALG[str(crv)][0]) not in _JWK_ALG[str(crv)]
         or not (isinstance(uses, list) and (not uses or ("sign" if private else "verify") in uses))
     ):
-        raise ValueError("use, alg or key_ops of the JWK say that it is for something else than signatures")
+        raise ValueError("use, alg or key_ops of the JWK show that it is not for signatures")
     public, secret = _okp(jwk, private) if crv == "Ed25519" else _ec(jwk, private, *_CURVES[crv])
     if secret is None:
         return public

@@ -3,7 +3,7 @@
 The key alone decides the scheme: its curve decides the hash, and verified data cannot choose another. Every signature
 has one encoding. Ed25519 ensures this itself (RFC 8032: S is below the order). ECDSA (FIPS 186-5) does not: if (r, s)
 is valid, so is (r, n - s), and lax readers accept several encodings of either. Here a signature is strict DER (SEC 1,
-appendix C.8) and s is at most n / 2. Many signers return either s; ``one_spelling`` normalises it. The names are those
+appendix C.8) and s is at most n / 2. Many signers return either s; ``one_encoding`` normalises it. The names are those
 of securesystemslib and TUF.
 """
 
@@ -52,10 +52,10 @@ def sign(private_key: PrivateKey, message: bytes) -> bytes:
     if isinstance(private_key, Ed25519PrivateKey):
         return private_key.sign(message)
     algorithm = _ECDSA[private_key.curve.name][1]
-    return one_spelling(private_key.public_key(), private_key.sign(message, algorithm))
+    return one_encoding(private_key.public_key(), private_key.sign(message, algorithm))
 
 
-def one_spelling(public_key: PublicKey, signature: bytes) -> bytes:
+def one_encoding(public_key: PublicKey, signature: bytes) -> bytes:
     """Return a signature of ECDSA in the one accepted encoding; a signature of Ed25519 has no other.
 
     Raises:
@@ -74,14 +74,14 @@ def verify(public_key: PublicKey, signature: bytes, message: bytes) -> None:
     """Check a signature.
 
     Raises:
-        InvalidSignature: It is not one of this key over this message, or spelled otherwise.
+        InvalidSignature: It is not a signature of this key over this message in the accepted encoding.
     """
     if isinstance(public_key, Ed25519PublicKey):
         return public_key.verify(signature, message)
     try:
-        spelled = one_spelling(public_key, signature)
+        canonical = one_encoding(public_key, signature)
     except ValueError as error:
         raise InvalidSignature from error
-    if spelled != signature:
+    if canonical != signature:
         raise InvalidSignature
     return public_key.verify(signature, message, _ECDSA[public_key.curve.name][1])

@@ -109,8 +109,8 @@ def check_unchanged(pages: PageReader, before: DatabaseFacts) -> None:
     """
     if not pages.is_in_place():
         raise StoreError(
-            "another file was put in the place of the database while it was read, or it was removed; nothing was "
-            "written: begin again with the database that is there now",
+            "the database was replaced by another file, or removed, during the reading; nothing was written: begin "
+            "again with the database that is there now",
             database=pages.path,
         )
     if pages.facts != before:

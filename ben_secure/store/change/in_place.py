@@ -166,8 +166,8 @@ class _Opened:
 
 def _exchanged(path: str) -> StoreError:
     return StoreError(
-        "another file was put in the place of the database while it was checked; nothing was written: find out who did "
-        "it, and begin again",
+        "the database was replaced by another file during the check; nothing was written: find out who did it, and "
+        "begin again",
         database=path,
     )
 
