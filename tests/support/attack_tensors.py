@@ -181,7 +181,7 @@ def _add_names() -> None:
             "the dtype None|must be",
             file(MAP),
         )
-    _add("another member", "is skipped by some", _map(more=1), "nothing else", file(MAP))
+    _add("another member", "is skipped by some", _map(more=1), "exactly the members", file(MAP))
     _add(
         "tensor as array",
         "is read by position by some",
@@ -465,7 +465,7 @@ def _add_notes() -> None:
         "note: beside something",
         "would be lost",
         file({"__metadata__": {"ben_secure.patch.v1": text, "x": "y"}, **_S1}),
-        "nothing else",
+        "must contain only",
         accepted,
     )
     first = spell({"__metadata__": {"ben_secure.patch.v1": text}})[:-1]
