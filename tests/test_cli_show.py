@@ -144,7 +144,7 @@ def test_nothing_is_overwritten_without_force(place, capsys):
         ("show db one -o a.png --manifest m", 2, "--version and --threshold require --verify-key"),
         ("show db one -o a.png --verify-key publisher.pub --threshold 2", 2, "--threshold is 2, expected 1 to 1"),
         ("show db one -o a.png --mac-key nokey", 2, "nokey"),
-        ("show db one -o a.png --mac-key key --context c", 1, "bears no tag"),
+        ("show db one -o a.png --mac-key key --context c", 1, "has no tag"),
         ("show tagged one -o a.png --mac-key key --context d", 1, "at LMDB key b'one'"),
         ("show bad bad -o a.png", 1, "at LMDB key b'bad'"),
         ("show bad good bad -o a.png", 1, "at LMDB key b'bad'"),

@@ -102,7 +102,7 @@ def test_the_plot_is_written_once(place, capsys):
         ("stats db --plot no/a.png", 2, "the directory of --plot no/a.png must exist and be writable"),
         ("stats db --workers 0", 2, "--workers"),
         ("stats db --context c", 2, "--context requires --mac-key"),
-        ("stats db --mac-key key", 1, "bears no tag"),
+        ("stats db --mac-key key", 1, "has no tag"),
         ("stats tagged --mac-key key --context d", 1, "at LMDB key b'one'"),
         ("stats bad", 1, "at LMDB key b'bad'"),
         ("stats bad --plot a.png", 1, "at LMDB key b'bad'"),

@@ -151,7 +151,7 @@ def verdict(value):
         return [type(error).__name__, error.message]
 
 texts = [make_patch(a="\\x1b", b=np.str_("x")), make_patch(a=np.array(["a", "bc"]))]
-values = [attack.value() for attack in ATTACKS] + [attack.twin() for attack in ATTACKS] + HONEST
+values = [attack.value() for attack in ATTACKS] + [attack.accepted() for attack in ATTACKS] + HONEST
 values += [patch.dumps() for patch in texts]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 held = []

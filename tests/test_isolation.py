@@ -160,7 +160,7 @@ def model(tmp_path_factory):
     """Databases and files that the commands work on."""
     folder = tmp_path_factory.mktemp("isolation")
     attacks = (
-        value for attack in ATTACKS if attack.threat in ("T1", "T3") for value in (attack.value(), attack.twin())
+        value for attack in ATTACKS if attack.threat in ("T1", "T3") for value in (attack.value(), attack.accepted())
     )
     records = {b"%06d" % index: value for index, value in enumerate([SHELL, *HONEST, S1_FILE, *attacks]) if value}
     make_database(folder / "all", records)

@@ -192,7 +192,7 @@ def test_a_bool_cannot_borrow_the_cached_layout_of_an_int():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda codes: Layout.standard(S2, Layout.spell(S2, codes)),
+        lambda codes: Layout.standard(S2, Layout.canonical_dtypes(S2, codes)),
         lambda codes: Layout.generic(
             tuple(changed(attribute=None, name=f"G{n}", dtype=c) for n, c in enumerate(codes))
         ),

@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_refused(keys, context, lmdb_key, payload, data):
         ("payload length", 47, 55, r"was changed: 7 bytes stand before its tag, expected \d+"),
         ("suite and version", 55, 57, "expected suite 1 or 2, version 1"),
         ("reserved", 57, 63, "reserved [0-9a-f]{12}; expected .*, reserved zero"),
-        ("magic", 63, 71, "bears no tag"),
+        ("magic", 63, 71, "has no tag"),
     ],
 )
 def test_every_bit_of_a_value_counts(keys, field, start, end, message):

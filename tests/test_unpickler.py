@@ -367,9 +367,9 @@ def test_class_under_a_name_of_the_interface_cannot_be_declared():
 def test_an_admitted_class_is_no_kind():
     """The kind of a canonical value is a name or a declared class, not just any class of the table."""
     for module, attribute in (PATCH_MODULES[GENERIC], GENERIC), (PATCH_MODULES[S2], S2):
-        with pytest.raises(PatchFormatError, match="the patch class .* is unknown"):
+        with pytest.raises(PatchFormatError, match=r"the patch class .* is unknown"):
             loads(canonical(kind=name(module, attribute)), classes=[Guarded])
-    with pytest.raises(PatchFormatError, match="the patch class .* is unknown"):
+    with pytest.raises(PatchFormatError, match=r"the patch class .* is unknown"):
         loads(canonical(kind=new(name(PATCH_MODULES[MERGED], MERGED))))
 
 

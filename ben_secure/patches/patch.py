@@ -374,7 +374,7 @@ class _WithoutPixels:
     def __reduce__(self) -> tuple[Any, ...]:
         patch = self.patch
         stored, extras = pack(patch.__stored_args__), pack(patch._extras()) or None
-        return rebuild_patch, (FORMAT_VERSION, patch._kind, patch._layout.plain, bytearray(), stored, extras)
+        return rebuild_patch, (FORMAT_VERSION, patch._kind, patch._layout.encoded, bytearray(), stored, extras)
 
 
 def frame_of(patch: BigEarthNetPatch) -> bytes:

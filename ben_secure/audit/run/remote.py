@@ -139,7 +139,10 @@ def _with_manifest_in(folder: str, verification: Verification, url: str, entries
         envelope = read_small(with_suffix(manifest, ENVELOPE_SUFFIX), MAX_ENVELOPE_BYTES)
         # The signed statement bounds the bytes that are read. ``entries`` comes from the server and is untrusted.
         signed = verify_envelope(envelope, verification.verify_keys, verification.threshold).statement
-        contents = {ENVELOPE_SUFFIX: envelope, "": read_small(with_suffix(manifest, ""), max_file_bytes(signed.max_count))}
+        contents = {
+            ENVELOPE_SUFFIX: envelope,
+            "": read_small(with_suffix(manifest, ""), max_file_bytes(signed.max_count)),
+        }
         for suffix, content in contents.items():
             with open(local + suffix, "xb") as file:
                 file.write(content)
