@@ -120,9 +120,9 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
             break
     if nodes > limits.max_nodes:
         raise ValueError(
-            f"metadata {printable(name)!r}: the metadata of a patch may have at most {limits.max_nodes} objects; each "
-            f"text in an array, each {_TEXT_WEIGHT} characters of text and each {_ARRAY_WEIGHT} bytes of an array "
-            "count as one, and a shared object counts each time that it occurs"
+            f"metadata {printable(name)!r}: a patch may have at most {limits.max_nodes} objects in its metadata; each "
+            f"text in an array, {_TEXT_WEIGHT} characters of text and {_ARRAY_WEIGHT} bytes of an array count as one, "
+            "and a shared object counts each time that it occurs"
         )
     return nodes
 

@@ -263,7 +263,7 @@ class TestConstruction:
         """Many values that are each within the bound are not, together."""
         third = ["x"] * (DEFAULT_LIMITS.max_nodes // 3)
         make_patch(a=third, b=third)
-        with pytest.raises(ValueError, match=r"metadata 'c': the metadata of a patch may have at most \d+ objects"):
+        with pytest.raises(ValueError, match=r"metadata 'c': a patch may have at most \d+ objects"):
             make_patch(a=third, b=third, c=third)
 
 
