@@ -105,10 +105,8 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
             else:
                 children = enumerate(node)
             if len(path) > limits.max_depth - _ENVELOPE_DEPTH:
-                raise ValueError(
-                    f"metadata {_shown(path)}: it is nested deeper than {limits.max_depth - _ENVELOPE_DEPTH} levels, "
-                    "or contains itself"
-                )
+                deepest = limits.max_depth - _ENVELOPE_DEPTH
+                raise ValueError(f"metadata {_shown(path)}: nested deeper than {deepest} levels, or contains itself")
         else:
             nodes += _check_leaf(path, node, limits)
         for key, child in children if nodes <= limits.max_nodes else ():

@@ -121,7 +121,7 @@ def test_another_statement_is_refused(statement, change):
 )
 def test_what_cannot_be_said_is_the_callers_mistake(wrong):
     """A single database has no name, each occurs once, and the selected one is among them."""
-    with pytest.raises(ValueError, match=r"databases of (a|the) release"):
+    with pytest.raises(ValueError, match=r"(databases|manifests) of (a|the) release"):
         dataclasses.replace(ONE, **wrong)
 
 

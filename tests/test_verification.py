@@ -311,7 +311,9 @@ def test_the_readers_keywords_make_one(tagged, mac_key, publisher):
             with make(tagged, **options) as reader:
                 assert reader.verification == expected
                 assert (reader.verified is None) == (expected is None)
-        with pytest.raises(ValueError, match="a verification has its own keys; pass context, mac_key when you make it"):
+        with pytest.raises(
+            ValueError, match="a verification has its own keys; pass context, mac_key to the Verification"
+        ):
             make(tagged, verification=verification, mac_key=mac_key, context=CONTEXT)
         for unknown in ({"mackey": None}, {"mac_key": mac_key, "contxt": CONTEXT}):
             with pytest.raises(TypeError, match="unexpected keyword argument"):
