@@ -9,6 +9,7 @@ import pytest
 
 from ben_secure import BigEarthNet_S1_S2_Patch, BigEarthNetPatch, PatchReader
 from ben_secure.batches import PatchArrays
+from ben_secure.errors import printable
 from ben_secure.patches import Band
 from ben_secure.store.pairs import PairedReader
 from ben_secure.view.cards import completions
@@ -70,7 +71,7 @@ def test_readers_and_datasets(path):
     for thing, count, first in ((reader, 6, "patch 0"), (arrays, 2, "patch 5")):
         card = shown(thing)
         lines = card.text.split("\n")
-        assert lines[0].startswith(repr(thing)[:40])
+        assert lines[0].startswith(printable(repr(thing))[:40])
         assert lines[lines.index("patches") + 1] == str(count)
         assert lines[lines.index("verified") + 1] == "nothing"
         assert card.names.count("img") == min(count, 4)

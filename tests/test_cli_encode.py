@@ -249,7 +249,7 @@ def test_a_resumed_run_says_so(place, capsys, monkeypatch):
         code, out, err = run("encode --s2 s2 out", capsys)
         assert (code, out) == (130, "")
         assert re.fullmatch(
-            r"ben-secure: interrupted\nben-secure: finished patches are kept in \S+/\.out\.ben-secure-writing; run "
+            r"ben-secure: interrupted\nben-secure: finished patches are kept in .+/\.out\.ben-secure-writing; run "
             r"the same command to resume, or delete the folder\n",
             err,
         )

@@ -28,6 +28,7 @@ from ben_secure import (
 from ben_secure.bands import BANDS
 from ben_secure.encode import encode, read_patch
 from ben_secure.encode import run as run_module
+from ben_secure.errors import printable
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import MacKey
 from ben_secure.store import writer as writer_module
@@ -538,13 +539,14 @@ def test_a_folder_too_low_or_too_high_is_said(tmp_path):
     scene = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
     v2 = make_patch(tmp_path / "v2" / "BigEarthNet-S2" / scene, f"{scene}_1_1")[0].parent.parent
     for root, message in (
-        (v2.parent, f"the patches are one folder deeper; name {v2}$"),
-        (s2 / name, f"it is itself a patch; name {s2}$"),
-        (tmp_path / "BigEarthNet", f"the patches are one folder deeper; name {s2.with_name('s1')} or {s2}$"),
+        (v2.parent, f"the patches are one folder deeper; name {v2}"),
+        (s2 / name, f"it is itself a patch; name {s2}"),
+        (tmp_path / "BigEarthNet", f"the patches are one folder deeper; name {s2.with_name('s1')} or {s2}"),
     ):
         for keep_going in (False, True):
-            with pytest.raises(EncodeError, match=message):
+            with pytest.raises(EncodeError) as caught:
                 encode(tmp_path / "out", s2=root, keep_going=keep_going)
+            assert caught.value.message.endswith(printable(message, 400))
     assert encode(tmp_path / "v2.lmdb", s2=v2).written == 1
     with pytest.raises(EncodeError, match=r"no patch folders in .*notes"):
         encode(tmp_path / "out", s2=tmp_path / "notes")

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -28,14 +29,15 @@ LACKS = ["flock38 nolink norename dirsync nochmod", "flock37 nochmod", "flock95 
 
 
 @pytest.fixture(scope="module")
-def lacking(tmp_path_factory):
+def lacking():
     """Build the library that makes a file system lack something; skip without a compiler."""
     if shutil.which("gcc") is None or sys.platform != "linux":
         pytest.skip("no gcc, or not Linux")
-    library = tmp_path_factory.mktemp("lacking") / "file_system.so"
-    source = SUPPORT / "file_system.c"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    return library
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # LD_PRELOAD takes no path with a space
+        library = pathlib.Path(folder) / "file_system.so"
+        source = SUPPORT / "file_system.c"
+        subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+        yield library
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_a_stale_file_is_one_whose_process_has_ended(tmp_path, monkeypatch):
         ) as caught:
             write_file(tmp_path / "db", b"one")
         command = re.search(r"remove its file: (rm -- .*)$", caught.value.message)[1]
-        subprocess.run(command, shell=True, check=True)
+        subprocess.run(command, shell=True, check=True, executable=shutil.which("bash"))
         write_file(tmp_path / "db", b"one", overwrite=True)
         assert os.listdir(tmp_path) == ["db"]
     child.send_signal(signal.SIGKILL)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ben_secure import KeyFileError
+from ben_secure.errors import printable
 from ben_secure.signing.keys import (
     MacKey,
     MacKeySet,
@@ -201,7 +202,7 @@ def test_what_cannot_be_used_is_named(case, tmp_path):
     with pytest.raises(KeyFileError, match=re.escape(message)) as caught:
         read_signing_key(path)
     assert re.fullmatch("[ -~]+", caught.value.message)
-    assert caught.value.message.startswith(f"{path} cannot be used to sign: ")
+    assert caught.value.message.startswith(f"{printable(str(path), 400)} cannot be used to sign: ")
     assert not any(spelling in everything(caught.value) for spelling in spellings(SECRET))
     with pytest.raises(KeyFileError):
         read_verify_key(path)

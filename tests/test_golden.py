@@ -62,6 +62,7 @@ def test_a_flipped_bit_of_a_golden_database_is_refused(version, file, tmp_path):
     data = bytearray((copy / file).read_bytes())
     assert 0 < place < len(data)
     data[place] ^= 1
+    (copy / file).chmod(0o600)  # the checkout may be read-only
     (copy / file).write_bytes(data)
     with pytest.raises(UntrustedDataError), PatchReader(copy / "ben.lmdb", **KEYS) as reader:
         reader[first]

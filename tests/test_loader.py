@@ -3,6 +3,7 @@
 import inspect
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -428,6 +429,66 @@ def test_memory_does_not_grow(long_run, workers):
     """However many batches are read; a page a batch would be 16 MB."""
     output, errors = long_run(workers, 5_000).communicate(timeout=600)
     assert int(output) < 4_000, errors
+
+
+LIMITED = """
+import os, resource, sys
+from ben_secure import StoreError
+from ben_secure.torch import PatchDataset, batch_loader
+
+def main(path, spare):
+    dataset = PatchDataset(path, bands="10m_20m")
+    if spare:
+        most = len(os.listdir("/proc/self/fd")) + spare
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        print(sum(1 for _ in batch_loader(dataset, 3, num_workers=2)))
+    except StoreError as error:
+        print(error.message)
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def limited(tmp_path, dataset):
+    """Reads an epoch in a process with limits; what it printed last."""
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED)
+
+    def run(spare=0, within=()):
+        command = [*within, sys.executable, "-W", "ignore", script, dataset.readers[0].path, str(spare)]
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.threat("T31")
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+@pytest.mark.parametrize("spare", [3, 6, 10, 13, 14, 15, 18])
+def test_workers_without_descriptors_are_an_error(limited, spare):
+    """Torch would print an error of its sending thread and wait forever."""
+    assert "Too many open files" in limited(spare)
+
+
+@pytest.mark.slow
+@pytest.mark.threat("T31")
+@pytest.mark.parametrize(
+    ("options", "expected"), [("ro", "cannot be started"), ("size=600k", "cannot send a batch"), ("size=64m", "4\n")]
+)
+def test_workers_without_shared_memory_are_an_error(limited, options, expected):
+    """Which names /dev/shm and another way; with enough of it, all batches come."""
+    within = ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o {options} none /dev/shm && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*within, "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespaces")
+    printed = limited(within=within)
+    assert expected in printed
+    assert printed == "4\n" or ("/dev/shm" in printed and "num_workers=0" in printed)
 
 
 def shared_files():

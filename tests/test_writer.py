@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ben_secure.errors import LimitExceededError, Rule, StoreError
+from ben_secure.errors import LimitExceededError, Rule, StoreError, printable
 from ben_secure.limits import Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNet_S1_Patch
@@ -397,11 +398,12 @@ def test_a_failing_system_call_leaves_all_as_it_was(old, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     for target, names in ((path, ("replace", "fsync")), (tmp_path / "new", ("rename", "fsync"))):
+        shown = re.escape(printable(str(target), 400))
         for name in names:
             with monkeypatch.context() as patched:
                 patched.setattr(os, name, fail)
                 with pytest.raises(
-                    StoreError, match=rf"^no space left on the disk of {target}[^ ]* \([\d,]+ bytes free"
+                    StoreError, match=rf"^no space left on the disk of {shown}[^ ]* \([\d,]+ bytes free"
                 ):
                     write(target, {"c": PATCH}, append=target == path)
             assert records(path) == before

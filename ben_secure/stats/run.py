@@ -104,13 +104,17 @@ def _tally(reader: PatchReader, names: list[str]) -> Tally:
 
 
 def _tallied_by(reader: PatchReader, batches: Iterator[list[str]], workers: int) -> Iterator[Tally]:
-    """Tally in processes. A bounded number of batches waits. Results, and so refusals, come in key order."""
+    """Tally in processes. A bounded number of batches waits. Results, and so refusals, come in key order.
+
+    Where semaphores cannot be made, because ``/dev/shm`` is missing or full, this process does it all.
+    """
     pending: deque[Future[Tally]] = deque()
     spawn = multiprocessing.get_context("spawn")
     try:
         pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start, initargs=(reader,))
-    except OSError as error:
-        raise not_started(error) from error
+    except OSError:
+        yield from (_tally(reader, names) for names in batches)
+        return
     try:
         for names in batches:
             try:

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from ben_secure._system.causes import reason
+from ben_secure.errors import StoreError
 from ben_secure.torch.dataset import PatchDataset
 
 
@@ -22,7 +24,7 @@ class AheadLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         if self.num_workers or self.batch_sampler is None or not _only_reads(self.dataset):
-            return super().__iter__()
+            return self._started()
         ahead = _Ahead(self.dataset, self.batch_sampler)
         return iter(
             DataLoader(
@@ -34,6 +36,15 @@ class AheadLoader(DataLoader[Any]):
                 generator=self.generator,
             )
         )
+
+    def _started(self) -> Any:
+        try:
+            return super().__iter__()
+        except OSError as error:
+            raise StoreError(
+                f"the workers of a loader cannot be started: {reason(error)}; make /dev/shm writable, or use "
+                "num_workers=0"
+            ) from error
 
 
 def _only_reads(dataset: Any) -> bool:

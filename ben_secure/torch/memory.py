@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ben_secure.errors import StoreError, printable
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -25,6 +27,7 @@ _MOST = 4
 """Number of arrays kept: one being read, one ready, and two that the training loop may hold."""
 
 _MIN_BYTES = 2**20  # smaller arrays are not worth keeping
+_SPARE_FDS = 16  # for the tensors of two batches, and for the socket and the connection through which they are fetched
 
 
 class Pool:
@@ -55,9 +58,31 @@ class Pool:
 
 
 def shared(nbytes: int) -> torch.Tensor:
-    """New shared memory, as torch's own collation makes it in a worker. Sending it does not copy it."""
-    storage = torch.UntypedStorage._new_shared(nbytes, device="cpu")
+    """New shared memory, as torch's own collation makes it in a worker. Sending it does not copy it.
+
+    Raises:
+        StoreError: There is not enough of it, or the worker has too few file descriptors to send a batch. A thread of
+            torch sends it and only prints its errors, so that training would wait forever.
+    """
+    try:
+        _check_descriptors()
+        storage = torch.UntypedStorage._new_shared(nbytes, device="cpu")
+    except (OSError, RuntimeError) as error:
+        raise StoreError(
+            f"a worker cannot send a batch of {nbytes:,} bytes: {printable(str(error))}; give /dev/shm more room "
+            "(docker run --shm-size), raise the limit on open files (ulimit -n), or use num_workers=0"
+        ) from error
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (nbytes,))
+
+
+def _check_descriptors() -> None:
+    spare: list[int] = []
+    try:
+        while len(spare) < _SPARE_FDS:
+            spare += os.pipe()
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 def split(
