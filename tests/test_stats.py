@@ -2,6 +2,9 @@
 
 import json
 import math
+import multiprocessing.popen_spawn_posix
+import multiprocessing.synchronize
+import os
 import pickle
 import sys
 from fractions import Fraction
@@ -270,6 +273,23 @@ def test_workers_do_not_change_a_bit(database):
     assert one.labels == {"labels": {"0": 100, "1": 100, "2": 100}}
     with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
         stats(database, workers=0)
+
+
+@pytest.mark.threat("T31")
+@pytest.mark.parametrize("number", [30, 24])
+def test_without_semaphores_one_process_does_it_all(database, monkeypatch, number):
+    """As where nothing can be made in /dev/shm; if a process cannot be started later, that is an error."""
+    expected = repr(stats(database))
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(multiprocessing.synchronize.SemLock, "__init__", fail)
+        assert repr(stats(database, workers=2)) == expected
+    monkeypatch.setattr(multiprocessing.popen_spawn_posix.Popen, "_launch", fail)
+    with pytest.raises(StoreError, match=f"a worker process could not be started: .*{os.strerror(number)}"):
+        stats(database, workers=2)
 
 
 def test_the_order_of_the_records_does_not_change_a_bit(tmp_path):
