@@ -36,6 +36,7 @@ from fuzz.target import Refusal, Target, mutate_bytes, mutate_json, odd_number, 
 from support.key_files import KEYS, encoded, private_forms, public_forms
 
 _PASSPHRASE = b"geheim"
+_ALG = "https://ben-secure.readthedocs.io/value-tag/a256gmac/v1"  # of MAC keys, in every message about it
 
 
 @functools.cache
@@ -146,9 +147,10 @@ def _inside(rng: random.Random, text: bytes, others: Sequence[bytes]) -> bytes:
 
 def _silent(content: bytes, refused: Refusal) -> None:
     """No piece of what is encoded in the file, as base64 or however, is in the message; a key id is shorter."""
+    said = str(refused).replace(_ALG, "")
     for run in re.findall(rb"[A-Za-z0-9_+/=-]{24,}", content.replace(b"-----", b" ")) if refused is not None else ():
-        for start in range(0, len(run) - 12, 6) if b"value-tag" not in run else ():
-            assert run[start : start + 12].decode() not in str(refused), "the message shows the key"
+        for start in range(0, len(run) - 12, 6):
+            assert run[start : start + 12].decode() not in said, "the message shows the key"
 
 
 def _examine_public(content: bytes, _: bytes) -> Refusal:
