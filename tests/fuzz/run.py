@@ -115,8 +115,9 @@ def work(target: Target, seconds: float, seed: int, scratch: mmap.mmap, save: pa
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # also a panic of cryptography
-            trace = "".join(traceback.format_exception(error)[-5:])
-            failures.setdefault(_kept(save, target.name, seed, value, count, error), trace)
+            if (shape := way(error)) not in failures:
+                kept = _kept(save, target.name, seed, value, count, error)
+                failures[shape] = kept + "\n" + "".join(traceback.format_exception(error)[-5:])
         else:
             accepted += found is None
             ways[shape := way(found)] += 1
@@ -124,16 +125,14 @@ def work(target: Target, seconds: float, seed: int, scratch: mmap.mmap, save: pa
                 pool.append(value)
         signal.setitimer(signal.ITIMER_REAL, 0)
         count += 1
-    return {"count": count, "accepted": accepted, "ways": len(ways), "seconds": elapsed, "failures": failures}
+    found = list(failures.values())
+    return {"count": count, "accepted": accepted, "ways": len(ways), "seconds": elapsed, "failures": found}
 
 
 def _kept(save: pathlib.Path, name: str, seed: int, value: bytes, count: int, error: object) -> str:
-    """Keep an input that fails, one of each way; returns that, and where it is."""
-    shape = way(error)
+    """Keep an input that fails, under a name that stands for the way in which it does; returns words for both."""
     save.mkdir(parents=True, exist_ok=True)
-    path = save / f"{name}-{hashlib.sha256(shape.encode()).hexdigest()[:12]}"
-    if path.exists():
-        return f"again {path}"
+    path = save / f"{name}-{hashlib.sha256(way(error).encode()).hexdigest()[:12]}"
     path.write_bytes(value)
     return f"target {name}, seed {seed}, input {count}, kept as {path}: {type(error).__name__}: {str(error)[:2000]}"
 
@@ -161,20 +160,15 @@ def fuzz(name: str, seconds: float, seed: int, save: pathlib.Path) -> tuple[str,
         try:
             run = subprocess.run(command, capture_output=True, text=True, timeout=2 * seconds + 180, check=False)
             result = json.loads(run.stdout.splitlines()[-1])
-        except subprocess.TimeoutExpired:
-            result = {"failures": {"it hangs": ""}}
-        except (ValueError, IndexError):
+        except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
             content = pathlib.Path(scratch.name).read_bytes()
             number, size = (int.from_bytes(content[at : at + 8], "little") for at in (0, 8))
-            died = f"the process ended with {run.returncode}"
-            result = {"failures": {_kept(save, name, seed, content[16 : 16 + size], number, died): run.stderr[-3000:]}}
-    if failures := result["failures"]:
-        return "\n".join(f"FAILED {text}\n{trace}" for text, trace in failures.items()), False
-    return (
-        f"{name}: seed {seed}, {result['count']} inputs, {result['accepted']} accepted, "
-        f"{result['count'] - result['accepted']} refused in {result['ways']} ways, {result['seconds']:.0f} s",
-        True,
-    )
+            hung = isinstance(error, subprocess.TimeoutExpired)
+            died = "it hangs" if hung else f"the process ended with {run.returncode}:\n{run.stderr[-3000:]}"
+            return f"FAILED {_kept(save, name, seed, content[16 : 16 + size], number, died)}", False
+    counts = f"{result['count']} inputs, {result['accepted']} accepted, the others refused in {result['ways']} ways"
+    failures = "".join(f"\nFAILED {text}" for text in result["failures"])
+    return f"{name}: seed {seed}, {counts}, {result['seconds']:.0f} s{failures}", not failures
 
 
 def main() -> int:

@@ -27,9 +27,8 @@ class Target:
         examine: Parses an input and checks every property of the result (an ``AssertionError`` if one does not hold).
             The second argument is the input that the first was made of, or empty.
         seconds: Processor time that one input may take.
-        memory: Bytes that one input may take, as ``tracemalloc`` counts them,
-        memory_per_byte: and more of them for each byte of the input.
-
+        memory: Bytes that an input may take whatever its length, as ``tracemalloc`` counts them.
+        memory_per_byte: Bytes that it may take in addition, for each byte of its own.
     """
 
     name: str
