@@ -96,12 +96,14 @@ def read_statistics(path: str | os.PathLike[str]) -> Normalisation:
         reason = f"the field {printable(str(error))} is missing"
     except RecursionError:
         reason = "it is nested too deep"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         reason = printable(str(error))
     raise TableError(f"cannot use the statistics {file_name}: {reason}; write them with ben-secure stats --json")
 
 
 def _number(cell: Any) -> float:
+    if cell is not None and type(cell) not in (int, float):
+        raise ValueError(f"a mean or standard deviation is {printable(cell)}, expected a number or null")
     return math.nan if cell is None else float(cell)
 
 

@@ -20,11 +20,12 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from ben_secure.batches.pixels import Normalisation, read_statistics
 from ben_secure.batches.splits import choose
 from ben_secure.errors import TableError
 from ben_secure.labels import _columnar
 from ben_secure.labels.tables import Rows, read_names, read_table
-from fuzz.target import Refusal, Target, mutate_bytes, refusal
+from fuzz.target import Refusal, Target, mutate_bytes, mutate_json, refusal
 
 
 @functools.cache
@@ -148,6 +149,26 @@ def _examine_names(data: bytes, _: bytes) -> Refusal:
     return refused
 
 
+# Statistics.
+
+
+def _statistics_seeds() -> list[bytes]:
+    some = {"B02": {"mean": 430.5, "std": 572.25, "count": 3}, "VV": {"mean": None, "std": None}}
+    documents = ({"database": "x", "bands": some, "ddof": 0}, {"bands": {"B8A": {"mean": 0, "std": 1}}}, {"bands": {}})
+    return [json.dumps(document).encode() for document in documents]
+
+
+def _examine_statistics(data: bytes, _: bytes) -> Refusal:
+    """Means and standard deviations are floats, and the same again."""
+    path = written("statistics.json", data)
+
+    def accepted(found: Normalisation) -> None:
+        assert all(type(number) is float for numbers in found.values() for number in numbers)
+        assert repr(read_statistics(path)) == repr(found)
+
+    return refusal(lambda: read_statistics(path), accepted, TableError)
+
+
 # Parquet, in processes of their own that are forked from one with pyarrow; one in some is read as users read it.
 
 _COLUMNS: dict[str, Any] = {
@@ -257,5 +278,6 @@ def _raise(error: Exception) -> None:
 TARGETS = (
     Target("parquet", _parquet_seeds, _mutate_parquet, _examine_parquet, memory=2**25, seconds=30),
     Target("csv", lambda: list(_TEXTS), _mutate_text, _examine_csv, memory_per_byte=200),
+    Target("statistics", _statistics_seeds, mutate_json, _examine_statistics, memory=2**25),
     Target("splits", lambda: list(_TEXTS), _mutate_text, _examine_names, memory_per_byte=200),
 )
