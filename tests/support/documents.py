@@ -99,7 +99,8 @@ class Reader:
     def console(self, text):
         """Run each ``$`` line, and compare its output with the lines below it.
 
-        A shown line has to be among the printed ones. A command has to end with 0, unless ``echo $?`` follows it.
+        A shown line has to be among the printed ones; the width of columns may differ. A command has to end with 0,
+        unless ``echo $?`` follows it.
         """
         code, printed = 0, ""
         for line, shown in _COMMAND.findall(text):
@@ -108,9 +109,9 @@ class Reader:
             else:
                 assert code == 0, printed
                 code, printed = self._type(line)
-            lines = [line.rstrip() for line in printed.splitlines()]
+            lines = [row.split() for row in printed.splitlines()]
             for expected in shown.splitlines():
-                assert expected.rstrip() in lines, f"{line}\n{expected}\n{printed}"
+                assert expected.split() in lines, f"{line}\n{expected}\n{printed}"
         assert code == 0, printed
 
     def _type(self, line):
