@@ -1,6 +1,6 @@
 """Equality of metadata by type and by value, bit for bit.
 
-It compares metadata that ``metadata`` has admitted, so its depth is bounded. It does not judge.
+It compares metadata that ``metadata`` has accepted, so its depth is bounded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 
 def equal(a: object, b: object) -> bool:
-    """Compare two pieces of metadata by type and by value, all the way down.
+    """Compare two metadata values by type and by value, recursively.
 
-    1, 1.0 and True differ; so do 0.0 and -0.0; NaN equals NaN; arrays agree in dtype, byte order, shape and every bit.
+    1, 1.0 and True differ, and so do 0.0 and -0.0. NaN equals NaN. Equal arrays agree in dtype, byte order, shape and
+    all bits.
 
     Args:
-        a: Admitted metadata.
-        b: Admitted metadata.
+        a: Accepted metadata.
+        b: Accepted metadata.
 
     Returns:
         Whether they are the same.
@@ -46,7 +47,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _leaf_key(leaf: object) -> tuple[type, object]:
-    """Spell a plain leaf so that == tells types, zeros and NaN apart as ``equal`` does."""
+    """Encode a value so that == distinguishes types, zeros and NaN like ``equal``."""
     return type(leaf), leaf.hex() if type(leaf) is float else leaf
 
 

@@ -143,7 +143,7 @@ class Workspace:
         return True
 
     def _left_with(self, fingerprint: bytes) -> bool:
-        """Whether work with this fingerprint was left here, and nobody else can have written to it."""
+        """Whether work with this fingerprint was left here, and only this user can have written to it."""
         try:
             folder = os.lstat(self._folder)
             note = read_note(os.path.join(self._folder, _RESUME))

@@ -130,7 +130,7 @@ def server_for(module: str) -> ForkServer:
 
 
 def end_begun() -> None:
-    """End the servers that nobody has asked for."""
+    """End the servers that were not requested."""
     while _begun:
         _begun.popitem()[1].close()
 
@@ -172,5 +172,5 @@ def _ended(pid: int) -> int:
     """Kill a child and return its exit code, or minus the signal that ended it; 1 if it never existed."""
     if pid == 0:
         return 1
-    os.kill(pid, signal.SIGKILL)  # nobody has waited for it yet, so the number is still its own
+    os.kill(pid, signal.SIGKILL)  # it was not waited for yet, so the number is still its own
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

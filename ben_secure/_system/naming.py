@@ -37,7 +37,7 @@ class _Placed:
     replaces: bool
 
     def __post_init__(self) -> None:
-        """Refuse a note that leads elsewhere; nobody but this user should have written it."""
+        """Refuse a note that leads elsewhere. Only this user should have written it."""
         if os.path.basename(self.source) != self.source or os.path.basename(self.target) != self.target:
             raise ValueError("names of files were expected, not paths")
         if "\0" in self.source + self.target:

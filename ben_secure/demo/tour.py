@@ -103,7 +103,7 @@ def _tour(folder: Path, out: Console, hint: str) -> int:
     out.print("1. Write honest patches and read them back", style="bold")
     stored = _write(folder / "honest.lmdb", patches)
     out.print(f"   {len(patches)} made-up scenes, Sentinel-1 and Sentinel-2 with labels")
-    problems = [f"{name} is not what was written" for name, value in stored.items() if loads(value) != patches[name]]
+    problems = [f"{name} changed" for name, value in stored.items() if loads(value) != patches[name]]
     if _audited(folder / "honest.lmdb", out).exit_code:
         problems.append("the audit refuses honest patches")
     hostile = attacks(next(iter(stored.values())), str(folder / "canary"))

@@ -1,13 +1,13 @@
-"""Account for every page of a database: each is that of one record, of one of the two trees, or free; and none is lost.
+"""Find the owner of every page of a database: a record, one of the two trees, or the free list.
 
-So no record shares a page with another, and nothing that liblmdb would write later lands on a record (T5). The free
-list is a tree of its own, whose keys are transactions (u64) and whose values are their pages: how many, then their
-numbers (u64), descending (``MDB_IDL`` in midl.h). A value that was made smaller in the transaction that wrote it
-keeps its pages (``mdb_cursor_put``: "don't bother to try shrinking the page"): the counts of a tree have them, nothing
-refers to them.
+So no two records share a page, and later writes of liblmdb cannot overwrite a record (T5). The free list is a separate
+tree. Its keys are transactions (u64). Its values are their free pages: the number of pages, then the page numbers
+(u64), descending (``MDB_IDL`` in midl.h). A value that was made smaller in the transaction that wrote it keeps its
+pages (``mdb_cursor_put``: "don't bother to try shrinking the page"). The counts of a tree include such pages, although
+nothing refers to them.
 
-Reads no value outside the trees; takes time in proportion to the pages of the trees, and a byte for each page of the
-file.
+It reads no value outside the trees. It takes time proportional to the pages of the trees, and a byte of memory for each
+page of the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SPARE_PAGES = 2**20
 
 
 class _Tree(NamedTuple):
-    """What a meta page says of a tree (``MDB_db``)."""
+    """A meta page's entry for a tree (``MDB_db``)."""
 
     pad: int
     flags: int
@@ -52,14 +52,15 @@ def check_accounts(snapshot: Snapshot) -> None:
         snapshot: Its state.
 
     Raises:
-        StoreError: A page has two owners or none, is out of place or damaged, or a count of the meta page is wrong.
+        StoreError: A page has two owners or none, has another number or is damaged, or a count of the meta page is
+            wrong.
     """
     page_bytes = snapshot.meta.page_bytes
     metas = [snapshot.meta_pages[:META_BYTES], snapshot.meta_pages[page_bytes : page_bytes + META_BYTES]]
     for slot, content in enumerate(metas):
         meta = parse_meta(content, slot)
         if meta is None or meta.page_bytes != page_bytes or (meta.txnid and meta.txnid % 2 != slot):
-            raise damaged(f"meta page {slot} is not one that a committed transaction leaves")
+            raise damaged(f"meta page {slot} cannot come from a committed transaction")
     free, main = (
         _Tree._make(_TREE.unpack_from(metas[snapshot.meta.page_number], offset)) for offset in (_FREE_AT, _MAIN_AT)
     )

@@ -1,6 +1,6 @@
-"""Count the pages and records that walks over a database meet, and find the owner of each page.
+"""Count the pages and records on walks over a database, and find the owner of each page.
 
-Decides from numbers alone; never reads a file.
+It works on numbers alone, and never reads a file.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from ben_secure.pages._nodes import Node
 
 
 class Census:
-    """Counts what walks meet, for each page of an honest tree has one owner and each entry is counted.
+    """Counts pages and entries. In an honest tree each page has one owner, and each entry is counted.
 
-    So a crafted tree that reaches pages twice (T5) ends in an error after as much work as the file is long. Told how
-    many pages there are, it also finds two records that share a page, which no count shows: it keeps a byte for each.
+    So a crafted tree that reaches pages twice (T5) ends in an error, after work proportional to the size of the file.
+    With the number of pages, it keeps a byte for each page, and also finds two records that share a page, which counts
+    do not reveal.
 
     Attributes:
         branches: Branch pages.
@@ -42,7 +43,7 @@ class Census:
         self.restart(meta.entries)
 
     def restart(self, entries: int) -> None:
-        """Begin with a tree that has so many entries; pages that have an owner keep it."""
+        """Begin with another tree, of this number of entries. Pages keep their owners."""
         self._most_entries = entries
         self.branches = self.leaves = self.overflows = self.entries = 0
 
@@ -55,7 +56,7 @@ class Census:
             runs: First page and number of pages of each of their values that is outside the tree.
 
         Raises:
-            StoreError: There are more than in the file or in its meta page, or one has two owners.
+            StoreError: There are more pages or entries than in the file or its meta page, or a page has two owners.
         """
         overflows = sum(pages for _, pages in runs)
         self.branches += nodes is None
@@ -87,14 +88,14 @@ class Census:
         """Count free pages.
 
         Args:
-            numbers: Different ones, each one of the database.
+            numbers: Different numbers of pages of the database.
 
         Raises:
-            StoreError: One has an owner, or is free twice.
+            StoreError: A page has an owner, or is free twice.
         """
         owned = np.frombuffer(self._owned or bytearray(), "u1")
         if owned[numbers].any():
-            raise damaged(f"page {numbers[owned[numbers] != 0][0]} is free, and in use or free once more")
+            raise damaged(f"page {numbers[owned[numbers] != 0][0]} is free, but also in use or free a second time")
         owned[numbers] = 1
 
     def left(self) -> int:

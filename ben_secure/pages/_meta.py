@@ -169,6 +169,6 @@ def _another_kind(head: bytes) -> str:
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_PAGE):
         return (
             "this is not an LMDB file, but a web page, such as an error or a login page saved in its place; download "
-            "the database again, and look at what comes"
+            "the database again, and check the file"
         )
     return "this is not an LMDB file: its magic number was not found; check the path"

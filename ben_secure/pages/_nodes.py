@@ -211,8 +211,8 @@ class Leaf(_TreePage):
         length = low | high << 16
         if flags & (_SUB_DATABASE | _DUPLICATES):
             raise StoreError(
-                "this LMDB file has named databases or duplicate values inside; expected one plain database; "
-                "copy the records of the one that you want into an LMDB of its own",
+                "this LMDB file has named databases or duplicate values inside; expected one plain database; copy "
+                "the records that you need into a separate LMDB",
                 lmdb_key=lmdb_key,
                 offset=self.number * len(self.page) + start - _NODE_HEADER,
             )

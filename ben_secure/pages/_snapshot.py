@@ -143,7 +143,7 @@ class Snapshot:
         """
         meta = self.meta
         if census is None:
-            # The size of a remote file is what the server says, and no memory may depend on it.
+            # The server states the size of a remote file, so no memory may depend on it.
             whole = start is None and stop is None and isinstance(self._file, DataFile)
             census = Census(
                 meta, self.file_bytes, min(meta.last_page + 1, self.file_bytes // meta.page_bytes) if whole else None

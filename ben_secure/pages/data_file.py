@@ -22,7 +22,7 @@ def data_file_path(path: str) -> str:
     """Return the data file of an environment, which is a directory or (``subdir=False``) the file itself.
 
     Args:
-        path: What the user calls the database.
+        path: The database as the user names it.
 
     Returns:
         ``path/data.mdb`` if ``path`` is a directory, else ``path``.
@@ -34,7 +34,7 @@ def lock_file_path(path: str) -> str:
     """Return the path of liblmdb's lock file of an environment (``LOCKNAME`` and ``LOCKSUFF`` in mdb.c).
 
     Args:
-        path: What the user calls the database.
+        path: The database as the user names it.
 
     Returns:
         ``path/lock.mdb`` if ``path`` is a directory, else ``path-lock``.

@@ -50,7 +50,7 @@ def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes
     if found.st_mode & 0o077:
         raise KeyFileError(
             f"{_shown(path)} can be used by others: its mode is {_mode(found)}, expected 0600: "
-            f"{_command('chmod', '600', '--', path)}; if somebody may have read or changed it, make a new one"
+            f"{_command('chmod', '600', '--', path)}; if others may have read or changed it, make a new one"
         )
     return content
 
@@ -182,8 +182,8 @@ def refuse_beside_data(path: Path, database: Path | None) -> None:
         for folder in folders:
             if os.path.commonpath([folder, place]) == folder:
                 raise KeyFileError(
-                    f"{_shown(path)} lies in the database's folder {_shown(folder)}, and would be copied and "
-                    f"published with it: {_command('mv', '--', place, os.path.join(os.path.dirname(folder), ''))}"
+                    f"{_shown(path)} is in the database's folder {_shown(folder)}, and would be copied and published "
+                    f"with it: {_command('mv', '--', place, os.path.join(os.path.dirname(folder), ''))}"
                 )
 
 

@@ -100,8 +100,8 @@ def footer_fault(value: Buffer) -> str | None:
     end = len(value) - FOOTER_BYTES
     if _known(suite, version, reserved):
         return (
-            f"the value was changed: {end} bytes stand before its tag, expected {payload_bytes}; "
-            "fetch the database again from its source"
+            f"the value was changed: {end} bytes are before its tag, expected {payload_bytes}; fetch the database "
+            "again from its source"
         )
     if payload_bytes == end:
         return (

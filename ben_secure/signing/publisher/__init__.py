@@ -1,1 +1,1 @@
-"""A publisher's pair of keys: what signs and verifies, its files, and devices that hold the private key."""
+"""A publisher's pair of keys: signing and verifying, key files, and devices that hold the private key."""

@@ -82,8 +82,8 @@ class DeviceKey:
             verify_key.verify(found.sign(probe), probe)
         except SignatureError as error:
             raise KeyFileError(
-                f"the signer does not have the private key to {verify_key.fingerprint}: what it signs does not verify "
-                "with it; check the URI and the file with the public key"
+                f"the signer does not have the private key to {verify_key.fingerprint}: its signatures do not verify "
+                "with this key; check the URI and the file with the public key"
             ) from error
         return found
 

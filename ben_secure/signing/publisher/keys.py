@@ -58,7 +58,7 @@ class VerifyKey:
         except InvalidSignature:
             raise SignatureError(
                 f"not signed by the key {self.fingerprint}; compare the fingerprint with the publisher's, and fetch "
-                "what was signed again",
+                "the signed file again",
                 rule=Rule.SIGNATURE,
             ) from None
 

@@ -126,7 +126,7 @@ def _patch(lmdb_key: bytes, value: bytes, verifier: Verifier | None) -> BigEarth
         value = value[: verifier.payload_end(lmdb_key, value)]
     if footer_of(value) is not None:  # the tag would be lost without having been verified
         raise TagMismatchError(
-            "the value bears a tag, and no key was given to verify it; pass the key of the old database "
+            "the value has a tag, but no key was given to verify it; pass the key of the old database "
             "(--source-mac-key FILE)",
             rule=Rule.TAG_INVALID,
             lmdb_key=lmdb_key,
