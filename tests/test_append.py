@@ -140,7 +140,7 @@ def test_tags(tmp_path, monkeypatch):
 
 
 def test_command(place, capsys):
-    """Exit codes, the last line, and the JSON object."""
+    """The command has the right exit codes, last line and JSON object."""
     write_mac_keys("team.jwks", MacKeySet(KEY))
     make_database(place / "bad.lmdb", {b"e": SHELL})
     make_database(place / "empty.lmdb", {})

@@ -87,13 +87,13 @@ def test_scalars_come_back_as_from_numpy(dtype):
 
 @pytest.mark.parametrize("text", ["", "a", "ä\U0001f6f0", "a" * 300, "\ud800"])
 def test_numpy_texts_come_back(text):
-    """``numpy.str_`` of any length, the empty one and lone surrogates included."""
+    """``numpy.str_`` of any length comes back, including empty texts and lone surrogates."""
     assert through(np.str_(text)) == np.str_(text)
     assert type(through(np.str_(text))) is np.str_
 
 
 def test_object_arrays_of_text_come_back():
-    """Labels from a parquet table: one dimension, text only."""
+    """Labels from a Parquet table, one-dimensional and text only, come back."""
     for strings in ([], ["a"], ["Pastures", "Sea and ocean", ""]):
         array = np.array([*strings, None], dtype=object)[:-1]
         for protocol in (4, 5):
@@ -133,7 +133,7 @@ def test_both_names_of_numpys_core_are_admitted(generation):
     ids=lambda value: f"{type(value).__name__} {value.dtype}",
 )
 def test_other_arrays_are_refused(value):
-    """No dates, structures, bytes, void, objects but text, long doubles, dtype metadata or subclasses."""
+    """Dates, structures, bytes, void, other objects, long doubles, dtype metadata and subclasses are refused."""
     if value.dtype.metadata:  # numpy itself drops it, with a warning
         graph = array_graph(dtype_state=(3, "<", None, None, None, -1, -1, 0, {"x": 1}))
         with pytest.raises(PatchFormatError, match="dtype state"):

@@ -39,7 +39,7 @@ def loader_accepts(value, **options):
 @pytest.mark.threat("T1")
 @given(values())
 def test_a_value_is_clean_exactly_if_the_loader_returns_a_patch(value):
-    """The law that ties the loader and the auditor."""
+    """This is the law that connects the loader and the audit."""
     assert (scan_value(b"name", value) is None) == loader_accepts(value)
 
 
@@ -58,7 +58,7 @@ def test_honest_and_hostile_values_are_told_apart():
 
 
 def test_a_finding_says_what_the_error_says():
-    """Rule, byte, opcode and global reach the report."""
+    """Rule, byte, opcode and global of the error are in the report."""
     finding = scan_value(b"name", SHELL)
     assert finding.rule is Rule.FORBIDDEN_GLOBAL
     assert (finding.lmdb_key, finding.offset, finding.opcode) == (b"name", SHELL.index(b"\x93"), "STACK_GLOBAL")
@@ -212,7 +212,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("window", WINDOWS)
 def test_no_pixel_is_taken_for_a_format(window):
-    """Not first or last, before or behind a value of the same labels without such pixels."""
+    """Pixels at any position, in any order of values with and without them, are never read as a format."""
     value, *place = WINDOWS[window]
     other = marked(value, *place)
     assert other != value
@@ -419,7 +419,7 @@ def test_what_is_wrong_with_the_call_is_raised(tmp_path):
 
 
 def test_honest_archives_have_no_findings(real_data):
-    """Not of any level, on any of the real databases."""
+    """None of the real databases has a finding of any level."""
     reports = audit_many([real_data / "legacy", real_data / "rico"])
     assert len(reports) == 13
     for report in reports:

@@ -83,7 +83,7 @@ def refused(report):
 @pytest.mark.threat("T1")
 @pytest.mark.threat("T20")
 def test_clean_is_what_loads(tmp_path):
-    """Of values in several orders, with one, two and three workers, and over shards: always the same ones."""
+    """The result is the same for any order of values, one to three workers, and shards."""
     chance = random.Random(2)
     for begin in range(0, VALUES, IN_ONE):
         values = list(generated(min(IN_ONE, VALUES - begin), seed=begin))

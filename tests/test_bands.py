@@ -49,7 +49,7 @@ def test_tables_cannot_be_changed():
 
 
 def test_pixel_dtypes_are_the_fixed_size_numbers_in_both_byte_orders():
-    """Exactly integers of 1 to 8 bytes, floats of 2 to 8 and complex numbers of 8 and 16, as numpy spells them."""
+    """They are integers of 1 to 8 bytes, floats of 2 to 8 and complex numbers of 8 and 16, in numpy's notation."""
     codes = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
     assert {np.dtype(order + code).str for order in "<>" for code in codes} == PIXEL_DTYPES
     for other in ("?", "O", "S1", "U1", "M8[s]", "m8[s]", "g", "G", "V2", "u2,u2"):

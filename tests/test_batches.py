@@ -129,7 +129,7 @@ class TestPixels:
             assert np.array_equal(found, expected[0])
 
     def test_bands_keep_their_resolution_without_a_size(self, canonical, merged):
-        """An array for each resolution, bands in the order asked for."""
+        """The result has an array for each resolution, with bands in the requested order."""
         arrays = PatchArrays(canonical, size=None, bands=["VV", "B12", "B02", "B01", "B05"], labels=None)
         images = arrays[[2, 0]]
         assert list(images) == [10, 20, 60]
@@ -183,7 +183,7 @@ class TestPixels:
         assert np.array_equal(arrays[[1, np.uint8(2)]], arrays.batch([1, 2]))
 
     def test_slices_and_ranges_are_batches(self, canonical):
-        """With Python's meaning, empty ones too."""
+        """They have their Python meaning, also if empty."""
         arrays = PatchArrays(canonical, bands="S1", labels=None)
         everything = arrays.batch(range(5))
         for index in (slice(1, 4), slice(None, None, -2), slice(-2, None), slice(3, 3), slice(99)):
@@ -199,7 +199,7 @@ class TestPixels:
         assert arrays[np.array([], int)].shape == (0, 2, 120, 120)
 
     def test_fill_writes_into_arrays_that_are_there(self, canonical):
-        """And into none of another shape or dtype."""
+        """Arrays of another shape or dtype are refused."""
         arrays = PatchArrays(canonical, bands="RGB", size=None)
         out = np.full((3, 3, 120, 120), -1, np.float32)
         labels = arrays.fill([out[:2]], [4, 2])
@@ -212,7 +212,7 @@ class TestPixels:
 
     @pytest.mark.parametrize("form", ["legacy", "safetensors"])
     def test_other_formats_give_the_same(self, tmp_path, form):
-        """Values of the original package and of rico-hdl."""
+        """Values of the original package and of rico-hdl give the same arrays."""
         if form == "legacy":
             values = {"a": write(tree(MERGED)), "b": write(tree(MERGED, "numpy2-pydantic2"))}
         else:
@@ -286,7 +286,7 @@ class TestPixels:
 
     @pytest.mark.parametrize("fill", ["0", True, None])
     def test_a_fill_is_a_number(self, canonical, fill):
-        """Or nothing."""
+        """A fill is a number or None."""
         if fill is None:
             assert len(PatchArrays(canonical, fill=fill)[0][0]) == 14
         else:
@@ -418,11 +418,11 @@ class TestLabels:
         ]
 
     def test_none_of_the_19(self, tmp_path):
-        """The field's encoder stores None then."""
+        """The field's encoder stores None then, which gives an empty vector."""
         assert self.labels(tmp_path, "multi-hot-19", labels=["Airports"], new_labels=None) == []
 
     def test_the_43(self, tmp_path):
-        """Of ``labels`` alone."""
+        """The 43 classes come only from ``labels``."""
         found = self.labels(tmp_path, "multi-hot-43", labels=LABELS, new_labels=NEW_LABELS)
         assert sorted(found, key=LABELS.index) == LABELS
         assert found == sorted(LABELS, key=CORINE_43.index)
@@ -528,7 +528,7 @@ class TestNames:
 
 
 def test_transform_is_applied_to_each_patch(canonical):
-    """Alone and in a batch; in place, or with results of another shape; with ``size=None`` to the dict."""
+    """It works for single patches and batches, in place or with new shapes, and on the dict with ``size=None``."""
     plain = PatchArrays(canonical, bands="RGB", labels=None).batch([0, 1])
 
     def halve(image):
@@ -552,7 +552,7 @@ class TestDicts:
     """Samples as dicts of image, labels and name."""
 
     def test_a_sample_is_a_dict(self, canonical):
-        """Alone and in a batch, with labels of any kind or none, and images by resolution."""
+        """It works for single patches and batches, any kind of labels, and images by resolution."""
         for options in ({}, {"labels": "names"}, {"labels": None}, {"size": None}):
             plain = PatchArrays(canonical, bands="10m", **options)
             arrays = PatchArrays(canonical, bands="10m", sample="dict", **options)

@@ -54,7 +54,7 @@ def path(tmp_path_factory):
 
 
 def test_a_patch():
-    """Its class, bands by resolution, metadata, and a picture."""
+    """The card has the class, bands by resolution, metadata, and a picture."""
     card = shown(make_patch(BigEarthNet_S1_S2_Patch, labels=["Pastures", "Airports"], country="Österreich"))
     lines = card.text.split("\n")
     assert lines[0] == "BigEarthNet_S1_S2_Patch"
@@ -65,7 +65,7 @@ def test_a_patch():
 
 
 def test_readers_and_datasets(path):
-    """Their database, how many patches, and the first of them with labels."""
+    """The card has the database, the number of patches, and the first patches with labels."""
     reader = PatchReader(path)
     arrays = PatchArrays([reader], split=["patch 5", "patch 1"], labels=None)
     for thing, count, first in ((reader, 6, "patch 0"), (arrays, 2, "patch 5")):
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_said(tmp_path, path):
 
 
 def test_without_pillow_there_is_no_picture(path):
-    """And all the rest."""
+    """The rest of the card is unchanged."""
     code = (
         "import sys; sys.modules['PIL'] = None\n"
         "from ben_secure import PatchReader\n"
@@ -135,7 +135,7 @@ def test_names_are_completed(tmp_path, path):
 
 
 def test_a_pair(tmp_path):
-    """As any reader."""
+    """The card of a pair is like that of any reader."""
     found = patches(1)
     merged = found["patch 0"]
     reader = PatchReader(database(tmp_path / "db", {"S2": merged.s2_patch, "S1": merged.s1_patch}))

@@ -83,14 +83,14 @@ def check_law(place, values):
 
 
 def test_clean_values_can_be_tagged_converted_and_published(tmp_path):
-    """For a hundred generated values."""
+    """This is checked for a hundred generated values."""
     assert check_law(tmp_path, generated(1, 150)) > 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 7))
 def test_clean_values_can_be_tagged_converted_and_published_by_the_thousand(tmp_path, seed):
-    """The same for many more."""
+    """This is checked for many more values."""
     assert check_law(tmp_path, generated(seed, 2_000)) > 100
 
 

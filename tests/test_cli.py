@@ -106,7 +106,7 @@ def test_exit_codes_of_main(place, arguments, exit_code, capsys):
 
 @pytest.mark.parametrize(("arguments", "exit_code"), PATHS)
 def test_json_is_one_object_on_every_path(place, arguments, exit_code, capsys):
-    """One object with the schema and the exit code on stdout, nothing else anywhere."""
+    """One object with the schema and the exit code is on stdout, and nothing anywhere else."""
     assert main([*arguments_in(place, arguments), "--json"]) == exit_code
     out, err = capsys.readouterr()
     document = json.loads(out)
@@ -357,7 +357,7 @@ def test_inspect_shows_the_facts_of_a_database(place, capsys):
 
 
 def test_inspect_shows_a_patch(tmp_path, capsys):
-    """Class, bands with their statistics, metadata; as JSON and as tables."""
+    """The output has class, bands with statistics, and metadata, as JSON and as tables."""
     patch = make_patch(labels=["Pastures", "Airports"], cloud=0.25)
     database = make_database(tmp_path / "db", {b"name": patch.dumps()})
     document = inspect(capsys, database, "name")

@@ -159,7 +159,7 @@ def test_convert_with_keys(place, capsys):
 
 
 def test_there_and_back(place, capsys):
-    """Legacy values to safetensors and to canonical ones: the same patches, their metadata included."""
+    """Converting legacy values to safetensors and then to canonical ones keeps the patches and their metadata."""
     code, out, err = run("convert legacy tensors --to safetensors", capsys)
     assert (code, out, err) == (0, "CONVERTED: 6 of 6 values are in tensors\n", "")
     for lmdb_key, value in records("tensors").items():
@@ -347,7 +347,7 @@ def test_what_converts_nothing_is_the_callers_mistake(released):
 
 @pytest.mark.threat("T9")
 def test_untag_gives_back_what_was_signed(place, capsys):
-    """Only after each value verified."""
+    """Each value is verified first."""
     code, out, err = run("untag tagged --mac-key key --context c --out bare", capsys)
     assert (code, out, err) == (0, "UNTAGGED: 6 of 6 values are in bare\n", "")
     assert records("bare") == LEGACY

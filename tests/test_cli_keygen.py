@@ -156,7 +156,7 @@ def test_only_force_overwrites(tmp_path, capsys):
 
 
 def test_no_key_is_made_in_a_database(tmp_path, capsys):
-    """It would be published with it."""
+    """A key in a database would be published with it."""
     (tmp_path / "data.mdb").touch()
     assert "lies in the database's folder" in run(capsys, "mac", tmp_path / "mac", exit_code=2)
     arguments = ["publisher", tmp_path / "key", "--no-passphrase"]
@@ -318,13 +318,13 @@ def test_an_interruption_while_asking_ends_with_130(tmp_path):
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["mac"], ["mac", "a", "b"], ["publisher", "--add", "a"]])
 def test_usage_errors(arguments, capsys):
-    """One line or one object."""
+    """A usage error is one line or one object."""
     assert re.fullmatch(r"ben-secure: .+\n", run(capsys, *arguments, exit_code=2))
     assert run_json(capsys, *arguments, exit_code=2)["error"]
 
 
 def test_hostile_paths_are_shown_escaped(tmp_path, capsys):
-    """As text and as JSON."""
+    """This holds for text and for JSON."""
     path = tmp_path / "\x1b[31mred\n"
     for arguments in (["mac", path], ["mac", path]):  # the second time it exists
         main(["keygen", *map(str, arguments)])

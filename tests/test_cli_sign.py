@@ -289,7 +289,7 @@ def test_signing_does_not_decode(place, capsys):
     ],
 )
 def test_what_cannot_be_done_is_said(place, capsys, monkeypatch, arguments, message):
-    """Exit code 2, one line on stderr or one object, nothing made, and no secret anywhere."""
+    """The exit code is 2, with one line on stderr or one object, no output files, and no secret."""
     monkeypatch.setenv("WRONG", "guessed")
     listed = sorted(os.listdir())
     code, out, err = run(arguments, capsys)
@@ -428,7 +428,7 @@ def test_a_release_is_not_changed_in_place(place, capsys):
 
 
 def test_the_manifest_goes_where_it_is_told(place, capsys):
-    """Anywhere but into the database."""
+    """Any path is accepted except one inside the database."""
     os.mkdir("elsewhere")
     code, out, _ = run(
         "sign db/data.mdb --signing-key publisher --name n --version 1 --out-manifest elsewhere/m --json", capsys
@@ -442,7 +442,7 @@ def test_the_manifest_goes_where_it_is_told(place, capsys):
 
 
 def test_a_passphrase_is_asked_for_if_one_is_needed(place, capsys, monkeypatch):
-    """Only for an encrypted key, naming it."""
+    """The command asks only for an encrypted key, and names it."""
     asked = []
 
     def getpass(prompt):

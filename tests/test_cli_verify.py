@@ -91,7 +91,7 @@ LIST = "--verify-key publisher.pub --manifest db.manifest"
 
 
 def test_what_was_signed_is_verified(place, capsys):
-    """With the team's key, with the publisher's, with both."""
+    """The check works with the team's key, the publisher's key, and both."""
     code, out, err = run(f"verify tagged {TAGS}", capsys)
     assert (code, out, err) == (0, "VERIFIED: all 25 values in tagged are as they were signed\n", "")
     code, out, err = run("verify db --verify-key publisher.pub --name Ben --version 1.0", capsys)
@@ -179,7 +179,7 @@ def test_the_manifest_tells_what_is_wrong(verify):
 @pytest.mark.threat("T8")
 @pytest.mark.threat("T9")
 def test_any_changed_byte_is_found(verify, position, number, mask):
-    """Of a value, or of its tag."""
+    """A changed byte of a value or of its tag is found."""
     lmdb_key = NAMES[number]
     for records, options in ((TAGGED, TAGS), (BARE, LIST)):
         value = bytearray(records[lmdb_key])
@@ -336,7 +336,7 @@ def test_a_damaged_database_is_undecided(place, capsys):
 
 
 def test_a_database_that_is_written_to_is_undecided(place, capsys, monkeypatch):
-    """Some of the values would be of another state."""
+    """Some of the values would belong to another state."""
 
     def verified_payload(*arguments):
         patched.undo()

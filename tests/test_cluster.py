@@ -123,7 +123,7 @@ def patience(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.threat("T14")
 def test_the_report_is_that_of_a_local_audit(plain, tmp_path):
-    """Byte for byte, with hostile values, of several batches, in key order."""
+    """They are equal byte for byte, with hostile values, in several batches, in key order."""
     local, remote = both(mixed(tmp_path / "db"), plain.address, Options())
     assert remote.rules[Rule.FORBIDDEN_GLOBAL] == 100
     assert (remote.verdict, remote.checked, remote.undecided) == ("refused", 700, None)
@@ -181,7 +181,7 @@ def test_a_damaged_tree_is_undecided_as_it_is_locally(plain, tmp_path):
 @pytest.mark.slow
 @pytest.mark.threat("T2")
 def test_a_value_that_kills_its_process_is_found(plain, tmp_path, monkeypatch):
-    """The same finding as locally, for that value alone; the workers of the cluster live on."""
+    """The finding is the same as locally, for that value alone; the cluster's workers survive."""
     monkeypatch.setenv("BEN_SECURE_TEST_LOSES", "1")
     from support.losing_patch import KILLER, LosingPatch
 
@@ -257,7 +257,7 @@ def certificate(folder):
 
 @pytest.mark.slow
 def test_a_cluster_without_workers_is_told(tls, monkeypatch):
-    """After a bounded time."""
+    """The error comes after a bounded time."""
     monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 5.0)
     with (
         pytest.raises(StoreError, match=r"the cluster has no workers: .*; start some"),
@@ -314,7 +314,7 @@ def test_an_address_that_is_none_is_told(address):
 
 
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, capsys, tmp_path):
-    """After a bounded time."""
+    """The error comes after a bounded time."""
     monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 0.5)
     database = make_database(tmp_path / "db", {b"a": HONEST[0]})
     assert main(["audit", str(database), "--dask", "tcp://127.0.0.1:1"]) == 2

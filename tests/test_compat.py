@@ -177,14 +177,14 @@ class TestBehavioursOfTheOriginal:
             patch.s2_patch.__getattribute__("band10")
 
     def test_metadata_becomes_attributes(self, names, radar, optical):
-        """Of each class, and in the text of the patch."""
+        """It becomes attributes of each class, and is in the text of the patch."""
         for cls, bands in (("S1", radar), ("S2", optical), ("S1_S2", radar | optical)):
             patch = names[f"BigEarthNet_{cls}_Patch"](**bands, labels=["Marine waters"])
             assert patch.labels == patch.__stored_args__["labels"] == ["Marine waters"]
             assert "Marine waters" in repr(patch)
 
     def test_values_are_written_and_read(self, names, radar, optical):
-        """By bytes and by file."""
+        """Both bytes and files work."""
         for cls, bands in (("S1", radar), ("S2", optical), ("S1_S2", radar | optical)):
             patch = names[f"BigEarthNet_{cls}_Patch"](**bands, labels=["x"])
             file = io.BytesIO()
@@ -198,7 +198,7 @@ class TestBehavioursOfTheOriginal:
          ("S2", "08a", "band8A"), ("S2", "b12", "band12")],
     )  # fmt: skip
     def test_short_names_become_arguments(self, names, cls, given, long):
-        """In any case and length."""
+        """Names of any case and length are accepted."""
         assert names[f"BigEarthNet_{cls}_Patch"].short_to_long_band_name(given) == long
 
     def test_own_patches_derive_from_the_base(self, names):

@@ -75,7 +75,7 @@ def test_bands_are_as_they_are_stored(path, native, merged):
     ],
 )
 def test_converted_batches_are_those_of_float32(path, options):
-    """Bit for bit with nearest resampling, else to its rounding; of batches and of single patches."""
+    """They are equal bit for bit with nearest resampling, otherwise within rounding, in batches and single patches."""
     expected, _ = PatchDataset(path, **options)[:3]
     dataset = PatchDataset(path, **options, dtype="native")
     convert = Converter(dataset)
@@ -102,7 +102,7 @@ def test_sizes_may_stay(path):
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("collation", [collate, None])
 def test_any_loader_has_them(native, workers, collation):
-    """With the batch axis, from workers and from parts of the dataset."""
+    """They have the batch axis, from workers and from subsets."""
     ours = batch_loader(native, 3, num_workers=workers)
     plain = DataLoader(native, 3, collate_fn=collation, num_workers=workers)
     parts = DataLoader(ConcatDataset([Subset(native, [0, 1]), Subset(native, range(2, COUNT))]), 3, num_workers=workers)

@@ -242,13 +242,13 @@ def check_wrong(token, cases):
 
 
 def test_a_wrong_pin_of_a_pkcs11_token_is_told_before_anything_is_hashed(token):
-    """Without the PIN in the message."""
+    """The PIN is not in the message."""
     check_wrong(token, ["pin"])
 
 
 @pytest.mark.slow
 def test_what_is_wrong_with_a_pkcs11_token_is_told_before_anything_is_hashed(token, monkeypatch):
-    """PIN, label, number, public key, module."""
+    """A wrong PIN, label, number, public key or module is reported."""
     check_wrong(token, WRONG)
     monkeypatch.delenv("PYKCS11LIB")
     assert "PYKCS11LIB environment variable must be set" in command(f"sign db {RIGHT} {RELEASE} --force")[1]

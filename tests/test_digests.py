@@ -35,7 +35,7 @@ def numbered(count, size=10):
     st.none() | st.integers(1, 5),
 )
 def test_every_value_is_hashed(tmp_path, values, workers):
-    """Each once, in key order, inline values and those of many pages alike."""
+    """Each value is hashed once, in key order, whether inline or on many pages."""
     path = tmp_path / "data.mdb"
     path.unlink(missing_ok=True)
     build(path, values.items())

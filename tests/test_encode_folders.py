@@ -21,7 +21,7 @@ def found(root):
 
 
 def test_both_layouts_are_found(tmp_path):
-    """Patch folders of v1, and those in the scene folders of v2, of both sensors."""
+    """Patch folders of v1, and those in the scene folders of v2, are found for both sensors."""
     s1, s1_scene = S1_NAME.format(1, 2), "S1A_IW_GRDH_1SDV_20170613T165043"
     for path in (NAME, f"{V2_SCENE}/{V2_SCENE}_26_57", s1, f"{s1_scene}/{s1_scene}_33UUP_65_63", "S2_made_by_hand"):
         (tmp_path / path).mkdir(parents=True)

@@ -321,7 +321,7 @@ def vector(entry):
 
 @pytest.mark.parametrize("entry", VECTORS, ids=lambda entry: entry["name"])
 def test_files_of_gdal_give_the_pixels_that_rasterio_reads(entry):
-    """Overviews, masks, predictors, sparse tiles, LERC, odd numbers of bits, COG: the pixels of each to the bit."""
+    """Overviews, masks, predictors, sparse tiles, LERC, odd numbers of bits, and COG give equal pixels, bit for bit."""
     pytest.importorskip("imagecodecs")
     file, expected = vector(entry)
     assert same(decode_band(file, B01), expected)

@@ -81,7 +81,7 @@ def test_paths_need_not_be_utf8(place, capsys):
 
 @pytest.mark.slow
 def test_paths_in_json_need_not_be_utf8(place, capsys):
-    """The same with ``--json``: one ASCII object, on stdout or in the report."""
+    """With ``--json``, the output is one ASCII object, on stdout or in the report."""
     for command, exit_code in COMMANDS:
         if "--format" not in command:
             assert main([*words(command), "--json"]) == exit_code, (command, capsys.readouterr())

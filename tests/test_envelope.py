@@ -244,7 +244,7 @@ def test_only_a_verify_key_verifies(key):
     ids=["swapped", "the same", "absent", "odd", "order", "bad signatures before"],
 )
 def test_a_key_id_decides_nothing(change):
-    """Neither it nor the order of signatures selects or excludes a key."""
+    """Neither a key id nor the order of signatures selects or excludes a key."""
     verified = verify_envelope(with_signatures(change), [PUBLIC, PARTNER_PUBLIC], 2)
     assert verified.statement == STATEMENT
     refused(with_signatures(change), [STRANGER.verify_key])

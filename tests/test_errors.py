@@ -165,7 +165,7 @@ def test_place_is_kept_once_it_is_known():
 
 
 def test_rules_are_their_text():
-    """Reports carry stable ids."""
+    """Reports have stable ids."""
     assert str(Rule.FORBIDDEN_GLOBAL) == Rule.FORBIDDEN_GLOBAL == "forbidden-global"
     assert len({rule.value for rule in Rule}) == len(Rule)
     assert all(rule.value.replace("-", "").isalpha() for rule in Rule)

@@ -19,7 +19,7 @@ from support.strategies import make_patch
 
 
 def test_a_refused_value_is_explained():
-    """Rule, place, consequence and opcodes, from the finding and the value."""
+    """The explanation has rule, location, consequence and opcodes, from the finding and the value."""
     explanation = explain(scan_value(b"name", SHELL), SHELL)
     assert (explanation.level, explanation.title) == ("error", RULES[Rule.FORBIDDEN_GLOBAL].title)
     assert explanation.help == RULES[Rule.FORBIDDEN_GLOBAL].help
@@ -40,7 +40,7 @@ def test_the_words_are_ficklings_if_it_has_any():
 
 
 def test_of_a_long_value_the_surroundings_are_shown():
-    """Eight opcodes before the place, four behind."""
+    """Eight opcodes before the location and four after it are shown."""
     value = b"\x80\x04" + b"N0" * 3_000 + SHELL[2:] + b"N" * 100
     lines = around(value, value.index(b"\x93"))
     assert len(lines) == 8 + 1 + 4

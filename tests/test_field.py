@@ -68,7 +68,7 @@ def test_configilm_v1(channels, bands, size):
 )
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_configilm_v2(channels, bands, split):
-    """Bit for bit, every channel setting, split and label; from the same database and table."""
+    """Every channel setting, split and label is equal bit for bit, from the same database and table."""
     from configilm.extra.BENv2_utils import band_combi_to_mean_std
     from configilm.extra.DataSets.BENv2_DataSet import BENv2DataSet
 
@@ -127,7 +127,7 @@ class TestTorchgeo:
     @pytest.mark.parametrize("classes", [19, 43])
     @pytest.mark.parametrize("bands", ["s1", "s2", "all"])
     def test_version_1(self, pairs, bands, classes, tmp_path):
-        """Bands, labels and their orders."""
+        """Bands, labels and their orders agree."""
         from torchgeo.datasets import BigEarthNet
 
         root, names = pairs
@@ -141,7 +141,7 @@ class TestTorchgeo:
 
     @pytest.mark.parametrize("bands", ["s1", "s2", "all"])
     def test_version_2(self, pairs, bands, tmp_path):
-        """The same, from its table."""
+        """They agree with the table of version 2, too."""
         pa = pytest.importorskip("pyarrow")
         import numpy as np
         import pyarrow.parquet as pq
@@ -197,7 +197,7 @@ def test_torchvision_transforms_samples(plain):
 
 @needs("kornia")
 def test_kornia_augments_samples_and_batches(plain):
-    """By the keys of the dict."""
+    """kornia selects the entries of the dict by their keys."""
     import kornia.augmentation as augmentation
 
     flip = augmentation.AugmentationSequential(
@@ -214,7 +214,7 @@ def test_kornia_augments_samples_and_batches(plain):
 
 @needs("torchgeo", "lightning")
 def test_a_trainer_of_torchgeo_runs(plain, tmp_path):
-    """Unchanged: it trains, validates and tests on dicts of image and label."""
+    """The unchanged trainer trains, validates and tests on dicts of image and label."""
     import lightning.pytorch as pl
     from torchgeo.trainers import ClassificationTask
 

@@ -164,7 +164,7 @@ def refuse(number, *_):
 
 
 def test_one_writer_at_a_time_without_locks(tmp_path, monkeypatch):
-    """Of two in one process as well."""
+    """This holds for two writers in one process, too."""
     monkeypatch.setattr(locks.fcntl, "flock", functools.partial(refuse, 95))
     with PatchWriter(tmp_path / "db") as writer:
         writer["a"] = make_patch()
@@ -225,7 +225,7 @@ def test_appending_keeps_owner_and_permissions(tmp_path):
 
 @pytest.mark.parametrize("umask", [0o002, 0o077])
 def test_a_database_honours_the_umask(tmp_path, umask):
-    """Folder and data file."""
+    """Folder and data file have the permissions of the umask."""
     before = os.umask(umask)
     try:
         with PatchWriter(tmp_path / "db") as writer:

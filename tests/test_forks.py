@@ -95,7 +95,7 @@ def test_a_server_that_is_lost_is_noticed(server, child):
 
 
 def test_nothing_is_left_when_it_is_closed(server, child):
-    """Neither the server nor a child that waits for something."""
+    """The server and waiting children are gone."""
     pids = child.said()[:2]
     server.close()
     for pid in pids:
@@ -135,7 +135,7 @@ def _runs(pid):
 
 
 def test_a_server_that_cannot_be_started_is_an_error(monkeypatch, tmp_path):
-    """With the reason of the operating system."""
+    """The error has the reason of the operating system."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     with pytest.raises(StoreError, match=r"could not be started: .*No such file"):
         ForkServer("support.forked")

@@ -136,7 +136,7 @@ def test_keys_of_ssh_keygen_are_read(options, tmp_path):
 @needs_openssl
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1"])
 def test_ecdsa_keys_of_openssl_are_read(curve, tmp_path):
-    """Of ecparam (parameters and SEC 1), of genpkey, and the public part, in PEM and DER."""
+    """Keys of ecparam (parameters and SEC 1) and genpkey, and their public keys, are read in PEM and DER."""
     old, new, public = tmp_path / "old", tmp_path / "new", tmp_path / "public"
     openssl("ecparam", "-name", curve, "-genkey", "-out", old)
     assert old.read_bytes().count(b"-----BEGIN") == 2
@@ -196,7 +196,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_what_cannot_be_used_is_named(case, tmp_path):
-    """With the file and the reason, in one printable line, and without the secret, also not as a cause."""
+    """The message is one printable line with the file and the reason, without the secret, even in its cause."""
     content, message = OTHERS[case]
     path = secret_file(tmp_path / "key", content)
     with pytest.raises(KeyFileError, match=re.escape(message)) as caught:
@@ -311,7 +311,7 @@ def test_a_key_from_standard_input(path, tmp_path):
 
 
 def test_a_key_from_a_file_descriptor():
-    """As a shell hands it over, with <(command)."""
+    """A shell passes such a key with <(command)."""
     read_end, write_end = os.pipe()
     os.write(write_end, ED)
     os.close(write_end)
@@ -321,7 +321,7 @@ def test_a_key_from_a_file_descriptor():
 
 
 def test_what_is_wrong_with_standard_input_is_told():
-    """Nothing in it, too much, a terminal, no such descriptor."""
+    """Empty input, too much input, a terminal and a missing descriptor are reported."""
     assert "/dev/stdin cannot be used to sign: it is empty" in read_in_a_process("sign", "/dev/stdin", input=b"")
     assert "more than 65536 bytes" in read_in_a_process("sign", "/dev/stdin", input=bytes(2**17))
     assert "cannot read /dev/fd/77: Bad file descriptor" in read_in_a_process("sign", "/dev/fd/77", input=b"")

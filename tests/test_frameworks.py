@@ -105,7 +105,7 @@ class TestLightning:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_two_ranks_overfit(self, tmp_path, numbered, workers):
-        """They share a few batches, the same ones in each epoch."""
+        """The ranks share a few batches, the same ones in each epoch."""
         options = {"form": "shuffled", "workers": workers, "overfit": 2}
         found = lightning(tmp_path, numbered, strategy="ddp_fork", **options)
         assert all(found[kind] == found["list"] for kind in KINDS)
@@ -115,7 +115,7 @@ class TestLightning:
 
     @pytest.mark.parametrize("options", [{"form": "seeded"}, {"form": "shuffled", "overfit": 3}, {"form": "in order"}])
     def test_one_process(self, tmp_path, numbered, options):
-        """Also where it turns shuffling off to overfit, and where it wraps the sampler to predict."""
+        """It works even if the framework disables shuffling to overfit, and wraps the sampler to predict."""
         found = lightning(tmp_path, numbered, strategy=None, workers=0, **options)
         assert all(found[kind] == found["list"] for kind in KINDS)
         (first,), (second,) = fitted(found["loader"], 0), fitted(found["loader"], 1)
@@ -209,7 +209,7 @@ class TestStatefulDataLoader:
         assert [numbers(batch) for batch in again] == expected[1]
 
     def test_it_goes_on_after_an_epoch(self, numbered):
-        """With the next one."""
+        """It continues with the next epoch."""
         loader = self.loader(numbered, 0, True)
         expected = [[numbers(batch) for batch in loader] for _ in range(3)]
         loader = self.loader(numbered, 0, True)

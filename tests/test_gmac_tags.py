@@ -300,7 +300,7 @@ def test_nothing_secret_is_shown():
 
 
 def test_what_is_kept_for_a_context_makes_no_difference():
-    """The first value of a context, later ones, and those after many other contexts: one and the same tag."""
+    """The first value of a context, later ones, and those after many other contexts have the same tag."""
     for number in [*range(40), *range(40)]:
         context = b"%d" % number
         value = append_tag(KEY, context, b"k", b"payload")
@@ -328,7 +328,7 @@ def test_a_database_is_written_and_read(tmp_path):
 
 @pytest.mark.parametrize("mask", [":~0x20000000", ":0", "0:0"])
 def test_tags_do_not_depend_on_the_processor(mask):
-    """OpenSSL without SHA instructions, without all newer ones, and without any beyond x86: the same tags."""
+    """OpenSSL without SHA instructions, or without other extensions, computes the same tags."""
     code = (
         "import sys; from ben_secure.signing.keys import MacKey, MacKeySet, Suite\n"
         "from ben_secure.signing.tags import append_tag, verified_payload\n"

@@ -31,7 +31,7 @@ def test_there_are_golden_databases():
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_golden_database_is_read(version):
-    """Tag, manifest, envelope and canonical values, all of that version."""
+    """Tag, manifest, envelope and canonical values of that version are read."""
     with PatchReader(GOLDEN / version / "ben.lmdb", **KEYS) as reader:
         assert dict(reader.items()) == MADE["patches"]()
         assert reader.verified.startswith("tags of context 'golden' by ")

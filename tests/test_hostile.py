@@ -180,7 +180,7 @@ def test_attack_is_refused(attack, trap):
 
 @pytest.mark.parametrize("attack", each([attack for attack in ATTACKS if attack.threat in ("T2", "T16")]))
 def test_attack_takes_little_memory(attack):
-    """At its peak, less than 64 MB more than the value itself."""
+    """The peak is less than 64 MB more than the value itself."""
     value = attack.value()
     tracemalloc.start()
     try:

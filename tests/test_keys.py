@@ -439,7 +439,7 @@ def test_what_is_no_regular_file_is_refused(reader, tmp_path):
 
 
 def test_file_descriptors_are_closed(tmp_path):
-    """After a refusal too."""
+    """They are closed after a refusal, too."""
     (tmp_path / "folder").mkdir()
     before = os.listdir("/dev/fd")
     path = mac_file(tmp_path)
@@ -554,7 +554,7 @@ def write_any(kind, path, **options):
 
 @pytest.mark.parametrize("kind", ["mac", "private", "public"])
 def test_nothing_is_overwritten_unless_told(kind, tmp_path):
-    """Neither a file, a folder nor a link, not even one that leads nowhere."""
+    """Files, folders and links, even dangling ones, are kept."""
     (tmp_path / "file").write_text("precious")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "file")
@@ -603,7 +603,7 @@ def test_a_failure_leaves_nothing_half_written(kind, failing, tmp_path, monkeypa
 
 
 def test_unwritable_places_are_told(tmp_path):
-    """In one line, as an error about the key file."""
+    """The message is one line, as an error about the key file."""
     for path in (tmp_path / "missing" / "key", "a\0b", "\ud800", tmp_path / ("n" * 300)):
         with pytest.raises(KeyFileError, match=r"^[ -~]*(cannot write|cannot be the name of a file)[ -~]+$"):
             write_mac_keys(path, MacKeySet(MacKey(SECRETS[0])))
@@ -756,7 +756,7 @@ def test_jwk_sets_of_the_vectors():
 
 @given(st.dictionaries(st.binary(min_size=32, max_size=80), st.sampled_from(Suite), min_size=1, max_size=5))
 def test_mac_keys_come_back_from_their_file(tmp_path_factory, secrets):
-    """With the order, the key that tags and the suites."""
+    """The order, the tagging key and the suites are kept."""
     keys = MacKeySet(*(MacKey(secret, suite) for secret, suite in secrets.items()))
     path = tmp_path_factory.mktemp("keys") / "mac"
     write_mac_keys(path, keys)
@@ -837,7 +837,7 @@ def test_the_algorithm_of_a_key_is_its_suite(left_out, tmp_path):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_malformed_jwk_sets_are_refused(case, tmp_path):
-    """With the reason."""
+    """The message has the reason."""
     entries, message = REFUSED[case]
     path = secret_file(tmp_path / "mac", json.dumps({"keys": entries}))
     with pytest.raises(KeyFileError, match=f"does not hold MAC keys: .*{message}"):
@@ -878,7 +878,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory, content):
 
 @pytest.mark.parametrize("vector", vectors("rfc8032.json")["cases"], ids=lambda vector: vector["case"])
 def test_ed25519_vectors(vector):
-    """RFC 8032, through our keys."""
+    """Our keys agree with RFC 8032."""
     private, public, message, signature = (
         bytes.fromhex(vector[name]) for name in ("private_key", "public_key", "message", "signature")
     )
@@ -894,7 +894,7 @@ def test_ed25519_vectors(vector):
 
 @given(st.binary(max_size=100), st.data())
 def test_a_flipped_bit_of_message_or_signature_is_refused(message, data):
-    """Any of them."""
+    """Every single flipped bit is refused."""
     signature = SIGNING.sign(message)
     SIGNING.verify_key.verify(signature, message)
     both = bytearray(signature + message)
@@ -963,7 +963,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_keys_of_other_algorithms_are_refused(kind, tmp_path):
-    """Private and public ones."""
+    """Private and public keys are refused."""
     key = OTHERS[kind]
     with pytest.raises(KeyFileError, match=rf"cannot be used to sign: it is a key of {kind}, expected Ed25519, ECDSA"):
         read_signing_key(secret_file(tmp_path / "private", private_pem(key)))

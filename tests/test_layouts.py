@@ -171,7 +171,7 @@ def test_bands_and_attributes_are_unique_and_bounded():
 
 
 def test_the_limits_of_the_caller_hold():
-    """Fewer bands or smaller sides than the default limits allow, for fixed kinds too."""
+    """Fewer bands or smaller sides than the default limits are enforced, for fixed kinds, too."""
     tight = Limits(max_bands=2, max_side=6)
     assert Layout.parse(S1, "<f4", Limits(max_bands=2)).nbytes == 115_200
     with pytest.raises(ValueError, match="12 bands exceed the limit of 2"):
@@ -257,7 +257,7 @@ def test_layouts_compare_by_what_they_say():
 
 
 def test_natural_order_of_a_merged_layout():
-    """S2 in natural order, then VH and VV."""
+    """The order is S2 in natural order, then VH and VV."""
     layout = Layout.standard(S1S2, "<u2,<f4")
     assert [slot.name for slot in layout.natural] == [
         *("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12"),

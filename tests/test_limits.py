@@ -34,7 +34,7 @@ def test_limits_are_frozen(name):
 
 
 def test_limits_are_named():
-    """Positions would be mixed up."""
+    """Positional arguments would be confused."""
     with pytest.raises(TypeError):
         Limits(1)
 

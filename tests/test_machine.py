@@ -101,7 +101,7 @@ def test_every_other_opcode_is_refused(op):
 
 @pytest.mark.threat("T1")
 def test_error_says_where_and_what():
-    """Offset, opcode and global ride as attributes."""
+    """Offset, opcode and global are attributes of the error."""
     value = with_metadata(call(name("os", "system"), text("x")))
     with pytest.raises(UnsafePickleError) as caught:
         check(value)
@@ -138,7 +138,7 @@ def test_offset_is_that_of_an_opcode(attack):
     ids=lambda value: value if isinstance(value, Rule) else "",
 )  # fmt: skip
 def test_a_refusal_says_what_where_and_what_to_do(rule, value, words):
-    """One message of each rule."""
+    """There is one message for each rule."""
     with pytest.raises(BenSecureError, match=words) as caught:
         check(value)
     assert caught.value.rule == rule
@@ -168,7 +168,7 @@ def test_no_byte_behind_the_end_decides_anything(seed, footer):
 
 @given(seeds)
 def test_frames_at_opcode_boundaries_change_nothing(seed):
-    """An honest program means the same in any frames, and in none."""
+    """An honest program has the same meaning with any frames, and without frames."""
     rng = random.Random(seed)
     value = rng.choice(VALUES[:7])
     framed = reframed(rng, pieces(value))

@@ -100,7 +100,7 @@ def small_chunks(monkeypatch):
 
 @given(record_dicts)
 def test_what_was_written_is_read(found):
-    """All records, in order, and each by its key."""
+    """All records are read in order, and each is found by its key."""
     records = sorted(found.items())
     listed = RecordList(file_of(records))
     assert list(listed) == records
@@ -217,7 +217,7 @@ def test_invalid_vectors(vector):
 @pytest.mark.threat("T8")
 @given(st.data())
 def test_every_changed_manifest_is_refused(data):
-    """One flipped bit, bytes cut off or put on, two records exchanged."""
+    """A flipped bit, missing or additional bytes, and exchanged records are refused."""
     records = records_of({b"a": b"1", b"b": b"2", b"c": b"3"})
     good = file_of(records)
     statement = verified(statement_of(good, 3))
@@ -397,7 +397,7 @@ def test_a_release_is_opened(release):
 
 @pytest.mark.threat("T8")
 def test_an_old_release_is_not_the_new_one(release):
-    """Neither as a whole, nor its manifest under the new envelope, nor the new manifest under its envelope."""
+    """It is refused as a whole, with the new envelope, and the new manifest with its envelope, too."""
     path = release(VALUES | {b"withdrawn": b"4"}, version="1.0")
     old = path.read_bytes(), envelope_of(path).read_bytes()
     path = release(version="1.1")
@@ -417,7 +417,7 @@ def test_an_old_release_is_not_the_new_one(release):
 
 @pytest.mark.threat("T8")
 def test_a_forged_release(release):
-    """Well-formed and signed, but not by the publisher."""
+    """A release that is well-formed and signed, but not by the publisher, is refused."""
     path = release(signers=(STRANGER,))
     assert open_manifest(path, [STRANGER.verify_key])
     with pytest.raises(SignatureError, match="signed by 0 of the keys") as caught:

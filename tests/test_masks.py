@@ -159,7 +159,7 @@ def test_wrong_arguments_are_refused(place):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_segmentation_learns(place, workers):
-    """From folders to a loss that falls: images and masks through a loader, a convolution and torch's loss."""
+    """A loss falls: folders, images and masks through a loader, a convolution and torch's loss."""
     torch = pytest.importorskip("torch")
     from ben_secure.torch import PatchDataset, batch_loader
 

@@ -194,7 +194,7 @@ def test_hostile_text_is_escaped_in_messages():
     ids=range(16),
 )
 def test_size_and_depth_are_bounded(good, bad, limits, message):
-    """Each bound, one step on either side of it."""
+    """Each bound is tested on both sides."""
     check_value("x", good, limits)
     with pytest.raises(ValueError, match=message):
         check_value("x", bad, limits)
@@ -264,7 +264,7 @@ def test_names_are_admitted(name):
     ],
 )
 def test_names_are_refused(name, error, message):
-    """Taken, dunder, empty, too long, or not exactly a str."""
+    """Names that are taken, dunder, empty, too long, or not exactly a str are refused."""
     with pytest.raises(error, match=message):
         check_name(name, {"bands"})
 
@@ -388,7 +388,7 @@ def test_nothing_of_numpy_is_named_in_the_pickle():
 
 
 def test_rebuilt_arrays_are_writable_and_own_their_data():
-    """No view of the payload."""
+    """They are not views of the payload."""
     data = b"\1\0\2\0"
     array = rebuild_array("<u2", (2,), data)
     array[0] = 7
@@ -409,7 +409,7 @@ def test_fortran_order():
 
 @pytest.mark.parametrize("code", sorted(PIXEL_DTYPES | {"|b1", "<U1", ">U2", "<U0"}))
 def test_every_admitted_dtype_is_rebuilt(code):
-    """From its spelling, with shape and bytes, as array and as scalar."""
+    """Arrays and scalars are rebuilt from dtype, shape and bytes."""
     size = np.dtype(code).itemsize
     assert rebuild_array(code, (2, 0), b"").shape == (2, 0)
     array = rebuild_array(code, (3,), bytes(3 * size))
@@ -512,7 +512,7 @@ def test_array_from_bytes_takes_plain_dtypes_only():
     ],
 )
 def test_hostile_scalars_are_refused(arguments, error, message):
-    """The same rules as for arrays."""
+    """The rules are those for arrays."""
     assert rebuild_scalar("<u2", b"\1\0") == np.uint16(1)
     with pytest.raises(error, match=message):
         rebuild_scalar(*arguments)

@@ -58,7 +58,7 @@ def test_a_dash_is_standard_output(place, ben_secure):
 
 @pytest.mark.slow
 def test_a_plot_on_standard_output(place, ben_secure):
-    """The same for stats."""
+    """This holds for stats."""
     code, out, err = ben_secure("stats", "db", "--plot", "-")
     assert (code, out[:8]) == (0, PNG)
     assert b"histograms written to standard output" in err
@@ -127,7 +127,7 @@ def test_every_command_works_in_a_folder_that_is_not_utf8(place, ben_secure):
 
 
 def test_a_full_output_is_said_to_be_full(place, ben_secure):
-    """Standard output, and a device."""
+    """This holds for standard output and for a device."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "ben_secure", "inspect", "db"], stdout=full, stderr=subprocess.PIPE, check=False

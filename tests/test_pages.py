@@ -114,7 +114,7 @@ _operation = st.tuples(
 @in_one_directory
 @given(history=st.lists(st.lists(_operation, max_size=12), min_size=1, max_size=5))
 def test_agrees_with_liblmdb_after_every_commit(tmp_path_factory, history):
-    """Puts, overwrites (in the same transaction too) and deletes in any order."""
+    """Puts, overwrites (in the same transaction, too) and deletes in any order give equal results."""
     path = tmp_path_factory.mktemp("history") / "data"
     with open_env(path) as env, PageReader(path) as reader:
         for commit in history:
@@ -186,7 +186,7 @@ def test_caches_are_bounded(tmp_path, monkeypatch):
 
 
 def test_empty_databases(tmp_path):
-    """New, and emptied again."""
+    """New and emptied databases are read."""
     for records in ([], [(b"a", b"1")]):
         path = build(tmp_path / f"data{len(records)}", records)
         with open_env(path) as env, env.begin(write=True) as transaction:
@@ -490,7 +490,7 @@ def test_foreign_files_are_named(kind, tmp_path):
 
 @needs_lmdb_3
 def test_lmdb_1_is_named(tmp_path):
-    """A real file of LMDB 1.0."""
+    """The message names the format for a real file of LMDB 1.0."""
     for version in (0, 1):
         env = lmdb.open(str(tmp_path / f"{version}"), lib_version=version, lock=False)
         with env, env.begin(write=True) as transaction:
@@ -530,7 +530,7 @@ def test_named_databases_are_refused(tmp_path):
 
 
 def test_what_is_not_a_file_is_refused_at_once(tmp_path):
-    """Nothing, a FIFO (opening one waits for a writer), a device, a directory without and with a wrong data.mdb."""
+    """A missing file, a FIFO (which would wait for a writer), a device, and wrong directories are refused at once."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "empty").mkdir()
     (tmp_path / "nested" / "data.mdb").mkdir(parents=True)
@@ -688,7 +688,7 @@ def test_a_tree_that_branches_without_end_ends(tmp_path):
 
 @pytest.mark.threat("T6")
 def test_pages_of_a_state_last_until_the_second_commit_after_it(tmp_path):
-    """The premise of the reader's consistency: liblmdb first overwrites a page of T in T + 3."""
+    """The reader relies on this: liblmdb first overwrites a page of T in T + 3."""
     path = build(tmp_path / "data", [(name, b"." * 3000) for name in names(40)])
     overwritten_after = []
     with open_env(path) as env:

@@ -50,7 +50,7 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_patch_names_are_known(name):
-    """Both sensors, both versions, hours of one digit and places of one."""
+    """Both sensors and versions are recognised, and hours or positions of one digit."""
     assert key_remark(name) is None
 
 
@@ -81,5 +81,5 @@ def test_any_key_gets_an_answer(name):
 
 
 def test_a_key_costs_little():
-    """A microsecond a key, or ten on a busy machine."""
+    """A key takes a microsecond, or ten on a busy machine."""
     assert min(timeit.repeat(lambda: key_remark(NAMES[0]), timer=time.process_time, number=10_000)) < 0.1

@@ -127,7 +127,7 @@ class TestBand:
         assert BenS2_60mBand(name="B01", data=mapped) == BenS2_60mBand(name="B01", data=np.ones((20, 20), "u2"))
 
     def test_fixed_numbers_may_be_repeated_but_not_changed(self):
-        """As keyword arguments, like the original's fields."""
+        """They are accepted as keyword arguments, like the original's fields."""
         data = np.zeros((20, 20))
         BenS2_60mBand(name="B01", spatial_resolution=60, data_shape=(20, 20), data=data)
         for wrong in ({"spatial_resolution": 10}, {"data_shape": (30, 30)}):
@@ -213,14 +213,14 @@ class TestConstruction:
 
     @pytest.mark.parametrize("code", sorted(PIXEL_DTYPES))
     def test_every_numeric_dtype_is_kept(self, code):
-        """Values, dtype and stacking, for each of them."""
+        """Values, dtype and stacking are kept for each dtype."""
         data = noise((120, 120), code)
         patch = BigEarthNet_S1_Patch(data, data)
         assert patch.get_stacked_bands().dtype.str == code
         assert patch.bandVV.data.tobytes() == data.tobytes()
 
     def test_metadata_becomes_attributes_and_stored_args(self):
-        """The very objects, in their order."""
+        """The same objects are kept, in their order."""
         patch = make_patch(**LABELS)
         assert patch.__stored_args__ == LABELS
         assert list(patch.__stored_args__) == ["new_labels", "labels"]
@@ -335,7 +335,7 @@ class TestOwnClasses:
             build("same")
 
     def test_a_class_with_fixed_bands_takes_no_others(self):
-        """Neither as an attribute of a subclass nor through the base constructor."""
+        """They are refused as attributes of a subclass and by the base constructor."""
 
         class More(BigEarthNet_S1_Patch):
             def __init__(self, how, **arrays):
@@ -478,7 +478,7 @@ class TestAttributes:
 
 class TestAccess:
     def test_bands_come_in_natural_order(self):
-        """S2 by number with B8A after B08, then VH and VV."""
+        """S2 bands are sorted by number with B8A after B08, then VH and VV."""
         for cls, names in zip(STANDARD_CLASSES, (S1_NAMES, S2_NAMES, S2_NAMES + S1_NAMES), strict=True):
             patch = make_patch(cls)
             assert [band.name for band in patch.bands] == names
@@ -566,7 +566,7 @@ class TestAccess:
             gc.enable()
 
     def test_select(self):
-        """Any bands of one resolution in the order asked for; one copy or a view, of the same values."""
+        """Bands of one resolution in any order give one copy or a view, with the same values."""
         patch = make_patch(BigEarthNet_S1_S2_Patch)
         for names in (["B04", "B03", "B02"], ["B02", "B03"], ["B8A"], ("B05", "B05"), ["B02", "VV"], ["VV", "VH"]):
             expected = np.stack([patch.get_band_data_by_name(name) for name in names])
@@ -610,7 +610,7 @@ class TestAccess:
         assert len(set(map(tuple, seen))) == 1
 
     def test_repr(self):
-        """The original's text, byte for byte, with and without metadata."""
+        """The text is the original's, byte for byte, with and without metadata."""
         patch = make_patch(BigEarthNet_S1_Patch)
         text = (
             "BigEarthNet_S1_Patch with:\n"
@@ -632,19 +632,19 @@ class TestAccess:
         ("08A", "band8A"), ("B12", "band12"), ("BB1", "band01"),
     ])  # fmt: skip
     def test_short_to_long_band_name_s2(self, short, long):
-        """As the original."""
+        """The result is the original's."""
         assert BigEarthNet_S2_Patch.short_to_long_band_name(short) == long
 
     @pytest.mark.parametrize(
         ("short", "long"), [("VV", "bandVV"), ("vh", "bandVH"), ("BVV", "bandVV"), ("abcd", "bandABCD")]
     )
     def test_short_to_long_band_name_s1(self, short, long):
-        """As the original."""
+        """The result is the original's."""
         assert BigEarthNet_S1_Patch.short_to_long_band_name(short) == long
 
     @pytest.mark.parametrize("cls", [BigEarthNet_S1_Patch, BigEarthNet_S2_Patch])
     def test_short_names_are_bounded(self, cls):
-        """1 to 4 characters."""
+        """Names have 1 to 4 characters."""
         for short in ("", "B8A  "):
             with pytest.raises(ValueError, match="1 to 4 characters"):
                 cls.short_to_long_band_name(short)
@@ -900,7 +900,7 @@ class TestRebuild:
             rebuild_patch(**self.good(**changes))
 
     def test_the_limits_of_the_caller_hold(self):
-        """On bands and on metadata, stored and extra together."""
+        """They apply to bands and metadata, stored and extra together."""
         layout, pixels, _, _ = parts(make_patch(BigEarthNet_S1_Patch))
         stored, extras = {"a": ["x"] * 5}, {"b": ["x"] * 5}
         assert rebuild(BigEarthNet_S1_Patch, layout, pixels, stored, extras, Limits(max_nodes=12)).b == ["x"] * 5
@@ -958,7 +958,7 @@ class TestHelpers:
             assert converted.tolist() == [[0.0, 0.5, 1.0]]
 
     def test_random_bands(self):
-        """They fit the constructors, in both dtypes, and numpy's seed repeats them."""
+        """They fit the constructors in both dtypes, and numpy's seed makes them repeatable."""
         for metres, side in ((10, 120), (20, 60), (60, 20)):
             np.random.seed(1)
             digital_numbers = random_ben_S2_band(spatial_resoluion=metres, original_dtype=True)

@@ -176,7 +176,7 @@ def test_classes_are_declared_by_the_caller(tmp_path):
 
 
 def test_sees_what_another_process_commits(tmp_path, patches):
-    """A reader opened before the commit."""
+    """A reader that was opened before the commit sees it."""
     path = build(tmp_path / "db", {"a": patches["S2A_0"].dumps()})
     with PatchReader(path) as reader:
         assert list(reader) == ["a"]
@@ -186,7 +186,7 @@ def test_sees_what_another_process_commits(tmp_path, patches):
 
 
 def test_threads_share_a_reader(path, patches):
-    """Many at once."""
+    """Many threads read at once."""
     wrong = []
 
     def read(reader):
@@ -217,7 +217,7 @@ def test_forked_workers_share_a_reader(path, patches):
 
 
 def test_readers_travel_to_spawned_workers(path, patches, monkeypatch):
-    """With limits and classes, and to another working directory."""
+    """They keep limits and classes, and work in another working directory."""
     monkeypatch.chdir(path.parent)
     limits = Limits(max_opcodes=DEFAULT_LIMITS.max_opcodes - 1)
     with PatchReader(path.name, limits=limits, classes=[TwoBandPatch]) as reader:

@@ -95,7 +95,7 @@ def test_what_no_patch_needs_gets_a_warning(case):
 
 
 def test_honest_metadata_gets_none():
-    """Labels, dates, coordinates, a map of the patch, descriptions in any language and on several lines."""
+    """Labels, dates, coordinates, a reference map, and descriptions in any language and of several lines get none."""
     honest = {
         "labels": LABELS,
         "acquired": "2017-06-13T10:10:31",
@@ -173,7 +173,7 @@ def test_large_metadata_costs_little(metadata):
 
 
 def test_labels_cost_little():
-    """Some microseconds for a set of labels, or twenty times that on a busy machine."""
+    """A set of labels takes some microseconds, or twenty times that on a busy machine."""
     patch = loads(make_patch(labels=LABELS, new_labels=LABELS).dumps())
     assert metadata_remark(patch) is None
     assert min(timeit.repeat(lambda: metadata_remark(patch), timer=time.process_time, number=2000, repeat=5)) < 0.2

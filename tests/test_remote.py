@@ -124,7 +124,7 @@ def test_threads_share_a_request(server):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_goes_on(server):
-    """With connections of its own."""
+    """The child has its own connections."""
     with PatchReader(server.url("x.lmdb")) as reader:
         reader["patch 0"]
         child = os.fork()
@@ -196,7 +196,7 @@ def test_servers_that_cannot_serve_ranges(server, answer, message):
 
 
 def test_what_passes_is_tried_again(server):
-    """Busy servers and lost connections, a bounded number of times."""
+    """Requests to busy servers and lost connections are repeated a bounded number of times."""
     troubles = []
 
     def answer(handler, content, span):

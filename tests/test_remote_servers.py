@@ -94,7 +94,7 @@ def test_nginx(tmp_path, release, more):
 
 
 def test_s3(release, monkeypatch):
-    """A bucket behind another endpoint, with and without versions."""
+    """A bucket at another endpoint is read, with and without versions."""
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
     boto3 = pytest.importorskip("boto3")
     pytest.importorskip("s3fs", reason="needs the extra [remote]")

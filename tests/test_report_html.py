@@ -67,7 +67,7 @@ def test_it_says_verdict_counts_and_findings():
     [(report_of([]), "CLEAN"), (report_of([], undecided="torn page"), "UNDECIDED"), (every_rule(), "REFUSED")],
 )
 def test_the_banner_is_the_verdict(report, verdict):
-    """In words and by its class."""
+    """It has the words and the class of the verdict."""
     page = html(report)
     assert verdict in page.texts
     assert ("class", f"banner {verdict.lower()}") in page.attributes
@@ -135,7 +135,7 @@ def test_several_databases_have_an_overview():
 
 
 def test_the_strip_shows_where_errors_and_warnings_stand():
-    """From left to right in key order; an error hides a warning in its column."""
+    """The strip is in key order from left to right; an error hides a warning in its column."""
     drawn = strip([(0, True), (999, False), (998, True), (500, False)], 1000)
     assert re.findall(r'x="(\d+)" y="0" width="2" height="28" class="(\w+)"', drawn) == [
         ("0", "red"), ("500", "amber"), ("998", "red"),

@@ -60,7 +60,7 @@ def test_every_key_is_documented():
 
 
 def test_a_finding_in_plain_data():
-    """Key by key."""
+    """All keys of a finding are checked."""
     assert finding_to_json(CALL) == {
         "lmdb_key": "S2A_1", "lmdb_key_hex": b"S2A_1".hex(), "rule": "call-shape", "level": "error",
         "category": "could-exhaust", "opcode": "REDUCE", "offset": 7,

@@ -77,7 +77,7 @@ def test_it_is_valid_against_the_published_schema(reports):
 
 
 def test_a_result_says_where():
-    """The data file, the LMDB key as a logical location, the byte of the value among the properties."""
+    """A result has the data file, the LMDB key as a logical location, and the byte among its properties."""
     run = sarif(every_rule())
     result = next(result for result in run["results"] if result["ruleId"] == "call-shape")
     assert result["locations"][0] == {

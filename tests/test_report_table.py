@@ -62,7 +62,7 @@ def test_the_last_line_is_the_verdict(changes, last):
 
 
 def test_attacks_are_told_from_damage_in_the_last_line():
-    """Each category with its number, the gravest first, and advice for the gravest."""
+    """Each category has its number, the most severe first, with advice for the most severe."""
     rules = {Rule.PATCH: 4, Rule.NOT_A_PICKLE: 3, Rule.STRUCTURE: 3, Rule.TAG_INVALID: 1}
     found = [Finding(lmdb_key=b"%d" % n, rule=rule, message="odd") for rule in rules for n in range(rules[rule])]
     attacked = report_of([*found, Finding(rule=Rule.DAMAGED, message="odd")], checked=20)

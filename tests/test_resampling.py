@@ -28,7 +28,7 @@ def interpolated(images, size, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("source", "target"), SIZES)
 def test_as_torch_does_it(source, target, mode):
-    """Larger, smaller, by any factor; errors of a few units in the last place of the largest pixel."""
+    """Larger, smaller, and by any factor; errors are a few units in the last place of the largest pixel."""
     torch = pytest.importorskip("torch")
     images = noise(source)
     expected = interpolated(torch.from_numpy(images)[None], (target, target), mode)
@@ -62,7 +62,7 @@ def test_every_dtype_and_layout(mode, dtype):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_equal_sizes_are_copied(mode):
-    """Bit for bit, in every mode."""
+    """They are copied bit for bit, in every mode."""
     images = noise(60, "u2")
     assert np.array_equal(resampled(images, 60, mode), images)
 

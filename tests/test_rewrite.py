@@ -251,7 +251,7 @@ def test_any_database_stays_sound(tmp_path_factory, monkeypatch, sizes, had, chu
 
 @needs_lmdb_3
 def test_a_single_file_can_be_changed(tmp_path):
-    """An environment without directory; also through a link, and a data file named as such."""
+    """An environment without directory, a link to it, and a data file as the path are accepted."""
     path = make_database(tmp_path / "one.mdb", BARE, subdir=False)
     (tmp_path / "link").symlink_to("one.mdb")
     assert change_in_place(tmp_path / "link", Tagger(KEYS).tagged).changed == 24
@@ -580,7 +580,7 @@ def test_killed_at_every_value(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["in place", "new"])
 def test_killed_at_random_moments(tmp_path, monkeypatch, where):
-    """Between any two instructions, of liblmdb too."""
+    """A kill may come between any two instructions, in liblmdb, too."""
     monkeypatch.setattr(in_place, "_CHUNK_BYTES", 200_000)
     monkeypatch.setattr(writer, "_CHUNK_BYTES", 200_000)
     bare = {b"%03d" % number: bytes([number]) * 20_000 for number in range(100)}
@@ -656,7 +656,7 @@ def test_a_writer_asks_for_sound_keys(tmp_path):
 
 
 def test_a_writer_takes_stored_values(tmp_path):
-    """Raw keys and bytes; within the same bounds as patches."""
+    """Raw keys and bytes are accepted, within the same bounds as patches."""
     with PatchWriter(tmp_path / "db", limits=Limits(max_value_bytes=10)) as database:
         database.put_stored(b"\xff", bytes(10))
         database.put_stored(b"tagged", longest := append_tag(KEYS.signing, b"", b"tagged", bytes(10)))

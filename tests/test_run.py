@@ -75,7 +75,7 @@ def database(tmp_path):
 
 
 def test_the_report_does_not_depend_on_the_workers(database):
-    """One or three, the same report."""
+    """One and three workers give the same report."""
     reports = [audit_database(database, run=Run(workers=count)) for count in (1, 3)]
     assert reports[0] == reports[1]
     assert (reports[0].checked, reports[0].refused, reports[0].undecided) == (100, 3, None)
@@ -580,7 +580,7 @@ def test_a_file_that_was_written_behind_the_tool_is_not_gone_on_with(database, t
 
 
 def test_a_sample_is_resumed_too(database, tmp_path):
-    """Where it stopped."""
+    """It continues after the last judged record."""
     state = tmp_path / "state"
     expected = audit_database(database, run=Run(sample=20), options=QUIET)
     audit_database(database, run=Run(sample=20, resume=state, progress=Interrupted(7)), options=QUIET)
@@ -700,7 +700,7 @@ def audit(*arguments):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
-    """Exit code 130, a partial report on stdout, the state in its file, and no process left."""
+    """The exit code is 130, with a partial report on stdout, the state in its file, and no process left."""
     database = make_database(tmp_path / "db", {b"%s%06d" % (STEM, n): HONEST[n % 4] for n in range(40_000)})
     state, answer = tmp_path / "state", tmp_path / "answer"
     command = [sys.executable, "-m", "ben_secure", "audit", str(database), "--no-fickling", "--workers", "1"]

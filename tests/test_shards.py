@@ -57,7 +57,7 @@ def shards(tmp_path, count, *arguments):
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_merged_shards_are_the_report_of_one_run(tree, tmp_path, capsys, count):
-    """In every form and with the same exit code, second opinions and the databases as a whole included."""
+    """They are equal in every form and exit code, with second opinions and the checks of the whole database."""
     expected = {}
     for form in ("table", "json", "sarif", "html"):
         expected[form] = audit(tree, "--format", form), capsys.readouterr().out

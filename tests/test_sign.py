@@ -116,7 +116,7 @@ def test_what_somebody_without_the_key_can_do(database):
 
 
 def test_progress_is_told(database):
-    """After each record: how many of how many."""
+    """The number of finished and of all records is reported after each record."""
     told = []
     sign_database(database, [PUBLISHER], **RELEASE, progress=lambda done, total: told.append((done, total)))
     assert told == [(number, 20) for number in range(1, 21)]
@@ -174,7 +174,7 @@ def test_what_fails_leaves_the_old_release(database):
 
 
 def test_an_empty_database_is_not_signed(tmp_path):
-    """A signature over nothing would look like one over something."""
+    """A signature over nothing would look like one over records."""
     with pytest.raises(StoreError, match="nothing to sign"):
         sign_database(build(tmp_path / "empty.mdb", []), [PUBLISHER], **RELEASE)
     assert os.listdir(tmp_path) == ["empty.mdb"]

@@ -80,7 +80,7 @@ def test_real_databases_have_no_findings(real_data):
 
 @pytest.mark.parametrize("writemap", [False, True])
 def test_what_liblmdb_writes_has_no_findings(tmp_path, writemap):
-    """Puts, replacements and deletions in any order, many of them in one transaction."""
+    """Puts, replacements and deletions in any order, many in one transaction, have no findings."""
     chance = random.Random(3)
     with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False, writemap=writemap) as env:
         for _ in range(6):
@@ -194,7 +194,7 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
 
 @pytest.mark.threat("T5")
 def test_keys_that_a_lookup_would_not_find_are_a_finding(tmp_path):
-    """A separator of a branch page leads past the first key of a leaf; the walk over all keys would never notice."""
+    """A wrong separator hides the first key of a leaf from a lookup, and a walk over all keys would not notice."""
     database = private(make_database(tmp_path / "db", {b"%060d" % n: b"x" for n in range(200)}))
     assert structure_findings(database) == []
     content = (database / "data.mdb").read_bytes()

@@ -70,7 +70,7 @@ def test_what_was_tagged_is_given_back(keys, context, lmdb_key, payload):
 @both
 @given(contexts, lmdb_keys, payloads, st.data())
 def test_a_flipped_bit_is_refused(keys, context, lmdb_key, payload, data):
-    """In the value, the footer, the LMDB key or the context."""
+    """A bit in the value, the footer, the LMDB key or the context is covered."""
     value = append_tag(keys.signing, context, lmdb_key, payload)
     parts = [value, lmdb_key, context]
     which = data.draw(st.integers(0, 2 if context else 1))
@@ -139,7 +139,7 @@ def test_a_value_of_another_dataset_is_refused(keys, context, elsewhere, lmdb_ke
 
 @given(contexts, lmdb_keys, payloads)
 def test_a_value_without_its_tag_is_refused(context, lmdb_key, payload):
-    """Nothing in the data lowers the demand."""
+    """The data cannot weaken the requested check."""
     assert refused(context, lmdb_key, payload).rule is Rule.TAG_MISSING
 
 

@@ -108,7 +108,7 @@ def test_memory_changes_no_verdict():
 @pytest.mark.slow
 @pytest.mark.threat("T1")
 def test_memory_changes_no_verdict_of_many_values():
-    """The same, for many more."""
+    """The same is checked for many more values."""
     assert compare(2, 6000) > 1000
 
 
@@ -146,7 +146,7 @@ def test_a_note_is_that_of_the_value_alone_and_is_there_exactly_if_it_loads():
 @pytest.mark.threat("T1")
 @given(st.lists(seeds, min_size=2, max_size=8))
 def test_history_does_not_change_a_verdict(order):
-    """Values in any order, honest and not, however often."""
+    """This holds for honest and other values in any order and number."""
     values = []
     for seed in order:
         rng = random.Random(seed)
@@ -462,7 +462,7 @@ def test_what_a_decoder_keeps_is_bounded_in_bytes(probe):
     ids=["lists", "dicts", "tuples", "numbers", "texts", "scalars"],
 )
 def test_what_beginnings_keep_is_bounded_in_bytes(fill):
-    """The same for beginnings full of other things."""
+    """The same holds for beginnings full of other content."""
     memory = Decoder()
     assert kept(lambda value: memory.load(value, len(value)), beginnings(fill)) < MAX_BYTES + 2 * 2**20
 

@@ -91,7 +91,7 @@ def test_the_library_reads_what_is_written(patch):
 
 @given(st.sampled_from(STANDARD_CLASSES), st.lists(st.sampled_from(CODES), min_size=14, max_size=14))
 def test_a_bare_patch_is_written_as_the_library_writes_it(cls, codes):
-    """Byte for byte, in any dtypes: rico-hdl's layout."""
+    """The bytes are equal for any dtypes, in rico-hdl's layout."""
     patch = make_patch(cls, dict(zip(BANDS, codes, strict=True)))
     assert tensors.dumps(patch) == library.save(bands_of(patch))
 

@@ -178,7 +178,7 @@ def test_contradictions_are_refused(dataset, options, error, message):
 
 
 def test_a_subset_is_a_dataset_too(dataset):
-    """Of a subset, even."""
+    """This holds for a subset of a subset, too."""
     subset = Subset(Subset(dataset, range(1, 11)), [0, 2, 4])
     for workers in (0, 1):
         (found,) = listed(batch_loader(subset, num_workers=workers))
@@ -336,7 +336,7 @@ def test_a_hostile_value_is_refused_in_the_worker(tmp_path, merged, monkeypatch)
 
 
 def test_a_missing_band_is_named_by_the_worker(tmp_path, merged):
-    """As it would be without workers."""
+    """The error is the same as without workers."""
     path = database(tmp_path / "db", {"a": merged["patch 0"].s1_patch})
     with pytest.raises(PatchFormatError, match=r"(?s)does not have band B02; its bands are VH, VV.*at LMDB key b'a'"):
         list(batch_loader(PatchDataset(path, labels=None), num_workers=1))
@@ -359,7 +359,7 @@ class TestMemory:
     """Memory is used again when nothing refers to it any more, and never before."""
 
     def test_batches_that_are_kept_stay_as_they_are(self, dataset, arrays):
-        """With and without workers, as whole batches, views of them, or numpy arrays made of them."""
+        """This holds with and without workers, for whole batches, views of them, and numpy arrays made from them."""
         order = [*range(11)] * 3
         expected = [arrays.batch(order[at : at + 3])[0] for at in range(0, 33, 3)]
         for workers in (0, 1):
@@ -372,7 +372,7 @@ class TestMemory:
                 assert np.array_equal(np.asarray(found), wanted[1:] if place % 2 else wanted)
 
     def test_memory_is_used_again(self, dataset):
-        """A few pieces serve any number of batches, of changing size too."""
+        """A few pieces of memory serve any number of batches, of changing sizes, too."""
         loader = batch_loader(dataset, 3, sampler=[*range(9)] * 8)
         assert 1 < len({images.data_ptr() for images, _ in loader}) <= 4
         sizes = [2, 5, 3, 5, 2, 5]

@@ -671,7 +671,7 @@ def test_mutations_are_a_patch_or_one_of_our_errors(seed):
 
 @given(st.integers(0, 2**63))
 def test_flipped_bits_are_a_patch_or_one_of_our_errors(seed):
-    """One flipped bit anywhere, the most frequent damage of all."""
+    """A single flipped bit is the most frequent damage."""
     rng = random.Random(seed)
     value = bytearray(rng.choice(VALUES))
     place = rng.randrange(len(value)) if rng.random() < 0.3 else rng.randrange(min(len(value), 600))

@@ -39,7 +39,7 @@ def test_pickles_are_read_as_before(tmp_path, value):
 
 
 def test_safetensors_values_are_read():
-    """By all of the public functions, and by none of those for pickles."""
+    """All public functions read them, except those for pickles."""
     patch = tensors.read(S1_FILE, len(S1_FILE), (), Limits())
     assert values.loads(S1_FILE) == ben_secure.loads(bytearray(S1_FILE)) == values.load(io.BytesIO(S1_FILE)) == patch
     assert BigEarthNet_S1_Patch.loads(S1_FILE) == BigEarthNet_S1_Patch.load(io.BytesIO(S1_FILE)) == patch

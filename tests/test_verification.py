@@ -66,7 +66,7 @@ def change(database, change_values):
 
 @pytest.mark.threat("T9")
 def test_tagged_patches_are_read(tagged, mac_key):
-    """With the key and the context, and with one of several keys."""
+    """They are read with the key and the context, and with one of several keys."""
     for key in (mac_key, MacKeySet(MacKey.generate(), mac_key)):
         with PatchReader(tagged, mac_key=key, context=CONTEXT) as reader:
             assert [reader[name].labels for name in reader] == [["0"], ["1"], ["2"]]

@@ -157,7 +157,7 @@ def test_only_tallies_are_taken_for_tallies(whole):
 
 @pytest.mark.parametrize(("count", "records"), [(1, 31), (2, 3)])
 def test_workers_find_what_one_process_finds(database, pages, whole, count, records):
-    """In the order of the keys."""
+    """The findings are in key order."""
     with Workers(count, max_value_bytes=60_000) as pool:
         done = list(pool.judge_ranges(cut(pages, database, OPTIONS, records), functools.partial(split, pages)))
     assert [task.position for task, _ in done] == list(range(0, 31, records))

@@ -87,7 +87,7 @@ def test_writes_canonical_values_into_a_plain_database(tmp_path):
 
 
 def test_an_empty_database_is_one(tmp_path):
-    """Nothing written, nothing in it, nothing wrong."""
+    """It has no records and no faults."""
     assert records(write(tmp_path / "db", {})) == {}
 
 
@@ -322,7 +322,7 @@ def test_append_does_not_lose_what_another_program_writes(old, lmdb_key):
 
 @pytest.mark.threat("T19")
 def test_append_does_not_overwrite_another_file_that_was_put_there(old, tmp_path):
-    """Not even one with the same number of records and transactions; undisturbed it appends."""
+    """This holds even for a file with the same number of records and transactions; without one, it appends."""
     path, before = old
 
     def meanwhile():
@@ -413,7 +413,7 @@ def test_a_failing_system_call_leaves_all_as_it_was(old, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("append", [False, True])
 def test_the_new_database_is_durable_before_it_is_in_place(old, tmp_path, monkeypatch, append):
-    """Contents and directories reach the disk in the order that a power failure demands."""
+    """Contents and directories reach the disk in the order that survives a power failure."""
     events, names = [], {}
     fsync, name_of_rename = os.fsync, "replace" if append else "rename"
     rename = getattr(os, name_of_rename)
@@ -595,7 +595,7 @@ def test_killed_at_every_step(tmp_path, monkeypatch, append):
 @pytest.mark.slow
 @pytest.mark.parametrize("append", [False, True])
 def test_killed_at_random_moments(tmp_path, monkeypatch, append):
-    """The same inside liblmdb and between any two instructions."""
+    """The same holds inside liblmdb, and between any two instructions."""
     monkeypatch.setattr(writer, "_CHUNK_BYTES", 500_000)
     many = {f"{number:03}": PATCH for number in range(60)}
     begin = time.perf_counter()
