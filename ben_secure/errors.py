@@ -47,11 +47,11 @@ def _escaped(character: str) -> str:
 
 
 def _sequence(sequence: Any, limit: int) -> str:
-    parts = [
-        f"<{type(part).__name__}>" if type(part) in (tuple, list) else printable(part, limit) for part in sequence[:8]
+    items = [
+        f"<{type(item).__name__}>" if type(item) in (tuple, list) else printable(item, limit) for item in sequence[:8]
     ]
     left, right = "()" if type(sequence) is tuple else "[]"
-    return left + ", ".join([*parts, "..."] if len(sequence) > 8 else parts) + right
+    return left + ", ".join([*items, "..."] if len(sequence) > 8 else items) + right
 
 
 def counted(count: int, noun: str) -> str:

@@ -132,9 +132,9 @@ class Workspace:
         try:
             os.mkdir(self._folder, 0o700)
         except FileExistsError:
-            found = os.lstat(self._folder)
+            status = os.lstat(self._folder)
             # In a directory that others may write to, somebody else could have made this folder.
-            if not stat.S_ISDIR(found.st_mode) or not _looks_like_ours(found, self._folder):
+            if not stat.S_ISDIR(status.st_mode) or not _looks_like_ours(status, self._folder):
                 raise self._error(
                     f"{printable(self._folder, 400)} is in the way and is not a private directory of this user; find "
                     "out who made it, and remove it"
@@ -337,9 +337,9 @@ def _workspace_of(target: str) -> str:
     return os.path.join(parent, f".{name}{_SUFFIX}")
 
 
-def _looks_like_ours(found: os.stat_result, folder: str) -> bool:
+def _looks_like_ours(status: os.stat_result, folder: str) -> bool:
     """Whether owner and permissions of a folder are those of a new folder that this process makes beside it."""
-    if found.st_uid == os.geteuid() and not found.st_mode & 0o077:
+    if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
         return True
     # A file system without owners or permissions gives all folders the same.
     probe = f"{folder}-probe"
@@ -350,11 +350,11 @@ def _looks_like_ours(found: os.stat_result, folder: str) -> bool:
         ours = os.lstat(probe)
     finally:
         os.rmdir(probe)
-    return found.st_uid == ours.st_uid and not found.st_mode & 0o077 & ~ours.st_mode
+    return status.st_uid == ours.st_uid and not status.st_mode & 0o077 & ~ours.st_mode
 
 
 def _is_own(path: str) -> bool:
     """Whether this is a directory of this user, or a file of this user without other hard links."""
-    found = os.lstat(path)
-    regular = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-    return found.st_uid == os.geteuid() and (regular or stat.S_ISDIR(found.st_mode))
+    status = os.lstat(path)
+    regular = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    return status.st_uid == os.geteuid() and (regular or stat.S_ISDIR(status.st_mode))

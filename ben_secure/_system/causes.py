@@ -31,10 +31,10 @@ def unwritable(path: str, error: OSError) -> str:
     Returns:
         One line of printable ASCII: the cause, the path, the remedy.
     """
-    shown = printable(path, 400)
+    path_text = printable(path, 400)
     if error.errno in _NO_ROOM:
-        return f"{_no_room(error, path)}; {shown} was not written: free some space, and do it again"
-    said = printable(error.strerror or str(error))
+        return f"{_no_room(error, path)}; {path_text} was not written: free some space, and do it again"
+    system_text = printable(error.strerror or str(error))
     remedy = "check the path"
     if error.errno in _NOT_ALLOWED:
         remedy = "the directory must exist and be writable"
@@ -44,7 +44,7 @@ def unwritable(path: str, error: OSError) -> str:
         remedy = "the file system, or a limit of this process (ulimit -f), does not allow a file of this size"
     elif error.errno in _TOO_MANY:
         remedy = "too many files are open (ulimit -n)"
-    return f"cannot write {shown}: {said}; {remedy}"
+    return f"cannot write {path_text}: {system_text}; {remedy}"
 
 
 def from_text(text: str, folder: str) -> OSError | None:
@@ -78,15 +78,15 @@ def _trial(path: str) -> OSError | None:
 
 
 def _no_room(error: OSError, path: str) -> str:
-    shown = printable(path, 400)
+    path_text = printable(path, 400)
     free = _free(path)
     if free is None:
-        return f"no space left on the disk of {shown}"
+        return f"no space left on the disk of {path_text}"
     if error.errno == errno.EDQUOT:
-        return f"the disk quota is used up on the disk of {shown} ({free[0]:,} bytes free for others)"
+        return f"the disk quota is used up on the disk of {path_text} ({free[0]:,} bytes free for others)"
     if free[0] and free[1] == 0:
-        return f"no more files fit on the disk of {shown} (0 inodes free)"
-    return f"no space left on the disk of {shown} ({free[0]:,} bytes free)"
+        return f"no more files fit on the disk of {path_text} (0 inodes free)"
+    return f"no space left on the disk of {path_text} ({free[0]:,} bytes free)"
 
 
 def _free(path: str) -> tuple[int, int | None] | None:
@@ -96,11 +96,11 @@ def _free(path: str) -> tuple[int, int | None] | None:
         return None  # a device is not on a disk
     while True:
         try:
-            found = os.statvfs(path)
+            stats = os.statvfs(path)
         except (FileNotFoundError, NotADirectoryError):
             if path == (path := os.path.dirname(path)):
                 return None
         except OSError:
             return None
         else:
-            return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
+            return stats.f_bavail * stats.f_frsize, stats.f_favail if stats.f_files else None

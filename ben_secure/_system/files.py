@@ -139,24 +139,24 @@ def check_free(
         UndecidedError: Something else has this name, or the path cannot be accessed.
     """
     try:
-        found = os.lstat(target)
+        status = os.lstat(target)
     except FileNotFoundError:
         return
     except OSError as failure:
         raise error(unwritable(target, failure)) from failure
-    shown = printable(target, 400)
+    path_text = printable(target, 400)
     if streams and is_stream(target):
         return
-    if stat.S_ISDIR(found.st_mode):
-        raise error(f"{shown} is a directory; name a file")
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
+        raise error(f"{path_text} is a directory; name a file")
+    if stat.S_ISLNK(status.st_mode):
         leads = printable(os.path.realpath(target), 400)
         raise error(
-            f"{shown} is a symbolic link, which is neither followed nor replaced; name {leads}, or another file"
+            f"{path_text} is a symbolic link, which is neither followed nor replaced; name {leads}, or another file"
         )
-    if not stat.S_ISREG(found.st_mode):
-        kind = _NODES.get(stat.S_IFMT(found.st_mode), "a special file")
-        raise error(f"{shown} is {kind}, which is not replaced; name another file")
+    if not stat.S_ISREG(status.st_mode):
+        kind = _NODES.get(stat.S_IFMT(status.st_mode), "a special file")
+        raise error(f"{path_text} is {kind}, which is not replaced; name another file")
     if not overwrite:
         collect(target)  # it may be half of a set that a killed writer left
         if os.path.lexists(target):
@@ -187,9 +187,9 @@ def _set_permissions(fd: int, target: str, kind: Kind, error: type[UndecidedErro
     elif kind is not Kind.TRUSTED and stat.S_IMODE(os.fstat(fd).st_mode) != kind.mode:  # because of the umask
         with contextlib.suppress(OSError):
             os.fchmod(fd, kind.mode)
-    found = stat.S_IMODE(os.fstat(fd).st_mode)
-    if kind is Kind.SECRET and found & 0o077:
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if kind is Kind.SECRET and mode & 0o077:
         raise error(
-            f"{printable(target, 400)} would be a secret that others can use (mode {found:04o}): this file system "
+            f"{printable(target, 400)} would be a secret that others can use (mode {mode:04o}): this file system "
             "keeps no permissions; keep secrets on another one"
         )

@@ -46,8 +46,8 @@ class _Placed:
     def is_at(self, path: str) -> bool:
         """Whether the file at a path has this content."""
         try:
-            found = os.lstat(path)
-            return stat.S_ISREG(found.st_mode) and found.st_size == self.size and file_sha256(path) == self.sha256
+            status = os.lstat(path)
+            return stat.S_ISREG(status.st_mode) and status.st_size == self.size and file_sha256(path) == self.sha256
         except OSError:
             return False
 
@@ -140,9 +140,9 @@ def _is_held(folder: str, target: str) -> bool:
     """Whether an empty file of ours holds a name."""
     with contextlib.suppress(OSError):
         held = read_note(os.path.join(folder, _HOLDING))
-        found = os.lstat(target)
+        status = os.lstat(target)
         name = os.fsencode(os.path.basename(target))
-        return stat.S_ISREG(found.st_mode) and found.st_size == 0 and held == name
+        return stat.S_ISREG(status.st_mode) and status.st_size == 0 and held == name
     return False
 
 
@@ -237,22 +237,22 @@ def sync(path: str) -> None:
         os.close(fd)
 
 
-def make_like(path: str | int, found: os.stat_result) -> None:
+def make_like(path: str | int, status: os.stat_result) -> None:
     """Copy owner and permissions to a file or folder, as far as this user and the file system can.
 
     Permissions that would reach another owner or group than the original one are left out.
     """
     ours = os.stat(path)
-    if (ours.st_uid, ours.st_gid) != (found.st_uid, found.st_gid):
+    if (ours.st_uid, ours.st_gid) != (status.st_uid, status.st_gid):
         try:
-            os.chown(path, found.st_uid, found.st_gid)
+            os.chown(path, status.st_uid, status.st_gid)
         except OSError:
             with contextlib.suppress(OSError):
-                os.chown(path, -1, found.st_gid)
-    ours, mode = os.stat(path), stat.S_IMODE(found.st_mode)
-    if ours.st_gid != found.st_gid:
+                os.chown(path, -1, status.st_gid)
+    ours, mode = os.stat(path), stat.S_IMODE(status.st_mode)
+    if ours.st_gid != status.st_gid:
         mode &= 0o5707 | (mode & 0o007) << 3  # nothing that others may not
-    if ours.st_uid != found.st_uid:
+    if ours.st_uid != status.st_uid:
         mode &= 0o755
     if stat.S_IMODE(ours.st_mode) != mode:
         with contextlib.suppress(OSError):

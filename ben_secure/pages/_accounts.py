@@ -85,12 +85,13 @@ def check_accounts(snapshot: Snapshot) -> None:
 
 def _check_counts(of: str, tree: _Tree, census: Census) -> int:
     """Compare the counts with the meta page. Return the surplus pages that shrunk values have kept."""
-    found = census.branches, census.leaves, census.entries
+    counts = census.branches, census.leaves, census.entries
     claimed = tree.branch_pages, tree.leaf_pages, tree.entries
-    if found != claimed or census.overflows > tree.overflow_pages:
+    if counts != claimed or census.overflows > tree.overflow_pages:
         raise damaged(
-            f"its tree of {of} has {found[0]} branch, {found[1]} leaf and {census.overflows} overflow pages and "
-            f"{found[2]} entries, the meta page says {claimed[0]}, {claimed[1]}, {tree.overflow_pages} and {claimed[2]}"
+            f"its tree of {of} has {counts[0]} branch, {counts[1]} leaf and {census.overflows} overflow pages and "
+            f"{counts[2]} entries, but the meta page says {claimed[0]}, {claimed[1]}, {tree.overflow_pages} and "
+            f"{claimed[2]}"
         )
     return tree.overflow_pages - census.overflows
 

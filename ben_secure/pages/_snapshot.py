@@ -90,8 +90,8 @@ class Snapshot:
             StoreError: A page on the way is damaged, outside the file or of an unsupported kind.
             LimitExceededError: The value is longer than ``max_value_bytes``.
         """
-        found = self.find(lmdb_key)
-        return None if found is None else self._value(*found, allocate)
+        position = self.find(lmdb_key)
+        return None if position is None else self._value(*position, allocate)
 
     def key_batches(self, start: bytes | None, stop: bytes | None) -> Iterator[list[bytes]]:
         """Iterate over the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.

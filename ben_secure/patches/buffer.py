@@ -157,8 +157,8 @@ class BandBuffer:
         if not slots:
             raise ValueError("select needs at least one band name")
         if len({(slot.resolution_m, slot.shape) for slot in slots}) > 1:
-            found = ", ".join(f"{s.name} ({s.resolution_m} m, {s.shape[0]} x {s.shape[1]})" for s in slots)
-            raise ValueError(f"bands of different resolution cannot be one array: {found}; select them separately")
+            listed = ", ".join(f"{s.name} ({s.resolution_m} m, {s.shape[0]} x {s.shape[1]})" for s in slots)
+            raise ValueError(f"bands of different resolution cannot be one array: {listed}; select them separately")
         run = run_of(slots)
         if run is not None:
             return np.ndarray(run.shape, run.dtype, self._pixels, run.offset)

@@ -108,16 +108,16 @@ def _fields(band_class: str, state: Any) -> dict[str, Any]:
     keys = tuple(state) if type(state) is dict else ()
     if keys == _PYDANTIC_1:
         private = state["__private_attribute_values__"]
-        given, honest = state["__fields_set__"], type(private) is dict and not private
+        fields_set, honest = state["__fields_set__"], type(private) is dict and not private
     elif keys == _PYDANTIC_2:
-        given = state["__pydantic_fields_set__"]
+        fields_set = state["__pydantic_fields_set__"]
         honest = state["__pydantic_extra__"] is None and state["__pydantic_private__"] is None
     else:
         _refuse(f"the state of a {band_class} is not that of pydantic 1 or 2")
     fields: dict[str, Any] = state["__dict__"]
     if type(fields) is not dict or tuple(fields) != _FIELDS:
         _refuse(f"a {band_class} does not have the fields {', '.join(_FIELDS)}, in this order")
-    if not honest or type(given) is not set or not (_REQUIRED[band_class] <= given <= _REQUIRED["Band"]):
+    if not honest or type(fields_set) is not set or not (_REQUIRED[band_class] <= fields_set <= _REQUIRED["Band"]):
         _refuse(f"the private state of a {band_class} is not one that pydantic writes")
     return fields
 

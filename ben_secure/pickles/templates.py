@@ -173,8 +173,8 @@ class Templates:
 def _is_flat(stored: dict[str, Any]) -> bool:
     """Whether ``_copied`` copies all metadata that can change, and no list occurs twice."""
     lists = [value for value in stored.values() if type(value) not in _IMMUTABLE]
-    plain = all(type(value) is list and _IMMUTABLE.issuperset(map(type, value)) for value in lists)
-    return plain and len(set(map(id, lists))) == len(lists)
+    all_flat = all(type(value) is list and _IMMUTABLE.issuperset(map(type, value)) for value in lists)
+    return all_flat and len(set(map(id, lists))) == len(lists)
 
 
 def _copied(stored: dict[str, Any]) -> dict[str, Any]:

@@ -44,15 +44,15 @@ class BucketObject:
         require("a database in a bucket", "fsspec", "s3fs")
         import fsspec
 
-        parts = split(url)
-        query = parse_qs(parts.query, keep_blank_values=True)
+        url_parts = split(url)
+        query = parse_qs(url_parts.query, keep_blank_values=True)
         self._version = query.pop("versionId", [""])[0]
-        if query or "@" in parts.netloc:
+        if query or "@" in url_parts.netloc:
             raise StoreError(
                 "expected s3://BUCKET/KEY, optionally with ?versionId=ID; put credentials into the environment or "
                 "~/.aws"
             )
-        self._bucket, self._key = parts.netloc, unquote(parts.path.lstrip("/"))
+        self._bucket, self._key = url_parts.netloc, unquote(url_parts.path.lstrip("/"))
         self._files = fsspec.filesystem("s3")
         self.loop: AbstractEventLoop = self._files.loop
 

@@ -41,16 +41,16 @@ class WebObject:
         import fsspec
         import yarl  # which aiohttp requires
 
-        parts = split(url)
+        url_parts = split(url)
         self._authorization = {}  # only for the server that the caller named
-        if parts.username is not None:
-            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        if url_parts.username is not None:
+            user = f"{unquote(url_parts.username)}:{unquote(url_parts.password or '')}"
             self._authorization = {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
-        bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        bare = urlunsplit(url_parts._replace(netloc=url_parts.netloc.rpartition("@")[2], fragment=""))
         # A presigned URL must not be re-encoded: the signature covers its exact characters.
         self._url: Any = yarl.URL(bare, encoded="%" in bare)
         self._latest = self._url  # the target of the last redirection
-        scheme = parts.scheme.lower()
+        scheme = url_parts.scheme.lower()
         settings = fsspec.config.conf.get(scheme, {}).get("client_kwargs", {})
         # aiohttp withholds them from another server only when it follows a redirection itself.
         self._has_user_headers = bool(settings.keys() & {"headers", "auth"})

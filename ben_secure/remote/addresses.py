@@ -73,16 +73,16 @@ def with_suffix(path: str, suffix: str) -> str:
     """Append to a path or to the path of a URL. A query is kept, because it may give access to the whole folder."""
     if not is_remote(path):
         return path + suffix
-    parts = split(path)
-    return Url(urlunsplit(parts._replace(path=parts.path.rstrip("/") + suffix, fragment="")))
+    url_parts = split(path)
+    return Url(urlunsplit(url_parts._replace(path=url_parts.path.rstrip("/") + suffix, fragment="")))
 
 
 def folder_of_data_file(path: str) -> str:
     """Remove a final ``/data.mdb`` from the URL of a database."""
-    parts = split(path)
-    if parts.path.rpartition("/")[2] != _DATA_FILE_NAME:
+    url_parts = split(path)
+    if url_parts.path.rpartition("/")[2] != _DATA_FILE_NAME:
         return path
-    return Url(urlunsplit(parts._replace(path=parts.path.rpartition("/")[0])))
+    return Url(urlunsplit(url_parts._replace(path=url_parts.path.rpartition("/")[0])))
 
 
 def data_files(path: str) -> list[str]:
@@ -92,8 +92,8 @@ def data_files(path: str) -> list[str]:
         ``URL/data.mdb`` and ``URL``; only ``URL`` if it names a data file or has a query, which may be valid for this
         URL only.
     """
-    parts = split(path)
-    if parts.query or parts.path.endswith(".mdb"):
+    url_parts = split(path)
+    if url_parts.query or url_parts.path.endswith(".mdb"):
         return [path]
     return [with_suffix(path, "/" + _DATA_FILE_NAME), path]
 
@@ -105,10 +105,10 @@ def split(path: str) -> SplitResult:
         StoreError: It is malformed.
     """
     try:
-        parts = urlsplit(path[:])
+        url_parts = urlsplit(path[:])
         path[:].encode()
-        if parts.hostname and parts.port != 0 and parts.path.strip("/"):
-            return parts
+        if url_parts.hostname and url_parts.port != 0 and url_parts.path.strip("/"):
+            return url_parts
     except ValueError:  # a bad port or IPv6 address, or not Unicode; the message of urlsplit would show it
         pass
     raise StoreError(f"this URL is malformed; expected {SCHEMES[1]}://HOST/PATH or {SCHEMES[2]}://BUCKET/PATH")

@@ -135,7 +135,7 @@ class RangeFile:
         future = self._flying.setdefault((start, stop), mine)  # atomic, so all threads share one request
         if future is mine:
             task = asyncio.run_coroutine_threadsafe(_patiently(self._object, start, stop, pin), self._object.loop)
-            task.add_done_callback(lambda done: _hand_over(done, mine))
+            task.add_done_callback(lambda finished: _hand_over(finished, mine))
         return future
 
     def close(self) -> None:
@@ -192,9 +192,9 @@ async def _patiently(source: _Object, start: int, stop: int, pin: Pin | None) ->
         raise StoreError(f"{error}in all of {len(_PAUSES_S) + 1} attempts; try again later") from None
 
 
-def _hand_over(done: Future[Answer], mine: Future[Answer]) -> None:
-    error = done.exception()
+def _hand_over(finished: Future[Answer], mine: Future[Answer]) -> None:
+    error = finished.exception()
     if error is not None:
         mine.set_exception(error)
     else:
-        mine.set_result(done.result())
+        mine.set_result(finished.result())

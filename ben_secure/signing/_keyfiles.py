@@ -36,20 +36,20 @@ def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes
             read or changed by others, or lies in the folder of a database.
     """
     path = _checked(path)
-    content, found = _read(path)
+    content, status = _read(path)
     if check is not None:
         check(content)
     refuse_beside_data(path, database)
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return content  # the caller is responsible for a pipe
-    if found.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()):
         raise KeyFileError(
-            f"{_shown(path)} belongs to user {found.st_uid}, who can read and change it; expected a secret of user "
+            f"{_shown(path)} belongs to user {status.st_uid}, who can read and change it; expected a secret of user "
             f"{os.geteuid()}: {_command('chown', str(os.geteuid()), '--', path)}"
         )
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         raise KeyFileError(
-            f"{_shown(path)} can be used by others: its mode is {_mode(found)}, expected 0600: "
+            f"{_shown(path)} can be used by others: its mode is {_mode(status)}, expected 0600: "
             f"{_command('chmod', '600', '--', path)}; if others may have read or changed it, make a new one"
         )
     return content
@@ -68,10 +68,10 @@ def read_public(path: Path) -> bytes:
         KeyFileError: It cannot be read, is not a regular file, or can be changed by others.
     """
     path = _checked(path)
-    content, found = _read(path)
-    if stat.S_ISREG(found.st_mode) and found.st_mode & 0o022:
+    content, status = _read(path)
+    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o022:
         raise KeyFileError(
-            f"{_shown(path)} can be changed by others: its mode is {_mode(found)}, expected 0644: "
+            f"{_shown(path)} can be changed by others: its mode is {_mode(status)}, expected 0644: "
             f"{_command('chmod', 'go-w', '--', path)}; then compare its fingerprint with the publisher's"
         )
     return content
@@ -137,7 +137,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
     try:
         fd = _opened(path)
         try:
-            found = os.fstat(fd)
+            status = os.fstat(fd)
             with open(fd, "rb", closefd=False) as file:
                 content = file.read(_MAX_BYTES + 1)
         finally:
@@ -146,7 +146,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
         raise KeyFileError(f"cannot read {_shown(path)}: {printable(error.strerror)}; check the path") from error
     if len(content) > _MAX_BYTES:
         raise KeyFileError(f"{_shown(path)} has more than {_MAX_BYTES} bytes, so it is not a key file; check the path")
-    return content, found
+    return content, status
 
 
 def _opened(path: str) -> int:
@@ -175,15 +175,15 @@ def refuse_beside_data(path: Path, database: Path | None) -> None:
     path = _checked(path)
     parent, name = os.path.split(os.path.abspath(path))
     # Neither the secret nor a link to it: everyone who may write to the folder could replace the key.
-    for place in {os.path.join(os.path.realpath(parent), name), os.path.realpath(path)}:
-        folders = [os.path.dirname(place)] if _is_environment(os.path.dirname(place)) else []
+    for location in {os.path.join(os.path.realpath(parent), name), os.path.realpath(path)}:
+        folders = [os.path.dirname(location)] if _is_environment(os.path.dirname(location)) else []
         if database is not None:
             folders.append(_folder(os.path.realpath(database)))
         for folder in folders:
-            if os.path.commonpath([folder, place]) == folder:
+            if os.path.commonpath([folder, location]) == folder:
                 raise KeyFileError(
                     f"{_shown(path)} is in the database's folder {_shown(folder)}, and would be copied and published "
-                    f"with it: {_command('mv', '--', place, os.path.join(os.path.dirname(folder), ''))}"
+                    f"with it: {_command('mv', '--', location, os.path.join(os.path.dirname(folder), ''))}"
                 )
 
 
@@ -208,5 +208,5 @@ def _command(*words: str) -> str:
     return f"type {shell_command(*words)}"
 
 
-def _mode(found: os.stat_result) -> str:
-    return f"{stat.S_IMODE(found.st_mode):04o}"
+def _mode(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o}"

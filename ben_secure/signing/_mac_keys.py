@@ -266,10 +266,10 @@ def _from_jwk_set(content: bytes, path: Path) -> MacKeySet:
 
 
 def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(members)
-    if len(found) != len(members):
+    unique_members = dict(members)
+    if len(unique_members) != len(members):
         raise ValueError("a member occurs twice in one object")
-    return found
+    return unique_members
 
 
 def _parsed_set(document: object) -> MacKeySet:

@@ -252,7 +252,7 @@ def _read_header(data: bytes) -> tuple[Algorithm, int, int]:
     return algorithm, count, key_bytes
 
 
-def _malformed(what: str) -> ManifestMismatchError:
+def _malformed(fault: str) -> ManifestMismatchError:
     return ManifestMismatchError(
-        f"this is not a manifest of records: {what}; fetch the manifest again", rule=Rule.MANIFEST
+        f"this is not a manifest of records: {fault}; fetch the manifest again", rule=Rule.MANIFEST
     )

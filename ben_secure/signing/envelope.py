@@ -170,8 +170,8 @@ def _text(keyid: object) -> str | None:
     raise TypeError("a keyid is not a string")
 
 
-def _malformed(what: str) -> SignatureError:
+def _malformed(fault: str) -> SignatureError:
     return SignatureError(
-        f"this is not the envelope of a manifest: {what}; fetch the file NAME.manifest.dsse.json again",
+        f"this is not the envelope of a manifest: {fault}; fetch the file NAME.manifest.dsse.json again",
         rule=Rule.SIGNATURE,
     )

@@ -61,14 +61,14 @@ class Mismatch:
         """Return the error to raise."""
         origin = printable(self.belongs_to)
         copied = "" if self.belongs_to is None else f", with the value of the LMDB key {origin}"
-        what = {
+        fault = {
             MismatchKind.MISSING: "the record is missing: the signed manifest lists it, the database does not have it",
             MismatchKind.ADDED: f"the record was added: it is not in the signed manifest{copied}",
             MismatchKind.CHANGED: "the value was changed: it is not the one in the signed manifest",
             MismatchKind.MOVED: f"the value was moved: in the signed manifest it belongs to the LMDB key {origin}",
         }[self.kind]
         return ManifestMismatchError(
-            f"{what}; fetch this database again from its publisher", lmdb_key=self.lmdb_key, rule=Rule.MANIFEST
+            f"{fault}; fetch this database again from its publisher", lmdb_key=self.lmdb_key, rule=Rule.MANIFEST
         )
 
 
@@ -95,14 +95,14 @@ class Manifest:
             MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         """
         self.signed_by: tuple[VerifyKey, ...] = verified.signed_by
-        found = hashlib.sha256(unverified).hexdigest()
-        statement = verified.statement.about(found)
+        digest = hashlib.sha256(unverified).hexdigest()
+        statement = verified.statement.about(digest)
         if statement is None:
             signed = [one.manifest_sha256 for one in verified.statement.subjects] or [
                 verified.statement.manifest_sha256
             ]
             raise ManifestMismatchError(
-                f"this manifest is not the one that was signed: its SHA-256 is {found}, expected "
+                f"this manifest is not the one that was signed: its SHA-256 is {digest}, expected "
                 f"{' or '.join(signed[:3])}; it was changed, or belongs to another release than the envelope; "
                 "fetch both again from the publisher",
                 rule=Rule.MANIFEST,
@@ -149,10 +149,10 @@ class Manifest:
             ManifestMismatchError: The key is not in the list, or the value was changed or moved.
         """
         # Both digests are public, so the comparison need not take constant time.
-        found = self.hash(unverified_value)
+        digest = self.hash(unverified_value)
         listed = self._records.digest_of(lmdb_key)
-        if found != listed:
-            raise self._mismatch(lmdb_key, found, listed).error()
+        if digest != listed:
+            raise self._mismatch(lmdb_key, digest, listed).error()
 
     def compare(self, lmdb_key: bytes, digest: bytes | None) -> Mismatch | None:
         """Compare one record of a database with the list.
@@ -210,9 +210,9 @@ class Manifest:
         """
         subject = self.statement.subject
         if subject is None or subject.name != name:
-            found = "the only database of its release" if subject is None else printable(subject.name)
+            actual = "the only database of its release" if subject is None else printable(subject.name)
             raise ManifestMismatchError(
-                f"this is {found}, expected {printable(name)}: the database was renamed, or exchanged for another of "
+                f"this is {actual}, expected {printable(name)}: the database was renamed, or exchanged for another of "
                 "its release; if you want this database, request it by name (subject=, --subject)",
                 rule=Rule.MANIFEST,
             )
@@ -228,7 +228,7 @@ class Manifest:
         """
         remaining = iter(self._records)
         expected = next(remaining, None)
-        for lmdb_key, found in records:
+        for lmdb_key, digest in records:
             while expected is not None and expected[0] < lmdb_key:
                 yield Mismatch(kind=MismatchKind.MISSING, lmdb_key=expected[0])
                 expected = next(remaining, None)
@@ -236,14 +236,14 @@ class Manifest:
             if expected is not None and expected[0] == lmdb_key:
                 listed = expected[1]
                 expected = next(remaining, None)
-            if found != listed:
-                yield self._mismatch(lmdb_key, found, listed)
+            if digest != listed:
+                yield self._mismatch(lmdb_key, digest, listed)
         while expected is not None:
             yield Mismatch(kind=MismatchKind.MISSING, lmdb_key=expected[0])
             expected = next(remaining, None)
 
-    def _mismatch(self, lmdb_key: bytes, found: bytes, listed: bytes | None) -> Mismatch:
-        belongs_to = self._records.key_of(found)
+    def _mismatch(self, lmdb_key: bytes, digest: bytes, listed: bytes | None) -> Mismatch:
+        belongs_to = self._records.key_of(digest)
         if listed is None:
             kind = MismatchKind.ADDED
         else:
@@ -334,9 +334,9 @@ def _read(path: str, max_bytes: int) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb") as file:
-            found = os.fstat(file.fileno())
-            if stat.S_ISREG(found.st_mode):
-                return file.read(min(found.st_size, max_bytes + 1))
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode):
+                return file.read(min(status.st_size, max_bytes + 1))
     except FileNotFoundError as error:
         raise StoreError(
             "the file does not exist, so the signed content is unknown; fetch the manifest and its envelope "

@@ -131,11 +131,13 @@ class Verification:
         if verification is not None:
             expect(cls, verification, "verification")
         defaults = {field.name: field.default for field in fields(cls)}
-        asked = [name for name, value in keywords.items() if name not in defaults or value != defaults[name]]
-        if not asked:
+        requested = [name for name, value in keywords.items() if name not in defaults or value != defaults[name]]
+        if not requested:
             return verification
         if verification is not None:
-            raise ValueError(f"a verification has its own keys; pass {', '.join(sorted(asked))} to the Verification")
+            raise ValueError(
+                f"a verification has its own keys; pass {', '.join(sorted(requested))} to the Verification"
+            )
         return cls(**keywords)
 
     @property

@@ -274,12 +274,12 @@ def canonical_json(document: object) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def parse_json(data: bytes, what: str) -> object:
+def parse_json(data: bytes, kind: str) -> object:
     """Parse JSON. The caller has bounded its size, and compares the result with ``canonical_json``.
 
     Args:
         data: UTF-8.
-        what: Expected kind of document, for the message.
+        kind: Expected kind of document, for the message.
 
     Returns:
         Unchecked plain data.
@@ -291,13 +291,13 @@ def parse_json(data: bytes, what: str) -> object:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: UnicodeDecodeError, JSONDecodeError, a huge integer
         raise SignatureError(
-            f"{what} is not JSON ({printable(str(error))}); fetch it again from the publisher", rule=Rule.SIGNATURE
+            f"{kind} is not JSON ({printable(str(error))}); fetch it again from the publisher", rule=Rule.SIGNATURE
         ) from error
 
 
-def _another_kind(what: str) -> SignatureError:
+def _another_kind(fault: str) -> SignatureError:
     return SignatureError(
-        f"the signed payload is not a statement about a manifest of version 1 or 2: {what}; a newer ben-secure may "
+        f"the signed payload is not a statement about a manifest of version 1 or 2: {fault}; a newer ben-secure may "
         "read it, or the publisher signed something else with this key",
         rule=Rule.SIGNATURE,
     )

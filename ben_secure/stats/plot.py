@@ -52,11 +52,11 @@ def plot_png(statistics: Statistics) -> bytes:
     heights = [2.0 * across, *(0.7 + 0.24 * len(labels) for labels in fields.values())]
     figure = Figure(figsize=(11, 0.4 + sum(heights)), dpi=_DPI, layout="constrained")
     # Separate figures, so that long labels do not take space from the histograms.
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for place, (name, band) in enumerate(bands, 1):
-        _draw_band(parts[0].add_subplot(across, _ACROSS, place), name, band)
-    for part, (field, labels) in zip(parts[1:], fields.items(), strict=True):
-        _draw_labels(part.add_subplot(), field, labels, len(statistics.labels[field]))
+    subfigures = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for index, (name, band) in enumerate(bands, 1):
+        _draw_band(subfigures[0].add_subplot(across, _ACROSS, index), name, band)
+    for subfigure, (field, labels) in zip(subfigures[1:], fields.items(), strict=True):
+        _draw_labels(subfigure.add_subplot(), field, labels, len(statistics.labels[field]))
     title = f"{printable(statistics.database, 100)}: {statistics.patches:,} patches; values as stored; lines: means"
     if len(statistics.bands) > len(bands):
         title += f" ({len(bands)} of {len(statistics.bands)} bands)"
@@ -71,9 +71,9 @@ def _draw_band(axes: Axes, name: str, band: BandStatistics) -> None:
     """Draw one histogram as a density, because bins differ in width. Cut off one thousandth at each end."""
     axes.tick_params(labelsize=7)
     axes.set_yticks([])
-    shown = printable(name, 20)
+    name_text = printable(name, 20)
     if band.histogram is None or band.mean is None or band.std is None:
-        axes.set_title(f"{shown}: no finite number", fontsize=8, parse_math=False)
+        axes.set_title(f"{name_text}: no finite number", fontsize=8, parse_math=False)
         return
     edges, counts = np.array(band.histogram.edges, dtype=np.float64), np.array(band.histogram.counts, dtype=np.float64)
     with np.errstate(all="ignore"):
@@ -83,15 +83,15 @@ def _draw_band(axes: Axes, name: str, band: BandStatistics) -> None:
     if abs(edges).max() < 1e300:  # beyond, axes overflow
         axes.stairs(density[low : high + 1], edges[low : high + 2], fill=True, color=_COLOUR)
         axes.axvline(band.mean, color="black", linewidth=0.8)
-    axes.set_title(f"{shown}   mean {band.mean:.5g}, std {band.std:.5g}", fontsize=8, parse_math=False)
+    axes.set_title(f"{name_text}   mean {band.mean:.5g}, std {band.std:.5g}", fontsize=8, parse_math=False)
 
 
 def _draw_labels(axes: Axes, field: str, labels: list[tuple[str, int]], of: int) -> None:
-    places = range(len(labels))
+    positions = range(len(labels))
     counts = [count for _, count in labels]
-    bars: Any = axes.barh(places, counts, color=_COLOUR)
+    bars: Any = axes.barh(positions, counts, color=_COLOUR)
     axes.bar_label(bars, labels=[f"{count:,}" for count in counts], fontsize=7, padding=2)
-    axes.set_yticks(places, [printable(label, 90) for label, _ in labels], fontsize=7, parse_math=False)
+    axes.set_yticks(positions, [printable(label, 90) for label, _ in labels], fontsize=7, parse_math=False)
     axes.set_xticks([])
     axes.margins(x=0.05, y=0.01)
     axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -154,9 +154,9 @@ def to_json(statistics: Statistics) -> dict[str, object]:
     """
     labels: dict[str, Counter[str]] = {}
     for field, counted in statistics.labels.items():
-        shown = labels[field] = Counter()
+        escaped = labels[field] = Counter()
         for label, count in counted.items():
-            shown[printable(label, _NAME_CHARACTERS)] += count
+            escaped[printable(label, _NAME_CHARACTERS)] += count
     return {
         "database": statistics.database,
         "patches": statistics.patches,

@@ -70,10 +70,10 @@ def stats(
     facts = source.facts
     total = Tally()
     batches = _batches(source)
-    parts = map(partial(_tally, source), batches) if workers == 1 else _tallied_by(source, batches, workers)
+    tallies = map(partial(_tally, source), batches) if workers == 1 else _tallied_by(source, batches, workers)
     try:
-        for part in parts:
-            total.merge(part)
+        for tally_part in tallies:
+            total.merge(tally_part)
             if progress is not None:
                 progress(total.patches, facts.entries)
     except BenSecureError as error:

@@ -54,8 +54,8 @@ class Counts:
 
     def items(self) -> list[tuple[int, int]]:
         """Return the counted integers, ascending, and their frequencies."""
-        places = np.flatnonzero(self.counters)
-        return list(zip((places + self.first).tolist(), self.counters[places].tolist(), strict=True))
+        nonzero = np.flatnonzero(self.counters)
+        return list(zip((nonzero + self.first).tolist(), self.counters[nonzero].tolist(), strict=True))
 
 
 class Sums:

@@ -194,27 +194,29 @@ def _check_unicode(text: str) -> None:
 
 def _tensor(name: str, entry: object) -> Tensor:
     """Check the entry of one tensor in a header."""
-    shown = printable(name)
+    name_text = printable(name)
     if type(entry) is not dict or entry.keys() != _MEMBERS:
-        refuse(f"tensor {shown} must be an object with exactly the members dtype, shape and data_offsets")
+        refuse(f"tensor {name_text} must be an object with exactly the members dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if type(dtype) is not str or dtype not in DTYPES:
         is_known = type(dtype) is str and dtype in _OTHER_DTYPES
         why = "which pixels cannot have" if is_known else "which is unknown"
-        refuse(f"tensor {shown} has the dtype {printable(dtype)}, {why}; pixels have one of {' '.join(DTYPES)}")
+        refuse(f"tensor {name_text} has the dtype {printable(dtype)}, {why}; pixels have one of {' '.join(DTYPES)}")
     if type(shape) is not list or any(type(length) is not int for length in shape):
-        refuse(f"the shape of tensor {shown} must be an array of integers, not {printable(shape)}")
+        refuse(f"the shape of tensor {name_text} must be an array of integers, not {printable(shape)}")
     if type(offsets) is not list or [type(offset) for offset in offsets] != [int, int]:
-        refuse(f"the data_offsets of tensor {shown} must be two integers, not {printable(offsets)}")
+        refuse(f"the data_offsets of tensor {name_text} must be two integers, not {printable(offsets)}")
     if len(shape) != 2 or not all(shape):
-        refuse(f"tensor {shown} has the shape {printable(shape)}; a band has rows and columns, at least one of each")
+        refuse(
+            f"tensor {name_text} has the shape {printable(shape)}; a band has rows and columns, at least one of each"
+        )
     code = DTYPES[dtype]
     # Python's integers do not overflow, and each has at most 20 digits.
     expected = math.prod(shape) * int(code[2:])
     start, stop = offsets
     if stop - start != expected:
         refuse(
-            f"tensor {shown} of shape {printable(shape)} and dtype {dtype} takes {expected} bytes, but its offsets "
+            f"tensor {name_text} of shape {printable(shape)} and dtype {dtype} takes {expected} bytes, but its offsets "
             f"{start} to {stop} are {stop - start} bytes"
         )
     return Tensor(name, code, tuple(shape), start, stop)

@@ -36,10 +36,10 @@ def card(title: str, rows: Sequence[tuple[str, object]], pictures: Iterable[str]
     Returns:
         HTML.
     """
-    shown = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows[:_MOST_ROWS])
+    table_rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows[:_MOST_ROWS])
     more = len(rows) - _MOST_ROWS
     rest = f"<tr><td colspan=2>and {more} more</td></tr>" if more > 0 else ""
-    return f"<div><b>{_text(title)}</b><table>{shown}{rest}</table>{''.join(pictures)}</div>"
+    return f"<div><b>{_text(title)}</b><table>{table_rows}{rest}</table>{''.join(pictures)}</div>"
 
 
 def thumbnail(bands: Mapping[str, npt.NDArray[Any]], *captions: object) -> str:

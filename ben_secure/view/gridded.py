@@ -78,13 +78,13 @@ def to_dataset(layers: Iterable[Layer], metadata: Mapping[str, object]) -> xarra
     return xarray.Dataset(variables, coordinates, attributes)
 
 
-def _bounds(found: object) -> tuple[float, float, float, float] | None:
+def _bounds(bounds: object) -> tuple[float, float, float, float] | None:
     """Return left, bottom, right and top edge, or None if the metadata are something else."""
-    if not isinstance(found, list | tuple) or len(found) != 4:
+    if not isinstance(bounds, list | tuple) or len(bounds) != 4:
         return None
-    if not all(type(edge) in (int, float) and math.isfinite(edge) for edge in found):
+    if not all(type(edge) in (int, float) and math.isfinite(edge) for edge in bounds):
         return None
-    left, bottom, right, top = map(float, found)
+    left, bottom, right, top = map(float, bounds)
     return (left, bottom, right, top) if left < right and bottom < top else None
 
 

@@ -76,16 +76,16 @@ class DeviceKey:
             raise MissingExtraError(f"this signer needs another library: {printable(str(error))}") from error
         except Exception as error:
             raise _failed(error) from error
-        found = cls(signer, verify_key)
+        device_key = cls(signer, verify_key)
         probe = b"ben-secure: is this the key? " + os.urandom(16)  # never what ``envelope.pae`` makes
         try:
-            verify_key.verify(found.sign(probe), probe)
+            verify_key.verify(device_key.sign(probe), probe)
         except SignatureError as error:
             raise KeyFileError(
                 f"the signer does not have the private key to {verify_key.fingerprint}: its signatures do not verify "
                 "with this key; check the URI and the file with the public key"
             ) from error
-        return found
+        return device_key
 
     def sign(self, message: bytes) -> bytes:
         """Have the device sign a message.

@@ -210,8 +210,8 @@ def _algorithm(key: object) -> str:
     return re.sub("^_|(Private|Public)Key$", "", type(key).__name__) + curve
 
 
-def _passphrase(given: str | bytes) -> bytes:
-    passphrase = given.encode() if isinstance(given, str) else given
+def _passphrase(passphrase_or_none: str | bytes) -> bytes:
+    passphrase = passphrase_or_none.encode() if isinstance(passphrase_or_none, str) else passphrase_or_none
     if not passphrase:
         raise ValueError("a passphrase must not be empty; use None for no passphrase")
     return passphrase

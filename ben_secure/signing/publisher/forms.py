@@ -205,7 +205,7 @@ def _ec(
 def _member(jwk: dict[str, object], name: str, size: int) -> bytes:
     text = jwk.get(name)
     if isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]+", text):
-        found = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if len(text) % 4 != 1 else b""
-        if len(found) == size:
-            return found
+        decoded_member = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if len(text) % 4 != 1 else b""
+        if len(decoded_member) == size:
+            return decoded_member
     raise ValueError(f"the member {name} of the JWK is not {size} bytes in base64url")

@@ -37,13 +37,13 @@ _ECDSA = {
 }
 
 
-def scheme_of(given: object) -> str | None:
+def scheme_of(key: object) -> str | None:
     """Name the scheme of a key of ``cryptography``, public or private; None for any other object."""
-    if isinstance(given, PublicKey | PrivateKey):
-        if isinstance(given, Ed25519PublicKey | Ed25519PrivateKey):
+    if isinstance(key, PublicKey | PrivateKey):
+        if isinstance(key, Ed25519PublicKey | Ed25519PrivateKey):
             return ED25519
-        if given.curve.name in _ECDSA:
-            return _ECDSA[given.curve.name][0]
+        if key.curve.name in _ECDSA:
+            return _ECDSA[key.curve.name][0]
     return None
 
 

@@ -61,18 +61,18 @@ def changes(old: Iterable[Record], new: Iterable[Record]) -> Changes:
     Returns:
         The changes.
     """
-    found = Changes()
-    deque(compared(old, new, found), maxlen=0)
-    return found
+    result = Changes()
+    deque(compared(old, new, result), maxlen=0)
+    return result
 
 
-def compared(old: Iterable[Record], new: Iterable[Record], found: Changes) -> Iterator[Record]:
+def compared(old: Iterable[Record], new: Iterable[Record], result: Changes) -> Iterator[Record]:
     """Compare two lists like ``changes``, while iterating over the new one.
 
     Args:
         old: As for ``changes``.
         new: As for ``changes``.
-        found: Counts the changes; complete when the iterator is at its end.
+        result: Counts the changes; complete when the iterator is at its end.
 
     Yields:
         The records of ``new``.
@@ -81,17 +81,17 @@ def compared(old: Iterable[Record], new: Iterable[Record], found: Changes) -> It
     before = next(remaining, None)
     for lmdb_key, digest in new:
         while before is not None and before[0] < lmdb_key:
-            found.removed.add(before[0])
+            result.removed.add(before[0])
             before = next(remaining, None)
         if before is None or before[0] != lmdb_key:
-            found.added.add(lmdb_key)
+            result.added.add(lmdb_key)
         else:
             if before[1] == digest:
-                found.unchanged += 1
+                result.unchanged += 1
             else:
-                found.changed.add(lmdb_key)
+                result.changed.add(lmdb_key)
             before = next(remaining, None)
         yield lmdb_key, digest
     while before is not None:
-        found.removed.add(before[0])
+        result.removed.add(before[0])
         before = next(remaining, None)

@@ -206,8 +206,8 @@ def _refuse_if_open(opened: _Opened) -> None:
     try:
         fd = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:  # liblmdb would write to it
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:  # liblmdb would write to it
                 raise OSError("it is not a regular file of its own; find out who put it there")
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
         finally:
@@ -285,10 +285,10 @@ class _Editor:
                     start = next_key
         except lmdb.Error as error:
             cause = causes.from_text(str(error), self._folder)
-            said = f"cannot write to the database: {printable(str(error))}; do it again to go on"
+            cause_text = f"cannot write to the database: {printable(str(error))}; do it again to go on"
             if cause is not None:
-                said = causes.unwritable(self._opened.path, cause)
-            raise StoreError(f"{said}; what was committed is whole", database=self._opened.path) from error
+                cause_text = causes.unwritable(self._opened.path, cause)
+            raise StoreError(f"{cause_text}; what was committed is whole", database=self._opened.path) from error
 
 
 def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transform) -> tuple[int, bytes | None]:
@@ -299,8 +299,8 @@ def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transfo
     """
     changed = written = 0
     cursor = transaction.cursor()
-    found = cursor.set_range(start) if start else cursor.first()
-    while found:
+    positioned = cursor.set_range(start) if start else cursor.first()
+    while positioned:
         lmdb_key, value = map(bytes, cursor.item())  # they are bytes already: no copy
         if written >= _CHUNK_BYTES:
             return changed, lmdb_key
@@ -309,5 +309,5 @@ def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transfo
             cursor.put(lmdb_key, new_value)
             changed += 1
             written += len(new_value)
-        found = cursor.next()
+        positioned = cursor.next()
     return changed, None

@@ -58,7 +58,7 @@ def sign_database(
     algorithm: Algorithm = Algorithm.SHA256,
     manifest: str | os.PathLike[str] | None = None,
     since: Manifest | None = None,
-    on_changes: Callable[[Changes], None] = lambda found: None,
+    on_changes: Callable[[Changes], None] = lambda changes: None,
     overwrite: bool = False,
     limits: Limits = DEFAULT_LIMITS,
     progress: Progress | None = None,
@@ -182,7 +182,7 @@ def _sign(
     *,
     limits: Limits = DEFAULT_LIMITS,
     since: Manifest | None = None,
-    on_changes: Callable[[Changes], None] = lambda found: None,
+    on_changes: Callable[[Changes], None] = lambda changes: None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Statement:
@@ -201,13 +201,13 @@ def _sign(
         facts = [pages.facts for pages in readers]
         hashed = _Hashed(sum(map(len, readers)), draft.algorithm, progress)
         with new_files(targets, [Kind.OPEN] * len(targets), overwrite=overwrite) as files:
-            written, found = [], Changes()
+            written, differences = [], Changes()
             for pages, file in zip(readers, files, strict=False):
                 records = hashed.records(pages)
-                records = records if since is None else compared(since, records, found)
+                records = records if since is None else compared(since, records, differences)
                 written.append(write_record_list(records, file, draft.algorithm))
             if since is not None:
-                on_changes(found)
+                on_changes(differences)
             statement = _filled(draft, list(databases), written)
             envelope = sign_statement(statement, signers)
             for pages, before in zip(readers, facts, strict=True):

@@ -191,10 +191,10 @@ def _counted(
     total: int,
     progress: Progress | None,
 ) -> Iterator[tuple[bytes, _Digest]]:
-    for lmdb_key, found in records:
-        if isinstance(found, LimitExceededError):
-            raise found
-        fault, digest = found
+    for lmdb_key, examined_value in records:
+        if isinstance(examined_value, LimitExceededError):
+            raise examined_value
+        fault, digest = examined_value
         outcome.checked += 1
         if fault is not None:
             outcome.tag_faults[fault].add(lmdb_key)
