@@ -315,7 +315,7 @@ def _checked_shape(shape: object, limits: Limits) -> tuple[int, ...]:
         raise TypeError(f"the shape of an array must be a tuple of int, not {printable(type(shape).__name__)}")
     if len(shape) > limits.max_array_dims:
         raise ValueError(f"an array may have at most {limits.max_array_dims} dimensions, not {len(shape)}")
-    if any(not 0 <= length < _MAX_DIMENSION for length in shape) or math.prod(n or 1 for n in shape) >= _MAX_DIMENSION:
+    if any(length < 0 for length in shape) or math.prod(length or 1 for length in shape) >= _MAX_DIMENSION:
         raise ValueError("the shape of an array is negative or too large")
     return shape
 

@@ -245,9 +245,9 @@ def test_one_value_is_written_as_one(place, capsys):
 
 @pytest.mark.threat("T8")
 def test_what_is_too_long_is_refused(place, capsys):
-    """A value that no reader would take is not skipped."""
+    """A value that no reader would take is not skipped, neither in a sample."""
     make_database(place / "made", LONG)
-    for options in (TAGS, LIST):
+    for options in (TAGS, LIST, f"{TAGS} --sample {len(LONG) - 1}"):
         code, out, _ = run(f"verify made {options}", capsys)
         assert code == 1
         assert "not every value was verified: the value has 16777281 bytes" in out

@@ -1,5 +1,6 @@
 """Every writing command works on file systems that lack locks, links, permissions or durable folders, or says which."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -171,6 +172,19 @@ def test_one_writer_at_a_time_without_locks(tmp_path, monkeypatch):
         with pytest.raises(StoreError, match=rf"another writer is at work on .*/db; it is process {os.getpid()} on"):
             PatchWriter(tmp_path / "db").__enter__()
     assert os.listdir(tmp_path) == ["db"]
+
+
+@pytest.mark.parametrize(("failure", "attempts"), [(errno.ENOENT, 1), (errno.ENOTEMPTY, 1), (errno.EIO, 2)])
+def test_nothing_is_removed_twice(failure, attempts):
+    """What another writer has removed it may have made again; what the system could not remove is tried once more."""
+    tried = []
+
+    def remove(path):
+        tried.append(path)
+        raise OSError(failure, "no")
+
+    locks.removed(remove, "lock")
+    assert len(tried) == attempts
 
 
 def test_a_lock_that_fails_is_not_one_that_is_lacking(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import ben_secure
 from ben_secure import BigEarthNetPatch, loads
 from ben_secure.bands import PIXEL_DTYPES, natural_key
-from ben_secure.errors import BenSecureError
+from ben_secure.errors import BenSecureError, PatchFormatError
 from ben_secure.patches.layout import STANDARD_KINDS
 from support import fuzz_core
 from support.legacy_values import (
@@ -127,6 +127,22 @@ def test_one_array_may_be_the_pixels_of_two_bands():
     assert np.array_equal(patch.bandVH.data, pixels["VV"])
     patch.bandVH.data[:] = 0
     assert np.array_equal(patch.bandVV.data, pixels["VV"])
+
+
+@pytest.mark.threat("T3")
+@pytest.mark.parametrize("name", ["s1_patch", "s2_patch"])
+@pytest.mark.parametrize("part", ["stored", "attribute"])
+def test_the_patches_in_a_merged_one_have_no_metadata(name, part):
+    """The original merges what it keeps into the whole; what else stands in a part would be lost."""
+    graph = tree(MERGED, s1="|i1", s2="|u1")
+    assert loads(write(graph)).labels
+    inner = graph.state[name].state
+    if part == "stored":
+        inner["__stored_args__"] = {"x": "y"}
+    else:
+        inner["x"] = "y"
+    with pytest.raises(PatchFormatError, match=f"its {name} has metadata of its own"):
+        loads(write(graph))
 
 
 def test_any_set_of_given_fields_that_a_constructor_can_have_is_admitted():

@@ -32,6 +32,14 @@ LATER = dataclasses.replace(ONE, predecessor=Predecessor(version="1", manifest_s
 BOTH = dataclasses.replace(SEVERAL, predecessor=LATER.predecessor)
 
 
+@pytest.mark.parametrize("digest", ["1" * 63, "A" * 64, "", None, b"1" * 64])
+def test_the_digest_of_each_subject_is_one(digest):
+    """Whatever else a publisher's program passes is its mistake."""
+    Subject(name="a", count=1, manifest_sha256="a" * 64)
+    with pytest.raises(ValueError, match=r"manifest_sha256 is .*, expected 64 lowercase hexadecimal digits"):
+        Subject(name="a", count=1, manifest_sha256=digest)
+
+
 @pytest.mark.parametrize("statement", [ONE, SEVERAL, LATER, BOTH], ids=["one", "several", "later", "both"])
 def test_a_statement_comes_back(statement):
     """Version 2 is written only if version 1 cannot say it."""

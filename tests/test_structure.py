@@ -71,6 +71,17 @@ def test_an_honest_database_has_no_findings(database):
     assert structure_findings(private(make_database(database.parent / "empty", {}))) == []
 
 
+def test_every_state_of_the_list_of_free_pages_is_sound(tmp_path):
+    """Lists with the first page that can be free, with the last page of the file, and of one page."""
+    with lmdb.open(str(tmp_path / "db"), map_size=2**24) as env:
+        for number in range(8):
+            with env.begin(write=True) as transaction:
+                transaction.put(b"a", b"%d" % number)
+                assert transaction.delete(b"big") if number % 2 else transaction.put(b"big", bytes(9000))
+            with PageReader(tmp_path / "db") as reader:
+                assert reader.page_fault() is None
+
+
 def test_real_databases_have_no_findings(real_data):
     """Databases that the original packages wrote are sound."""
     found = [structure_findings(path.parent) for path in real_data.rglob("data.mdb")]

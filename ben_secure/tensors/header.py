@@ -287,14 +287,10 @@ def _no_constant(text: str) -> NoReturn:
     refuse(f"{printable(text)} is not JSON")
 
 
-def _no_float(text: str) -> NoReturn:
-    refuse(f"{printable(text)} must be a natural number")
-
-
 def _natural(text: str) -> int:
     if len(text) > _MAX_DIGITS or text.startswith("-"):
         refuse(f"{printable(text)} must be a natural number of at most {_MAX_DIGITS} digits")
     return int(text)
 
 
-_DECODER = strict_decoder(_no_float, _natural)
+_DECODER = strict_decoder(float, _natural)
