@@ -1,6 +1,12 @@
 """``python -m ben_secure``: the same as ``ben-secure``."""
 
-from ben_secure.cli import run
+import sys
 
 if __name__ == "__main__":
-    run()
+    try:
+        from ben_secure.cli import run
+
+        run()
+    except KeyboardInterrupt:  # while the command line is imported
+        print("ben-secure: interrupted", file=sys.stderr)
+        sys.exit(130)

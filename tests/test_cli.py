@@ -276,6 +276,34 @@ def test_interrupted_while_it_loads_it_ends_with_130(place):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "ben-secure: interrupted\n")
 
 
+@pytest.mark.parametrize("name", ["ben_secure.cli", "click.exceptions", None])
+def test_interrupted_at_any_import_it_ends_with_130(name):
+    """Before there is a command, too. Undisturbed it ends with 0."""
+    code = (
+        "import runpy, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {name!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "runpy.run_module('ben_secure', run_name='__main__')"
+    )
+    done = process(["--version"], [sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == ((130, "ben-secure: interrupted\n") if name else (0, ""))
+
+
+def test_interrupted_after_its_command_it_ends_with_130(monkeypatch, capsys):
+    """The console script."""
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.run()
+    assert (stopped.value.code, capsys.readouterr().err) == (130, "ben-secure: interrupted\n")
+
+
 def test_a_report_that_cannot_be_written_is_said_at_once(place, monkeypatch, capsys):
     """Not after all values were judged."""
     monkeypatch.setattr("ben_secure.cli.commands.audit.audit_paths", failing(AssertionError()))

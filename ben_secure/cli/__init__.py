@@ -62,7 +62,11 @@ def _run_and_report(arguments: list[str]) -> int:
 
 def run() -> None:
     """Run the command of this process and exit; the console script."""
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the command has begun, or after its end
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run(arguments: list[str]) -> int:
