@@ -382,16 +382,16 @@ class TestMemory:
     def test_a_pool_lends_what_is_free(self):
         """Memory in use by a tensor or a view is not reused; only a few large arrays are kept."""
         pool = Pool()
-        first = pool.lend(2**20)
+        first = pool.take(2**20)
         view, address = first[5:], first.data_ptr()
         del first
-        others = [pool.lend(2**20) for _ in range(9)]
+        others = [pool.take(2**20) for _ in range(9)]
         assert len({address, *(other.data_ptr() for other in others)}) == 10
         del view
-        assert pool.lend(2**20).data_ptr() == address
-        larger = pool.lend(2**21)
+        assert pool.take(2**20).data_ptr() == address
+        larger = pool.take(2**21)
         assert len(larger) == 2**21
-        assert len(pool.lend(10)) == 10
+        assert len(pool.take(10)) == 10
 
     def test_a_forked_process_has_memory_of_its_own(self, dataset):
         """Its batches do not appear in those of its parent."""
