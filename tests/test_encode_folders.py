@@ -47,12 +47,12 @@ def test_links_and_strangers_are_reported(tmp_path):
     (root / "S2A_MSIL2A_20170613T101031").symlink_to(tmp_path / "elsewhere")
     (root / V2_SCENE / f"{V2_SCENE}_1_1").symlink_to(tmp_path / "elsewhere" / NAME)
     (root / "notes").mkdir()
-    link = "it is a link, and links are not followed; put the folder itself here"
+    link = "it is a link, and links are not followed; replace it by the folder"
     assert found(root) == {
         NAME: link,
         "S2A_MSIL2A_20170613T101031": link,
         f"{V2_SCENE}_1_1": link,
-        "notes": "it is no patch or scene folder; remove it from the input",
+        "notes": "it is not a patch or scene folder; remove it from the input",
     }
 
 
@@ -82,7 +82,7 @@ def test_what_other_programs_leave_is_passed_over(tmp_path, name):
     assert found(root) == expected
     assert len(list(find_patches(str(root)))) == 5
     (root / "other").mkdir()
-    assert found(root)["other"] == "it is no patch or scene folder; remove it from the input"
+    assert found(root)["other"] == "it is not a patch or scene folder; remove it from the input"
 
 
 def test_files_of_other_programs_are_passed_over(tmp_path):
@@ -136,12 +136,12 @@ def _swell(path):
     ("harm", "message"),
     [
         (_replace_by_link, "it is a link, and links are not followed"),
-        (_replace_by_pipe, "it is no regular file"),
-        (_replace_by_folder, "it is no regular file"),
+        (_replace_by_pipe, "it is not a regular file"),
+        (_replace_by_folder, "it is not a regular file"),
         (_swell, r"it has 4194305 bytes, expected at most"),
-        (lambda path: path.with_name("x_B02.TIF").touch(), r"it is a second file of B02 beside"),
-        (lambda path: path.with_name("x_B10.tif").touch(), r"ends in no known band"),
-        (lambda path: path.with_name("x_b02.tif").touch(), r"ends in no known band"),
+        (lambda path: path.with_name("x_B02.TIF").touch(), r"it is a second file of B02, beside"),
+        (lambda path: path.with_name("x_B10.tif").touch(), r"does not end in a known band"),
+        (lambda path: path.with_name("x_b02.tif").touch(), r"does not end in a known band"),
         (lambda path: path.with_name("x_labels_metadata.json").touch(), r"it is a second label file"),
     ],
 )
@@ -162,5 +162,5 @@ def test_a_folder_has_few_files(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "_MAX_ENTRIES", 13)
     read_files(str(folder))
     monkeypatch.setattr(folders, "_MAX_ENTRIES", 12)
-    with pytest.raises(FileProblem, match="it holds 13 files"):
+    with pytest.raises(FileProblem, match="it contains 13 files"):
         read_files(str(folder))

@@ -116,19 +116,19 @@ def test_real_files_are_read_as_others_read_them(real_data, tmp_path):
         ({"tags": {277: ("H", [3])}}, r"it has 3 bands, expected 1"),
         ({"tags": {258: ("H", [16, 16, 16])}}, r"field 258 has 3 numbers, expected 1"),
         ({"tags": {266: ("H", [2])}}, r"reversed order"),
-        ({"tags": {278: ("H", [0])}}, r"it has no pixels"),
-        ({"tags": {273: ("I", [10**6])}}, r"pixels lie behind its end"),
-        ({"tags": {273: ("I", [2**32 - 1])}}, r"pixels lie behind its end"),
+        ({"tags": {278: ("H", [0])}}, r"strips or tiles have no pixels"),
+        ({"tags": {273: ("I", [10**6])}}, r"pixels lie beyond its end"),
+        ({"tags": {273: ("I", [2**32 - 1])}}, r"pixels lie beyond its end"),
         ({"tags": {279: ("I", [799])}}, r"a strip of 20 rows has 799 bytes, expected 800"),
-        ({"tags": {279: ("I", [0])}}, r"has an offset and no bytes"),
-        ({"tags": {273: ("I", [0])}}, r"or bytes and no offset"),
+        ({"tags": {279: ("I", [0])}}, r"has an offset but no bytes"),
+        ({"tags": {273: ("I", [0])}}, r"or bytes but no offset"),
         ({"tags": {259: ("H", [7])}}, r"compressed with JPEG \(scheme 7\), expected none, Deflate"),
         ({"tags": {259: ("H", [50002])}}, r"compressed with JPEG XL \(scheme 50002\)"),
         ({"tags": {259: ("H", [9])}}, r"compressed with scheme 9, expected none"),
         ({"tags": {256: ("d", [20.0])}}, r"its field 256 has values of type 12, expected whole numbers"),
         ({"without": [256]}, r"20 rows and 0 columns"),
         ({"without": [273]}, r"0 pieces of pixels and 1 lengths, expected 1 each"),
-        ({"following": 2**31}, r"a directory lies behind its end"),
+        ({"following": 2**31}, r"a directory lies beyond its end"),
     ],
 )
 def test_files_that_are_not_one_band_are_refused(change, message):
@@ -151,7 +151,7 @@ def test_no_file_makes_the_encoder_take_more_than_its_band():
     raw = pixels(B01).tobytes()
     assert same(decode_band(packed(zlib.compress(raw)), B01), pixels(B01))
     for data in (raw[:-1], raw + b"\0", bytes(50_000_000)):
-        with pytest.raises(ValueError, match=r"unpack to (799|801) bytes, expected 800|cannot be unpacked"):
+        with pytest.raises(ValueError, match=r"has (799|801) bytes, expected 800|cannot be unpacked"):
             decode_band(packed(zlib.compress(data)), B01)
     with pytest.raises(ValueError, match=r"cannot be unpacked"):
         decode_band(packed(b"x" * 90), B01)
@@ -176,7 +176,7 @@ def test_bombs_of_other_schemes_are_refused(name):
     raw = pixels(B01).tobytes()
     assert same(decode_band(packed(raw), B01), pixels(B01))
     for data in (raw + bytes(2), bytes(1_000_000), raw[:-2]):
-        with pytest.raises(ValueError, match=r"unpack to|cannot be unpacked"):
+        with pytest.raises(ValueError, match=r"a piece of .* bytes, expected|cannot be unpacked"):
             decode_band(packed(data), B01)
 
 
@@ -304,7 +304,7 @@ def test_offsets_beyond_memory_are_refused():
     (count,) = struct.unpack_from("<Q", content, start)
     for offset in (len(content), 2**63, 2**64 - 1):
         struct.pack_into("<Q", content, start + 8 + 20 * count, offset)
-        with pytest.raises(ValueError, match="a directory lies behind its end"):
+        with pytest.raises(ValueError, match="a directory lies beyond its end"):
             decode_band(bytes(content), B01)
     struct.pack_into("<Q", content, start + 8 + 20 * count, 0)
     assert decode_band(bytes(content), B01).shape == B01.shape
@@ -396,12 +396,12 @@ def test_lerc_that_may_have_changed_pixels_is_refused():
         (blob(array.astype("i4")), "20 columns of i4"),
         (blob(array)[:300], "cannot be unpacked"),
         (blob(array)[:30], "truncated"),
-        (b"CntZImage " + bytes(99), "a version that is not known"),
-        (b"Lerc2 " + struct.pack("<i", 7) + bytes(99), "a version that is not known"),
+        (b"CntZImage " + bytes(99), "an unknown version"),
+        (b"Lerc2 " + struct.pack("<i", 7) + bytes(99), "an unknown version"),
     ):
         with pytest.raises(ValueError, match=message):
             decode_band(file(broken), B01)
-    with pytest.raises(ValueError, match="LERC is packed with scheme 3"):
+    with pytest.raises(ValueError, match="LERC data has compression scheme 3"):
         decode_band(file(blob(array), inner=3), B01)
 
 

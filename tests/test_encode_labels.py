@@ -26,23 +26,23 @@ def test_a_label_file_gives_labels_and_twin():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it is no JSON"),
-        (b"\xff{}", "it is no JSON: 'utf-8' codec"),
+        (b"", "it is not JSON"),
+        (b"\xff{}", "it is not JSON: 'utf-8' codec"),
         # CPython 3.14 bounds the depth by the stack that is left, and may come to the end.
         (b"[" * 60_000, "it is (nested too deep|no JSON)"),
         (b'{"a":' * 12_000, "it is (nested too deep|no JSON)"),
-        (b"[" * 60_000 + b"]" * 60_000, "it is (nested too deep|no JSON object)"),
-        (b"[]", "it is no JSON object"),
+        (b"[" * 60_000 + b"]" * 60_000, "it is (nested too deeply|not a JSON object)"),
+        (b"[]", "it is not a JSON object"),
         (b"{}", "it has no list of labels"),
         (b'{"labels": "Pastures"}', "it has no list of labels"),
-        (b'{"labels": ["Pastures"], "labels": []}', "an object has one name twice"),
-        (b'{"labels": ["Pastures", "pastures"]}', "the label 'pastures' is none of the 43"),
-        (b'{"labels": ["Urban fabric"]}', "the label 'Urban fabric' is none of the 43"),
-        (b'{"labels": [["Pastures"]]}', r"the label '\[.*\]' is none of the 43"),
-        (b'{"labels": [7]}', "the label '7' is none of the 43"),
-        (b'{"labels": ["\\u001b[31m"]}', r"x1b\[31m' is none of the 43"),
-        (b'{"labels": ["Pastures", "Pastures"]}', "the label 'Pastures' is there twice"),
-        (b'{"labels": [], "corresponding_s2_patch": ["x"]}', "corresponding_s2_patch is no text"),
+        (b'{"labels": ["Pastures"], "labels": []}', "an object has a duplicate name"),
+        (b'{"labels": ["Pastures", "pastures"]}', "the label 'pastures' is not one of the 43"),
+        (b'{"labels": ["Urban fabric"]}', "the label 'Urban fabric' is not one of the 43"),
+        (b'{"labels": [["Pastures"]]}', r"the label '\[.*\]' is not one of the 43"),
+        (b'{"labels": [7]}', "the label '7' is not one of the 43"),
+        (b'{"labels": ["\\u001b[31m"]}', r"x1b\[31m' is not one of the 43"),
+        (b'{"labels": ["Pastures", "Pastures"]}', "the label 'Pastures' occurs twice"),
+        (b'{"labels": [], "corresponding_s2_patch": ["x"]}', "corresponding_s2_patch is not a text"),
     ],
 )
 def test_bad_label_files_are_refused(content, message):
@@ -84,10 +84,10 @@ def test_labels_must_be_there_and_agree():
     for label_file, row, message in (
         (None, None, "it has no labels"),
         (None, {"split": "train"}, "it has no labels"),
-        (None, {"labels": "['Pastures']"}, r"no list, expected one such as \["),
-        (None, {"labels": ["Pasture"]}, "'Pasture' is none of the 43"),
-        (None, {"labels": ["Pastures", "Pastures"]}, "is there twice"),
-        (file, {"labels": ["Peatbogs"]}, "give it different labels"),
+        (None, {"labels": "['Pastures']"}, r"not a list, expected one such as \["),
+        (None, {"labels": ["Pasture"]}, "'Pasture' is not one of the 43"),
+        (None, {"labels": ["Pastures", "Pastures"]}, "occurs twice"),
+        (file, {"labels": ["Peatbogs"]}, "its labels differ between"),
     ):
         with pytest.raises(ValueError, match=message):
             metadata_of(label_file, row, True)

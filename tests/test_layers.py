@@ -53,7 +53,7 @@ ORDER: dict[str, list[str]] = {
     "store": ["_environment _names _released", "reader", "pairs writer", "change"],
     "store.change": ["differences digests tag", "rewrite", "append convert in_place sign verify"],
     "batches": ["indexing labels presets resampling samples splits", "masks pixels", "patch_names", "arrays"],
-    "encode": ["lzw", "directory unpack", "geotiff place", "labels", "folders rows tally", "patch", "plan", "run"],
+    "encode": ["lzw", "directory unpack", "geotiff position", "labels", "folders rows tally", "patch", "plan", "run"],
     "stats": ["sums", "tally", "results", "plot run"],
     "audit": ["rules", "findings", "judge structure", "opinion", "report run"],
     "audit.judge": ["formats patch_names programs remarks", "globals", "scan"],

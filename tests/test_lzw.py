@@ -51,17 +51,17 @@ def test_a_code_that_stands_for_nothing_is_refused(place, before):
     start = [CLEAR, *[66] * before] if before else []
     check_codes(packed([*start, *run[:-1], known, END]))
     for code in {known + 1, min(known + 200, 4095)} - {CLEAR, END}:
-        with pytest.raises(ValueError, match="a code that stands for nothing"):
+        with pytest.raises(ValueError, match="an undefined code"):
             check_codes(packed([*start, *run[:-1], code, 65, END]))
 
 
 def test_runs_are_bounded():
     """A table that is never cleared is refused, and one that is cleared again and again, in time."""
     check_codes(packed([CLEAR, *[65] * 3_800]))
-    with pytest.raises(ValueError, match="more codes than its table has room for"):
+    with pytest.raises(ValueError, match="more codes than the table can hold"):
         check_codes(packed([CLEAR, *[65] * 4_000]))
     check_codes(packed([CLEAR] * 10 + [65]))
-    with pytest.raises(ValueError, match="clears its table again and again"):
+    with pytest.raises(ValueError, match="clears the table too often"):
         check_codes(packed([CLEAR] * 8_000))
     for begin in (b"", b"\x00\x01abc", b"\x80\x80", b"A"):  # the second one is LZW of before TIFF 6.0
         with pytest.raises(ValueError, match="does not begin with a clear code"):
@@ -75,5 +75,5 @@ def test_no_file_gives_memory_of_the_process_as_pixels():
     assert decode_band(file(honest), SPEC).tobytes() == b"AB" * 400
     bits = f"{int.from_bytes(honest, 'big'):0{8 * len(honest)}b}"
     changed = int(f"{bits[:9]}{300:09b}{bits[18:]}", 2).to_bytes(len(honest), "big")
-    with pytest.raises(ValueError, match="a code that stands for nothing"):
+    with pytest.raises(ValueError, match="an undefined code"):
         decode_band(file(changed), SPEC)

@@ -75,7 +75,7 @@ def test_attacks_are_told_from_damage_in_the_last_line():
     assert ": 2 are not patches; ask its publisher, or leave out refused values: ben-secure convert" in harmless
     swapped = printed(report_of(found[-1:]), 300).splitlines()[-1]
     assert swapped.endswith(
-        ": 1 is not authentic; it differs from what was tagged or signed: fetch it again from its source"
+        ": 1 is not authentic; it differs from the tagged or signed data: fetch it again from its source"
     )
 
 

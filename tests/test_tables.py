@@ -69,7 +69,7 @@ def test_patch_id_goes_before_name(tmp_path):
         ("patch_id,patch_id\nA,A\n", "two columns are named patch_id"),
         ("patch_id,\nA,1\n", "the column column 2 cannot be read: it has no name"),
         ("patch_id,a\nA\n", r"line 2 has 1 cells, expected 2"),
-        ("patch_id,a\nA,1\nA,2\n", r"row 3 names the patch A, which an earlier row"),
+        ("patch_id,a\nA,1\nA,2\n", r"row 3 names the patch A, and so does an earlier row"),
         ("patch_id,a\nA,1\n,2\n", r"row 3 has no patch name"),
         (b"patch_id,a\nA,1\nB,\xff\n", r"line 3 is not UTF-8"),
         ("patch_id,a\nA,1\n".encode("utf-16"), r"it is UTF-16, expected UTF-8 \(in Excel: save as 'CSV UTF-8'\)"),
@@ -162,7 +162,7 @@ def test_bad_parquet_is_refused(tmp_path):
         with pytest.raises(TableError, match=r"b\.parquet"):
             read_table(write(tmp_path / "b.parquet", broken))
     mapping = pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))
-    with pytest.raises(TableError, match=r"the column x cannot be read: it is of type map<.*, which is no plain data"):
+    with pytest.raises(TableError, match=r"the column x cannot be read: its type is map<.*, which is not plain data"):
         read_table(parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "x": mapping}))
     for ids, message in (([None], "row 1 has no patch name"), ([7], "row 1 has no"), (["A", "A"], "row 2 names the")):
         with pytest.raises(TableError, match=message):
@@ -281,7 +281,7 @@ def test_odd_columns_are_left_out_by_name(tmp_path):
         parquet(tmp_path / "t.parquet", columns),
         write(tmp_path / "t.csv", "patch_id,a,split,a,\nP0,1,train,2,3\n"),
     ]
-    reasons = [{"m": "type map", "late": "200000 bytes", "span": "type duration", "far": "beyond the years"},
+    reasons = [{"m": "type is map", "late": "200000 bytes", "span": "type is duration", "far": "outside the years"},
                {"a": "two columns have this name", "column 5": "it has no name"}]  # fmt: skip
     for path, expected in zip(tables_of, reasons, strict=True):
         left_out = {}
@@ -471,9 +471,9 @@ def test_pairs_of_a_table():
     """Pairs are the rows that have an ``s1_name``; a table without any is refused."""
     rows = {"A": {"s1_name": "SA"}, "B": {"s1_name": None}, "C": {}, "D": {"s1_name": ""}}
     assert pairs_of(rows) == {"A": "SA"}
-    with pytest.raises(TableError, match=r"pairs no patches: it needs a column s1_name"):
+    with pytest.raises(TableError, match=r"the metadata table has no pairs; add a column s1_name"):
         pairs_of({"B": {"s1_name": None}})
-    with pytest.raises(TableError, match=r"patch A an s1_name that is no text"):
+    with pytest.raises(TableError, match=r"s1_name of patch A in the metadata table is not a text"):
         pairs_of({"A": {"s1_name": 3}})
 
 
@@ -498,8 +498,8 @@ def test_names_of_a_split(tmp_path, content):
 def test_bad_lists_are_refused(tmp_path):
     """A list without names, with duplicate or missing names, or that is not text, is refused by line."""
     for content, message in (
-        ("", "it names no patch"),
-        ("A\nB\nA\n", "line 3 names the patch A again"),
+        ("", "it has no patch names"),
+        ("A\nB\nA\n", "line 3 names the patch A, and so does an earlier line"),
         ("A\n,x\n", "line 2 has no patch name"),
         (b"A\n\xff\n", "line 2 is not UTF-8"),
     ):
@@ -531,6 +531,6 @@ def test_lists_of_one_number_take_no_memory(tmp_path):
     assert found == ["1000", "zeros.of"]
     assert int(megabytes) < 16
     with pytest.raises(
-        TableError, match=r"the column zeros\.of cannot be read: its lists have 20,000,000 values a row"
+        TableError, match=r"the column zeros\.of cannot be read: its lists have 20,000,000 values per row"
     ):
         read_table(path)

@@ -71,7 +71,7 @@ _CATEGORIES: Mapping[Category, tuple[str, str, str]] = MappingProxyType(
         Category.AUTHENTICITY: (
             "is not authentic",
             "are not authentic",
-            "it differs from what was tagged or signed: fetch it again from its source",
+            "it differs from the tagged or signed data: fetch it again from its source",
         ),
         Category.DAMAGE: ("is damaged", "are damaged", "fetch it again"),
         Category.NO_PATCH: (
@@ -186,7 +186,7 @@ RULES: Mapping[Rule, RuleText] = MappingProxyType(
         Rule.TAG_INVALID: _error(
             Category.AUTHENTICITY,
             "tag invalid",
-            f"The value, its LMDB key or its context differs from what was tagged with this key. {_FETCH}",
+            f"The value, its LMDB key or its context is not the one that was tagged with this key. {_FETCH}",
         ),
         Rule.TAG_FOREIGN: _error(
             Category.AUTHENTICITY,

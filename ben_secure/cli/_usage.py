@@ -144,8 +144,8 @@ def wrong_call(error: click.UsageError) -> str:
     if isinstance(error, click.MissingParameter) and error.param is not None:
         text = f"{_name(error.param)} is missing"
     elif isinstance(error, click.NoSuchOption):
-        close = f"; did you mean {' or '.join(error.possibilities)}?" if error.possibilities else ""
-        text = f"there is no option {error.option_name}{close}"
+        suggestion = f"; did you mean {' or '.join(error.possibilities)}?" if error.possibilities else ""
+        text = f"there is no option {error.option_name}{suggestion}"
     path = "ben-secure" if error.ctx is None else error.ctx.command_path
     return f"{printable(text.rstrip('.'), 1000)} (see {path} --help)"
 

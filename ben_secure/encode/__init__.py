@@ -1,6 +1,6 @@
-"""From folders of GeoTIFFs to a database: ``encode`` writes a whole database, ``read_patch`` reads one patch.
+"""Make databases from folders of GeoTIFFs: ``encode`` writes a database, ``read_patch`` reads one patch.
 
-The folders are untrusted, like a database. Nothing outside of them is read, and all of their content is checked.
+The folders are untrusted, like a database. Nothing outside them is read, and all of their content is checked.
 """
 
 from ben_secure.encode.patch import read_patch

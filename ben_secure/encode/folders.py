@@ -1,9 +1,10 @@
-"""Folders of patches: which there are, and what files one of them holds; nothing is opened that lies outside of it.
+"""Find patch folders, and read the files of one of them.
 
-Two layouts: BigEarthNet v1, a folder of patch folders; BigEarthNet v2, a folder of scene folders with patch folders
-inside. A patch folder is named like the patch and holds ``NAME_BAND.tif`` for each band.
-The folders are untrusted: links are refused, files are opened relative to their folder and only if they are regular
-and small, and no name that a file says is ever made into a path.
+There are two layouts. BigEarthNet v1 is a folder of patch folders. BigEarthNet v2 is a folder of scene folders, which
+contain patch folders. A patch folder has the name of the patch and contains ``NAME_BAND.tif`` for each band.
+
+The folders are untrusted. Links are refused. Files are opened relative to their folder, and only if they are regular
+and small. Names from the content of a file never become part of a path. Nothing outside the folders is opened.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ _SCENE = re.compile(rf"{_S2_SCENE}|{_S1_SCENE}", re.ASCII)
 _TIFF = re.compile(r"(?:.*_)?(?P<band>[^_]*)\.tiff?", re.ASCII | re.IGNORECASE | re.DOTALL)
 _REFERENCE_MAP = re.compile(r".*_reference_map\.tiff?", re.ASCII | re.IGNORECASE | re.DOTALL)
 _MAX_ENTRIES = 1_000
-# What macOS, Windows, Synology, QNAP and file systems put into folders; macOS's ``._NAME`` accompanies any file.
+# Files that macOS, Windows, Synology, QNAP and file systems add to folders. macOS can add ``._NAME`` to any file.
 _LITTER = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FolderEntry:
     """One entry of a folder of patches.
 
     Attributes:
-        name: Name of the patch, or of what is none.
-        folder: Where it is.
-        problem: Why it is no patch folder; None if it is one, as far as its name tells.
-        litter: Whether it is another program's and to be passed over.
+        name: Name of the entry, which is the name of the patch for a patch folder.
+        folder: Path of the entry.
+        problem: Why it is not a patch folder; None if it is one, judging by its name.
+        litter: Whether another program made it, so that it is skipped.
     """
 
     name: str
@@ -53,15 +54,15 @@ def _is_litter(name: str) -> bool:
     return name.startswith("._") or name in _LITTER
 
 
-def find_patches(root: str) -> Iterator[Found]:
+def find_patches(root: str) -> Iterator[FolderEntry]:
     """Find the patch folders below a folder, without opening them.
 
     Args:
-        root: A folder of patch folders, or of scene folders, or of both.
+        root: A folder of patch folders, of scene folders, or of both.
 
     Yields:
-        The patch folders; folders and links that are none, with the reason; and what other programs put there. Other
-        files are passed over, and so are hidden folders.
+        The patch folders; other folders and links, with the reason why they are not patch folders; and entries of other
+        programs. All other files and hidden folders are skipped.
 
     Raises:
         OSError: ``root`` cannot be listed.
@@ -70,58 +71,58 @@ def find_patches(root: str) -> Iterator[Found]:
         for entry in entries:
             problem = _problem(entry)
             if _is_litter(entry.name):
-                yield Found(entry.name, entry.path, litter=True)
+                yield FolderEntry(entry.name, entry.path, litter=True)
             elif problem is not None:
-                yield Found(entry.name, entry.path, problem)
+                yield FolderEntry(entry.name, entry.path, problem)
             elif not entry.is_dir() or entry.name.startswith("."):
                 continue
             elif _PATCH.fullmatch(entry.name):
-                yield Found(entry.name, entry.path)
+                yield FolderEntry(entry.name, entry.path)
             else:
                 yield from _inside(entry)
 
 
 def _problem(entry: os.DirEntry[str]) -> str | None:
     if entry.is_symlink():
-        return "it is a link, and links are not followed; put the folder itself here"
+        return "it is a link, and links are not followed; replace it by the folder"
     return None
 
 
-def _inside(scene: os.DirEntry[str]) -> Iterator[Found]:
-    """Patch folders in what is a scene folder, or a patch folder of another name: its content tells."""
+def _inside(scene: os.DirEntry[str]) -> Iterator[FolderEntry]:
+    """List the patch folders in a scene folder. If it contains GeoTIFFs, it is itself a patch folder."""
     count = 0
     try:
         with os.scandir(scene.path) as entries:
             for entry in entries:
                 problem = _problem(entry)
                 if _is_litter(entry.name):
-                    yield Found(entry.name, entry.path, litter=True)
+                    yield FolderEntry(entry.name, entry.path, litter=True)
                     continue
                 if entry.is_dir(follow_symlinks=False) and _PATCH.fullmatch(entry.name):
-                    yield Found(entry.name, entry.path)
+                    yield FolderEntry(entry.name, entry.path)
                 elif problem is not None and _PATCH.fullmatch(entry.name):
-                    yield Found(entry.name, entry.path, problem)
+                    yield FolderEntry(entry.name, entry.path, problem)
                 elif _TIFF.fullmatch(entry.name):
-                    yield Found(scene.name, scene.path)
+                    yield FolderEntry(scene.name, scene.path)
                     return
                 else:
                     continue
                 count += 1
     except OSError as error:
-        yield Found(scene.name, scene.path, printable(error.strerror or str(error)))
+        yield FolderEntry(scene.name, scene.path, printable(error.strerror or str(error)))
         return
     if not count and not _SCENE.fullmatch(scene.name):
-        yield Found(scene.name, scene.path, "it is no patch or scene folder; remove it from the input")
+        yield FolderEntry(scene.name, scene.path, "it is not a patch or scene folder; remove it from the input")
 
 
 def better_roots(root: str) -> tuple[str, list[str]]:
-    """Find out whether somebody has named a folder that is one level too low or too high.
+    """Find the folders that the caller probably meant if a folder is one level too low or too high.
 
     Args:
-        root: A folder in which no patches were found.
+        root: A folder without patches.
 
     Returns:
-        What is wrong with the folder, and which folders to name instead; none if that is not it.
+        The problem with the folder, and the folders to name instead; empty if the level is not the problem.
     """
     deeper = []
     with os.scandir(root) as entries:
@@ -145,12 +146,12 @@ def _holds_patches(folder: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PatchFiles:
-    """The files of one patch folder, whole.
+    """The files of one patch folder, with their content.
 
     Attributes:
-        bands: Content of the GeoTIFF of each band, and its file name.
-        label_file: Content of the label file, and its file name; None if there is none or it is not wanted.
-        passed_over: Files of other programs, and reference maps.
+        bands: File name and content of the GeoTIFF of each band.
+        label_file: File name and content of the label file; None if there is none or it was not requested.
+        passed_over: Number of skipped files: files of other programs, and reference maps.
     """
 
     bands: dict[str, tuple[str, bytes]]
@@ -162,14 +163,14 @@ def read_reference_map(folder: str, name: str) -> tuple[str, bytes]:
     """Read the reference map of a patch.
 
     Args:
-        folder: The patch's folder below the reference maps; not a link.
+        folder: Folder of the patch below the folder of reference maps; must not be a link.
         name: Name of the patch.
 
     Returns:
         File name and content of ``NAME_reference_map.tif``.
 
     Raises:
-        FileProblem: The file is not there, a link, not regular, or too large.
+        FileProblem: The file is missing, a link, not regular, or too large.
         OSError: The folder cannot be read.
     """
     file_name = f"{name}_reference_map.tif"
@@ -181,10 +182,10 @@ def read_reference_map(folder: str, name: str) -> tuple[str, bytes]:
 
 
 class FileProblem(ValueError):
-    """Something is wrong with one file.
+    """One file is refused.
 
     Attributes:
-        file_name: Which.
+        file_name: Name of the file.
     """
 
     def __init__(self, file_name: str, message: str) -> None:
@@ -196,65 +197,65 @@ def read_files(folder: str, *, pixels: bool = True, label_file: bool = True) -> 
     """Read the files of a patch folder.
 
     Args:
-        folder: The folder; not a link.
+        folder: The folder; must not be a link.
         pixels: Whether to read GeoTIFFs.
         label_file: Whether to read the label file.
 
     Returns:
-        What it holds; which bands there must be is the caller's to judge.
+        The files. The caller must check that all bands are present.
 
     Raises:
-        FileProblem: A file is a link, not regular, too large, a GeoTIFF of no known band, or there twice.
+        FileProblem: A file is a link, not regular, too large, a GeoTIFF of an unknown band, or a duplicate.
         OSError: The folder or a file cannot be read.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         bands: dict[str, tuple[str, bytes]] = {}
-        found_labels: tuple[str, bytes] | None = None
+        labels_entry: tuple[str, bytes] | None = None
         file_names = os.listdir(fd)
         if len(file_names) > _MAX_ENTRIES:
-            raise FileProblem(".", f"it holds {len(file_names)} files, expected at most {_MAX_ENTRIES}")
+            raise FileProblem(".", f"it contains {len(file_names)} files, expected at most {_MAX_ENTRIES}")
         passed_over = 0
         for file_name in sorted(file_names):
             if _is_litter(file_name) or _REFERENCE_MAP.fullmatch(file_name):
                 passed_over += 1
             elif file_name.endswith(labels.LABEL_FILE_SUFFIX) and label_file:
-                if found_labels is not None:
-                    raise FileProblem(file_name, f"it is a second label file beside {printable(found_labels[0])}")
-                found_labels = file_name, _read(fd, file_name, labels.MAX_FILE_BYTES)
+                if labels_entry is not None:
+                    raise FileProblem(file_name, f"it is a second label file beside {printable(labels_entry[0])}")
+                labels_entry = file_name, _read(fd, file_name, labels.MAX_FILE_BYTES)
             elif pixels and (match := _TIFF.fullmatch(file_name)):
                 band = match["band"]
                 if band not in BANDS:
-                    raise FileProblem(file_name, "its name ends in no known band, expected NAME_BAND.tif")
+                    raise FileProblem(file_name, "its name does not end in a known band, expected NAME_BAND.tif")
                 if band in bands:
-                    raise FileProblem(file_name, f"it is a second file of {band} beside {printable(bands[band][0])}")
+                    raise FileProblem(file_name, f"it is a second file of {band}, beside {printable(bands[band][0])}")
                 bands[band] = file_name, _read(fd, file_name, geotiff.MAX_FILE_BYTES)
-        return PatchFiles(bands, found_labels, passed_over)
+        return PatchFiles(bands, labels_entry, passed_over)
     finally:
         os.close(fd)
 
 
 def _read(folder_fd: int, file_name: str, max_bytes: int) -> bytes:
-    """Read one regular file whole; a pipe is not waited for, and a link not followed."""
+    """Read one regular file. A FIFO does not block, and a link is not followed."""
     try:
         fd = os.open(file_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
     except OSError as error:
-        why = "it is a link, and links are not followed" if _is_link(folder_fd, file_name) else error.strerror
-        raise FileProblem(file_name, printable(why or str(error))) from error
+        problem = "it is a link, and links are not followed" if _is_link(folder_fd, file_name) else error.strerror
+        raise FileProblem(file_name, printable(problem or str(error))) from error
     try:
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode):
-            raise FileProblem(file_name, "it is no regular file")
-        if facts.st_size > max_bytes:
-            raise FileProblem(file_name, f"it has {facts.st_size} bytes, expected at most {max_bytes}")
-        content = os.read(fd, facts.st_size + 1)
-        while len(content) < facts.st_size and (more := os.read(fd, facts.st_size - len(content))):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise FileProblem(file_name, "it is not a regular file")
+        if status.st_size > max_bytes:
+            raise FileProblem(file_name, f"it has {status.st_size} bytes, expected at most {max_bytes}")
+        content = os.read(fd, status.st_size + 1)
+        while len(content) < status.st_size and (more := os.read(fd, status.st_size - len(content))):
             content += more
     except OSError as error:
         raise FileProblem(file_name, printable(error.strerror or str(error))) from error
     finally:
         os.close(fd)
-    if len(content) != facts.st_size:
+    if len(content) != status.st_size:
         raise FileProblem(file_name, "it changed while it was read")
     return content
 

@@ -1,10 +1,10 @@
-"""The pixels of one band of a GeoTIFF file: exactly those that are stored, or a refusal that says what is wrong.
+"""Decode the pixels of one band of a GeoTIFF file, exactly as they are stored.
 
-The file is untrusted. What it says about itself (``directory``) is compared with the band tables before a pixel is
-decoded. Stored pixels are taken from where they lie. Compressed ones are unpacked by imagecodecs (``unpack``) into no
-more than a strip or tile must have, so that no file can make the encoder take more memory than its band needs; lossy
-schemes are refused. Overviews and masks are passed over. Values are never scaled, and what a file says about no-data is
-not applied, but where a tile is left out because it has nothing else. The pixels are those that rasterio reads.
+The file is untrusted. Its fields (``directory``) are compared with the band tables before any pixel is decoded.
+Uncompressed pixels are used in place. Compressed pixels are unpacked by imagecodecs (``unpack``) with a bound on the
+size of each strip or tile, so a file cannot make the encoder use more memory than its band needs. Lossy schemes are
+refused. Overviews and masks are skipped. Values are never scaled. The no-data value is used only to fill tiles that are
+left out of the file. The pixels equal those that rasterio reads.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ben_secure.patches.layout import PixelArray
 
 MAX_FILE_BYTES = 4 * 2**20
-"""Bytes of one file; a band of complex128 at 10 m takes 230,400, and georeferencing a few hundred."""
+"""Maximum size of a file. A band of complex128 at 10 m has 230,400 bytes, and georeferencing a few hundred."""
 
-_MAX_TILE_PIXELS = 2**20  # GDAL's tiles have 256 rows and columns unless it is asked for others, and those of COG 512
+_MAX_TILE_PIXELS = 2**20  # by default GDAL's tiles have 256 rows and columns, and tiles of COG 512
 
 # Fields of TIFF 6.0, of its supplements and of GDAL.
 _SUBFILE_TYPE, _COLUMNS, _ROWS, _BITS, _COMPRESSION = 254, 256, 257, 258, 259
@@ -40,12 +40,12 @@ _KINDS = {1: "u", 2: "i", 3: "f", 6: "c"}  # of SampleFormat: unsigned, signed, 
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """How the pixels are cut into strips or tiles.
+    """How the image is cut into strips or tiles.
 
     Attributes:
-        rows: Rows of each; the last strip may have fewer.
-        columns: Columns of each.
-        tiled: Whether they are tiles, which are whole even where the image ends.
+        rows: Rows of a strip or tile; the last strip may have fewer.
+        columns: Columns of a strip or tile.
+        tiled: Whether these are tiles, which have their full size even at the edge of the image.
     """
 
     rows: int
@@ -55,12 +55,12 @@ class _Grid:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """Pixels of one band of which the file says, or their value shows, that nothing is known there.
+    """Unknown pixels of one band.
 
     Attributes:
-        no_data: Pixels that have the file's no-data value.
-        not_finite: Other pixels that are NaN or infinite.
-        masked: Whether the file has a mask of its own, which is not looked at.
+        no_data: Number of pixels with the no-data value of the file.
+        not_finite: Number of other pixels that are NaN or infinite.
+        masked: Whether the file has a mask, which is not evaluated.
     """
 
     no_data: int
@@ -72,41 +72,41 @@ class Unknown:
 
 
 def decode_band(content: bytes, spec: BandSpec) -> PixelArray:
-    """Take the pixels out of a GeoTIFF file.
+    """Decode the pixels of a GeoTIFF file.
 
     Args:
         content: The whole file; hostile.
-        spec: The band that it is to be.
+        spec: The expected band.
 
     Returns:
-        Array of ``spec.shape``, in the stored dtype (little-endian whatever the file's order, the next larger one if
-        pixels have an odd number of bits), values as stored.
+        Array of ``spec.shape`` with the values as stored, in the stored dtype converted to little-endian. Bit-packed
+        pixels get the next larger dtype.
 
     Raises:
-        ValueError: The file is no TIFF of one band, misshapen, of another dtype, damaged, or compressed lossily.
+        ValueError: The file is not a TIFF of one band, is damaged or lossily compressed, or has another shape or dtype.
         MissingExtraError: The file is compressed and imagecodecs is not installed.
     """
     directory = first_directory(content)
     for further in further_directories(directory):
         if further.integer(_SUBFILE_TYPE, 0) not in (_REDUCED, _MASK, _REDUCED | _MASK):
-            raise ValueError("it has more than one image, expected 1 with overviews and masks at most")
+            raise ValueError("it has more than one image, expected one image with at most overviews and masks")
     packing = _packing(directory, spec)
     grid = _grid(directory, spec)
     extents = _extents(directory, grid, spec, len(content))
-    if packing.plain and not grid.tiled and all(count for _, count in extents):
+    if packing.raw and not grid.tiled and all(count for _, count in extents):
         return _stored(content, spec, extents, grid.rows, packing.dtype)
     return _decoded(content, spec, grid, extents, packing, _fill(directory, packing.dtype))
 
 
 def unknown_pixels(content: bytes, pixels: PixelArray) -> Unknown:
-    """Count the pixels of a file about which nothing is known.
+    """Count the unknown pixels of a file.
 
     Args:
         content: The file.
-        pixels: What ``decode_band`` has made of it.
+        pixels: Its pixels, from ``decode_band``.
 
     Returns:
-        The numbers.
+        The counts.
 
     Raises:
         ValueError: As ``decode_band``.
@@ -120,14 +120,15 @@ def unknown_pixels(content: bytes, pixels: PixelArray) -> Unknown:
             missing = int(np.count_nonzero(np.isnan(pixels)))
         elif (value := _as_pixel(number, pixels.dtype)) is not None:
             missing = int(np.count_nonzero(pixels == value))
-    odd = 0
-    if pixels.dtype.kind in "fc" and (odd := pixels.size - int(np.count_nonzero(np.isfinite(pixels)))):
-        odd -= missing if number is not None and not math.isfinite(number) else 0
-    return Unknown(missing, odd, masked)
+    not_finite = 0
+    if pixels.dtype.kind in "fc":
+        not_finite = pixels.size - int(np.count_nonzero(np.isfinite(pixels)))
+        not_finite -= missing if number is not None and not math.isfinite(number) else 0
+    return Unknown(missing, not_finite, masked)
 
 
 def _no_data(directory: Directory) -> float | int | None:
-    """Return the number in GDAL's field; None if the field is missing or is not a number."""
+    """Return the no-data value in GDAL's field; None if the field is missing or is not a number."""
     text = (directory.text(_NO_DATA) or "").strip()
     try:
         return int(text) if text.lstrip("+-").isdecimal() and len(text) < 24 else float(text)
@@ -136,7 +137,7 @@ def _no_data(directory: Directory) -> float | int | None:
 
 
 def _as_pixel(number: float, dtype: np.dtype[Any]) -> Any:
-    """The pixel that has a value; None if no pixel of the dtype has it."""
+    """Convert a number into a pixel; None if the dtype cannot represent it."""
     if dtype.kind in "fc":
         with np.errstate(over="ignore"):
             return dtype.type(number)
@@ -146,7 +147,7 @@ def _as_pixel(number: float, dtype: np.dtype[Any]) -> Any:
 
 
 def _fill(directory: Directory, dtype: np.dtype[Any]) -> Any:
-    """The value of pixels in tiles that are left out: no-data, as near to it as the dtype has one, or 0 (GDAL)."""
+    """Return the pixel for tiles that are left out: the no-data value, clipped to the dtype, or 0 (as GDAL)."""
     number = _no_data(directory)
     if number is None or (math.isnan(number) and dtype.kind not in "fc"):
         return dtype.type(0)
@@ -157,7 +158,7 @@ def _fill(directory: Directory, dtype: np.dtype[Any]) -> Any:
 
 
 def _packing(directory: Directory, spec: BandSpec) -> Packing:
-    """Compare what the file says about its pixels with the band tables; returns how they are stored."""
+    """Compare the fields of the file with the band tables; return how the pixels are stored."""
     samples = directory.integer(_SAMPLES, 1)
     if samples != 1:
         raise ValueError(f"it has {samples} bands, expected 1")
@@ -172,9 +173,12 @@ def _packing(directory: Directory, spec: BandSpec) -> Packing:
         whole_bits = next(size for size in (8, 16, 32) if bits <= size)
     name = f"{kind}{whole_bits // 8}"
     if not bits or whole_bits % 8 or f"<{name}" not in PIXEL_DTYPES | {"<u1", "<i1"}:
-        raise ValueError(f"its pixels have {bits} bits of sample format {sample_format}, which is no dtype of a band")
+        raise ValueError(
+            f"its pixels have {bits} bits of sample format {sample_format}, expected integer, floating-point or "
+            "complex pixels of a usual size"
+        )
     if directory.integer(_FILL_ORDER, 1) != 1:
-        raise ValueError("its bits are in reversed order, which no band's are")
+        raise ValueError("its bits are in reversed order, expected the usual order (FillOrder 1)")
     scheme = directory.integer(_COMPRESSION, NONE)
     predictor = directory.integer(_PREDICTOR, 1)
     extra = directory.integers(_LERC_PARAMETERS)[1:2] if scheme == LERC else ()
@@ -190,24 +194,26 @@ def _grid(directory: Directory, spec: BandSpec) -> _Grid:
     else:
         grid = _Grid(min(directory.integer(_STRIP_ROWS, _ALL_ROWS), spec.side), spec.side, False)
     if min(grid.rows, grid.columns) < 1 or directory.integer(_TILE_DEPTH, 1) != 1:
-        raise ValueError("it has no pixels, or more than a plane of them")
-    # Tiles are whole even where the image ends, and so may be larger than it; but not so large as to be a bomb.
+        raise ValueError("its strips or tiles have no pixels, or more than one plane")
+    # A tile has its full size even at the edge of the image, so it may be larger than the image.
     if grid.rows * grid.columns > _MAX_TILE_PIXELS:
-        raise ValueError(f"its tiles have {grid.rows} rows and {grid.columns} columns, more than such an image needs")
+        raise ValueError(
+            f"its tiles have {grid.rows} rows and {grid.columns} columns, expected at most {_MAX_TILE_PIXELS} pixels"
+        )
     return grid
 
 
 def _extents(directory: Directory, grid: _Grid, spec: BandSpec, file_bytes: int) -> list[tuple[int, int]]:
-    """Where each strip or tile lies in the file: offset and bytes, in bounds; no bytes for what is left out."""
+    """Return offset and size of each strip or tile, checked against the file. A size of 0 means that it is left out."""
     codes = (_TILE_OFFSETS, _TILE_BYTES) if grid.tiled else (_STRIP_OFFSETS, _STRIP_BYTES)
     offsets, counts = map(directory.integers, codes)
     expected = -(-spec.side // grid.rows) * -(-spec.side // grid.columns)
     if not len(offsets) == len(counts) == expected:
         raise ValueError(f"it has {len(offsets)} pieces of pixels and {len(counts)} lengths, expected {expected} each")
     if any(bool(offset) != bool(count) for offset, count in zip(offsets, counts, strict=True)):
-        raise ValueError("a strip or tile of its pixels has an offset and no bytes, or bytes and no offset")
+        raise ValueError("one of its strips or tiles has an offset but no bytes, or bytes but no offset")
     if any(offset + count > file_bytes for offset, count in zip(offsets, counts, strict=True)):
-        raise ValueError("it is truncated: pixels lie behind its end")
+        raise ValueError("it is truncated: pixels lie beyond its end")
     if sum(counts) > file_bytes:
         raise ValueError("its strips or tiles overlap")
     return list(zip(offsets, counts, strict=True))
@@ -216,28 +222,28 @@ def _extents(directory: Directory, grid: _Grid, spec: BandSpec, file_bytes: int)
 def _stored(
     content: bytes, spec: BandSpec, extents: list[tuple[int, int]], strip_rows: int, dtype: np.dtype[Any]
 ) -> PixelArray:
-    """Pixels of strips that are not compressed: a view of the file if they lie end to end, as they mostly do."""
+    """Return the pixels of uncompressed strips. If the strips are contiguous, this is a view of the file."""
     row_bytes = spec.side * dtype.itemsize
     left = spec.side
     first = end = extents[0][0]
-    together = True
+    contiguous = True
     for offset, count in extents:
         rows = min(strip_rows, left)
         if count != rows * row_bytes:
             raise ValueError(f"a strip of {rows} rows has {count} bytes, expected {rows * row_bytes}")
-        together &= offset == end
+        contiguous &= offset == end
         end = offset + count
         left -= rows
-    if not together:
+    if not contiguous:
         content = b"".join([content[offset : offset + count] for offset, count in extents])
-    pixels: PixelArray = np.ndarray(spec.shape, dtype, content, first if together else 0)
+    pixels: PixelArray = np.ndarray(spec.shape, dtype, content, first if contiguous else 0)
     return pixels.astype(dtype.newbyteorder("<"), copy=False)
 
 
 def _decoded(
     content: bytes, spec: BandSpec, grid: _Grid, extents: list[tuple[int, int]], packing: Packing, fill: Any
 ) -> PixelArray:
-    """Pixels of strips or tiles that are compressed, packed or left out."""
+    """Decode strips or tiles that are compressed, bit-packed or left out."""
     pixels: PixelArray = np.full(spec.shape, fill, packing.dtype.newbyteorder("<"))
     for (top, left), (offset, count) in zip(_corners(grid, spec.side), extents, strict=True):
         if count:

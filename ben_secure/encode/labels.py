@@ -1,8 +1,8 @@
-"""The label file of a BigEarthNet v1 patch, and what metadata come of it: data in, data out, no file opened.
+"""Parse the label file of a BigEarthNet v1 patch, and derive the metadata of the patch. No file is opened here.
 
-The file ``NAME_labels_metadata.json`` holds the labels of the 43 classes and, for a Sentinel-1 patch, the name of its
-Sentinel-2 twin. Archives of the field store ``labels`` as they are and ``new_labels``, the same in the 19 classes;
-what it says of place and time is ``place``'s. The file is untrusted.
+The file ``NAME_labels_metadata.json`` contains the labels of the 43 classes and, for a Sentinel-1 patch, the name of
+the Sentinel-2 patch of the same pair. Existing databases store these as ``labels``, and as ``new_labels`` the same
+labels in the 19 classes. ``position`` handles position and time. The file is untrusted.
 """
 
 from __future__ import annotations
@@ -12,117 +12,120 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ben_secure.encode.place import place_of_document
+from ben_secure.encode.position import position_from_label_file
 from ben_secure.errors import printable
 from ben_secure.labels.nomenclature import BEN_19, TO_19, to_19
 from ben_secure.labels.tables import LABEL_COLUMNS
 
 LABEL_FILE_SUFFIX = "_labels_metadata.json"
 MAX_FILE_BYTES = 64 * 2**10
-"""Bytes of one label file; the published ones have some 1,100."""
+"""Maximum size of a label file; the published ones have about 1,100 bytes."""
 
 _19 = frozenset(BEN_19)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """What a label file says.
+    """Content of a label file.
 
     Attributes:
         labels: Labels of the 43 classes, in the order of the file.
-        s2_name: Name of the Sentinel-2 twin, which a Sentinel-1 patch's file has; not a path.
-        place: Where the patch is and when it was taken (see ``place.place_of_document``).
+        s2_name: For a Sentinel-1 patch, name of the Sentinel-2 patch of the same pair, which is not a path; or None.
+        position: Position and acquisition time (see ``position.position_from_label_file``).
     """
 
     labels: list[str]
     s2_name: str | None
-    place: dict[str, object] = field(default_factory=dict)
+    position: dict[str, object] = field(default_factory=dict)
 
 
 def parse_label_file(content: bytes) -> LabelFile:
-    """Read a label file.
+    """Parse a label file.
 
     Args:
         content: The whole file; hostile, at most ``MAX_FILE_BYTES``.
 
     Returns:
-        Its labels, and the name of the twin if it has one.
+        The content.
 
     Raises:
-        ValueError: It is no JSON object with a list of known labels, says something twice, or is nested too deep.
+        ValueError: The file is not a JSON object with a list of known labels, has a duplicate name or label, or is
+            nested too deeply.
     """
     try:
-        found: object = json.loads(content.decode("utf-8"), object_pairs_hook=_object)
+        document: object = json.loads(content.decode("utf-8"), object_pairs_hook=_object)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    except ValueError as error:  # also of text that is not UTF-8, and of integers with too many digits
-        raise ValueError(f"it is no JSON: {printable(str(error))}") from error
-    if type(found) is not dict:
-        raise ValueError("it is no JSON object")
-    s2_name = found.get("corresponding_s2_patch")
+        raise ValueError("it is nested too deeply") from None
+    except ValueError as error:  # also text that is not UTF-8, and integers with too many digits
+        raise ValueError(f"it is not JSON: {printable(str(error))}") from error
+    if type(document) is not dict:
+        raise ValueError("it is not a JSON object")
+    s2_name = document.get("corresponding_s2_patch")
     if s2_name is not None and type(s2_name) is not str:
-        raise ValueError("its corresponding_s2_patch is no text")
-    return LabelFile(_checked(found.get("labels"), TO_19), s2_name, place_of_document(found))
+        raise ValueError("its corresponding_s2_patch is not a text")
+    return LabelFile(_checked(document.get("labels"), TO_19), s2_name, position_from_label_file(document))
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("an object has one name twice")
-    return made
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object has a duplicate name")
+    return members
 
 
 def _checked(labels: object, known: Mapping[str, object] | frozenset[str]) -> list[str]:
     if type(labels) is not list:
         raise ValueError("it has no list of labels")
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         if type(label) is not str or label not in known:
-            raise ValueError(f"the label {printable(label)!r} is none of the {len(known)} of BigEarthNet")
-        if label in labels[:place]:
-            raise ValueError(f"the label {printable(label)!r} is there twice")
+            raise ValueError(f"the label {printable(label)!r} is not one of the {len(known)} of BigEarthNet")
+        if label in labels[:index]:
+            raise ValueError(f"the label {printable(label)!r} occurs twice")
     return labels
 
 
 def metadata_of(label_file: LabelFile | None, row: Mapping[str, object] | None, with_labels: bool) -> dict[str, object]:
-    """Decide on the metadata of a patch.
+    """Make the metadata of a patch.
 
     Args:
-        label_file: Its label file, if it has one.
-        row: Its row of the metadata table, if there is a table.
-        with_labels: Whether labels are stored at all.
+        label_file: Label file of the patch, or None.
+        row: Row of the metadata table, or None.
+        with_labels: Whether to store labels.
 
     Returns:
-        ``labels`` and ``new_labels`` if they are wanted, then the other columns of the row. ``new_labels`` is None if
-        there are labels and all are dropped by the 19 classes, as in archives of the field. Labels of BigEarthNet v2,
-        which come from the table, are of the 19 already and are stored as both.
+        ``labels`` and ``new_labels`` if labels are stored, then the other columns of the row. ``new_labels`` is None if
+        none of the labels belongs to one of the 19 classes, as in existing databases. Labels of BigEarthNet v2, which
+        come from the table, already belong to the 19 classes and are stored as both.
 
     Raises:
-        ValueError: Labels are wanted and there are none, the table's are no list of known labels, or label file and
-            table disagree.
+        ValueError: ``with_labels`` is set but there are no labels, the labels of the table are not a list of known
+            labels, or label file and table disagree.
     """
     columns = {name: value for name, value in (row or {}).items() if name not in LABEL_COLUMNS}
     if not with_labels:
         return columns
     stored: dict[str, object] = {} if label_file is None else _both(label_file.labels)
-    given = None if row is None else row.get("labels")
-    if given is not None:
-        from_table = _from_table(given)
+    table_labels = None if row is None else row.get("labels")
+    if table_labels is not None:
+        from_table = _from_table(table_labels)
         if stored and stored != from_table:
-            raise ValueError("the label file and the metadata table give it different labels")
+            raise ValueError("its labels differ between the label file and the metadata table")
         stored = from_table
     if not stored:
         raise ValueError(f"it has no labels: no file ending in {LABEL_FILE_SUFFIX} and no labels in a metadata table")
     return stored | columns
 
 
-def _from_table(given: object) -> dict[str, object]:
-    """Labels of a table's row: of the 19 classes if all are, otherwise of the 43."""
-    if type(given) is not list:
-        raise ValueError('the labels in the metadata table are no list, expected one such as ["Pastures", "Airports"]')
-    if all(type(label) is str and label in _19 for label in given):
-        labels = _checked(given, _19)
+def _from_table(cell: object) -> dict[str, object]:
+    """Check the labels in a row. They count as labels of the 43 classes unless all belong to the 19 classes."""
+    if type(cell) is not list:
+        raise ValueError(
+            'the labels in the metadata table are not a list, expected one such as ["Pastures", "Airports"]'
+        )
+    if all(type(label) is str and label in _19 for label in cell):
+        labels = _checked(cell, _19)
         return {"labels": labels, "new_labels": list(labels)}
-    return _both(_checked(given, TO_19))
+    return _both(_checked(cell, TO_19))
 
 
 def _both(labels: list[str]) -> dict[str, object]:

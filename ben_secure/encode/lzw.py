@@ -1,9 +1,9 @@
-"""The codes of a strip or tile that is compressed with LZW, checked before imagecodecs decodes them (T27).
+"""Check the LZW codes of a strip or tile before imagecodecs decodes them (T27).
 
-imagecodecs (2026.3 and before) takes the first code behind a CLEAR for a byte without looking at it. One of 258 or more
-makes it use a row of its table that it has never written: it copies from wild addresses, and writes behind its buffer.
-Here every code has to be one that a decoder knows by then. No string is looked up, so that whole runs of codes are
-checked at once.
+imagecodecs (2026.3 and earlier) assumes without a check that the first code after a CLEAR is a byte. If the code is 258
+or more, it uses an uninitialized row of its table: it copies from wild addresses and writes beyond its buffer. This
+module accepts a code only if a decoder knows it at that position. It looks up no strings, so it can check a whole run
+of codes at once.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ import numpy.typing as npt
 
 _Numbers = npt.NDArray[np.int64]
 _CLEAR, _END, _FIRST = 256, 257, 258  # TIFF 6.0, section 13
-_MOST_CODES = 4_096 - _FIRST + 2  # from one CLEAR to the next; a table of 12 bits is full then
-_KNOWN = _FIRST + np.arange(_MOST_CODES) - 1  # the greatest code that each place of a run may have
+_MAX_RUN_CODES = 4_096 - _FIRST + 2  # between two CLEARs, when a table of 12 bits is full
+_KNOWN = _FIRST + np.arange(_MAX_RUN_CODES) - 1  # the largest valid code at each position of a run
 _KNOWN[0] = 255
-_WIDTHS = 9 + (_KNOWN >= 511) + (_KNOWN >= 1023) + (_KNOWN >= 2047)  # which change one code early
+_WIDTHS = 9 + (_KNOWN >= 511) + (_KNOWN >= 1023) + (_KNOWN >= 2047)  # widths change one code early
 _STARTS = np.concatenate([[0], np.cumsum(_WIDTHS)])
-_LEAST_RUN_BYTES = 512  # on average; libtiff clears its table when it is full, after some 4,000 bytes
-_MORE_RUNS = 16
+_MIN_RUN_BYTES = 512  # on average; libtiff clears its table when it is full, after about 4,000 bytes
+_EXTRA_RUNS = 16
 
 
 def check_codes(packed: bytes) -> None:
-    """Check every code up to the one that ends the data, or to the end of the bytes.
+    """Check all codes up to END or to the end of the bytes.
 
     Args:
         packed: The strip or tile; hostile.
 
     Raises:
-        ValueError: It does not begin with CLEAR in the bit order of TIFF 6.0, has a code that stands for nothing, more
-            codes than its table has room for, or clears the table again and again.
+        ValueError: The data does not begin with CLEAR in the bit order of TIFF 6.0, has an undefined code or more codes
+            than the table can hold, or clears the table too often.
     """
     if packed[:1] != b"\x80" or packed[1:2] >= b"\x80":
-        raise ValueError("its LZW does not begin with a clear code in the bit order of TIFF 6.0")
+        raise ValueError("its LZW data does not begin with a clear code in the bit order of TIFF 6.0")
     padded = np.frombuffer(packed + bytes(3), np.uint8).astype(np.int64)
     start, end = 9, 8 * len(packed)
-    for _ in range(_MORE_RUNS + len(packed) // _LEAST_RUN_BYTES):
-        for most in (_MORE_RUNS, _MOST_CODES):  # a few first: there may be many short runs
-            places = start + _STARTS[:most]
-            places = places[places + _WIDTHS[:most] <= end]
-            codes, stop = _run(padded, places)
+    for _ in range(_EXTRA_RUNS + len(packed) // _MIN_RUN_BYTES):
+        for most in (_EXTRA_RUNS, _MAX_RUN_CODES):  # a few codes first, because there may be many short runs
+            offsets = start + _STARTS[:most]
+            offsets = offsets[offsets + _WIDTHS[:most] <= end]
+            codes, stop = _run(padded, offsets)
             if stop < len(codes) or len(codes) < most:
                 break
         if np.any(codes[:stop] > _KNOWN[:stop]):
-            raise ValueError("its LZW has a code that stands for nothing")
-        if stop == len(codes) == _MOST_CODES:
-            raise ValueError("its LZW has more codes than its table has room for")
+            raise ValueError("its LZW data has an undefined code")
+        if stop == len(codes) == _MAX_RUN_CODES:
+            raise ValueError("its LZW data has more codes than the table can hold")
         if stop == len(codes) or codes[stop] == _END:
             return
-        start = int(places[stop] + _WIDTHS[stop])
-    raise ValueError("its LZW clears its table again and again")
+        start = int(offsets[stop] + _WIDTHS[stop])
+    raise ValueError("its LZW data clears the table too often")
 
 
-def _run(padded: _Numbers, places: _Numbers) -> tuple[_Numbers, int]:
-    """The codes that begin at some bits, and the place of the first that is CLEAR or ends the data."""
-    at = places >> 3
+def _run(padded: _Numbers, offsets: _Numbers) -> tuple[_Numbers, int]:
+    """Return the codes at some bit offsets, and the index of the first one that is CLEAR or END."""
+    at = offsets >> 3
     words = padded[at] << 16 | padded[at + 1] << 8 | padded[at + 2]
-    widths = _WIDTHS[: len(places)]
-    codes = (words >> (24 - (places & 7) - widths)) & ((1 << widths) - 1)
+    widths = _WIDTHS[: len(offsets)]
+    codes = (words >> (24 - (offsets & 7) - widths)) & ((1 << widths) - 1)
     stops = np.flatnonzero((codes == _CLEAR) | (codes == _END))
     return codes, int(stops[0]) if len(stops) else len(codes)

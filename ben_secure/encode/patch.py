@@ -1,6 +1,6 @@
-"""One patch from its folder, or from its two: files in, checked patch out, or an error that names patch and file.
+"""Read one patch from its folder, or from its two folders, and check it. Errors name the patch and the file.
 
-Nothing is guessed: all bands of a sensor must be there, each once, and whatever is wrong is the patch's end.
+Nothing is guessed. Each band of a sensor must be present exactly once, and any problem refuses the patch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ben_secure.bands import BANDS, S1_BANDS, S2_BANDS, BandSpec
 from ben_secure.encode.folders import FileProblem, PatchFiles, read_files, read_reference_map
 from ben_secure.encode.geotiff import Unknown, decode_band, unknown_pixels
 from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
-from ben_secure.encode.place import acquired_by_name, place_of_geotiff
+from ben_secure.encode.position import acquired_from_name, position_from_geotiff
 from ben_secure.errors import EncodeError, printable
 from ben_secure.labels.nomenclature import REFERENCE_MAP
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNet_S1_S2_Patch, BigEarthNet_S2_Patch
@@ -30,20 +30,21 @@ PatchT = TypeVar("PatchT")
 
 _MAP = BANDS["B02"]  # a reference map has the grid of the 10 m bands
 
-_WHAT_TO_DO = "fetch this patch again, or leave it out"
+_REMEDY = "fetch this patch again, or leave it out"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one patch comes from.
+    """The input for one patch. At least one of ``s2`` and ``s1`` must be set.
 
     Attributes:
-        name: Name under which it is stored: the Sentinel-2 patch's, if it has one.
-        s2: Its Sentinel-2 folder, or None.
-        s1: Its Sentinel-1 folder, or None; one of both there is.
-        row: Its row of the metadata table, if there is a table.
-        place: Whether to store where it is and when it was taken.
-        map_of: The patch whose reference map it has, and the folder of that map, if maps are wanted.
+        name: Name under which the patch is stored: that of the Sentinel-2 patch, or without one that of the Sentinel-1
+            patch.
+        s2: Sentinel-2 folder, or None.
+        s1: Sentinel-1 folder, or None.
+        row: Row of the metadata table, if there is a table.
+        place: Whether to store position and acquisition time.
+        map_of: Name and folder of the reference map, if maps are stored.
     """
 
     name: str
@@ -56,12 +57,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What came of a source.
+    """A patch and counts from reading it.
 
     Attributes:
         patch: The patch.
-        unknown: Pixels about which nothing is known, by band, of bands that have some.
-        passed_over: Files of other programs in its folders, and reference maps.
+        unknown: Unknown pixels by band; bands without any are left out.
+        passed_over: Number of skipped files: files of other programs, and reference maps.
     """
 
     patch: BigEarthNet_S1_Patch | BigEarthNet_S2_Patch | BigEarthNet_S1_S2_Patch
@@ -79,40 +80,41 @@ def read_patch(
     """Read one patch folder.
 
     Args:
-        folder: Folder of GeoTIFFs ``NAME_BAND.tif``, one for each band of Sentinel-1 or of Sentinel-2, with a label
-            file ``NAME_labels_metadata.json`` beside them.
-        labels: Whether to store ``labels`` (43 classes) and ``new_labels`` (19); if so, there must be some.
-        metadata: More metadata, such as the patch's row of a metadata table; its ``labels`` stand for a label file.
-        place: Whether to store where the patch is and when it was taken: ``epsg``, ``bounds`` and ``acquired`` (see
-            ``encode.place``), as far as files and name say it and ``metadata`` does not.
+        folder: Folder of GeoTIFFs ``NAME_BAND.tif``, one for each band of Sentinel-1 or Sentinel-2, and a label file
+            ``NAME_labels_metadata.json``.
+        labels: Whether to store ``labels`` (43 classes) and ``new_labels`` (19 classes). If so, the patch must have
+            labels.
+        metadata: Further metadata, such as the row of a metadata table. ``labels`` in it can replace the label file.
+        place: Whether to store position and acquisition time: ``epsg``, ``bounds`` and ``acquired`` (see
+            ``encode.position``), if files or name give them and ``metadata`` does not.
 
     Returns:
-        The patch; pixels and dtypes are those of the files.
+        The patch, with pixels and dtypes as in the files.
 
     Raises:
-        EncodeError: Something is missing, doubled, unreadable or misshapen.
+        EncodeError: A file or value is missing, duplicate, unreadable or malformed.
         MissingExtraError: A GeoTIFF is compressed and imagecodecs is not installed.
     """
     path = os.path.abspath(os.fspath(folder))
     name = os.path.basename(path)
     files = _files(name, path, labels)
-    of_s1 = {spec.name for spec in S1_BANDS} & files.bands.keys()
-    specs = S1_BANDS if of_s1 else S2_BANDS
-    found, arrays = _read(Source(name, row=metadata, place=place), path, files, labels, specs)
-    if of_s1:
-        return _made(name, path, BigEarthNet_S1_Patch, arrays, found)
-    return _made(name, path, BigEarthNet_S2_Patch, arrays, found)
+    is_s1 = bool({spec.name for spec in S1_BANDS} & files.bands.keys())
+    specs = S1_BANDS if is_s1 else S2_BANDS
+    stored, arrays = _read(Source(name, row=metadata, place=place), path, files, labels, specs)
+    if is_s1:
+        return _make_patch(name, path, BigEarthNet_S1_Patch, arrays, stored)
+    return _make_patch(name, path, BigEarthNet_S2_Patch, arrays, stored)
 
 
 def read_source(source: Source, labels: bool = True) -> Reading:
-    """Read one patch from one folder or two; labels are those of the Sentinel-2 folder if there is one.
+    """Read one patch from one or two folders. Labels come from the Sentinel-2 folder if there is one.
 
     Args:
-        source: Where it comes from.
+        source: The input.
         labels: As for ``read_patch``.
 
     Returns:
-        The patch, and the pixels in it about which nothing is known.
+        The patch, and counts of unknown pixels and skipped files.
 
     Raises:
         EncodeError: As ``read_patch``.
@@ -124,63 +126,63 @@ def read_source(source: Source, labels: bool = True) -> Reading:
         raise ValueError("a source needs a folder")
     files = _files(name, main, labels)
     specs = S1_BANDS if source.s2 is None else S2_BANDS
-    found, arrays = _read(source, main, files, labels, specs)
+    metadata, arrays = _read(source, main, files, labels, specs)
     unknown = _unknown(files, specs, arrays)
     if source.s2 is None:
-        return Reading(_made(name, main, BigEarthNet_S1_Patch, arrays, found), unknown, files.passed_over)
+        return Reading(_make_patch(name, main, BigEarthNet_S1_Patch, arrays, metadata), unknown, files.passed_over)
     if source.s1 is None:
-        return Reading(_made(name, main, BigEarthNet_S2_Patch, arrays, found), unknown, files.passed_over)
+        return Reading(_make_patch(name, main, BigEarthNet_S2_Patch, arrays, metadata), unknown, files.passed_over)
     s1_files = _files(name, source.s1, False)
     s1_arrays = _arrays(name, source.s1, s1_files, S1_BANDS)
     unknown |= _unknown(s1_files, S1_BANDS, s1_arrays)
-    patch = _made(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, found)
+    patch = _make_patch(name, main, BigEarthNet_S1_S2_Patch, s1_arrays + arrays, metadata)
     return Reading(patch, unknown, files.passed_over + s1_files.passed_over)
 
 
 def _read(
     source: Source, folder: str, files: PatchFiles, labels: bool, specs: Sequence[BandSpec]
 ) -> tuple[dict[str, object], list[PixelArray]]:
-    """Metadata and pixels of a patch that are in its first folder, and the reference map."""
+    """Read the metadata with the reference map, and the pixels in the first folder."""
     label_file = _label_file(source.name, folder, files)
-    found = _metadata(source, folder, label_file, labels)
+    metadata = _metadata(source, folder, label_file, labels)
     if source.map_of is not None:
-        found = found | {REFERENCE_MAP: _reference_map(source.name, *source.map_of)}
+        metadata = metadata | {REFERENCE_MAP: _reference_map(source.name, *source.map_of)}
     arrays = _arrays(source.name, folder, files, specs)
     if source.place:
-        place = _place(source.name, folder, files, label_file, specs)
-        found = found | {key: value for key, value in place.items() if key not in found}
-    return found, arrays
+        position = _position(source.name, folder, files, label_file, specs)
+        metadata = metadata | {name: value for name, value in position.items() if name not in metadata}
+    return metadata, arrays
 
 
-def _place(
+def _position(
     name: str, folder: str, files: PatchFiles, label_file: LabelFile | None, specs: Sequence[BandSpec]
 ) -> dict[str, object]:
-    """Where a patch is: what a GeoTIFF says goes before the label file, and that before the name."""
-    found = acquired_by_name(name) | ({} if label_file is None else label_file.place)
+    """Return position and acquisition time. A GeoTIFF takes precedence over the label file, and that over the name."""
+    position = acquired_from_name(name) | ({} if label_file is None else label_file.position)
     for spec in specs:
         file_name, content = files.bands[spec.name]
         try:
-            here = place_of_geotiff(content, spec)
+            from_geotiff = position_from_geotiff(content, spec)
         except ValueError as error:
             _refuse(name, os.path.join(folder, file_name), error)
-        if here:
-            return found | here
-    return found
+        if from_geotiff:
+            return position | from_geotiff
+    return position
 
 
 def _reference_map(name: str, map_name: str, folder: str) -> npt.NDArray[np.uint16]:
-    """The land cover of each pixel, (120, 120) codes of CORINE Land Cover."""
-    place = folder
+    """Read the land cover of each pixel: uint16 (120, 120), codes of CORINE Land Cover."""
+    path = folder
     try:
         file_name, content = read_reference_map(folder, map_name)
-        place = os.path.join(folder, file_name)
+        path = os.path.join(folder, file_name)
         codes = decode_band(content, _MAP)
         if codes.dtype.kind not in "iu" or int(codes.min()) < 0 or int(codes.max()) > np.iinfo(np.uint16).max:
             raise ValueError(f"its pixels are {codes.dtype.str}, expected codes of CORINE Land Cover")
     except FileProblem as problem:
         _refuse(name, os.path.join(folder, problem.file_name), problem)
     except (OSError, ValueError) as error:
-        _refuse(name, place, error)
+        _refuse(name, path, error)
     return np.array(codes, np.uint16)
 
 
@@ -192,17 +194,17 @@ def _unknown(files: PatchFiles, specs: Sequence[BandSpec], arrays: list[PixelArr
 
 
 def read_label_file(name: str, folder: str) -> LabelFile | None:
-    """Read the label file of a patch folder, if it has one, and nothing else.
+    """Read only the label file of a patch folder.
 
     Args:
         name: Name of the patch.
         folder: Its folder.
 
     Returns:
-        What the file says.
+        The content; None if there is no label file.
 
     Raises:
-        EncodeError: It is unreadable, no label file, or there are two.
+        EncodeError: The label file is unreadable or malformed, or there are two.
     """
     try:
         return _label_file(name, folder, read_files(folder, pixels=False))
@@ -212,25 +214,25 @@ def read_label_file(name: str, folder: str) -> LabelFile | None:
         _refuse(name, folder, error)
 
 
-def refusal(name: str, place: str, what: object, remedy: str = _WHAT_TO_DO) -> EncodeError:
+def refusal(name: str, path: str, problem: object, remedy: str = _REMEDY) -> EncodeError:
     """Make the error about one patch.
 
     Args:
-        name: Its name, or that of a folder that is none; hostile.
-        place: The file or folder.
-        what: What is wrong.
+        name: Name of the patch, or of a folder that is not a patch; hostile.
+        path: The file or folder.
+        problem: Description of the problem; already escaped.
         remedy: What to do.
 
     Returns:
         The error.
     """
-    return EncodeError(f"cannot encode patch {printable(name)}: {printable(place, 400)}: {what}; {remedy}")
+    return EncodeError(f"cannot encode patch {printable(name)}: {printable(path, 400)}: {problem}; {remedy}")
 
 
-def _refuse(name: str, place: str, error: Exception) -> NoReturn:
+def _refuse(name: str, path: str, error: Exception) -> NoReturn:
     if isinstance(error, OSError):
-        raise refusal(name, place, printable(error.strerror or str(error))) from error
-    raise refusal(name, place, error) from error
+        raise refusal(name, path, printable(error.strerror or str(error))) from error
+    raise refusal(name, path, error) from error
 
 
 def _files(name: str, folder: str, labels: bool) -> PatchFiles:
@@ -256,24 +258,23 @@ def _metadata(source: Source, folder: str, label_file: LabelFile | None, labels:
     try:
         return metadata_of(label_file, source.row, labels)
     except ValueError as error:
-        remedy = "add them, or encode without labels (--no-labels, labels=False)"
+        remedy = "correct them, or encode without labels (--no-labels, labels=False)"
         raise refusal(source.name, folder, error, remedy) from error
 
 
 def _arrays(name: str, folder: str, files: PatchFiles, specs: Sequence[BandSpec]) -> list[PixelArray]:
-    """Pixels of all bands of one sensor, in the order of ``specs``."""
+    """Decode the pixels of all bands of one sensor, in the order of ``specs``."""
     arrays = []
     wanted = {spec.name for spec in specs}
     for band, (file_name, _) in files.bands.items():
         if band not in wanted:
-            what = f"{band} is a band of the other sensor"
-            raise refusal(
-                name, os.path.join(folder, file_name), what, "sort Sentinel-1 and Sentinel-2 into two folders"
-            )
+            path, problem = os.path.join(folder, file_name), f"{band} is a band of the other sensor"
+            raise refusal(name, path, problem, "sort Sentinel-1 and Sentinel-2 into two folders")
     missing = [spec.name for spec in specs if spec.name not in files.bands]
     if missing:
-        what = f"{', '.join(missing)} missing; expected {len(specs)} files ending in _BAND.tif"
-        raise refusal(name, folder, f"{'band' if len(missing) == 1 else 'bands'} {what}")
+        noun = "band" if len(missing) == 1 else "bands"
+        problem = f"{noun} {', '.join(missing)} missing; expected {len(specs)} files ending in _BAND.tif"
+        raise refusal(name, folder, problem)
     for spec in specs:
         file_name, content = files.bands[spec.name]
         try:
@@ -283,10 +284,10 @@ def _arrays(name: str, folder: str, files: PatchFiles, specs: Sequence[BandSpec]
     return arrays
 
 
-def _made(
+def _make_patch(
     name: str, folder: str, cls: Callable[..., PatchT], arrays: list[PixelArray], metadata: dict[str, object]
 ) -> PatchT:
-    """Make a patch; what its metadata may not be comes from a table."""
+    """Make a patch. Only a metadata table can supply metadata that the class refuses."""
     try:
         return cls(*arrays, **metadata)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Metadata tables for ``encode``: all rows by patch name, with the columns that can be metadata of a patch."""
+"""Read metadata tables for ``encode``: all rows by patch name, with the columns that can be metadata of a patch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def read_rows(tables: list[PathLike], columns: Collection[str] | None, left_out:
     """Read all rows of the tables.
 
     Args:
-        tables: Their paths; no two may share a patch.
+        tables: Paths of the tables. Each patch must have a row in at most one of them.
         columns: Names of the columns that become metadata; None for all.
-        left_out: Where columns that cannot be metadata are named, with the reason.
+        left_out: Filled with the columns that cannot be metadata, and the reasons.
 
     Returns:
-        The rows by patch name, with labels and ``s1_name`` if there are any; None if there are no tables.
+        The rows by patch name, with labels and ``s1_name`` if the tables have them; None without tables.
 
     Raises:
-        EncodeError: A table cannot be used, two have a row for one patch, or a column that is named is not there or
-            cannot be metadata.
+        EncodeError: A table cannot be used, two tables have a row for the same patch, or a requested column is missing
+            or cannot be metadata.
         MissingExtraError: A table is Parquet and pyarrow is not installed.
     """
     if not tables:
@@ -39,7 +39,7 @@ def read_rows(tables: list[PathLike], columns: Collection[str] | None, left_out:
         if doubled := next((name for name in more if name in rows), None):
             raise EncodeError(
                 f"the table {printable(os.fspath(table), 400)} has a row for patch {printable(doubled)}, and so has "
-                "one before it; keep one of them"
+                "an earlier table; keep one of them"
             )
         rows.update(more)
     _check_names(rows, columns, left_out)
@@ -47,13 +47,11 @@ def read_rows(tables: list[PathLike], columns: Collection[str] | None, left_out:
 
 
 def _check_names(rows: Rows, columns: Collection[str] | None, left_out: dict[str, str]) -> None:
-    """Check that the columns that are asked for are there; leave out those whose names a patch uses itself."""
+    """Check that the requested columns exist, and leave out columns whose names a patch class already uses."""
     names = {name: None for row in rows.values() for name in row}
     for name in columns or ():
         if name not in names:
-            raise EncodeError(
-                f"the metadata tables have no column {printable(name)}, which is asked for; check its name"
-            )
+            raise EncodeError(f"the requested column {printable(name)} is not in the metadata tables; check its name")
     taken = names_used_by(BigEarthNet_S1_S2_Patch)
     for name in names:
         try:

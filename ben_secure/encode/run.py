@@ -1,7 +1,7 @@
-"""Encode folders of GeoTIFFs into a database: read by many, written by one, in order, and resumed where it ended.
+"""Encode folders of GeoTIFFs into a database, with several workers, and resume interrupted runs.
 
-Workers read, check and serialise patches; this process alone writes, in the order of the LMDB keys, and holds a
-bounded number of them. The database appears complete or not at all (``store.writer``).
+Workers read, check and serialise patches. Only this process writes, in the order of the LMDB keys, and it holds a
+bounded number of patches. The database appears only when it is complete (``store.writer``).
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ if TYPE_CHECKING:
 
     from ben_secure.signing.keys import MacKey, MacKeySet
 
-_BATCH = 8  # patches of one task: some 2 MB
+_BATCH = 8  # patches per task, about 2 MB
 _FINGERPRINT_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """What ``encode`` did.
+    """Result of ``encode``.
 
     Attributes:
-        written: Patches in the new database, those of an interrupted run included; 0 if there is none.
-        resumed: Of these, patches that an interrupted run had written.
-        left_out: Patches passed over because the metadata table has no row for them.
-        failures: Patches that could not be encoded; none unless ``keep_going``.
-        unknown: Pixels about which nothing is known, by band, in the patches that were not resumed. They are stored
-            as they are.
-        passed_over: Files and folders of other programs, and reference maps, that lay among the patches.
-        columns_left_out: Columns of the metadata tables that are no metadata of a patch, with the reason.
+        written: Number of patches in the new database, including those of an interrupted run; 0 if no database was
+            written.
+        resumed: Number of patches that come from an interrupted run.
+        left_out: Number of patches skipped because the metadata table has no row for them.
+        failures: Patches that could not be encoded; none without ``keep_going``.
+        unknown: Unknown pixels by band, in the patches that were not resumed. Their values are stored unchanged.
+        passed_over: Number of skipped files and folders: those of other programs, and reference maps.
+        columns_left_out: Columns of the metadata tables that cannot be metadata, with the reasons.
     """
 
     written: int
@@ -62,7 +62,7 @@ class Encoded:
 
 
 class _Payload(NamedTuple):
-    """A serialised patch, and what there is to say about it."""
+    """A serialised patch, with the counts of its ``Reading``."""
 
     value: bytes
     unknown: dict[str, Unknown]
@@ -86,43 +86,44 @@ def encode(
     keep_going: bool = False,
     progress: Progress | None = None,
 ) -> Encoded:
-    """Write a database of the patches in one folder, or of the pairs in two.
+    """Write a database of the patches in one folder, or of the pairs in two folders.
 
-    A run that was interrupted, even killed, is resumed by the same call: what it had written to the hidden place
-    beside ``target`` is taken up if folders, patch names, tables, key and options are the same. Patches that are
-    written are not looked at again, even if their files have changed.
+    The same call resumes a run that was interrupted or killed. It reuses the finished patches in a hidden folder beside
+    ``target`` if folders, patch names, tables, key and options are the same. These patches are not read again, even if
+    their files have changed.
 
     Args:
-        target: Database to make; nothing may be there yet.
+        target: Database to write; must not exist.
         s2: Folder of Sentinel-2 patches, in the layout of BigEarthNet v1 or v2.
-        s1: Folder of Sentinel-1 patches, likewise; with both, pairs are merged under the Sentinel-2 name.
-        labels: Whether to store ``labels`` and ``new_labels``; if so, each patch must have some.
+        s1: Folder of Sentinel-1 patches, in either layout. With both folders, pairs are merged under the name of the
+            Sentinel-2 patch.
+        labels: Whether to store ``labels`` and ``new_labels``. If so, each patch must have labels.
         metadata: Metadata table or tables (see ``tables.read_table``), whose columns become metadata.
-        columns: Names of the columns that do; None for all that are plain data. ``labels`` and ``s1_name`` serve their
-            purpose without being named.
-        listed_only: Pass over patches that the tables have no row for, instead of failing.
-        reference_maps: Folder of the reference maps of BigEarthNet v2, ``SCENE/PATCH/PATCH_reference_map.tif``; each
-            patch must have one, which becomes its metadata ``reference_map``: uint16 (120, 120), a code of CORINE Land
-            Cover a pixel (``nomenclature.CLC_CODES``).
-        place: Whether to store where a patch is and when it was taken (see ``encode.place``).
-        mac_key: Key to tag the values with.
+        columns: Names of the columns to store; None for all columns with plain data. ``labels`` and ``s1_name`` are
+            used even if they are not among the names.
+        listed_only: Skip patches without a row in the tables, instead of failing.
+        reference_maps: Folder of the reference maps of BigEarthNet v2, ``SCENE/PATCH/PATCH_reference_map.tif``. Each
+            patch must have one. It becomes the metadata item ``reference_map``: uint16 (120, 120), a code of CORINE
+            Land Cover per pixel (``nomenclature.CLC_CODES``).
+        place: Whether to store position and acquisition time (see ``encode.position``).
+        mac_key: Key for tags, or None to write values without tags.
         context: Dataset name bound into each tag.
-        workers: Processes that read; with 1 this one does. More are spawned, so that a script needs the usual
-            ``if __name__ == "__main__":``.
-        keep_going: Count patches that cannot be encoded and write the rest, instead of stopping at the first.
-        progress: Called with how many patches are done and how many there are.
+        workers: Number of processes that read patches; with 1, the calling process reads them. More processes are
+            spawned, so a script needs the usual ``if __name__ == "__main__":``.
+        keep_going: Count patches that cannot be encoded and write the others, instead of stopping at the first.
+        progress: Called with the number of finished patches and the number of all patches.
 
     Returns:
-        What was done. There is a new database exactly if ``written`` is not 0.
+        The result. A database was written exactly if ``written`` is not 0.
 
     Raises:
-        EncodeError: There is nothing to encode, a table cannot be used or lacks a column that is named, two
-            patches have one name, or (without ``keep_going``) a patch cannot be encoded.
-        StoreError: There is something at ``target``, or it cannot be written.
-        MissingExtraError: imagecodecs is not installed, or a table is Parquet and pyarrow is not.
-        TypeError: ``mac_key`` is something else.
-        ValueError: Neither ``s2`` nor ``s1`` is given, ``workers`` is less than 1, ``listed_only`` or ``columns``
-            come without ``metadata``, or ``context`` without a key.
+        EncodeError: There is nothing to encode, a table cannot be used or lacks a requested column, two patches have
+            the same name, or (without ``keep_going``) a patch cannot be encoded.
+        StoreError: ``target`` exists or cannot be written.
+        MissingExtraError: imagecodecs is not installed, or a table is Parquet and pyarrow is not installed.
+        TypeError: ``mac_key`` is not a key.
+        ValueError: ``s2`` and ``s1`` are both None, ``workers`` is less than 1, ``listed_only`` or ``columns`` is given
+            without ``metadata``, or ``context`` without a key.
     """
     require("encoding GeoTIFFs", "imagecodecs")
     if workers < 1:
@@ -133,7 +134,7 @@ def encode(
     if columns is not None and not tables:
         raise ValueError("columns requires a metadata table")
     target = os.fspath(target)
-    refuse_taken(target)  # before hours of work; the writer looks again
+    refuse_taken(target)  # checked before hours of work; the writer checks again
     roots = [None if root is None else os.path.abspath(root) for root in (s2, s1)]
     failures = Failures(strict=not keep_going)
     columns_left_out: dict[str, str] = {}
@@ -146,15 +147,15 @@ def encode(
         plan = plan.without_place()
     chosen = None if columns is None else sorted(columns)
     options = [_FINGERPRINT_VERSION, roots, labels, getattr(mac_key, "fingerprint", None), context, chosen, maps, place]
-    resume = _fingerprint([*options, [_facts(table) for table in tables]], plan)
+    resume = _fingerprint([*options, [_table_state(table) for table in tables]], plan)
     tally = Tally(passed_over=plan.passed_over)
     resumed = 0
-    with suppress(_Nothing), PatchWriter(target, mac_key=mac_key, context=context, resume=resume) as writer:
+    with suppress(_NothingWritten), PatchWriter(target, mac_key=mac_key, context=context, resume=resume) as writer:
         left = [source for source in plan.sources if source.name not in writer]
         resumed = len(plan.sources) - len(left)
-        _write(writer, left, labels, workers, failures, tally, _after(progress, resumed))
+        _write(writer, left, labels, workers, failures, tally, _offset(progress, resumed))
         if not tally.written + resumed:
-            raise _Nothing
+            raise _NothingWritten
     return Encoded(
         written=tally.written + resumed,
         resumed=resumed,
@@ -166,25 +167,25 @@ def encode(
     )
 
 
-class _Nothing(Exception):
-    """Leaves the block of a writer whose database shall not appear."""
+class _NothingWritten(Exception):
+    """Leaves the block of a writer so that no database appears."""
 
 
-def _facts(table: PathLike) -> list[object]:
-    found = os.stat(table)
-    return [os.path.abspath(os.fspath(table)), found.st_size, found.st_mtime_ns]
+def _table_state(table: PathLike) -> list[object]:
+    status = os.stat(table)
+    return [os.path.abspath(os.fspath(table)), status.st_size, status.st_mtime_ns]
 
 
 def _fingerprint(options: list[object], plan: Plan) -> bytes:
-    """Digest of what decides on the content of the database, as far as it is known before files are read."""
+    """Hash everything that determines the content of the database and is known before the files are read."""
     digest = hashlib.sha256(json.dumps(options).encode())
     for source in plan.sources:
         digest.update(json.dumps([source.name, source.s2, source.s1, source.map_of]).encode())
     return digest.digest()
 
 
-def _after(progress: Progress | None, before: int) -> Progress:
-    return lambda done, total: None if progress is None else progress(before + done, before + total)
+def _offset(progress: Progress | None, resumed: int) -> Progress:
+    return lambda done, total: None if progress is None else progress(resumed + done, resumed + total)
 
 
 def _write(
@@ -196,19 +197,19 @@ def _write(
     tally: Tally,
     progress: Progress,
 ) -> None:
-    """Write what the workers make of the sources."""
+    """Write the payloads of the sources."""
     with closing(_payloads(sources, labels, workers)) as payloads:
-        for done, (source, payload) in enumerate(zip(sources, payloads, strict=True), 1):
+        for number, (source, payload) in enumerate(zip(sources, payloads, strict=True), 1):
             if isinstance(payload, EncodeError):
                 failures.add(payload)
             else:
                 writer.put_payload(source.name, payload.value)
                 tally.add(payload.unknown, payload.passed_over)
-            progress(done, len(sources))
+            progress(number, len(sources))
 
 
 def _payloads(sources: list[Source], labels: bool, workers: int) -> Generator[_Payload | EncodeError, None, None]:
-    """The serialised patch of each source in order, or why there is none."""
+    """Yield the serialised patch of each source in order, or the error."""
     batches = [sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH)]
     if min(workers, len(batches)) < 2:
         return (_payload(source, labels) for source in sources)
@@ -226,12 +227,12 @@ def _payload(source: Source, labels: bool) -> _Payload | EncodeError:
 def _from_workers(
     batches: list[list[Source]], labels: bool, workers: int
 ) -> Generator[_Payload | EncodeError, None, None]:
-    """Hand out batches in turn and take the results in the same order.
+    """Distribute batches to workers in turn, and yield the results in the same order.
 
-    A worker has one batch at a time, so that neither side ever waits for the other to read; its pipe ends with this
-    process, and the worker with its pipe.
+    A worker has one batch at a time, so the two sides never both block on writing. A worker ends when its pipe closes,
+    which happens at the latest when this process ends.
     """
-    import multiprocessing  # here, because commands that start no workers would wait for it
+    import multiprocessing  # imported here, because it slows down the start of commands without workers
 
     spawn = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
@@ -249,11 +250,11 @@ def _from_workers(
             processes.append(process)
         for pipe, batch in zip(pipes, batches, strict=False):
             _send(pipe, batch)
-        for place, batch in enumerate(batches):
-            pipe = pipes[place % len(pipes)]
-            results = _received(pipe, batch)
-            if place + len(pipes) < len(batches):
-                _send(pipe, batches[place + len(pipes)])
+        for index, batch in enumerate(batches):
+            pipe = pipes[index % len(pipes)]
+            results = _receive(pipe, batch)
+            if index + len(pipes) < len(batches):
+                _send(pipe, batches[index + len(pipes)])
             yield from results
     finally:
         for pipe in pipes:
@@ -264,34 +265,34 @@ def _from_workers(
 
 
 def _send(pipe: Connection, batch: list[Source]) -> None:
-    with suppress(OSError):  # the worker is dead, which shows when its results are waited for
+    with suppress(OSError):  # the worker is dead, which ``_receive`` reports
         pipe.send(batch)
 
 
-def _received(pipe: Connection, batch: list[Source]) -> list[_Payload | EncodeError]:
+def _receive(pipe: Connection, batch: list[Source]) -> list[_Payload | EncodeError]:
     try:
         results = pipe.recv()
     except (EOFError, OSError) as error:
         raise EncodeError(
             f"a worker ended while it read the patches {printable(batch[0].name)} to {printable(batch[-1].name)}: it "
-            "crashed or was killed, perhaps for want of memory; try again, with fewer workers if memory is short (a "
-            'script that calls encode with workers needs if __name__ == "__main__":)'
+            "crashed or was killed, perhaps because memory was short; try again with fewer workers (a script that "
+            'calls encode with workers needs if __name__ == "__main__":)'
         ) from error
     if isinstance(results, Exception):
         raise results
-    found: list[_Payload | EncodeError] = results
-    return found
+    payloads: list[_Payload | EncodeError] = results
+    return payloads
 
 
 def _work(pipe: Connection, labels: bool) -> None:
-    """What a worker does until the other end of its pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that hands out work is interrupted and says so
+    """Serve as a worker until the other end of the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles the interrupt
     with suppress(EOFError, OSError):
         while True:
             batch = pipe.recv()
             try:
                 results: object = [_payload(source, labels) for source in batch]
-            except BenSecureError as error:  # such as a library that is not installed: it concerns all
+            except BenSecureError as error:  # not about one patch; for example, a library is not installed
                 results = error
             except Exception as error:
                 results = RuntimeError(f"{type(error).__name__}: {printable(str(error), 400)}")

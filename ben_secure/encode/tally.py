@@ -1,4 +1,4 @@
-"""What a run of ``encode`` has met: patches written, pixels about which nothing is known, files passed over."""
+"""Counts of a run of ``encode``: patches written, unknown pixels, and skipped files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ben_secure.encode.geotiff import Unknown
 
 @dataclass(slots=True)
 class UnknownPixels:
-    """Pixels of one band about which nothing is known, in all patches that a run has read.
+    """Unknown pixels of one band in all patches that a run has read.
 
     Attributes:
-        patches: Patches that have some, or whose file has a mask.
-        no_data: Pixels that have the no-data value of their file.
-        not_finite: Other pixels that are NaN or infinite.
-        masks: Files with a mask of their own, which is not stored.
+        patches: Number of patches with unknown pixels or with a mask in the file.
+        no_data: Number of pixels with the no-data value of their file.
+        not_finite: Number of other pixels that are NaN or infinite.
+        masks: Number of files with a mask, which is not stored.
     """
 
     patches: int = 0
@@ -37,9 +37,9 @@ class Tally:
     """Sums over the patches that a run has written.
 
     Attributes:
-        written: Patches.
-        unknown: Pixels about which nothing is known, by band.
-        passed_over: Files and folders of other programs, and reference maps.
+        written: Number of patches.
+        unknown: Unknown pixels by band.
+        passed_over: Number of skipped files and folders: those of other programs, and reference maps.
     """
 
     written: int = 0

@@ -1,8 +1,7 @@
-"""One strip or tile of a TIFF file: packed bytes to pixels, never more of them than there must be.
+"""Unpack one strip or tile of a TIFF file into exactly the expected number of pixels.
 
-The bytes are untrusted. A codec of imagecodecs gets a bound on what it may write; then predictors and odd numbers of
-bits are undone. The codes of LZW are checked first (``lzw``). Schemes that may change pixels are refused, also LERC
-with an error.
+The bytes are untrusted. The output of each imagecodecs codec is bounded, and the codes of LZW are checked first
+(``lzw``). Afterwards predictors and bit packing are undone. Lossy schemes are refused, including LERC with a tolerance.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ LERC = 34887
 _USE = "a compressed GeoTIFF"
 _LZW = 5
 _PACKBITS = 32773
-# Numbers of TIFF 6.0 and of libtiff's tiff.h (Deflate has two), with imagecodecs' name of what undoes them.
+# Compression schemes of TIFF 6.0 and libtiff's tiff.h (Deflate has two numbers), with the decoder in imagecodecs.
 _CODECS = {
     _LZW: "lzw_decode",
     8: "zlib_decode",
@@ -47,8 +46,8 @@ _REFUSED = {
     52546: "JPEG XL",
 }
 _HORIZONTAL, _FLOATING_POINT = 2, 3  # predictors of TIFF 6.0 section 14 and of Adobe's technical note 3
-_LERC_CODECS = {0: None, 1: "zlib_decode", 2: "zstd_decode"}  # the second of LERC's parameters (libtiff)
-_LERC_DTYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")  # by number in LERC's header
+_LERC_CODECS = {0: None, 1: "zlib_decode", 2: "zstd_decode"}  # by the second LERC parameter (libtiff)
+_LERC_DTYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")  # by number in the LERC header
 _LERC_HEADER_BYTES = 512
 
 
@@ -57,11 +56,11 @@ class Packing:
     """How pixels are stored.
 
     Attributes:
-        dtype: Their dtype, in the file's byte order.
-        bits: Bits of one pixel in the file, fewer than the dtype's if their number is odd.
+        dtype: Dtype of the pixels, in the byte order of the file.
+        bits: Bits per pixel in the file; may be fewer than those of the dtype.
         scheme: Number of the compression scheme.
-        predictor: Number of the predictor; 1 is none.
-        inner: Number of the scheme that LERC is packed in, in its own counting; 0 is none.
+        predictor: Number of the predictor; 1 means no predictor.
+        inner: Number of the scheme around LERC, as in the LERC parameters; 0 means no scheme.
     """
 
     dtype: np.dtype[Any]
@@ -71,24 +70,24 @@ class Packing:
     inner: int = 0
 
     @property
-    def plain(self) -> bool:
-        """Whether the bytes in the file are those of the pixels."""
-        return self.scheme == NONE and not self.odd
+    def raw(self) -> bool:
+        """Whether the file contains the bytes of the pixels unchanged."""
+        return self.scheme == NONE and not self.bit_packed
 
     @property
-    def odd(self) -> bool:
-        """Whether pixels are packed in fewer bits than the dtype has (GDAL's NBITS)."""
+    def bit_packed(self) -> bool:
+        """Whether pixels have fewer bits in the file than in the dtype (GDAL's NBITS)."""
         return self.bits != 8 * self.dtype.itemsize
 
 
 def check_scheme(packing: Packing) -> None:
-    """Check that pixels are stored in a way that ``unpack`` undoes, and that every reader undoes alike.
+    """Check that ``unpack`` supports a packing, and that all readers agree on its meaning.
 
     Args:
-        packing: The way; hostile.
+        packing: How the pixels are stored; hostile.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The packing is lossy, unknown, ambiguous or invalid.
     """
     scheme, predictor, kind = packing.scheme, packing.predictor, packing.dtype.kind
     if scheme not in _CODECS and scheme not in (NONE, LERC):
@@ -97,39 +96,39 @@ def check_scheme(packing: Packing) -> None:
             f"it is compressed with {name}, expected none, Deflate, LZW, PackBits, LZMA, Zstandard or lossless LERC"
         )
     if packing.inner not in _LERC_CODECS:
-        raise ValueError(f"its LERC is packed with scheme {packing.inner}, expected none, Deflate or Zstandard")
-    if scheme == LERC and (packing.odd or packing.dtype.str[1:] not in _LERC_DTYPES):
-        raise ValueError(f"it is compressed with LERC, which has no pixels of {packing.bits} bits of kind {kind}")
-    if packing.dtype.str[0] == ">" and (scheme == LERC or (packing.odd and packing.bits % 8 == 0)):
+        raise ValueError(f"its LERC data has compression scheme {packing.inner}, expected none, Deflate or Zstandard")
+    if scheme == LERC and (packing.bit_packed or packing.dtype.str[1:] not in _LERC_DTYPES):
+        raise ValueError(f"it is compressed with LERC, which does not support {packing.bits}-bit pixels of kind {kind}")
+    if packing.dtype.str[0] == ">" and (scheme == LERC or (packing.bit_packed and packing.bits % 8 == 0)):
         raise ValueError(
             f"its pixels of {packing.bits} bits are {'LERC' if scheme == LERC else 'packed'} in a big-endian file, "
-            "which readers take in different ways; write it in little-endian order"
+            "which readers interpret differently; write the file in little-endian order"
         )
     if predictor == 1:
         return
     if scheme in (NONE, _PACKBITS, LERC):
         way = {NONE: "not compressed", LERC: "compressed with LERC"}.get(scheme, "compressed with PackBits")
         raise ValueError(f"it has predictor {predictor} on pixels that are {way}, expected none")
-    # As libtiff has it: differences of whole words of any kind, or of the bytes of floating-point numbers.
+    # As in libtiff: differences of whole words of any kind, or of the bytes of floating-point numbers.
     fits = kind == "f" if predictor == _FLOATING_POINT else predictor == _HORIZONTAL and packing.dtype.itemsize <= 8
-    if packing.odd or not fits:
+    if packing.bit_packed or not fits:
         raise ValueError(f"it has predictor {predictor} on pixels of {packing.bits} bits of kind {kind}, expected none")
 
 
 def unpack(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArray:
-    """Undo all that was done to the pixels of a strip or tile.
+    """Unpack the pixels of a strip or tile.
 
     Args:
-        packed: Its bytes in the file; hostile.
-        packing: How pixels are stored; ``check_scheme`` has passed it.
+        packed: Bytes of the strip or tile in the file; hostile.
+        packing: How the pixels are stored; accepted by ``check_scheme``.
         shape: Rows and columns.
 
     Returns:
-        Array of this shape, of the dtype that the pixels have, in any byte order.
+        Array of this shape and the dtype of the pixels, in any byte order.
 
     Raises:
-        ValueError: The bytes are damaged, more or fewer than there must be, or LERC that has changed pixels.
-        MissingExtraError: imagecodecs is not installed, and it takes more than numpy.
+        ValueError: The bytes are damaged, give another number of pixels, or are LERC that may have changed pixels.
+        MissingExtraError: imagecodecs is needed but not installed.
     """
     rows, columns = shape
     if packing.scheme == LERC:
@@ -142,8 +141,8 @@ def unpack(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArra
             check_codes(packed)
         data = _call(_CODECS[packing.scheme], packed, out=expected + 1)
     if len(data) != expected:
-        raise ValueError(f"{rows} rows of {columns} pixels unpack to {len(data)} bytes, expected {expected}")
-    if packing.odd:
+        raise ValueError(f"a piece of {rows} rows and {columns} columns has {len(data)} bytes, expected {expected}")
+    if packing.bit_packed:
         native = packing.dtype.newbyteorder("=")
         values = _call("packints_decode", data, native, packing.bits, runlen=columns)
         return np.asarray(values).reshape(shape)
@@ -158,7 +157,7 @@ def unpack(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArra
 
 
 def _floating_point(data: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> PixelArray:
-    """Undo the predictor of floating point: bytes by rank, the highest of a row first, and differences of them."""
+    """Undo the floating-point predictor: differences of bytes, grouped by significance, the highest bytes first."""
     rows, columns = shape
     ranks = np.add.accumulate(np.frombuffer(data, np.uint8).reshape(rows, -1), axis=1, dtype=np.uint8)
     words = np.ascontiguousarray(ranks.reshape(rows, dtype.itemsize, columns).transpose(0, 2, 1))
@@ -169,52 +168,54 @@ def _lerc(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArray
     native = packing.dtype.newbyteorder("=")
     codec = _LERC_CODECS[packing.inner]
     if codec is not None:
-        # LERC stores what it cannot make smaller as it is, behind a header.
+        # At worst, LERC stores the pixels uncompressed after a header.
         most = shape[0] * shape[1] * native.itemsize * 9 // 8 + _LERC_HEADER_BYTES
         packed = bytes(_call(codec, packed, out=most + 1))
         if len(packed) > most:
-            raise ValueError(f"its LERC unpacks to more than {most} bytes")
+            raise ValueError(f"its LERC data has more than {most} bytes")
     _check_lerc(packed, native, shape)
     values, valid = _call("lerc_decode", packed, masks=True)
     pixels = np.asarray(values)
     if pixels.shape != shape or pixels.dtype != native:
-        raise ValueError(f"its LERC is {pixels.dtype.str} {pixels.shape}, expected {native.str} {shape}")
+        raise ValueError(f"its LERC data is {pixels.dtype.str} {pixels.shape}, expected {native.str} {shape}")
     if valid is not None and not np.all(valid):
-        # As libtiff does: what LERC has left out is NaN, or 0 where there is none.
+        # As in libtiff: pixels that are masked in LERC become NaN, or 0 for integers.
         pixels = np.where(valid, pixels, native.type(np.nan if native.kind == "f" else 0))
     return pixels
 
 
 def _check_lerc(blob: bytes, dtype: np.dtype[Any], shape: tuple[int, int]) -> None:
-    """Check what LERC says of itself before it is decoded: shape, dtype, and that no pixel was changed.
+    """Check the LERC header before decoding: shape, dtype, and that the compression was lossless.
 
-    The header is that of Esri's Lerc2 (``Lerc2.h``), versions 2 to 6; the versions differ in what stands between.
+    Esri's ``Lerc2.h`` defines the header. Its versions 2 to 6 differ in optional fields.
     """
     try:
         name, version = struct.unpack_from("<6si", blob)
         if name != b"Lerc2 " or not 2 <= version <= 6:
-            raise ValueError("its LERC is of a version that is not known")
-        place = 10 + (4 if version >= 3 else 0)
-        rows, columns = struct.unpack_from("<ii", blob, place)
-        place += 8
+            raise ValueError("its LERC data has an unknown version")
+        offset = 10 + (4 if version >= 3 else 0)
+        rows, columns = struct.unpack_from("<ii", blob, offset)
+        offset += 8
         depth = 1
         if version >= 4:
-            (depth,) = struct.unpack_from("<i", blob, place)
-            place += 4
-        *_, number = struct.unpack_from("<iiii", blob, place)
-        place += 16 + (8 if version >= 6 else 0)
-        (error,) = struct.unpack_from("<d", blob, place)
-    except struct.error as broken:
-        raise ValueError("its LERC is truncated") from broken
-    found = _LERC_DTYPES[number] if 0 <= number < len(_LERC_DTYPES) else "another dtype"
-    if (rows, columns) != shape or depth != 1 or found != dtype.str[1:]:
-        raise ValueError(f"its LERC has {rows} rows and {columns} columns of {found}, expected {shape} of {dtype.str}")
-    if not 0 <= error <= (0.5 if dtype.kind in "iu" else 0):  # half of one is none for whole numbers
-        raise ValueError(f"its LERC may have changed pixels by {error}, expected a lossless one")
+            (depth,) = struct.unpack_from("<i", blob, offset)
+            offset += 4
+        *_, number = struct.unpack_from("<iiii", blob, offset)
+        offset += 16 + (8 if version >= 6 else 0)
+        (tolerance,) = struct.unpack_from("<d", blob, offset)
+    except struct.error as error:
+        raise ValueError("its LERC data is truncated") from error
+    stored = _LERC_DTYPES[number] if 0 <= number < len(_LERC_DTYPES) else "another dtype"
+    if (rows, columns) != shape or depth != 1 or stored != dtype.str[1:]:
+        raise ValueError(
+            f"its LERC data has {rows} rows and {columns} columns of {stored}, expected {shape} of {dtype.str}"
+        )
+    if not 0 <= tolerance <= (0.5 if dtype.kind in "iu" else 0):  # 0.5 changes no integer
+        raise ValueError(f"its LERC compression may have changed pixels by {tolerance}, expected lossless compression")
 
 
 def _call(name: str, *args: object, **options: object) -> Any:
-    """Call imagecodecs, whose errors have a class for each codec and no common base."""
+    """Call imagecodecs. Each of its codecs raises errors of another class, without a common base."""
     require(_USE, "imagecodecs")
     import imagecodecs
 

@@ -1,4 +1,5 @@
-"""What a patch is labelled with: the class names of BigEarthNet, and the tables that come with a dataset.
+"""The class names of BigEarthNet, and a reader for the metadata tables of a dataset.
 
-``nomenclature`` has the 43 and the 19 classes, ``tables`` reads CSV and Parquet. Nothing here knows patches.
+``nomenclature`` has the 43 and the 19 classes; ``tables`` reads CSV and Parquet. This package does not depend on
+patches.
 """

@@ -1,11 +1,11 @@
-"""Parquet by pyarrow, in a process of its own: columns of any type that stands for plain data, as trees of JSON.
+"""Read Parquet tables with pyarrow in a separate process, and send the cells as trees of JSON.
 
-``_parquet`` runs ``main`` and puts the cells together; no other process may call pyarrow, which some damaged files
-abort (T15). Text is read as a dictionary of its values and the places where they stand: a value of megabytes that a
-file of kilobytes repeats in every row is here and there one object, and is never laid out row by row. A column of
-another type, or with cells too large for metadata, is left out by name.
+``_parquet`` runs ``main`` and rebuilds the rows. No other process may call pyarrow, because some damaged files abort it
+(T15). Columns of text are read dictionary-encoded. So a long text that a small file repeats in every row is a single
+object in both processes and is never copied for each row. A column is left out if its type is not plain data or its
+cells are too large for metadata.
 
-A tree of cells is one of ``["plain", cells]``, ``["bytes", cells as latin-1]``, ``["taken", tree of values, places]``,
+A tree of cells is one of ``["plain", cells]``, ``["bytes", cells as latin-1]``, ``["taken", tree of values, indices]``,
 ``["lists", lengths, tree of items]`` and ``["structs", names, valid, trees]``.
 """
 
@@ -25,13 +25,13 @@ from ben_secure.labels._sheet import MAX_CELL_BYTES, MAX_CELLS, MAX_FILE_BYTES, 
 
 _BATCH_ROWS = 4_096
 _MAX_BATCH_BYTES = 64 * 2**20
-_MAX_BATCH_VALUES = 2**22  # with those in lists; a patch may hold 65,536 in its metadata
-_MAX_LIST_VALUES = 1_000  # of one row, on the average of a group of rows; labels are 43 at most
+_MAX_BATCH_VALUES = 2**22  # including values in lists; the metadata of a patch may have 65,536
+_MAX_LIST_VALUES = 1_000  # average per row of a row group; a patch has at most 43 labels
 _MAX_DEPTH = 4
-_PANDAS_INDEX = "__index_level_"  # the index that pandas stores beside the columns
+_PANDAS_INDEX = "__index_level_"  # prefix of the index columns of pandas
 _TEXTS = ("STRING", "NONE", "JSON", "ENUM")  # logical types of byte arrays
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-_EXACT_DIGITS = 15  # of a decimal that a float stands for
+_EXACT_DIGITS = 15  # a float represents decimals with this many digits exactly
 MAX_MEMORY_BYTES = 2**32
 _CPU_SECONDS = 600
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)", re.ASCII)
@@ -41,19 +41,19 @@ Tree = list[Any]
 """Cells of a column, as JSON."""
 
 
-class _Odd(Exception):
-    """A column is no plain data; the text says why."""
+class _Unsupported(Exception):
+    """A column cannot be read as plain data. The message is the reason."""
 
 
 def main() -> None:
-    """Read the table that standard input names, and write what is in it to standard output.
+    """Read a table for the process at the other end of standard input and output.
 
-    The request is ``{"path": ..., "kept": [...] or null}``. Each answer is a length of 8 bytes and JSON: batches from
-    ``batches``, then ``{"end": true}`` or ``{"error": message}``.
+    The request on standard input is ``{"path": ..., "kept": [...] or null}``. Each answer is a length of 8 bytes
+    followed by JSON: the items of ``batches``, then ``{"end": true}`` or ``{"error": message}``.
     """
     limits = {"RLIMIT_AS": MAX_MEMORY_BYTES, "RLIMIT_CPU": _CPU_SECONDS, "RLIMIT_CORE": 0}
     for name, limit in limits.items():
-        with contextlib.suppress(OSError, ValueError):  # macOS has no limit on memory
+        with contextlib.suppress(OSError, ValueError):  # macOS cannot limit memory
             resource.setrlimit(getattr(resource, name), (limit, limit))
     request = json.load(sys.stdin.buffer)
     try:
@@ -78,11 +78,11 @@ def batches(path: str, kept: Collection[str] | None) -> Iterator[dict[str, Any]]
         kept: As for ``Selection``.
 
     Yields:
-        Batches of rows: ``id``, the tree of the names of patches, ``columns``, trees of the other cells by name, and
-        ``left_out``, as for ``Selection``, of all batches so far.
+        Batches of rows: ``id`` is the tree of the patch names, ``columns`` has the trees of the other cells by column,
+        and ``left_out`` (as for ``Selection``) has all columns left out so far.
 
     Raises:
-        TableError: It cannot be read, is no table, or takes too much memory.
+        TableError: The file cannot be read, is not a table, or needs too much memory.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -94,13 +94,13 @@ def batches(path: str, kept: Collection[str] | None) -> Iterator[dict[str, Any]]
         with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
             yield from _batches(path, file, kept)
     except MemoryError as error:
-        raise refused(path, f"it takes more than {MAX_MEMORY_BYTES} bytes of memory to read") from error
+        raise refused(path, f"reading it needs more than {MAX_MEMORY_BYTES} bytes of memory") from error
     except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
-        raise refused(path, f"it is not Parquet that can be read: {printable(str(error))}") from error
+        raise refused(path, f"it cannot be read as Parquet: {printable(str(error))}") from error
 
 
 def _check_facts(path: str, facts: Any) -> None:
-    """Check what the file says of itself, before anything is decompressed."""
+    """Check the numbers in the file's footer before anything is decompressed."""
     if facts.num_rows > MAX_ROWS:
         raise refused(path, f"it has {facts.num_rows} rows, expected at most {MAX_ROWS}")
     size = sum(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups))
@@ -109,7 +109,7 @@ def _check_facts(path: str, facts: Any) -> None:
 
 
 def _text_columns(schema: Any) -> list[str]:
-    columns = (schema.column(place) for place in range(len(schema)))
+    columns = (schema.column(index) for index in range(len(schema)))
     return [
         column.path for column in columns if column.physical_type == "BYTE_ARRAY" and column.logical_type.type in _TEXTS
     ]
@@ -125,11 +125,11 @@ def _batches(path: str, file: Any, kept: Collection[str] | None) -> Iterator[dic
     for name in list(selection.names):
         try:
             _check_type(schema.field(name).type)
-            found = max((count for leaf, count in longest.items() if f"{leaf}.".startswith(f"{name}.")), default=0)
-            if found > _MAX_LIST_VALUES:
-                raise _Odd(f"its lists have {found:,.0f} values a row, expected at most {_MAX_LIST_VALUES}")
-        except _Odd as odd:
-            selection.leave_out(name, str(odd))
+            average = max((count for leaf, count in longest.items() if f"{leaf}.".startswith(f"{name}.")), default=0)
+            if average > _MAX_LIST_VALUES:
+                raise _Unsupported(f"its lists have {average:,.0f} values per row, expected at most {_MAX_LIST_VALUES}")
+        except _Unsupported as error:
+            selection.leave_out(name, str(error))
     budget = _Budget()
     wanted = [selection.id, *selection.names]
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False):
@@ -138,18 +138,19 @@ def _batches(path: str, file: Any, kept: Collection[str] | None) -> Iterator[dic
         for name in [selection.id, *selection.names]:
             try:
                 trees[name] = _column(batch.column(name), budget)
-            except _Odd as odd:
+            except _Unsupported as error:
                 if name == selection.id:
-                    raise refused(path, f"the column {printable(name)} cannot be read: {odd}") from odd
-                selection.leave_out(name, str(odd))
+                    raise refused(path, f"the column {printable(name)} cannot be read: {error}") from error
+                selection.leave_out(name, str(error))
         yield {"id": trees.pop(selection.id), "columns": trees, "left_out": left_out}
-    yield {"id": ["plain", []], "columns": {}, "left_out": left_out}  # of a table without rows
+    yield {"id": ["plain", []], "columns": {}, "left_out": left_out}  # a table may have no rows
 
 
 def _longest(facts: Any) -> dict[str, float]:
-    """Most values that a row of each leaf column has in a group of rows, as the file says before anything is unpacked.
+    """Return the number of values per row of each leaf column, the largest average of all row groups.
 
-    A list of one number again and again is a few bytes in the file.
+    The numbers come from the footer, before anything is decompressed: a long list of equal numbers takes only a few
+    bytes in the file.
     """
     longest: dict[str, float] = {}
     for group in map(facts.row_group, range(facts.num_row_groups)):
@@ -160,24 +161,24 @@ def _longest(facts: Any) -> dict[str, float]:
 
 
 def _check_type(kind: Any, depth: int = 0) -> None:
-    """Check that cells of a type are plain data."""
+    """Check that a column type is plain data."""
     import pyarrow as pa
     from pyarrow import types
 
     if depth > _MAX_DEPTH:
-        raise _Odd(f"it is nested deeper than {_MAX_DEPTH}")
+        raise _Unsupported(f"it is nested deeper than {_MAX_DEPTH}")
     if isinstance(kind, pa.BaseExtensionType):
         _check_type(kind.storage_type, depth)
     elif types.is_dictionary(kind) or _is_list(kind):
         _check_type(kind.value_type, depth + 1)
     elif types.is_struct(kind):
-        fields = [kind[place] for place in range(kind.num_fields)]
+        fields = [kind[index] for index in range(kind.num_fields)]
         if len({field.name for field in fields}) < len(fields):
-            raise _Odd("its type has one name twice")
+            raise _Unsupported("its type has a duplicate name")
         for field in fields:
             _check_type(field.type, depth + 1)
     elif not (_is_text(kind) or _is_time(kind) or any(getattr(types, f"is_{test}")(kind) for test in _PLAIN)):
-        raise _Odd(f"it is of type {printable(str(kind))}, which is no plain data")
+        raise _Unsupported(f"its type is {printable(str(kind))}, which is not plain data")
 
 
 _PLAIN = ("integer", "floating", "boolean", "null", "decimal")
@@ -198,12 +199,12 @@ def _is_time(kind: Any) -> bool:
 
 
 class _Budget:
-    """What the cells of a table may still take.
+    """Counts the values of a table against the limits.
 
     Attributes:
-        values: Values of the batch so far, those in lists included.
-        all_values: The same of all batches so far.
-        text_bytes: Bytes of text in all batches so far, where equal texts of one batch are one object.
+        values: Number of values in the current batch, including values in lists.
+        all_values: Number of values in all batches so far.
+        text_bytes: Bytes of text in all batches so far; equal texts of a batch count once.
     """
 
     def __init__(self) -> None:
@@ -217,17 +218,17 @@ class _Budget:
         self.text_bytes += text_bytes
         excess = self.values > _MAX_BATCH_VALUES or self.all_values > MAX_CELLS
         if excess or self.text_bytes > MAX_FILE_BYTES:
-            raise _Odd("its lists are too long for metadata, or its cells too large together")
+            raise _Unsupported("its lists are too long for metadata, or the total size of its cells is too large")
 
 
 def _column(array: Any, budget: _Budget) -> Tree:
     if array.nbytes > _MAX_BATCH_BYTES:
-        raise _Odd(f"its cells are too large for metadata: {array.nbytes} bytes of {len(array)} rows")
+        raise _Unsupported(f"its cells are too large for metadata: {array.nbytes} bytes in {len(array)} rows")
     return _tree(array, budget)
 
 
 def _tree(array: Any, budget: _Budget) -> Tree:
-    """Cells of an array as plain data."""
+    """Convert the cells of an array into a tree."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -245,13 +246,13 @@ def _tree(array: Any, budget: _Budget) -> Tree:
 
         return ["lists", pc.list_value_length(array).to_pylist(), _tree(array.flatten(), budget)]
     if types.is_struct(kind):
-        names = [kind[place].name for place in range(kind.num_fields)]
+        names = [kind[index].name for index in range(kind.num_fields)]
         return ["structs", names, array.is_valid().to_pylist(), [_tree(child, budget) for child in array.flatten()]]
     if _is_time(kind):
         return ["plain", _times(array)]
     cells: list[Any] = array.to_pylist()
     if types.is_floating(kind):
-        cells = [None if cell is None else float(cell) for cell in cells]  # of half precision they are numpy's
+        cells = [None if cell is None else float(cell) for cell in cells]  # half-precision cells are numpy scalars
     if types.is_decimal(kind):
         number: Any = int if kind.scale <= 0 else float if kind.precision <= _EXACT_DIGITS else str
         cells = [None if cell is None else number(cell) for cell in cells]
@@ -259,26 +260,26 @@ def _tree(array: Any, budget: _Budget) -> Tree:
 
 
 def _dictionary(array: Any, budget: _Budget) -> Tree:
-    """Cells of a dictionary array: each value that occurs, and the places where it does."""
+    """Convert a dictionary-encoded array into the values that occur and an index for each cell."""
     import pyarrow.compute as pc
 
     occurring = pc.unique(array.indices).drop_null()
     values = array.dictionary.take(occurring)
-    places = pc.index_in(array.indices, occurring).to_pylist()
+    indices = pc.index_in(array.indices, occurring).to_pylist()
     if not (_is_text(values.type) and len(values)):
-        return ["taken", _tree(values, budget), places]
+        return ["taken", _tree(values, budget), indices]
     lengths = pc.binary_length(values)
     if (longest := pc.max(lengths).as_py() or 0) > MAX_CELL_BYTES:
-        raise _Odd(f"a cell has {longest} bytes, expected at most {MAX_CELL_BYTES}")
+        raise _Unsupported(f"a cell has {longest} bytes, expected at most {MAX_CELL_BYTES}")
     budget.take(0, pc.sum(lengths).as_py() or 0)
     if "binary" not in str(values.type):
-        return ["taken", ["plain", values.to_pylist()], places]
+        return ["taken", ["plain", values.to_pylist()], indices]
     plain = [None if value is None else value.decode("latin-1") for value in values.to_pylist()]
-    return ["taken", ["bytes", plain], places]
+    return ["taken", ["bytes", plain], indices]
 
 
 def _times(array: Any) -> list[str | None]:
-    """Dates and times in ISO 8601, with nine digits behind the point where six are not enough."""
+    """Convert dates and times into ISO 8601 texts, with nine decimals if six are not enough."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -306,7 +307,7 @@ def _moment(seconds: int, nanoseconds: int, zone: datetime.tzinfo | None) -> str
         moment += datetime.timedelta(seconds=seconds, microseconds=nanoseconds // 1000)
         moment = moment if zone is None else moment.astimezone(zone)
     except OverflowError as error:
-        raise _Odd("it has a time beyond the years 1 to 9999") from error
+        raise _Unsupported("it has a time outside the years 1 to 9999") from error
     if not nanoseconds % 1000:
         return moment.isoformat()
     text = moment.replace(microsecond=0).isoformat()
@@ -326,4 +327,4 @@ def _zone(name: str | None) -> datetime.tzinfo | None:
     try:
         return zoneinfo.ZoneInfo(name)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError) as error:
-        raise _Odd(f"its time zone {printable(name)} is not known here") from error
+        raise _Unsupported(f"its time zone {printable(name)} is unknown on this machine") from error

@@ -1,7 +1,7 @@
-"""CSV by the standard library, as pandas, Excel and others write it: rows and lists of names.
+"""Read CSV tables and lists of names, as written by pandas, Excel and others, with the standard library.
 
-Commas, semicolons or tabs, whichever the first line tells; a byte order mark, spaces around cells, cells and rows that
-are empty at the end, and pandas' index without a name are taken as what they are.
+The first line determines the delimiter: comma, semicolon or tab. The reader accepts a byte order mark, spaces around
+cells, empty cells and rows at the end, and the unnamed index of pandas.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ben_secure.labels._sheet import ID_COLUMNS, Cells, Selection, check_size, r
 _MAX_LINE_BYTES = 2**20
 _MAX_SHARED = 20_000
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_INDEX = ("", "Unnamed: 0")  # pandas' index in a file, and the same read and written again
+_INDEX = ("", "Unnamed: 0")  # the unnamed index of pandas, and the same after reading and writing it again
 
 
 def _lines(path: str) -> Iterator[str]:
-    """Lines of a text file, decoded one by one so that a message can say which is wrong."""
+    """Yield the lines of a text file, decoded one by one so that an error can name the line."""
     check_size(path)
     try:
         yield from _decoded(path)
@@ -44,7 +44,7 @@ def _decoded(path: str) -> Iterator[str]:
 
 
 def _delimiter(line: str) -> str:
-    """Comma, semicolon or tab: by which a column names the patch, then by which there are most cells."""
+    """Choose the delimiter that gives a column with the patch name, or else the largest number of cells."""
 
     def fits(delimiter: str) -> tuple[bool, int]:
         cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
@@ -54,16 +54,16 @@ def _delimiter(line: str) -> str:
 
 
 def cells_of(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Read a file of cells.
+    """Read the cells of a file.
 
     Args:
         path: Text in UTF-8; hostile.
 
     Yields:
-        Line numbers and cells, without spaces around them, of the lines that are not empty.
+        Line number, and cells without surrounding spaces, of each line that is not empty.
 
     Raises:
-        TableError: It cannot be read, is too large, or is not CSV.
+        TableError: The file cannot be read, is too large, or is not CSV.
     """
     lines = _lines(path)
     first = next(lines, "")
@@ -92,7 +92,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
         Line number, name of the patch, and the other cells.
 
     Raises:
-        TableError: It cannot be read, or is no table.
+        TableError: The file cannot be read, or is not a table.
     """
     lines = cells_of(path)
     number, columns = next(lines, (0, []))
@@ -100,7 +100,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
         raise refused(path, "it is empty, expected a header")
     index = columns[0] if columns[0] in _INDEX else None
     selection = Selection(path, columns if index is None else columns[1:], index, kept, left_out)
-    place = columns.index(selection.id)
+    id_index = columns.index(selection.id)
     shared: dict[str, str] = {}
     nameless = [column for column, name in enumerate(columns) if not name and column]
     for number, values in lines:
@@ -110,16 +110,16 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
             selection.leave_out(f"column {column + 1}", "it has no name")
             nameless.remove(column)
         row = dict(zip(columns, values, strict=False))
-        yield number, values[place], {name: _share(shared, row[name]) for name in selection.names}
+        yield number, values[id_index], {name: _share(shared, row[name]) for name in selection.names}
 
 
 def _share(shared: dict[str, str], text: str) -> str:
-    """One object for equal texts: countries and splits repeat in every row."""
+    """Return the same object for equal texts, because countries and splits repeat in every row."""
     return shared.setdefault(text, text) if len(shared) < _MAX_SHARED else shared.get(text, text)
 
 
 def header_of(path: str) -> list[str]:
-    """Take the cells of the first line of a text file; none if it cannot be read, which whoever reads it says."""
+    """Return the cells of the first line of a text file; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             line = file.readline(_MAX_LINE_BYTES).decode("utf-8-sig", "replace")

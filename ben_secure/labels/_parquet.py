@@ -1,7 +1,7 @@
-"""Parquet tables, which pyarrow reads in a process of its own; here its answers become rows.
+"""Read Parquet tables through a separate process that runs pyarrow, and turn its answers into rows.
 
-pyarrow ends its process at some damaged files, so it never runs in this one (T15). The other process has bounds on
-memory and time; what comes back is JSON, and a process that ends early is a refusal of the file.
+Some damaged files make pyarrow abort, so it never runs in the calling process (T15). Memory and time of the separate
+process are bounded. Its answers are JSON. If it ends early, the file is refused.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ben_secure._system.optional import require
 from ben_secure.errors import TableError, printable
 from ben_secure.labels._sheet import Cells, check_size, refused
 
-# With -c the working directory is not where modules come from, unless it is for this process itself.
+# Sets sys.path explicitly, because -c would otherwise import modules from the working directory.
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from ben_secure.labels._columnar import main; main()"
-_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # which takes no address space in advance
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # this allocator reserves no address space in advance
 _MAX_ANSWER_BYTES = 2**32
 _TEXT = 2_000
 
@@ -37,7 +37,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
         Number of the row, name of the patch, and the other cells.
 
     Raises:
-        TableError: It cannot be read, or is no table.
+        TableError: The file cannot be read, or is not a table.
         MissingExtraError: pyarrow is not installed.
     """
     require(f"the Parquet table {printable(path, 400)}", "pyarrow", otherwise="a CSV table needs no library")
@@ -47,9 +47,9 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
     for batch in _answers(path, json.dumps(request).encode()):
         left_out.update({name: printable(reason, _TEXT) for name, reason in batch["left_out"].items()})
         columns = {name: _cells(tree) for name, tree in batch["columns"].items()}
-        for place, patch_name in enumerate(_cells(batch["id"])):
+        for index, patch_name in enumerate(_cells(batch["id"])):
             number += 1
-            yield number, patch_name, {name: cells[place] for name, cells in columns.items()}
+            yield number, patch_name, {name: cells[index] for name, cells in columns.items()}
 
 
 def _answers(path: str, request: bytes) -> Iterator[dict[str, Any]]:
@@ -59,7 +59,7 @@ def _answers(path: str, request: bytes) -> Iterator[dict[str, Any]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C ends this process, which ends the other
+        start_new_session=True,  # not reached by Ctrl-C: this process ends it
         env=os.environ | _ENVIRONMENT,
     )
     requests, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
@@ -76,7 +76,7 @@ def _answers(path: str, request: bytes) -> Iterator[dict[str, Any]]:
     finally:
         process.kill()
         for pipe in (requests, answers):
-            with suppress(OSError):  # a request that was not read
+            with suppress(OSError):  # an unread request cannot be flushed
                 pipe.close()
         process.wait()
 
@@ -88,7 +88,7 @@ def _answer(answers: IO[bytes]) -> dict[str, Any]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> str:
-    """How the process has ended by itself, in words."""
+    """Describe how the process ended."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(1)
     code = process.returncode
@@ -96,22 +96,22 @@ def _end(process: subprocess.Popen[bytes]) -> str:
 
 
 def _cells(tree: list[Any]) -> list[Any]:
-    """Cells of a column, from the tree that ``_columnar`` has made of it."""
+    """Rebuild the cells of a column from a tree of ``_columnar``."""
     kind, *rest = tree
     if kind == "plain":
         return cast("list[Any]", rest[0])
     if kind == "bytes":
         return [None if text is None else text.encode("latin-1") for text in rest[0]]
     if kind == "taken":
-        known = _cells(rest[0])
-        return [None if place is None else known[place] for place in rest[1]]
+        values = _cells(rest[0])
+        return [None if index is None else values[index] for index in rest[1]]
     if kind == "lists":
         return _lists(*rest)
     names, valid, trees = rest
     children = [_cells(child) for child in trees]
     return [
-        {name: cells[place] for name, cells in zip(names, children, strict=True)} if there else None
-        for place, there in enumerate(valid)
+        {name: cells[index] for name, cells in zip(names, children, strict=True)} if is_valid else None
+        for index, is_valid in enumerate(valid)
     ]
 
 

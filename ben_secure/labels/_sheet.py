@@ -1,4 +1,4 @@
-"""What CSV and Parquet tables have in common: bounds, the column that names the patch, and columns left out."""
+"""Code shared by the readers of CSV and Parquet tables: limits, and the selection of columns."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from collections.abc import Collection
 from ben_secure.errors import TableError, printable
 
 ID_COLUMNS = ("patch_id", "name", "patch")
-"""Columns that can name the patch; the first of them that a table has does, and the others are columns like any."""
+"""Names of the column with the patch name. The first of these that a table has is used; the others are metadata."""
 
-MAX_FILE_BYTES = 2**30  # BigEarthNet v2 has 480,038 rows; as CSV some 150 MB
+MAX_FILE_BYTES = 2**30  # BigEarthNet v2 has 480,038 rows, about 150 MB as CSV
 MAX_ROWS = 4_000_000
 MAX_COLUMNS = 1_000
-MAX_CELL_BYTES = 2**17  # as Python's csv has it
-MAX_CELLS = (
-    2**26
-)  # of a table, with the values of its lists; each takes some 36 bytes here, and may take none in a file
+MAX_CELL_BYTES = 2**17  # the limit of Python's csv
+# Values in lists count. A value takes about 36 bytes of memory, but may take none in a file.
+MAX_CELLS = 2**26
 
 Cells = dict[str, object]
 
 
-def refused(path: str, what: str) -> TableError:
+def refused(path: str, problem: str) -> TableError:
     """Make the error about a table."""
-    return TableError(f"cannot use the table {printable(path, 400)}: {what}; correct the file or name another")
+    return TableError(f"cannot use the table {printable(path, 400)}: {problem}; correct the file or name another")
 
 
 def check_size(path: str) -> None:
-    """Check that there is a file, and that it is not too large.
+    """Check that a file exists and is not too large.
 
     Raises:
-        TableError: There is none, or it is.
+        TableError: The file does not exist or is too large.
     """
     try:
         size = os.stat(path).st_size
@@ -41,33 +40,39 @@ def check_size(path: str) -> None:
 
 
 class Selection:
-    """Which columns of a table are read: the one that names patches, and those that are kept."""
+    """The columns to read from a table.
+
+    Attributes:
+        path: The table, for messages.
+        id: Name of the column with the patch name.
+        names: Names of the other columns to read.
+    """
 
     def __init__(
         self, path: str, names: list[str], index: str | None, kept: Collection[str] | None, left_out: dict[str, str]
     ) -> None:
-        """Choose columns.
+        """Select the columns.
 
         Args:
             path: The table, for messages.
             names: Names of its columns; hostile.
-            index: The column of names that pandas keeps beside the columns, which names patches if no other does.
-            kept: Columns to keep, as far as there are any of these names; None for all.
-            left_out: Where columns that cannot be kept are named, with the reason.
+            index: Name of the unnamed pandas index; it is used for the patch name if no column has it.
+            kept: Names of the columns to keep, which need not exist; None for all.
+            left_out: Filled with the columns that cannot be kept, and the reasons.
 
         Raises:
-            TableError: There are too many columns, none names patches, or two do.
+            TableError: There are too many columns, or not exactly one column with the patch name.
         """
         if len(names) > MAX_COLUMNS:
             raise refused(path, f"it has {len(names)} columns, expected at most {MAX_COLUMNS}")
         self.path, self._kept, self._left_out = path, kept, left_out
-        found = next((name for name in ID_COLUMNS if name in names), index)
-        if found is None:
-            shown = ", ".join(map(printable, names[:8]))
+        id_column = next((name for name in ID_COLUMNS if name in names), index)
+        if id_column is None:
+            first = ", ".join(map(printable, names[:8]))
             raise refused(
-                path, f"its columns are {shown}, expected one named {' or '.join(ID_COLUMNS)} for the patch name"
+                path, f"its columns are {first}, expected one named {' or '.join(ID_COLUMNS)} for the patch name"
             )
-        self.id = found
+        self.id = id_column
         doubled = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
         if self.id in doubled:
             raise refused(path, f"two columns are named {self.id}, expected one for the patch name")
@@ -76,10 +81,10 @@ class Selection:
             self.leave_out(name, "two columns have this name")
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Leave a column out, and name it.
+        """Leave out a column, and record the reason.
 
         Raises:
-            TableError: The caller has asked for this column.
+            TableError: The caller requested this column, so it cannot be left out.
         """
         if self._kept is not None:
             if name not in self._kept:

@@ -1,14 +1,14 @@
-"""The two label nomenclatures of BigEarthNet and the published mapping between them: data only.
+"""The two label nomenclatures of BigEarthNet, and the published mapping between them. Data only.
 
 Sources: Sumbul et al., "BigEarthNet: A Large-Scale Benchmark Archive for Remote Sensing Image Understanding", IGARSS
 2019 (43 level-3 classes of CORINE Land Cover 2018, in the spelling of the published label files); Sumbul et al.,
 "BigEarthNet-MM", IEEE Geoscience and Remote Sensing Magazine 9(3), 2021 (the 19 classes; 11 of the 43 are dropped).
-Orders are those of ``original_labels``, ``BigEarthNet-19_labels`` and ``label_conversion`` in ``label_indices.json``
+The orders come from ``original_labels``, ``BigEarthNet-19_labels`` and ``label_conversion`` in ``label_indices.json``
 of the authors' models (git.tu-berlin.de/rsim/BigEarthNet-S2_19-classes_models). Other publications sort the classes
-alphabetically, so a multi-hot vector has no meaning without its order.
+alphabetically, so a multi-hot vector is meaningful only together with its order.
 
-BigEarthNet v2 (Clasen et al., "reBEN", IGARSS 2025) has only the 19 classes, in this spelling. One class changes its
-spelling: ``Transitional woodland/shrub`` of the 43 is ``Transitional woodland, shrub`` of the 19.
+BigEarthNet v2 (Clasen et al., "reBEN", IGARSS 2025) has only the 19 classes, in this spelling. The spelling of one
+class differs: ``Transitional woodland/shrub`` in the 43 classes is ``Transitional woodland, shrub`` in the 19.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ TO_19: Mapping[str, str | None] = MappingProxyType(
         "Sea and ocean": "Marine waters",
     }
 )
-"""Each of the 43 classes with its class of the 19, or None if it was dropped; in published order."""
+"""The class of the 19 for each of the 43 classes, or None if the class was dropped; in published order."""
 
 CORINE_43: tuple[str, ...] = tuple(TO_19)
 """The 43 classes; the position of each is its published index."""
@@ -99,10 +99,10 @@ _CODES = (
     *(411, 412, 421, 422, 423, 511, 512, 521, 522, 523),
 )
 CLC_CODES: Mapping[int, str] = MappingProxyType(dict(zip(_CODES, CORINE_43, strict=True)))
-"""The 43 classes by their codes of CORINE Land Cover 2018, level 3 (335, glaciers, is not among them)."""
+"""The 43 classes by their CORINE Land Cover 2018 codes, level 3 (without 335, glaciers)."""
 
 REFERENCE_MAP = "reference_map"
-"""Name of the metadata that holds a patch's reference map: uint16 (120, 120), a code of CORINE Land Cover a pixel."""
+"""Name of the metadata item with the reference map: uint16 (120, 120), a code of CORINE Land Cover per pixel."""
 
 
 def to_19(labels: Iterable[str]) -> list[str]:
@@ -112,8 +112,8 @@ def to_19(labels: Iterable[str]) -> list[str]:
         labels: Labels of ``CORINE_43``.
 
     Returns:
-        One label for each that is not dropped, in the given order. Two labels of one class give that class twice. Empty
-        if all are dropped (existing databases then store None).
+        The class of each label that is not dropped, in the given order. If two labels have the same class, it occurs
+        twice. Empty if all labels are dropped (existing databases then store None).
 
     Raises:
         KeyError: A label is not one of the 43.

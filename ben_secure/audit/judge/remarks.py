@@ -73,18 +73,18 @@ def _remark(metadata: dict[str, Any]) -> str | None:
             return f"metadata '{printable(member, 40)}' brings the bytes in arrays to more than {MAX_BYTES}"
         if objects > MAX_OBJECTS:
             return f"metadata '{printable(member, 40)}' brings the objects to more than {MAX_OBJECTS}"
-        odd = None
+        oddity = None
         if kind is dict:
-            odd = next(filter(None, map(_name, node)), None)
+            oddity = next(filter(None, map(_name, node)), None)
             pending += [(member or name, child) for name, child in node.items()]
         elif kind in _CONTAINERS:
             pending += [(member, child) for child in node]
         elif isinstance(node, str):
-            odd = _text(node, member)
+            oddity = _text(node, member)
         elif kind is np.ndarray and node.dtype.kind in "OU":
             pending += [(member, child) for child in node.ravel().tolist()]
-        if odd is not None:
-            return odd
+        if oddity is not None:
+            return oddity
     return None
 
 
@@ -94,19 +94,19 @@ def _name(name: str) -> str | None:
         return (
             f"a name in the metadata has {len(name)} characters, expected at most {MAX_NAME}: '{printable(name, 40)}'"
         )
-    odd = _suspicious(name, allowed=frozenset())
-    return None if odd is None else f"a name in the metadata holds {odd}: '{printable(name, 80)}'"
+    oddity = _suspicious(name, allowed=frozenset())
+    return None if oddity is None else f"a name in the metadata holds {oddity}: '{printable(name, 80)}'"
 
 
 def _text(text: str, member: str) -> str | None:
     """Describe an oddity in a text."""
     if len(text) > MAX_TEXT:
         return f"metadata '{printable(member, 40)}' has a text of {len(text)} characters, expected at most {MAX_TEXT}"
-    odd = _suspicious(text, allowed=_LAYOUT)
+    oddity = _suspicious(text, allowed=_LAYOUT)
     return (
         None
-        if odd is None
-        else f"metadata '{printable(member, 40)}' has a text that holds {odd}: '{printable(text, 80)}'"
+        if oddity is None
+        else f"metadata '{printable(member, 40)}' has a text that holds {oddity}: '{printable(text, 80)}'"
     )
 
 

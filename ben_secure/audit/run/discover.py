@@ -44,7 +44,7 @@ def databases_in(path: str) -> list[SearchResult]:
 
     Returns:
         The path itself if it is not a folder. Otherwise, sorted by path: the folder if it contains ``data.mdb``, and
-        every database below it, whatever its name; then everything that could not be examined. Links are followed.
+        every database below it, with any name; then everything that could not be examined. Links are followed.
     """
     try:
         if not os.path.isdir(path):

@@ -65,7 +65,7 @@ class Judging:
             sample: Number of values to judge; None for all.
             shard: Number of the shard to judge, starting at 1, and number of shards; None for all.
             prior: Earlier results, or None. If it is a ``StateFile``, new results are written to it.
-            progress: Called with the progress.
+            progress: Called after each range.
 
         Raises:
             SignatureError: As ``Judge``.

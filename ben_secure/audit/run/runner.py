@@ -45,7 +45,7 @@ class Run:
         resume: State file. If it exists, the audit continues from it. It is updated during the audit and removed at
             the end.
         fail_on: The exit code is 1 if a finding has at least this level.
-        progress: Called with the progress of the audit.
+        progress: Called after each range with the number of processed records and the total number.
         runner: Judges the ranges; None for worker processes on this machine.
     """
 

@@ -38,7 +38,7 @@ def judge_shard(
         target: File for the results; the caller must write it.
         options: How to judge.
         runner: Judges the ranges.
-        progress: Called with the progress.
+        progress: Called after each range.
 
     Returns:
         The file, not yet written, and the number of records judged.

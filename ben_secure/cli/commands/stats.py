@@ -79,9 +79,9 @@ def _print(statistics: Statistics, plot: str | None, out: Console) -> None:
 
 
 def _cells(band: BandStatistics) -> list[str]:
-    odd = band.nan + band.positive_infinite + band.negative_infinite
+    not_finite = band.nan + band.positive_infinite + band.negative_infinite
     numbers = [_number(number) for number in (band.mean, band.std, band.minimum, band.maximum)]
-    return [f"{band.count:,}", *numbers, f"{odd:,}" if odd else ""]
+    return [f"{band.count:,}", *numbers, f"{not_finite:,}" if not_finite else ""]
 
 
 def _number(number: float | None) -> str:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ben_secure.bands import BANDS
-from ben_secure.encode.place import acquired_by_name, place_of_document, place_of_geotiff
+from ben_secure.encode.position import acquired_from_name, position_from_geotiff, position_from_label_file
 from support.geotiffs import pixels, tiff
 
 B01, B02 = BANDS["B01"], BANDS["B02"]
@@ -32,14 +32,14 @@ def place(**tags):
     fields = {}
     for part in tags.values():
         fields |= part
-    return place_of_geotiff(tiff(pixels(B01), tags=fields), B01)
+    return position_from_geotiff(tiff(pixels(B01), tags=fields), B01)
 
 
 def test_gdal_writes_a_place_that_is_read():
     """Every file that GDAL wrote has the system and the bounds that it was given."""
     for entry in VECTORS:
         file = zlib.decompress(base64.b64decode(entry["file"]))
-        assert place_of_geotiff(file, B01) == {"epsg": 32633, "bounds": BOUNDS}, entry["name"]
+        assert position_from_geotiff(file, B01) == {"epsg": 32633, "bounds": BOUNDS}, entry["name"]
 
 
 def test_rasterio_reads_the_same_place():
@@ -49,7 +49,7 @@ def test_rasterio_reads_the_same_place():
         file = zlib.decompress(base64.b64decode(entry["file"]))
         with rasterio.MemoryFile(file) as memory, memory.open() as opened:
             expected = {"epsg": opened.crs.to_epsg(), "bounds": list(opened.bounds)}
-        assert place_of_geotiff(file, B01) == expected
+        assert position_from_geotiff(file, B01) == expected
 
 
 def test_forms_of_a_place():
@@ -82,10 +82,10 @@ FOUND = {"epsg": 32633, "bounds": [404400.0, 5341200.0, 405600.0, 5342400.0], "a
 
 def test_label_files_have_a_place():
     """Those of Sentinel-2, and of Sentinel-1, which name corner and time otherwise."""
-    assert place_of_document(DOCUMENT) == FOUND
+    assert position_from_label_file(DOCUMENT) == FOUND
     corners = {"ulx": 404400, "uly": 5342400, "lrx": 405600, "lly": 5341200}
     s1 = {"coordinates": corners, "projection": WKT, "acquisition_time": "2017-06-13T10:10:31"}
-    assert place_of_document(s1) == FOUND
+    assert position_from_label_file(s1) == FOUND
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_label_files_have_a_place():
 )
 def test_what_makes_no_sense_in_a_label_file_is_left_out(key, value, lost):
     """One of the three is lost by it, and the others stay."""
-    assert place_of_document(DOCUMENT | {key: value}) == {name: FOUND[name] for name in FOUND if name != lost}
+    assert position_from_label_file(DOCUMENT | {key: value}) == {name: FOUND[name] for name in FOUND if name != lost}
 
 
 def test_names_have_a_time():
@@ -118,9 +118,9 @@ def test_names_have_a_time():
         ("S2B_MSIL2A_20170924T93020_69_24", "2017-09-24T09:30:20Z"),
         ("S2B_MSIL2A_20180204T94161_57_38", "2018-02-04"),
     ):
-        assert acquired_by_name(name) == {"acquired": expected}
+        assert acquired_from_name(name) == {"acquired": expected}
     for name in ("S2A_MSIL2A_20171313T101031_87_48", "x", "S2A_MSIL2A_20170613", ""):
-        assert acquired_by_name(name) == {}
+        assert acquired_from_name(name) == {}
 
 
 @pytest.mark.threat("T15")
@@ -133,7 +133,7 @@ def test_any_fields_give_a_place_or_a_refusal(data):
         values = st.floats() if kind == "d" else st.integers(0, 2**16 - 1)
         tags[code] = (kind, data.draw(st.lists(values, max_size=20)))
     try:
-        found = place_of_geotiff(tiff(pixels(B01), tags=tags), B01)
+        found = position_from_geotiff(tiff(pixels(B01), tags=tags), B01)
     except ValueError:
         return
     assert found.keys() <= {"epsg", "bounds"}
