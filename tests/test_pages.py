@@ -392,6 +392,20 @@ def test_two_records_that_share_a_page_are_refused(tmp_path):
     assert len(list(PageReader(path).keys())) == 20
 
 
+@pytest.mark.threat("T7")
+def test_a_value_that_is_cut_off_is_not_read_into_memory_of_the_caller(tmp_path):
+    """What the memory held before would stand for the end of the value; one byte more, and it is whole."""
+    value = bytes(range(200)) * 100
+    path = build(tmp_path / "data", [(b"a", b"1"), (b"b", value)])
+    start = Layout(path.read_bytes()).overflows[0] + 16
+    with PageReader(path) as reader:
+        os.truncate(path, start + len(value))
+        assert reader.get_into(b"b", lambda size: memoryview(bytearray(size))) == value
+        os.truncate(path, start + len(value) - 1)
+        with pytest.raises(StoreError, match=f"is truncated: {16 + len(value)} bytes expected .* found"):
+            reader.get_into(b"b", lambda size: memoryview(bytearray(size)))
+
+
 def test_the_longest_value_is_read_and_a_longer_one_is_not(tmp_path):
     """The limit is inclusive, for values in a leaf and outside."""
     for size in (100, 100_000):

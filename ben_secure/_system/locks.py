@@ -33,16 +33,13 @@ class Lock:
         self._fd = fd
 
     def give_up(self) -> None:
-        """Remove the folder if it is otherwise empty, and release the lock. A second call has no effect."""
-        if not self._name:
-            return
+        """Remove the folder if it is otherwise empty, and release the lock; to be called once."""
         # Nobody else can lock it while it is open. Nothing is removed twice, because the next writer may have made it
         # again.
         removed(os.unlink, os.path.join(self._folder, self._name))
         removed(os.rmdir, self._folder)
         if self._fd >= 0:
             os.close(self._fd)
-        self._name = ""
 
 
 def removed(remove: Callable[[str], None], path: str) -> None:
