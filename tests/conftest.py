@@ -22,11 +22,12 @@ _CHECKOUT = pathlib.Path(__file__).parent.parent
 if pathlib.Path(ben_secure.__file__).parent.parent == _CHECKOUT:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_CHECKOUT), os.environ.get("PYTHONPATH")]))
 
-# A shell starts what it runs in the background with SIGINT ignored, and the processes that tests interrupt inherit it.
+# A shell starts background processes with SIGINT ignored, and the processes that tests interrupt inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What a user has set for terminals and for new files: tests compare plain text, and what others can write is refused.
+# The user's settings for terminals and new files: tests compare plain text, and files that others can write to are
+# refused.
 for _name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES"):
     os.environ.pop(_name, None)
 os.umask(0o022)

@@ -261,7 +261,7 @@ def dialogue(folder, *answers):
     os.close(terminal)
     shown = b""
     for answer in answers:
-        # Not before it is asked for: getpass throws away what was typed ahead.
+        # Not before the question: getpass discards earlier input.
         begin = len(shown)
         while b": " not in shown[begin:]:
             shown += os.read(manager, 1000)

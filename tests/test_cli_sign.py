@@ -226,7 +226,7 @@ def test_a_database_is_moved_to_another_suite_and_back(place, capsys, out):
         only = MacKeySet(keys.signing)
         assert {name: bytes(verified_payload(only, b"", name, value)) for name, value in found.items()} == BARE
         assert {footer_of(value).suite for value in found.values()} == {keys.signing.suite}
-        # What a killed run leaves: some moved, some not. Again, and only those that were not are written.
+        # The remains of a killed run: some are moved, some are not. Again, and only those that were not are written.
         make_database(place / f"half-{algorithm}", tagged(BARE) | dict(list(found.items())[:7]))
         code, text, _ = run(f"sign half-{algorithm} --mac-key key --retag --json", capsys)
         assert (code, json.loads(text)["written"]) == (0, 23)

@@ -128,7 +128,7 @@ def test_slow_verification_says_what_is_faster(place, capsys, monkeypatch):
     assert run(f"verify tagged {TAGS}", capsys) == (0, verified, "")
 
 
-# What is listed
+# Lists
 
 
 @pytest.mark.threat("T9")

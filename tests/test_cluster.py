@@ -298,7 +298,7 @@ def test_a_scheduler_that_is_lost_during_the_audit_is_told(tls, tmp_path):
     assert 0 < report.checked < 600
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_another_version_on_a_worker_is_told(plain, monkeypatch):
         pass
 
 
-# What runs in a worker, and what its answers are taken for; without a cluster.
+# The code in a worker, and the parsing of its answers; without a cluster.
 
 
 @pytest.fixture(scope="module")

@@ -362,7 +362,7 @@ def test_code_for_the_original_runs_no_hostile_value(names, tmp_path, monkeypatc
             load(hostile)
     assert not (tmp_path / "canary").exists()
     pickle.loads(hostile)
-    assert (tmp_path / "canary").exists()  # what remains: code that calls pickle itself
+    assert (tmp_path / "canary").exists()  # the remaining risk: code that calls pickle itself
 
 
 @pytest.mark.threat("T17")

@@ -48,7 +48,7 @@ INPUTS = {
     "docs/training.md": make_folders,
     "docs/publishing.md": make_releases,
 }
-"""Makes what a page assumes to be there."""
+"""Makes the files that a page assumes."""
 
 WALKED = [page for page in PAGES if page not in ELSEWHERE and to_run(page)]
 SLOW = {"docs/start/administrator.md"}

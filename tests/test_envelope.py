@@ -182,7 +182,7 @@ def envelope_of(payload, payload_type=PAYLOAD_TYPE):
     )
 
 
-# Who has signed.
+# The signers.
 
 
 @pytest.mark.threat("T8")
@@ -250,7 +250,7 @@ def test_a_key_id_decides_nothing(change):
     refused(with_signatures(change), [STRANGER.verify_key])
 
 
-# Who signs.
+# Signing.
 
 
 class Faulty:

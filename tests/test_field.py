@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.frameworks,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),
-]  # of what the field's packages warn
+]  # warnings of the field's packages
 
 
 def needs(*names):

@@ -65,7 +65,7 @@ def test_a_fault_is_told_of_what_was_tagged_and_not_of_pixels():
     assert footer_fault(MAGIC) is None
 
 
-# Values that hardly differ, and what is done to them.
+# Values that hardly differ, and their treatment.
 
 
 def value_ending_in(end):

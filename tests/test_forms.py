@@ -147,7 +147,7 @@ def test_ecdsa_keys_of_openssl_are_read(curve, tmp_path):
         assert read_signing_key(path).verify_key == read_verify_key(public)
 
 
-# What is something else.
+# Other content.
 
 RSA = rsa.generate_private_key(65537, 2048)
 ED = encoded(KEYS["Ed25519"])

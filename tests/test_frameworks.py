@@ -231,7 +231,7 @@ RECIPES = pathlib.Path(__file__).parent.parent / "docs" / "frameworks.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", RECIPES.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.filterwarnings("ignore")  # of what the frameworks warn
+@pytest.mark.filterwarnings("ignore")  # warnings of the frameworks
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_recipes_run(tmp_path, monkeypatch, block):
     """Every block of docs/frameworks.md whose packages are installed."""

@@ -48,7 +48,7 @@ def test_targets_accept_and_refuse(name):
 
 
 def worked(target, folder, seconds=0.3):
-    """What the driver says of a target."""
+    """The driver's output for a target."""
     with mmap.mmap(-1, 2**21) as scratch:
         return run.work(target, seconds, 7, scratch, folder)
 

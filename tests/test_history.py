@@ -87,13 +87,13 @@ PAYLOADS: dict[str, tuple[bytes, Rule]] = {
     # The result of the call is thrown away, or given a state, and the scanner's picture of the program lacks it.
     "F4 popped": (program(RUN, b"0", NONE), Rule.FORBIDDEN_GLOBAL),
     "F4 built": (program(RUN, dct(text("a"), NONE), b"b"), Rule.FORBIDDEN_GLOBAL),
-    # The call comes first; what follows is broken, so that a scanner that parses to the end reports an error instead.
+    # The call comes first; the rest is broken, so that a scanner that parses to the end reports an error instead.
     "F5 broken end": (b"\x80\x04" + RUN + b"\xff\xff\xff", Rule.FORBIDDEN_GLOBAL),
     "F5 no end": (b"\x80\x04" + RUN, Rule.FORBIDDEN_GLOBAL),
     # Opcodes that only some parsers take.
     "F6 old global": (b"\x80\x04cbuiltins\nexec\n" + tup(text(CANARY.decode())) + b"R.", Rule.FORBIDDEN_OPCODE),
     "F6 instance": (b"\x80\x04(V" + CANARY + b"\nibuiltins\nexec\n.", Rule.FORBIDDEN_OPCODE),
-    # Items set on what is no dict; a length that is not the storage's.
+    # Items are set on an object that is not a dict; a length differs from the storage's.
     "F8 items of a call": (program(call(REBUILD_PATCH), b"(", text("a"), NONE, b"u"), Rule.CALL_SHAPE),
     # Lengths and indices that the C unpickler took memory for, and numbers that its two parsers read differently.
     "F10 memo index": (program(NONE, b"r" + struct.pack("<I", 2**28 - 1)), Rule.FORBIDDEN_OPCODE),

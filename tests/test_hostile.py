@@ -208,8 +208,7 @@ from support.attacks import FRAMES_ARE_DROPPED, ATTACKS
 
 pairs = [(attack.name, attack.value(), attack.accepted()) for attack in ATTACKS]
 seen, current = {}, ""
-for turn in range(2):  # what a message or a patch needs is imported in the first
-    if turn:
+for turn in range(2): # messages and patches import their modules in the first if turn:
         sys.addaudithook(lambda event, arguments: current and seen.setdefault(event, current))
     for name, value, accepted in pairs:
         current = name

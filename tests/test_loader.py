@@ -453,7 +453,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def limited(tmp_path, dataset):
-    """Reads an epoch in a process with limits; what it printed last."""
+    """Read an epoch in a process with limits; return the last line of output."""
     script = tmp_path / "limited.py"
     script.write_text(LIMITED)
 

@@ -1,4 +1,4 @@
-"""The codes of LZW: what a decoder knows by then is passed on, anything else never reaches imagecodecs."""
+"""The codes of LZW: codes that a decoder knows at that point are passed on, anything else never reaches imagecodecs."""
 
 import numpy as np
 import pytest

@@ -56,7 +56,7 @@ def plain(item, value):
     return {key: plain(part, value) for key, part in item.items()} if type(item) is dict else item
 
 
-# What is admitted.
+# Accepted programs.
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
@@ -219,7 +219,7 @@ def test_limit_is_honoured(limit, most, value):
         assert "Limits" in str(caught.value)
 
 
-# What is admitted means the same to other readers.
+# Accepted programs have the same meaning for other readers.
 
 
 @given(seeds)

@@ -1,4 +1,4 @@
-"""What goes around the package: the manual page, completions, images, the recipe, the action."""
+"""Files around the package: the manual page, completions, images, the recipe, the action."""
 
 import os
 import pathlib
@@ -66,7 +66,7 @@ def test_the_manual_is_sound(made):
     ("words", "expected"), [("ben-secure pub", "publish"), ("ben-secure audit --fail-", "--fail-on")]
 )
 def test_bash_completes(made, tmp_path, words, expected):
-    """The completion file gives what a user types with the Tab key."""
+    """The completion file gives the same completions as the Tab key."""
     file = made / "bash-completion/completions/ben-secure"
     *before, last = words.split()
     script = f"""

@@ -157,7 +157,7 @@ def test_limits_hold_for_store_and_pickle(path, patches):
         with PatchReader(path, limits=limits) as reader, pytest.raises(LimitExceededError) as caught:
             reader["S2A_0"]
         assert caught.value.lmdb_key == b"S2A_0"
-    # What is read without being decoded may have the footer of a tagged value besides.
+    # A value that is read without decoding may have the footer of a tagged value besides.
     with PatchReader(path, limits=Limits(max_value_bytes=size - 64)) as reader:
         assert len(reader.raw("S2A_0")) == size
     with PatchReader(path, limits=Limits(max_value_bytes=size - 65)) as reader, pytest.raises(LimitExceededError):

@@ -17,7 +17,7 @@ from support.strategies import make_patch, metadata
 
 LABELS = ["Pastures", "Land principally occupied by agriculture, with significant areas of natural vegetation"]
 
-# Metadata with something odd, its twin that differs as little as possible, and what is said.
+# Odd metadata, an accepted counterpart that differs as little as possible, and the remark.
 ODD = {
     "escape": ({"note": "\x1b[31mred"}, {"note": "[31mred"}, r"'note' .* U\+001B \(control\): '\\x1b\[31mred'"),
     "delete": ({"note": "a\x7f"}, {"note": "a~"}, r"U\+007F \(control\)"),

@@ -82,7 +82,7 @@ def check(url, change):
 def test_nginx(tmp_path, release, more):
     """Ranges, ETag and If-Match of nginx work; it is an error if nginx serves no ranges."""
     port = free_port()
-    user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""  # else its workers cannot read what is private
+    user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""  # otherwise its workers cannot read private files
     (tmp_path / "nginx.conf").write_text(NGINX_CONF.format(folder=tmp_path, port=port, more=more, user=user))
     with running([NGINX, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"], port):
         url = f"http://127.0.0.1:{port}/x.lmdb"

@@ -704,7 +704,7 @@ def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
     database = make_database(tmp_path / "db", {b"%s%06d" % (STEM, n): HONEST[n % 4] for n in range(40_000)})
     state, answer = tmp_path / "state", tmp_path / "answer"
     command = [sys.executable, "-m", "ben_secure", "audit", str(database), "--no-fickling", "--workers", "1"]
-    with answer.open("wb") as file:  # a pipe that nobody reads meanwhile would hold it up
+    with answer.open("wb") as file:  # an unread pipe would block it
         running = subprocess.Popen(
             [*command, "--resume", str(state), "--json"], stdout=file, stderr=subprocess.PIPE, text=True
         )
@@ -716,7 +716,7 @@ def test_ctrl_c_ends_the_workers_and_tells_what_is_known(tmp_path):
     for worker in workers:  # so that it is not done before it is interrupted
         os.kill(worker, signal.SIGSTOP)
     before = -1
-    while before != (before := _ticks(running.pid)):  # it adds up what it was told until then
+    while before != (before := _ticks(running.pid)):  # it sums the counts up to then
         time.sleep(1)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=600)

@@ -120,7 +120,7 @@ def test_a_manifest_is_verified_by_every_shard(tmp_path, capsys):
     assert "was written with other options" in json.loads(capsys.readouterr().out)["databases"][0]["error"]
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_shrunk_values_are_explained_only_if_the_sums_agree():
     assert unexplained(smaller) == smaller
 
 
-META = 16  # of what a meta page says, behind its header
+META = 16  # in a meta page, after its header
 FREE, MAIN, LAST, TXNID = META + 24, META + 72, META + 120, META + 128
 FIELDS = {"flags": (4, "<H"), "depth": (6, "<H"), "branches": (8, "<Q"), "leaves": (16, "<Q"), "overflows": (24, "<Q")}
 
@@ -428,7 +428,7 @@ def test_files_beside_a_database_that_is_a_file_are_not_looked_at(database):
     assert rules(database / "data.mdb") == []
 
 
-# Who can write.
+# Write permissions.
 
 
 @pytest.mark.threat("T11")

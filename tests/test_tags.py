@@ -327,7 +327,7 @@ def test_hmac_vectors(vector):
     key._tag_key = bytes.fromhex(vector["key"])
     data = bytes.fromhex(vector["data"])
     for cut in (0, 1, len(data)):
-        for _ in range(2):  # the second time from what was kept
+        for _ in range(2):  # the second time from the cache
             mac = key.start(data[:cut])
             mac.update(data[cut:])
             assert mac.hexdigest() == vector["mac"]

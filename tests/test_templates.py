@@ -343,7 +343,7 @@ def test_threads_do_not_disturb_each_other():
     assert wrong == []
 
 
-# What is kept has a budget in bytes.
+# The memory has a budget in bytes.
 
 
 def large_lists():

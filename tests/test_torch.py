@@ -90,7 +90,7 @@ def test_tensors_are_indices(dataset):
     for index in (torch.tensor(True), mask[:3], list(mask[:3]), [torch.tensor(True), 1]):
         with pytest.raises((TypeError, IndexError), match="bool"):
             dataset[index]
-    with pytest.raises(TypeError, match="a bool is not the index"):  # a mask is not what a Subset wants
+    with pytest.raises(TypeError, match="a bool is not the index"):  # a Subset does not accept a mask
         next(iter(DataLoader(Subset(dataset, [True, False, True]))))
     assert len(next(iter(DataLoader(Subset(dataset, [1, 0, 1]))))) == 2
 

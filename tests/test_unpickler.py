@@ -103,7 +103,7 @@ class Child(ben_secure.BigEarthNet_S1_Patch):
     """A subclass of a class with fixed bands."""
 
 
-# What goes in.
+# Input.
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda value: memoryview(bytearray(value))])
@@ -167,7 +167,7 @@ def test_value_of_just_the_largest_size_passes():
         loads(value, limits=Limits(max_value_bytes=len(value) - 1))
 
 
-# What comes out.
+# Results.
 
 
 @given(strategies.patches())
@@ -473,7 +473,7 @@ def test_no_function_of_pickle_runs():
         elif event == "call":
             called.add((frame.f_globals.get("__name__"), frame.f_code.co_name))
 
-    for watching in (False, True):  # what a message needs is imported in the first turn
+    for watching in (False, True):  # messages import their modules in the first turn
         sys.setprofile(watch if watching else None)
         try:
             for value in [*VALUES, *HOSTILE]:

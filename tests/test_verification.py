@@ -443,7 +443,7 @@ def test_it_travels_to_workers_whole():
     verification = Verification(
         mac_key=keys, context=CONTEXT, verify_key=BOTH, threshold=2, manifest="m", name="n", version="1"
     )
-    # Unlike a Pool, it ends with an error where what is sent cannot be unpickled.
+    # Unlike a Pool, it ends with an error if the sent object cannot be unpickled.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         for given, marks in ((verification, [2, 1]), (Verification(mac_key=keys.signing), [2])):
             assert pool.submit(marks_in_worker, given).result() == (given, marks)

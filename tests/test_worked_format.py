@@ -1,4 +1,4 @@
-"""The page that shows a release in hexadecimal is what ben_secure writes today."""
+"""The page that shows a release in hexadecimal agrees with the present output of ben_secure."""
 
 from support.worked_format import PAGE, page
 

@@ -57,7 +57,7 @@ def old(tmp_path):
     return path, {b"a": PATCH.dumps(), b"b": OTHER.dumps()}
 
 
-# What is written
+# Written content
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -369,7 +369,7 @@ def test_what_is_kept_for_a_resumption_is_synchronised_at_each_commit(tmp_path, 
         assert [env.flags()["sync"] for env in opened] == [resume is not None]
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize("append", [False, True])
@@ -502,7 +502,7 @@ def test_a_place_that_is_not_ours_is_not_used(tmp_path):
     place.mkdir(0o700)
     (place / "new").mkdir()
     (place / "new" / "left over").touch()
-    assert records(write(tmp_path / "db", {})) == {}  # a private one is what a killed writer leaves
+    assert records(write(tmp_path / "db", {})) == {}  # a private one is the remains of a killed writer
     (tmp_path / "db" / "data.mdb").unlink()
     (tmp_path / "db").rmdir()
     (tmp_path / "elsewhere").mkdir(0o700)
@@ -558,7 +558,7 @@ def left_over(directory):
 
 @pytest.mark.parametrize("append", [False, True])
 def test_killed_at_every_step(tmp_path, monkeypatch, append):
-    """A writer killed at any system call leaves the old database or the new one; what else it leaves is removed."""
+    """A writer killed at any system call leaves the old database or the new one; other remains are removed."""
     monkeypatch.setattr(writer, "_CHUNK_BYTES", 1)
     new = {"c": PATCH, "d": OTHER}
     became_new, status = [], -signal.SIGKILL
@@ -669,7 +669,7 @@ def test_what_was_written_is_found_again(tmp_path, monkeypatch):
 
 
 def test_only_what_is_committed_is_kept(tmp_path):
-    """What was pending at an interruption is lost, and if nothing was committed nothing is left."""
+    """Pending patches are lost at an interruption, and if nothing was committed nothing is left."""
     interrupt(tmp_path / "new", 2, b"a")
     assert os.listdir(tmp_path) == []
 

@@ -1,4 +1,4 @@
-"""What is encoded: GeoTIFFs and label files."""
+"""The input of encode: GeoTIFFs and label files."""
 
 from __future__ import annotations
 

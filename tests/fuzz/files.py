@@ -229,7 +229,7 @@ def _state_seeds() -> list[bytes]:
 
 
 def _examine_state(data: bytes, _: bytes) -> Refusal:
-    """What is believed is an answer to just what was asked, and survives being written and read again."""
+    """An accepted answer fits exactly its question, and survives being written and read again."""
     path = _folder() / "state.json"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)

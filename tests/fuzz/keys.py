@@ -133,7 +133,7 @@ def _mutate(rng: random.Random, content: bytes, others: Sequence[bytes]) -> byte
 
 
 def _inside(rng: random.Random, text: bytes, others: Sequence[bytes]) -> bytes:
-    """Change what is encoded in base64; numbers of OpenSSH's form are changed as bytes."""
+    """Change the decoded bytes of a base64 form; numbers of OpenSSH's form are changed as bytes."""
     try:
         decoded = base64.b64decode(b"".join(text.replace(b"\\n", b"").replace(b"\\r", b"").split()))
     except ValueError:
@@ -146,11 +146,11 @@ def _inside(rng: random.Random, text: bytes, others: Sequence[bytes]) -> bytes:
 
 
 def _silent(content: bytes, refused: Refusal) -> None:
-    """No piece of what is encoded in the file, as base64 or however, is in the message; a key id is shorter."""
-    said = str(refused).replace(_ALG, "")
+    """Check that the message has no piece of the file's encoded content; a key id is shorter than a piece."""
+    message = str(refused).replace(_ALG, "")
     for run in re.findall(rb"[A-Za-z0-9_+/=-]{24,}", content.replace(b"-----", b" ")) if refused is not None else ():
         for start in range(0, len(run) - 12, 6):
-            assert run[start : start + 12].decode() not in said, "the message shows the key"
+            assert run[start : start + 12].decode() not in message, "the message shows the key"
 
 
 def _examine_public(content: bytes, _: bytes) -> Refusal:

@@ -94,7 +94,7 @@ def work(target: Target, seconds: float, seed: int, scratch: mmap.mmap, save: pa
         save: Folder for inputs that fail.
 
     Returns:
-        What the parent prints: counts, and failures in words.
+        The output of the parent: counts, and descriptions of failures.
     """
     seeds = target.seeds() + [path.read_bytes() for path in corpus(target.name)]
     pool, ways = list(seeds), collections.Counter[str]()
@@ -138,7 +138,7 @@ def _kept(save: pathlib.Path, name: str, seed: int, value: bytes, count: int, er
 
 
 def _worker(options: argparse.Namespace) -> None:
-    """What the process of one target does."""
+    """The work of one target's process."""
     faulthandler.enable()
     tempfile.tempdir = _TEMPORARY
     signal.signal(signal.SIGALRM, _hang)

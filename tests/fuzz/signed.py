@@ -1,4 +1,4 @@
-"""What a publisher signs: the manifest, its envelope, and the statement in it."""
+"""The signed parts of a release: the manifest, its envelope, and the statement in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fuzzing target is, and mutations that several targets share."""
+"""The class of fuzzing targets, and mutations that several targets share."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def odd_number(rng: random.Random, bits: int, near: int = 0) -> int:
 
 
 def mutate_bytes(rng: random.Random, data: bytes, others: Sequence[bytes]) -> bytes:
-    """Change some bytes without regard to what they mean."""
+    """Change some bytes, independent of their meaning."""
     if not data:
         return rng.randbytes(rng.randrange(40))
     at = rng.randrange(len(data))

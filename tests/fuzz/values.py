@@ -63,7 +63,7 @@ def _footer_seeds() -> list[bytes]:
 
 
 def _mutate_footer(rng: random.Random, value: bytes, others: Sequence[bytes]) -> bytes:
-    """Change a field of the footer, or what stands before it; mostly leave the magic alone."""
+    """Change a field of the footer, or the bytes before it; mostly keep the magic."""
     kind = rng.randrange(6)
     if kind == 0 or len(value) < FOOTER_BYTES:
         return mutate_bytes(rng, value, others)

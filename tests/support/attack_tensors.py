@@ -62,7 +62,7 @@ def _add_lengths() -> None:
     for length in (2**16 + 1, 2**31, 2**32 - 1):
         _add(
             f"header of {length} bytes",
-            "allocates what it is told",
+            "allocates any announced length",
             struct.pack("<Q", length) + S1_FILE[8:],
             "at most 65536 are read",
             rule=Rule.LIMIT,
@@ -78,12 +78,14 @@ def _add_lengths() -> None:
     _add("one byte of header", "indexes behind the end", raw("{", b"}"), "not JSON")
     _add(
         "no header",
-        "is told from other formats by its first byte",
+        "is distinguished from other formats by its first byte",
         struct.pack("<Q", 0),
         "not a safetensors file",
         rule=Rule.NOT_A_PICKLE,
     )
-    _add("header of no bytes, '{' behind it", "the header is what the length says", raw("", b"{}"), "begins with b''")
+    _add(
+        "header of no bytes, '{' behind it", "the length decides what the header is", raw("", b"{}"), "begins with b''"
+    )
     for end in (9, 20, whole - 28801, whole - 1):
         _add(f"cut to {end} bytes", "shows memory that is not the value's", S1_FILE[:end], "follow|take 28800 bytes")
     for more in (b"\0", b".", bytes(64), S1_FILE):
@@ -169,7 +171,7 @@ def _add_names() -> None:
         )
         _add(
             f"no {name}",
-            "reads what is not there",
+            "reads past the end",
             _map(**{name: None}),
             "with exactly the members dtype, shape and data_offsets",
             file(MAP),
@@ -428,7 +430,7 @@ def _add_notes() -> None:
         "integer of 65 bytes": _NOTE | {"stored": {"x": -(2**511)}},
         "metadata too deep": _NOTE | {"stored": {"x": json.loads("[" * 26 + "]" * 26)}},
     }.items():
-        _add(f"note: {label}", "says what is not so", noted(said), "not a valid patch", accepted, Rule.PATCH)
+        _add(f"note: {label}", "states a contradiction", noted(said), "not a valid patch", accepted, Rule.PATCH)
     for label, bands in {
         "none": [],
         "another name": [[None, "Band", "data", 10]],

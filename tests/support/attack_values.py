@@ -63,7 +63,7 @@ from support.legacy_values import (
 
 # fmt: off
 
-# label: (base of the accepted, what is changed)
+# label: (base of the accepted value, the change)
 _ARRAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "object flags in a numeric dtype": ({}, {"dtype_state": (3, "<", None, None, None, -1, -1, 63)}),
     "one flag": ({}, {"dtype_state": (3, "<", None, None, None, -1, -1, 1)}),
@@ -404,15 +404,15 @@ def _add_legacy() -> None:
         }.items():
             case(
                 f"{generation}: {label}", make, lambda g, c=change: g.state["green"].state.update(c),
-                why="pydantic would set what the state says",
+                why="pydantic would set the attributes of the state",
             )
         case(
             f"{generation}: no fields", make, lambda g: g.state["green"].state.__delitem__("__dict__"),
-            why="pydantic would set what the state says",
+            why="pydantic would set the attributes of the state",
         )
         case(
             f"{generation}: no fields set", make, lambda g, o=one: g.state["green"].state.__delitem__(o),
-            why="pydantic would set what the state says",
+            why="pydantic would set the attributes of the state",
         )
         case(
             f"{generation}: slot state", make,
@@ -631,11 +631,11 @@ def _add_canonical() -> None:
         "long bytes": blob(bytes(1000)),
     }.items():
         attack(
-            "T3", f"result is {label}", "what comes out is not a patch, or is one half built", program(value),
+            "T3", f"result is {label}", "the result is not a patch, or is half built", program(value),
             Rule.PATCH, accepted=canonical(),
         )
     attack(
-        "T3", "S1 patch without a state", "what comes out is half built", program(new(name(PATCH_MODULES[S1], S1))),
+        "T3", "S1 patch without a state", "the result is half built", program(new(name(PATCH_MODULES[S1], S1))),
         Rule.PATCH, accepted=canonical(),
     )
 

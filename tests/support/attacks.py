@@ -182,7 +182,7 @@ def _add_calls() -> None:
     for module, attribute, argument in (("os", "system", TOUCH), ("builtins", "eval", EXPRESSION)):
         payload = Call(name_of(module, attribute), (argument,))
         attack(
-            "T1", f"call {module}.{attribute} in a legacy patch", "the same in what the original package writes",
+            "T1", f"call {module}.{attribute} in a legacy patch", "the same in values of the original package",
             write(small_tree(metadata={"x": payload})), Rule.FORBIDDEN_GLOBAL,
             accepted=write(small_tree(metadata={"x": Maker().scalar(np.uint16(1))})),
         )
@@ -317,7 +317,7 @@ def _add_build() -> None:
         "a list": lst(text("x")), "a string": text("x"), "None": NONE, "a number": number(3), "a class": cls,
     }.items():
         attack(
-            "T3", f"BUILD of a dtype with {label} for state", "__setstate__ gets what it does not expect",
+            "T3", f"BUILD of a dtype with {label} for state", "__setstate__ gets an unexpected state",
             with_metadata(
                 call(scalar, build(call(name("numpy", "dtype"), text("u2"), FALSE, TRUE), state), blob(b"\1\0"))
             ),
@@ -349,7 +349,7 @@ def _add_build() -> None:
                 accepted=with_metadata(empty + fill[opcode]),
             )
         attack(
-            "T3", f"{opcode} on {target} from the memo", "what was counted and checked grows afterwards",
+            "T3", f"{opcode} on {target} from the memo", "a checked container grows afterwards",
             with_metadata(tup(empty + MEMO, get(0) + fill[opcode])), Rule.STRUCTURE,
             accepted=with_metadata(tup(empty + MEMO + fill[opcode], get(0))), words="changed after it was referred to",
         )
@@ -357,14 +357,14 @@ def _add_build() -> None:
         "a list": b"]" + MEMO + get(0) + b"a", "a dict": b"}" + MEMO + text("k") + get(0) + b"s",
     }.items():
         attack(
-            "T2", f"{target} put into itself", "whoever walks the metadata never comes back", with_metadata(value),
+            "T2", f"{target} put into itself", "a walk over the metadata never ends", with_metadata(value),
             Rule.STRUCTURE, with_metadata(value.replace(get(0), NONE)), "changed after it was referred to",
         )
 
 
 def _add_call_shapes() -> None:
     """Every admitted global, called otherwise than honest payloads do."""
-    why = "numpy's real functions do what they are told: allocate, cast, read memory"
+    why = "numpy's real functions obey hostile arguments: allocate, cast, read memory"
     for (module, attribute), row in TABLE.items():
         kind, target = row.kind, name(module, attribute)
         short = f"{module}.{attribute}"
@@ -403,7 +403,7 @@ def _add_call_shapes() -> None:
         "an instance": new(name(PATCH_MODULES[S1], S1)),
     }.items():
         attack(
-            "T1", f"{label} called", "REDUCE calls what is on the stack", with_metadata(target + b")R"),
+            "T1", f"{label} called", "REDUCE calls an object on the stack", with_metadata(target + b")R"),
             Rule.CALL_SHAPE,
         )
         attack(
@@ -493,7 +493,7 @@ def _add_framing() -> None:
         "bytearray of 2**40 bytes": b"\x96" + struct.pack("<Q", 2**40), "integer of 255 bytes": b"\x8a\xff",
     }.items():
         attack(
-            "T2", f"{label} where there are fewer", "memory is taken for what is announced", with_metadata(payload),
+            "T2", f"{label} where there are fewer", "announced lengths are allocated", with_metadata(payload),
             Rule.MALFORMED,
         )
     attack(
@@ -505,7 +505,7 @@ def _add_framing() -> None:
         "a second, hostile pickle": program(_CALLS["os.system"]), "text": b"hello",
     }.items():
         attack(
-            "T3", f"{label} after the end", "what was checked or signed is not all that is there", whole + tail,
+            "T3", f"{label} after the end", "more bytes follow the checked or signed ones", whole + tail,
             Rule.TRAILING_DATA, accepted=whole,
         )
     for label, value, rule in (
@@ -521,7 +521,7 @@ def _add_framing() -> None:
         ("a zip file", b"PK\x03\x04", Rule.NOT_A_PICKLE),
         ("an NPY file", b"\x93NUMPY\x01\0", Rule.NOT_A_PICKLE),
     ):
-        attack("T3", f"value is {label}", "not what a reader expects", value, rule, accepted=whole)
+        attack("T3", f"value is {label}", "not expected by a reader", value, rule, accepted=whole)
 
 
 def _add_stack_and_memo() -> None:
@@ -539,7 +539,7 @@ def _add_stack_and_memo() -> None:
         ("MEMOIZE under a mark", text("a") + b"(" + MEMO + NONE + b"t\x86", Rule.MALFORMED),
         ("TUPLE2 through a mark", NONE + b"(" + NONE + b"\x86", Rule.MALFORMED),
         ("TUPLE without a mark", b"t" * 9, Rule.MALFORMED),
-        ("APPENDS on what the mark was meant for", b"e", Rule.STRUCTURE),
+        ("APPENDS on the target of the mark", b"e", Rule.STRUCTURE),
         ("APPEND through a mark", b"](" + NONE + b"a", Rule.STRUCTURE),
         ("SETITEMS with half an entry", b"}(" + text("k") + b"u", Rule.MALFORMED),
         ("BUILD through a mark", b"(" + b"}b", Rule.STRUCTURE),
@@ -623,7 +623,7 @@ def _add_bombs() -> None:
             "T3", f"{label} in a set", "__hash__ and __eq__ of an object run", with_metadata(members(member)),
             Rule.STRUCTURE, accepted=with_metadata(members(blob(b"x"))),
         )
-    laugh = "few opcodes, 10**20 objects for whoever walks or prints it"
+    laugh = "few opcodes, but 10**20 objects for a walk or a printout"
     for label, make in {"lists": lst, "tuples": tup, "dicts": _keyed}.items():
         attack(
             "T2", f"billion laughs through {label}", laugh, with_metadata(_laughs(20, make)), Rule.LIMIT,
@@ -673,11 +673,11 @@ def _add_bombs() -> None:
     # A reader that remembers where it stood copies stack and memo.
     memo = NONE + MEMO * 20_000
     attack(
-        "T2", "a full memo and thousands of lists", "what is remembered of each list grows with the memo",
+        "T2", "a full memo and thousands of lists", "the memory kept for each list grows with the memo",
         program(memo, (b"](" + NONE * 14 + b"e") * 1600), Rule.MALFORMED, accepted=canonical(),
     )
     attack(
-        "T2", "a full memo and 25,000 blocks", "what is remembered of each block grows with the memo",
+        "T2", "a full memo and 25,000 blocks", "the memory kept for each block grows with the memo",
         lambda: program(memo, blob(bytes(512)) * 25_000), Rule.MALFORMED, accepted=canonical(),
     )
     attack(

@@ -188,7 +188,7 @@ def pytest(work: pathlib.Path, arguments: list[str], seconds: int) -> tuple[bool
                 os._exit(code)
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # what a test has left running
+            os.killpg(child, signal.SIGKILL)  # processes that a test has left running
         output.seek(0)
         lines = output.read().strip().splitlines() or [f"ended with {ended}"]
     failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
@@ -225,7 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=150)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=int, default=300, help="of the processor; what takes longer is noticed")
+    parser.add_argument("--seconds", type=int, default=300, help="of the processor; anything longer is noticed")
     parser.add_argument("--room", choices=ROOMS, action="append", help="only this room")
     parser.add_argument("--quick", action="store_true", help="only the test files of the module itself")
     parser.add_argument("--rerun", type=pathlib.Path, metavar="LOG", help="only the survivors in the output of a run")

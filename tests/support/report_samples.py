@@ -1,4 +1,4 @@
-"""Reports with a finding of every rule, hostile texts, and a console that shows what is printed."""
+"""Reports with a finding of every rule, hostile texts, and a console that records its output."""
 
 from __future__ import annotations
 

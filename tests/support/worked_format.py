@@ -1,6 +1,6 @@
 """The page that shows a signed database byte by byte: ``python tests/support/worked_format.py`` writes it.
 
-The bytes come from the code on the page itself, so the page cannot differ from what ben_secure writes. A test compares.
+The bytes come from the code on the page itself, so the page always agrees with ben_secure. A test compares.
 """
 
 import base64

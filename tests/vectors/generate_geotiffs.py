@@ -23,7 +23,7 @@ HOLED[7, 7] = -np.inf
 
 
 def variants():
-    """Name, pixels, options of the driver, and what is done afterwards."""
+    """Name, pixels, options of the driver, and the later steps."""
     yield "overviews", FULL.astype("u2"), {}, {"overviews": True}
     yield "mask", FULL.astype("u2"), {"nodata": 7}, {"mask": True}
     yield "mask and overviews", FULL.astype("u2"), {"compress": "DEFLATE"}, {"mask": True, "overviews": True}
@@ -90,7 +90,7 @@ if __name__ == "__main__":
             write(path, pixels, options, more)
             with rasterio.open(path) as file:
                 read = file.read(1)
-            if name == "half precision":  # rasterio widens what the file has
+            if name == "half precision":  # rasterio widens the values of the file
                 read = read.astype("f2")
             vectors.append({"name": name, "file": packed(path.read_bytes()), "dtype": read.dtype.str})
             vectors[-1] |= {"pixels": packed(read.tobytes())}

@@ -1,7 +1,7 @@
 """Make ``gmac_tags.json`` from fixed keys, as docs/format.md says and not as the package does: a second implementation.
 
 Imports nothing of the package. GHASH is computed here, over integers; AES alone is that of cryptography. Run it to
-write the file anew; a test compares what it makes with what is there.
+write the file again; a test compares the output with the file.
 """
 
 import base64

@@ -1,6 +1,6 @@
 """Make ``manifest.json`` from fixed keys, as docs/format.md says and not as the package does: a second implementation.
 
-Imports nothing of the package. Run it to write the file anew; a test compares what it makes with what is there.
+Imports nothing of the package. Run it to write the file again; a test compares the output with the file.
 """
 
 import base64
@@ -138,7 +138,7 @@ def invalid_manifests():
 
 
 def invalid_payloads():
-    """What a publisher may sign with the same key, and is no statement about a manifest."""
+    """Other content that a publisher may sign with the same key, and that is not a statement about a manifest."""
     good = statement_of(manifest_of(records_of(VALUES)), len(VALUES))
     text = spelled(good)
     predicate, dataset = good["predicate"], good["predicate"]["dataset"]

@@ -50,8 +50,8 @@ def mixtures():
     """Manifest and statement are well-formed, each for itself, and the publisher has signed both."""
     by_blake3 = manifest_of(records_of(VALUES))
     by_sha256 = V1["manifest_of"](V1["records_of"](VALUES))
-    yield case_of("a list of BLAKE3, said to be of SHA-256", by_blake3, V1["statement_of"](by_blake3, len(VALUES)))
-    yield case_of("a list of SHA-256, said to be of BLAKE3", by_sha256, statement_of(by_sha256, len(VALUES)))
+    yield case_of("a list of BLAKE3, declared as SHA-256", by_blake3, V1["statement_of"](by_blake3, len(VALUES)))
+    yield case_of("a list of SHA-256, declared as BLAKE3", by_sha256, statement_of(by_sha256, len(VALUES)))
 
 
 def invalid_manifests():

@@ -1,6 +1,6 @@
 """Make ``tags.json`` from fixed keys, as docs/format.md says and not as the package does: a second implementation.
 
-Imports nothing of the package. Run it to write the file anew; a test compares what it makes with what is there.
+Imports nothing of the package. Run it to write the file again; a test compares the output with the file.
 """
 
 import base64
