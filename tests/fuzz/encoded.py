@@ -20,7 +20,7 @@ import numpy as np
 from ben_secure.bands import BANDS
 from ben_secure.encode.geotiff import Unknown, decode_band, unknown_pixels
 from ben_secure.encode.labels import LabelFile, metadata_of, parse_label_file
-from ben_secure.encode.place import place_of_geotiff
+from ben_secure.encode.position import position_from_geotiff
 from ben_secure.labels.nomenclature import CORINE_43
 from fuzz.target import Refusal, Target, mutate_bytes, mutate_json, odd_number, refusal
 from support.geotiffs import tiff
@@ -154,7 +154,7 @@ def _examine_geotiff(data: bytes, _: bytes) -> Refusal:
 
     refused = refusal(lambda: decode_band(data, _SPEC), accepted, ValueError)
     if refused is None:
-        refusal(lambda: place_of_geotiff(data, _SPEC), placed, ValueError)
+        refusal(lambda: position_from_geotiff(data, _SPEC), placed, ValueError)
     return refused
 
 
@@ -182,14 +182,14 @@ def _examine_labels(content: bytes, _: bytes) -> Refusal:
     def accepted(found: LabelFile) -> None:
         assert set(found.labels) <= set(CORINE_43)
         assert len(set(found.labels)) == len(found.labels)
-        place = found.place
-        assert place.keys() <= {"epsg", "bounds", "acquired"}
-        assert type(place.get("epsg", 4326)) is int
-        bounds: Any = place.get("bounds", [0.0, 0.0, 1.0, 1.0])
+        position = found.position
+        assert position.keys() <= {"epsg", "bounds", "acquired"}
+        assert type(position.get("epsg", 4326)) is int
+        bounds: Any = position.get("bounds", [0.0, 0.0, 1.0, 1.0])
         assert all(type(edge) is float and math.isfinite(edge) for edge in bounds)
         assert bounds[0] < bounds[2]
         assert bounds[1] < bounds[3]
-        assert _ACQUIRED.fullmatch(str(place.get("acquired", "2017-06-13T16:50:43Z"))), place
+        assert _ACQUIRED.fullmatch(str(position.get("acquired", "2017-06-13T16:50:43Z"))), position
         metadata = metadata_of(found, None, True)
         assert metadata["labels"] == found.labels
         spelled = json.dumps(json.loads(content), indent=3).encode()
