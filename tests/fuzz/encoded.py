@@ -199,6 +199,6 @@ def _examine_labels(content: bytes, _: bytes) -> Refusal:
 
 
 TARGETS = (
-    Target("geotiff", _geotiff_seeds, _mutate_geotiff, _examine_geotiff, memory=2**26, seconds=2),
+    Target("geotiff", _geotiff_seeds, _mutate_geotiff, _examine_geotiff, memory=2**26, seconds=2, needs="imagecodecs"),
     Target("labels", _label_seeds, mutate_json, _examine_labels),
 )

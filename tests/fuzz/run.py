@@ -12,6 +12,7 @@ import argparse
 import collections
 import faulthandler
 import hashlib
+import importlib.util
 import json
 import mmap
 import os
@@ -153,6 +154,9 @@ def _hang(*_: object) -> None:
 
 def fuzz(name: str, seconds: float, seed: int, save: pathlib.Path) -> tuple[str, bool]:
     """Run one target in a process of its own; returns what to print, and whether nothing failed."""
+    needs = TARGETS[name].needs
+    if needs is not None and importlib.util.find_spec(needs) is None:
+        return f"{name}: left out, {needs} is not installed", True
     with tempfile.NamedTemporaryFile(dir=_TEMPORARY) as scratch:
         scratch.truncate(_MOST_INPUT + 16)
         command = [sys.executable, __file__, "--worker", name, "--seed", str(seed), "--seconds", str(seconds)]

@@ -276,7 +276,7 @@ def _raise(error: Exception) -> None:
 
 
 TARGETS = (
-    Target("parquet", _parquet_seeds, _mutate_parquet, _examine_parquet, memory=2**25, seconds=30),
+    Target("parquet", _parquet_seeds, _mutate_parquet, _examine_parquet, memory=2**25, seconds=30, needs="pyarrow"),
     Target("csv", lambda: list(_TEXTS), _mutate_text, _examine_csv, memory_per_byte=200),
     Target("statistics", _statistics_seeds, mutate_json, _examine_statistics, memory=2**25),
     Target("splits", lambda: list(_TEXTS), _mutate_text, _examine_names, memory_per_byte=200),

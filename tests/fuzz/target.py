@@ -29,6 +29,7 @@ class Target:
         seconds: Processor time that one input may take.
         memory: Bytes that an input may take whatever its length, as ``tracemalloc`` counts them.
         memory_per_byte: Bytes that it may take in addition, for each byte of its own.
+        needs: Module that the parser needs and that may be missing.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Target:
     seconds: float = 1.0
     memory: int = 2**23
     memory_per_byte: int = 40
+    needs: str | None = None
 
 
 def refusal(
