@@ -275,7 +275,7 @@ def test_workers_do_not_change_a_bit(database):
         stats(database, workers=0)
 
 
-def fail(*_):
+def fail(*_, **__):
     """Fail as the operating system does where there are too many open files."""
     raise OSError(24, os.strerror(24))
 
