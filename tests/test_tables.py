@@ -1,6 +1,7 @@
 """Metadata tables and lists of names."""
 
 import datetime
+import json
 import pathlib
 import subprocess
 import sys
@@ -177,7 +178,12 @@ def test_a_table_that_ends_pyarrow_is_refused(tmp_path, monkeypatch):
     with pytest.raises(TableError, match=r"cannot use the table .*aborts\.parquet"):
         read_table(write(tmp_path / "aborts.parquet", aborts))
     assert read_table(good) == {"A": {"x": 1}}
-    for end, said in (("kill -ABRT $$", "was ended by signal 6"), ("echo '\0\0\0\0\0\0\0\0[]'", "did not finish")):
+    columns = {"id": ["plain", ["A"]], "columns": {"x": ["plain", []]}, "left_out": {}}
+    ends = [("kill -ABRT $$", "was ended by signal 6"), ("exit 0", "did not finish")]
+    for document in ([], {}, 7, columns, columns | {"id": ["taken", ["plain", []], [7]]}):
+        answer = json.dumps(document)
+        ends.append((f"printf '\\{len(answer):o}\\0\\0\\0\\0\\0\\0\\0%s' '{answer}'", "did not finish"))
+    for end, said in ends:
         script = write(tmp_path / "python", f"#!/bin/sh\n{end}\n")
         script.chmod(0o700)
         with monkeypatch.context() as patched:

@@ -44,16 +44,15 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
     check_size(path)
     request = {"path": path, "kept": None if kept is None else list(kept)}
     number = 0
-    for batch in _answers(path, json.dumps(request).encode()):
-        left_out.update({name: printable(reason, _TEXT) for name, reason in batch["left_out"].items()})
-        columns = {name: _cells(tree) for name, tree in batch["columns"].items()}
-        for index, patch_name in enumerate(_cells(batch["id"])):
+    for patch_names, columns, odd in _batches(path, json.dumps(request).encode()):
+        left_out.update(odd)
+        for index, patch_name in enumerate(patch_names):
             number += 1
             yield number, patch_name, {name: cells[index] for name, cells in columns.items()}
 
 
-def _answers(path: str, request: bytes) -> Iterator[dict[str, Any]]:
-    """Start the process, and read its batches."""
+def _batches(path: str, request: bytes) -> Iterator[tuple[list[object], dict[str, list[object]], dict[str, str]]]:
+    """Start the process, and read its batches: names of patches, other cells by column, columns that are left out."""
     process = subprocess.Popen(
         [sys.executable, "-c", _COMMAND, *sys.path],
         stdin=subprocess.PIPE,
@@ -70,8 +69,12 @@ def _answers(path: str, request: bytes) -> Iterator[dict[str, Any]]:
         while "end" not in (answer := _answer(answers)):
             if "error" in answer:
                 raise TableError(printable(answer["error"], _TEXT))
-            yield answer
-    except (ValueError, RecursionError) as error:
+            patch_names = _cells(answer["id"])
+            columns = {name: _cells(tree) for name, tree in answer["columns"].items()}
+            if any(len(cells) != len(patch_names) for cells in columns.values()):
+                raise ValueError("its columns have different lengths")
+            yield patch_names, columns, {name: printable(why, _TEXT) for name, why in answer["left_out"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # nonsense, or no answer
         raise refused(path, f"pyarrow cannot read it, and {_end(process)}; write the table as CSV") from error
     finally:
         process.kill()
