@@ -30,16 +30,16 @@ def printable(text: object, limit: int = _SHOWN_CHARACTERS) -> str:
         Printable ASCII of at most ``limit`` characters.
     """
     if isinstance(text, bytes | bytearray):
-        shown = repr(bytes(text[: limit + 1]))
+        escaped = repr(bytes(text[: limit + 1]))
     elif isinstance(text, str):
-        shown = "".join(map(_escaped, text[: limit + 1]))
+        escaped = "".join(map(_escaped, text[: limit + 1]))
     elif text is None or type(text) in (float, bool) or (type(text) is int and text.bit_length() <= 1024):
-        shown = ascii(text)
+        escaped = ascii(text)
     elif type(text) in (tuple, list):
-        shown = _sequence(text, limit)
+        escaped = _sequence(text, limit)
     else:
-        shown = f"<{type(text).__name__}>"
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+        escaped = f"<{type(text).__name__}>"
+    return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 
 
 def _escaped(character: str) -> str:

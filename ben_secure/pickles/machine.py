@@ -82,8 +82,8 @@ class State:
         )  # fmt: skip
 
 
-def _refuse(fact: str, rule: Rule = Rule.STRUCTURE, asked: str | None = None) -> NoReturn:
-    raise UnsafePickleError(f"{fact}; do not load this value with pickle", rule=rule, global_name=asked)
+def _refuse(fact: str, rule: Rule = Rule.STRUCTURE, global_name: str | None = None) -> NoReturn:
+    raise UnsafePickleError(f"{fact}; do not load this value with pickle", rule=rule, global_name=global_name)
 
 
 def _damaged(fact: str) -> NoReturn:
@@ -177,8 +177,8 @@ def _row(table: Table, module: object, name: object, limits: Limits) -> Name:
         _refuse("a global is named by something that is not a string", Rule.FORBIDDEN_GLOBAL)
     row = table.get((module, name))
     if row is None:
-        asked = printable(f"{module}.{name}", limits.max_name_characters)
-        _refuse(f"the payload asks for {asked}, which no patch needs", Rule.FORBIDDEN_GLOBAL, asked)
+        global_name = printable(f"{module}.{name}", limits.max_name_characters)
+        _refuse(f"the payload asks for {global_name}, which no patch needs", Rule.FORBIDDEN_GLOBAL, global_name)
     return row
 
 

@@ -41,7 +41,7 @@ class _Pairing:
         self._s2 = s2
         self._s1 = s2 if s1 is None else s1
 
-    def twin(self, lmdb_key: bytes) -> tuple[bytes, bytes] | None:
+    def s1_record(self, lmdb_key: bytes) -> tuple[bytes, bytes] | None:
         """Find key and value of the Sentinel-1 record paired with a Sentinel-2 record; None for a Sentinel-1 record.
 
         Raises:
@@ -90,14 +90,14 @@ class _Converter:
             UntrustedDataError: The value does not verify, has a tag without a key to verify it, is not a patch, cannot
                 be written in the new form, is not paired, or has a key that readers cannot name.
         """
-        twin = None
+        s1_record = None
         if self.pairing is not None:
-            twin = self.pairing.twin(lmdb_key)
-            if twin is None:
+            s1_record = self.pairing.s1_record(lmdb_key)
+            if s1_record is None:
                 return None
         patch = _patch(lmdb_key, value, self.verifier)
-        if twin is not None:
-            patch = self._joined(lmdb_key, patch, *twin)
+        if s1_record is not None:
+            patch = self._joined(lmdb_key, patch, *s1_record)
         new = self._written(lmdb_key, patch)
         name_of(lmdb_key)
         return new if self.tagger is None else self.tagger.tagged(lmdb_key, new)
