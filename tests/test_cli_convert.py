@@ -244,8 +244,8 @@ def test_records_without_a_twin_are_not_lost_without_a_word(twins, capsys):
     """Each is refused with its reason; with --skip-refused the pairs are written."""
     for database, lmdb_key, why, left in (
         ("more", "S3", "the table of pairs does not name it", JOINED),
-        ("without S1A", "S2A", "its Sentinel-1 record b'S1A' is not there", {b"S2B": JOINED[b"S2B"]}),
-        ("without S2B", "S1B", "its Sentinel-2 record b'S2B' is not there", {b"S2A": JOINED[b"S2A"]}),
+        ("without S1A", "S2A", "its Sentinel-1 record b'S1A' is missing", {b"S2B": JOINED[b"S2B"]}),
+        ("without S2B", "S1B", "its Sentinel-2 record b'S2B' is missing", {b"S2A": JOINED[b"S2A"]}),
     ):
         assert main(["convert", database, "new", "--pairs", "pairs.csv"]) == 1
         out = capsys.readouterr().out

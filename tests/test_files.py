@@ -219,7 +219,7 @@ def sign(folder):
 
 
 def report(folder):
-    """Write the report of an audit of a database that is not there."""
+    """Write the report of an audit of a database that does not exist."""
     main(["audit", str(folder / "missing"), "--format", "json", "--output", str(folder / "report"), "--no-fickling"])
     return {"report"}
 

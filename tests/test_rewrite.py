@@ -297,7 +297,7 @@ def test_an_empty_database_is_not_signed(tmp_path):
 @pytest.mark.threat("T19")
 @pytest.mark.parametrize("which", ["source", "other", None])
 def test_a_source_that_is_replaced_meanwhile_is_not_copied(bare, tmp_path, which):
-    """The copy would be of a file that is not there any more; nothing is written. A source that stays is copied."""
+    """The copy would be of a file that does not exist any more; nothing is written. A source that stays is copied."""
     other = make_database(tmp_path / "other", BARE)
 
     def transform(lmdb_key, value):

@@ -201,7 +201,7 @@ class TestLists:
                 chosen(path, **options)
 
     def test_a_header_that_is_not_known_is_named(self, path, tmp_path):
-        """It would be a patch that is not there."""
+        """It would be the name of a missing patch."""
         file = tmp_path / "train.csv"
         file.write_text("Sentinel-2 patch\npatch 1\n")
         with pytest.raises(ValueError, match="example Sentinel-2 patch; if this is a header, name its column"):
@@ -222,7 +222,7 @@ class TestLists:
             chosen(path, exclude=[1])
 
     def test_nothing_left_is_refused(self, path, tmp_path):
-        """And a file that is not there."""
+        """A missing file is refused, too."""
         with pytest.raises(ValueError, match=r"leave no patch of"):
             chosen(path, split=["patch 1"], exclude=["patch 1"])
         with pytest.raises(TableError, match=r"train.csv: No such file"):

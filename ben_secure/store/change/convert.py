@@ -52,12 +52,12 @@ class _Pairing:
             value = self._s1.get(s1_key)
             if value is not None:
                 return s1_key, value
-            raise _alone(f"its Sentinel-1 record {printable(s1_key)} is not there", lmdb_key)
+            raise _alone(f"its Sentinel-1 record {printable(s1_key)} is missing", lmdb_key)
         s2_key = self._s2_keys.get(lmdb_key)
         if s2_key is None:
             raise _alone("the table of pairs does not name it", lmdb_key)
         if s2_key not in self._s2:
-            raise _alone(f"its Sentinel-2 record {printable(s2_key)} is not there", lmdb_key)
+            raise _alone(f"its Sentinel-2 record {printable(s2_key)} is missing", lmdb_key)
         return None
 
 
