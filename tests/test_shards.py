@@ -217,9 +217,9 @@ def test_only_what_shards_have_written_is_merged(parts):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["db", "--shard", "0/3", "--output", "x"], "expected a shard and how many there are"),
-        (["db", "--shard", "4/3", "--output", "x"], "expected a shard and how many there are"),
-        (["db", "--shard", "a", "--output", "x"], "expected a shard and how many there are"),
+        (["db", "--shard", "0/3", "--output", "x"], "expected the number of a shard and the number of shards"),
+        (["db", "--shard", "4/3", "--output", "x"], "expected the number of a shard and the number of shards"),
+        (["db", "--shard", "a", "--output", "x"], "expected the number of a shard and the number of shards"),
         (["db", "--shard", "1/3"], "--shard requires --output"),
         (["db", "--shard", "1/3", "--output", "x", "--json"], "--shard requires --output"),
         (["db", "--shard", "1/3", "--output", "x", "--sample", "3"], "--shard requires --output"),
