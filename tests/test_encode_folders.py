@@ -47,12 +47,12 @@ def test_links_and_strangers_are_reported(tmp_path):
     (root / "S2A_MSIL2A_20170613T101031").symlink_to(tmp_path / "elsewhere")
     (root / V2_SCENE / f"{V2_SCENE}_1_1").symlink_to(tmp_path / "elsewhere" / NAME)
     (root / "notes").mkdir()
-    link = "it is a link, and links are not followed; replace it by the folder"
+    link = "it is a link, and links are not followed"
     assert found(root) == {
         NAME: link,
         "S2A_MSIL2A_20170613T101031": link,
         f"{V2_SCENE}_1_1": link,
-        "notes": "it is not a patch or scene folder; remove it from the input",
+        "notes": "it is not a patch or scene folder",
     }
 
 
@@ -82,7 +82,7 @@ def test_what_other_programs_leave_is_passed_over(tmp_path, name):
     assert found(root) == expected
     assert len(list(find_patches(str(root)))) == 5
     (root / "other").mkdir()
-    assert found(root)["other"] == "it is not a patch or scene folder; remove it from the input"
+    assert found(root)["other"] == "it is not a patch or scene folder"
 
 
 def test_files_of_other_programs_are_passed_over(tmp_path):

@@ -126,12 +126,12 @@ def test_offset_is_that_of_an_opcode(attack):
 @pytest.mark.parametrize(
     ("rule", "value", "words"),
     [
-        (Rule.FORBIDDEN_GLOBAL, with_metadata(name("os", "system")), r"asks for os\.system, .*\), STACK_GLOBAL$"),
-        (Rule.FORBIDDEN_OPCODE, program(NONE + b"0"), r"opcode 0x30 is not needed by any patch; .* \(byte 3\), POP$"),
-        (Rule.STRUCTURE, program(NONE + b"}b"), r"target is a NoneType, not a fresh Record; do not load.* 4\), BUILD$"),
-        (Rule.CALL_SHAPE, program(call(name("numpy", "dtype"))), r"dtype is called in a way that .*, REDUCE$"),
+        (Rule.FORBIDDEN_GLOBAL, with_metadata(name("os", "system")), r"os\.system, .* \(STACK_GLOBAL at byte 112\);"),
+        (Rule.FORBIDDEN_OPCODE, program(NONE + b"0"), r"opcode 0x30 is not needed by any patch \(POP at byte 3\);"),
+        (Rule.STRUCTURE, program(NONE + b"}b"), r"target is a NoneType, not a fresh Record \(BUILD at byte 4\);"),
+        (Rule.CALL_SHAPE, program(call(name("numpy", "dtype"))), r"dtype .* \(REDUCE at byte 19\);"),
         (Rule.LIMIT, program(b"\x8a\x41" + bytes(65)), r"bytes of an integer: found 65, at most 64 .* Limits"),
-        (Rule.MALFORMED, b"\x80\x04\x8c", r"damaged: cut short or out of step; fetch the value again \(byte 2\)$"),
+        (Rule.MALFORMED, b"\x80\x04\x8c", r"damaged: cut short or out of step \(byte 2\); fetch the value"),
         (Rule.TRAILING_DATA, canonical() + b"xy", r"^2 bytes follow the end of the pickle: a second"),
         (Rule.NOT_A_PICKLE, b"hello", r"^not a pickle: it starts with b'hello', expected PROTO, b'\\x80'$"),
     ],

@@ -27,7 +27,7 @@ MAX_PROGRAMS = 500
 refused ones."""
 MAX_FINDINGS = 10_000
 """Maximum number of findings kept in detail, about 1 kB each. Others are only counted, because all of 590,326 values
-may be hostile."""
+may be malicious."""
 
 NO_OPINION = "fickling has no opinion"
 """Prefix of the text that stands in for a missing opinion."""
@@ -45,7 +45,7 @@ class Finding:
     Attributes:
         rule: Stable id of the kind of problem.
         message: Description, with the values found and expected; printable ASCII.
-        lmdb_key: Raw LMDB key; hostile, so escape it before printing. None for the database as a whole.
+        lmdb_key: Raw LMDB key; untrusted, so escape it before printing. None for the database as a whole.
         offset: Byte of the value at which the problem was found, if known.
         opcode: Name of the pickle opcode at that byte, if known.
         global_name: ``module.name`` that the value asks for, escaped, if that is the problem.

@@ -38,7 +38,7 @@ class Directory:
         """Read the entries of a directory.
 
         Args:
-            content: The whole file; hostile.
+            content: The whole file; untrusted.
             order: Byte order.
             big: Whether the file is BigTIFF.
             offset: Offset of the directory.
@@ -148,7 +148,7 @@ def first_directory(content: bytes) -> Directory:
     """Read the directory of the first image.
 
     Args:
-        content: The whole file; hostile.
+        content: The whole file; untrusted.
 
     Returns:
         The directory.

@@ -84,7 +84,7 @@ def find_patches(root: str) -> Iterator[FolderEntry]:
 
 def _problem(entry: os.DirEntry[str]) -> str | None:
     if entry.is_symlink():
-        return "it is a link, and links are not followed; replace it by the folder"
+        return "it is a link, and links are not followed"
     return None
 
 
@@ -112,7 +112,7 @@ def _inside(scene: os.DirEntry[str]) -> Iterator[FolderEntry]:
         yield FolderEntry(scene.name, scene.path, printable(error.strerror or str(error)))
         return
     if not count and not _SCENE.fullmatch(scene.name):
-        yield FolderEntry(scene.name, scene.path, "it is not a patch or scene folder; remove it from the input")
+        yield FolderEntry(scene.name, scene.path, "it is not a patch or scene folder")
 
 
 def better_roots(root: str) -> tuple[str, list[str]]:

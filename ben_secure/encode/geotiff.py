@@ -75,7 +75,7 @@ def decode_band(content: bytes, spec: BandSpec) -> PixelArray:
     """Decode the pixels of a GeoTIFF file.
 
     Args:
-        content: The whole file; hostile.
+        content: The whole file; untrusted.
         spec: The expected band.
 
     Returns:

@@ -43,7 +43,7 @@ def parse_label_file(content: bytes) -> LabelFile:
     """Parse a label file.
 
     Args:
-        content: The whole file; hostile, at most ``MAX_FILE_BYTES``.
+        content: The whole file; untrusted, at most ``MAX_FILE_BYTES``.
 
     Returns:
         The content.

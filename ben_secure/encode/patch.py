@@ -218,7 +218,7 @@ def refusal(name: str, path: str, problem: object, remedy: str = _REMEDY) -> Enc
     """Make the error about one patch.
 
     Args:
-        name: Name of the patch, or of a folder that is not a patch; hostile.
+        name: Name of the patch, or of a folder that is not a patch; untrusted.
         path: The file or folder.
         problem: Description of the problem; already escaped.
         remedy: What to do.

@@ -161,7 +161,8 @@ def _folders(root: str, failures: Failures) -> tuple[dict[str, str], int]:
             elif entry.problem is not None:
                 if not folders:
                     _refuse_misplaced(root)
-                failures.add(refusal(entry.name, entry.folder, entry.problem, "correct the input"))
+                remedy = "remove it from the input, or replace it by a patch folder"
+                failures.add(refusal(entry.name, entry.folder, entry.problem, remedy))
             elif not _is_lmdb_key(entry.name):
                 problem = f"its name cannot be an LMDB key, which is UTF-8 of 1 to {_MAX_NAME_BYTES} bytes"
                 failures.add(refusal(entry.name, entry.folder, problem, "rename it"))

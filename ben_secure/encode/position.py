@@ -36,7 +36,7 @@ def position_from_geotiff(content: bytes, spec: BandSpec) -> dict[str, object]:
     """Get the position from a GeoTIFF.
 
     Args:
-        content: The whole file, which ``geotiff.decode_band`` has accepted; hostile.
+        content: The whole file, which ``geotiff.decode_band`` has accepted; untrusted.
         spec: The band of the file.
 
     Returns:
@@ -85,7 +85,7 @@ def position_from_label_file(document: Mapping[str, object]) -> dict[str, object
     """Get position and time from a label file of BigEarthNet v1.
 
     Args:
-        document: The JSON object; hostile. ``coordinates`` has the corners (``lly`` instead of ``lry`` for
+        document: The JSON object; untrusted. ``coordinates`` has the corners (``lly`` instead of ``lry`` for
             Sentinel-1), ``projection`` the coordinate system as text, ``acquisition_date`` or ``acquisition_time`` the
             time.
 
@@ -122,7 +122,7 @@ def acquired_from_name(name: str) -> dict[str, object]:
     """Get the acquisition time from the name of a patch. Names of v1 omit a leading zero of the hour.
 
     Args:
-        name: Name of the patch; hostile.
+        name: Name of the patch; untrusted.
 
     Returns:
         ``acquired``, which is only a date if the name has no valid time of day; empty if the name has no date.

@@ -84,7 +84,7 @@ def check_scheme(packing: Packing) -> None:
     """Check that ``unpack`` supports a packing, and that all readers agree on its meaning.
 
     Args:
-        packing: How the pixels are stored; hostile.
+        packing: How the pixels are stored; untrusted.
 
     Raises:
         ValueError: The packing is lossy, unknown, ambiguous or invalid.
@@ -119,7 +119,7 @@ def unpack(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArra
     """Unpack the pixels of a strip or tile.
 
     Args:
-        packed: Bytes of the strip or tile in the file; hostile.
+        packed: Bytes of the strip or tile in the file; untrusted.
         packing: How the pixels are stored; accepted by ``check_scheme``.
         shape: Rows and columns.
 

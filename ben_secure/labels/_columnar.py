@@ -74,7 +74,7 @@ def batches(path: str, kept: Collection[str] | None) -> Iterator[dict[str, Any]]
     """Read a table.
 
     Args:
-        path: Parquet; hostile.
+        path: Parquet; untrusted.
         kept: As for ``Selection``.
 
     Yields:

@@ -57,7 +57,7 @@ def cells_of(path: str) -> Iterator[tuple[int, list[str]]]:
     """Read the cells of a file.
 
     Args:
-        path: Text in UTF-8; hostile.
+        path: Text in UTF-8; untrusted.
 
     Yields:
         Line number, and cells without surrounding spaces, of each line that is not empty.
@@ -84,7 +84,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
     """Read a table.
 
     Args:
-        path: CSV with a header; hostile.
+        path: CSV with a header; untrusted.
         kept: As for ``Selection``.
         left_out: As for ``Selection``.
 

@@ -29,7 +29,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
     """Read a table.
 
     Args:
-        path: Parquet; hostile.
+        path: Parquet; untrusted.
         kept: As for ``Selection``.
         left_out: As for ``Selection``.
 

@@ -96,13 +96,15 @@ def _exceed(counted: str, number: int, most: int) -> NoReturn:
 
 
 def _with_position(error: UntrustedDataError, data: bytes, pos: int) -> UntrustedDataError:
-    """Add the position of the opcode to an error."""
+    """Add the position of the opcode to an error, before the remedy."""
     error.offset = pos if error.offset is None else error.offset
-    error.message += f" (byte {error.offset})"
+    position = f"byte {error.offset}"
     if pos < len(data) and type(error) is not PatchFormatError:
         names = (op.name for op in pickletools.opcodes if ord(op.code) == data[pos])
         error.opcode = next(names, f"0x{data[pos]:02x}")
-        error.message += f", {error.opcode}"
+        position = f"{error.opcode} at {position}"
+    fact, separator, remedy = error.message.partition("; ")
+    error.message = f"{fact} ({position}){separator}{remedy}"
     return error
 
 

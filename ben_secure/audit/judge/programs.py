@@ -42,7 +42,7 @@ def opcodes(data: bytes) -> Iterator[tuple[str, object, int, int]]:
     Time and memory are linear in the bytes consumed. The caller must bound the number of opcodes.
 
     Args:
-        data: The bytes; hostile.
+        data: The bytes; untrusted.
 
     Yields:
         Name, argument, position, and position of the next opcode. If decoding fails, the last item has an empty name,
@@ -55,7 +55,7 @@ def opcodes(data: bytes) -> Iterator[tuple[str, object, int, int]]:
             for opcode, argument, _ in pickletools.genops(stream):
                 yield opcode.name, argument, start, stream.tell()
                 start = stream.tell()
-        except Exception as error:  # on hostile bytes pickletools raises ValueError and several other classes
+        except Exception as error:  # on untrusted bytes pickletools raises ValueError and several other classes
             yield "", str(error), start, stream.tell()
             return
 
@@ -64,7 +64,7 @@ def without_pixels(value: bytes) -> bytes | None:
     """Write the program of a value with every long bytes object truncated.
 
     Args:
-        value: The stored bytes; hostile. The footer of a tagged value is left out.
+        value: The stored bytes; untrusted. The footer of a tagged value is left out.
 
     Returns:
         A pickle with the opcodes of the value in their order, including those after a STOP, and the first few bytes
@@ -113,7 +113,7 @@ def refused_fingerprint(value: bytes) -> bytes | None:
     It covers all bytes that fickling sees, because calls and their arguments matter in a refused value.
 
     Args:
-        value: The stored bytes; hostile.
+        value: The stored bytes; untrusted.
 
     Returns:
         16 bytes, the same for all programs that are too long for fickling. None if the value is a safetensors file.

@@ -1,6 +1,6 @@
 """The process that runs fickling for ``opinions``. It answers requests until the pipe is closed.
 
-Only this module imports fickling. fickling was not written to withstand hostile bytes, so it runs in a separate
+Only this module imports fickling. fickling was not written to withstand untrusted bytes, so it runs in a separate
 process with bounded memory, which may die or be killed at any time. It never runs the program under analysis, and its
 answers decide nothing.
 
@@ -157,7 +157,7 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     while (program := _receive(requests)) is not None:
         try:
             answer = json.dumps(analyse(program, honest))
-        except Exception as error:  # fickling raises many classes on hostile bytes; their texts can hold addresses
+        except Exception as error:  # fickling raises many classes on untrusted bytes; their texts can hold addresses
             answer = json.dumps({"error": f"it cannot read the value ({type(error).__name__})"})
         _send(answers, answer)
 

@@ -243,7 +243,7 @@ class Opinions(AbstractContextManager["Opinions"]):
         """Ask about one refused value.
 
         Args:
-            value: The stored bytes; hostile.
+            value: The stored bytes; untrusted.
 
         Returns:
             The opinion; None if the value is empty or a safetensors file, which fickling does not read.

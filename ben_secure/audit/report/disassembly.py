@@ -27,7 +27,7 @@ def disassemble(value: bytes, refused_at: int | None) -> list[str]:
     """List the first opcodes of a value and those around a position, including opcodes after a STOP.
 
     Args:
-        value: The stored bytes; hostile.
+        value: The stored bytes; untrusted.
         refused_at: Byte at which the loader refused the value; its opcode is marked with ``>``. None lists only the
             beginning.
 
@@ -60,7 +60,7 @@ def around(value: bytes, offset: int) -> list[str]:
     """List a few opcodes around a position in a value.
 
     Args:
-        value: The stored bytes; hostile.
+        value: The stored bytes; untrusted.
         offset: The byte of interest, marked with ``>`` if an opcode begins there.
 
     Returns:

@@ -74,7 +74,7 @@ def explain(finding: Finding, value: bytes | None = None) -> Explanation:
 
     Args:
         finding: The finding.
-        value: The stored bytes, if available; hostile.
+        value: The stored bytes, if available; untrusted.
 
     Returns:
         The explanation; printable ASCII.

@@ -25,7 +25,7 @@ def printable_key(lmdb_key: bytes) -> str:
     """Escape an LMDB key for people. Ordinary names do not change.
 
     Args:
-        lmdb_key: Raw LMDB key; hostile.
+        lmdb_key: Raw LMDB key; untrusted.
 
     Returns:
         Printable ASCII. Backslashes are not doubled, so different keys can look the same; the hexadecimal form is

@@ -1,6 +1,6 @@
 """Tallies as JSON, for the answers of workers and for state files.
 
-JSON instead of pickle, because a worker that judges hostile values is not trusted, and neither is a file. Parsing is
+JSON instead of pickle, because a worker that judges untrusted values is not trusted, and neither is a file. Parsing is
 strict, and every text is escaped again. The law: a tally survives the round trip.
 """
 

@@ -2,7 +2,7 @@
 
 The search follows symbolic links to regular files and folders, and visits each file and folder once, by its identity.
 It reads only the positions of a file at which an LMDB data file has its magic number. The search is bounded. The
-result lists everything that was skipped, because a hostile database may be in it.
+result lists everything that was skipped, because a malicious database may be in it.
 """
 
 from __future__ import annotations

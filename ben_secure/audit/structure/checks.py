@@ -2,7 +2,7 @@
 
 This module never opens the database with liblmdb, never judges a value and never changes anything. The page reader
 accounts for every page (T5), and only its result decides. If the installed py-lmdb has ``lmdb.verify``, that gives a
-second opinion in a separate process with limits (``_verify_worker``). Its messages and the names of files are hostile
+second opinion in a separate process with limits (``_verify_worker``). Its messages and the names of files are untrusted
 text. ``_system.exposure`` finds the users who can write (T11).
 """
 

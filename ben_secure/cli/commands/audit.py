@@ -1,4 +1,4 @@
-"""``ben-secure audit``: check databases for hostile or damaged content."""
+"""``ben-secure audit``: check databases for malicious or damaged content."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """``ben-secure sign`` and ``untag``: tag all values (a team's secret key), or sign a manifest (a publisher's key).
 
-Values are signed as bytes and not decoded, so a signed value can still be hostile. ``publish`` audits before it signs.
+Values are signed as bytes and not decoded, so a signed value can be malicious. ``publish`` audits before it signs.
 """
 
 from __future__ import annotations
