@@ -200,7 +200,7 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     patch_file(tmp_path / "db", place, "<Q", 12)
     [finding] = structure_findings(tmp_path / "db")
     assert finding.rule is Rule.DAMAGED
-    assert "page 12 is free, and in use or free once more" in finding.message
+    assert "page 12 is free, but also in use or free a second time" in finding.message
 
 
 @pytest.mark.threat("T5")
