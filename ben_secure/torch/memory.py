@@ -27,7 +27,7 @@ _MOST = 4
 """Number of arrays kept: one being read, one ready, and two that the training loop may hold."""
 
 _MIN_BYTES = 2**20  # smaller arrays are not worth keeping
-_SPARE_FDS = 16  # for the tensors of two batches, and for the socket and the connection through which they are fetched
+_SPARE_FDS = 10  # for the tensors of two batches, and for the socket and the connection through which they are fetched
 
 
 class Pool:
