@@ -204,6 +204,50 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
 
 
 @pytest.mark.threat("T5")
+@pytest.mark.parametrize(
+    ("place", "form", "number", "message"),
+    [
+        (-8, "<Q", 7, "a list of 6 free pages says that it has 7"),
+        (0, "<Q", 10**6, "a list of 6 free pages says that it has 6, or leaves the file"),
+        (8, "<Q", 7, "a list of free pages does not descend"),
+        (-16, "<Q", 2**40, "it has free pages of transaction 0000000000010000"),
+        (-24, "<H", 55, "a list of free pages has 55 bytes"),
+    ],
+    ids=["count", "range", "order", "transaction", "length"],
+)
+def test_a_list_of_free_pages_that_lies_is_a_finding(tmp_path, place, form, number, message):
+    """About its length, its pages or its transaction; unchanged it has no finding."""
+    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
+        for n in range(2):
+            with env.begin(write=True) as transaction:
+                transaction.put(b"a", bytes(BIG))
+                transaction.put(b"b%d" % n, bytes(BIG))
+    private(tmp_path / "db")
+    assert structure_findings(tmp_path / "db") == []
+    listed = (tmp_path / "db" / "data.mdb").read_bytes().rindex(struct.pack("<5Q", *range(7, 2, -1)))
+    patch_file(tmp_path / "db", listed + place, form, number)
+    [finding] = structure_findings(tmp_path / "db")
+    assert finding.rule is Rule.DAMAGED
+    assert message in finding.message
+
+
+def test_a_deep_tree_of_free_pages_is_sound(tmp_path):
+    """Hundreds of transactions, whose pages an old reader keeps from being used again."""
+    with (
+        lmdb.open(str(tmp_path / "db"), map_size=2**26, sync=False) as env,
+        env.begin(write=True) as transaction,
+    ):
+        transaction.put(b"a", b"old")
+    with lmdb.open(str(tmp_path / "db"), map_size=2**26, sync=False) as env:
+        with env.begin():
+            for number in range(400):
+                with env.begin(write=True) as transaction:
+                    transaction.put(b"a", b"%d" % number)
+        private(tmp_path / "db")
+        assert structure_findings(tmp_path / "db") == []
+
+
+@pytest.mark.threat("T5")
 def test_keys_that_a_lookup_would_not_find_are_a_finding(tmp_path):
     """A wrong separator hides the first key of a leaf from a lookup, and a walk over all keys would not notice."""
     database = private(make_database(tmp_path / "db", {b"%060d" % n: b"x" for n in range(200)}))
