@@ -1,5 +1,6 @@
 """Values of every generation of the original package are the patches that it wrote."""
 
+import contextlib
 import itertools
 import pickletools
 
@@ -143,6 +144,18 @@ def test_the_patches_in_a_merged_one_have_no_metadata(name, part):
         inner["x"] = "y"
     with pytest.raises(PatchFormatError, match=f"its {name} has metadata of its own"):
         loads(write(graph))
+
+
+@pytest.mark.threat("T3")
+def test_each_band_has_the_bytes_of_its_own_pixels():
+    """Not only all together: a band that takes four bytes of the next would show other pixels."""
+    for taken in (0, 4):
+        graph = small_tree()
+        for name, length in (("green", 12 + taken), ("red", 16 - taken)):
+            array = graph.state[name].state["__dict__"]["data"]
+            array.state = (*array.state[:4], bytes(length))
+        with pytest.raises(PatchFormatError, match="does not have 6 pixels") if taken else contextlib.nullcontext():
+            loads(write(graph))
 
 
 def test_any_set_of_given_fields_that_a_constructor_can_have_is_admitted():

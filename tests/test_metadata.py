@@ -200,6 +200,13 @@ def test_size_and_depth_are_bounded(good, bad, limits, message):
         check_value("x", bad, limits)
 
 
+def test_an_array_may_have_as_many_dimensions_as_one_that_is_read():
+    """No more and no fewer."""
+    assert array_from_bytes("|u1", (1,) * 16, b"x").shape == (1,) * 16
+    with pytest.raises(ValueError, match="16 dimensions, not 17"):
+        array_from_bytes("|u1", (1,) * 17, b"x")
+
+
 def test_cycles_and_shared_references_end_quickly():
     """A cycle, a billion laughs, and a big set shared many times are refused in well under a second."""
     cycle = []

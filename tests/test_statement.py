@@ -32,6 +32,15 @@ LATER = dataclasses.replace(ONE, predecessor=Predecessor(version="1", manifest_s
 BOTH = dataclasses.replace(SEVERAL, predecessor=LATER.predecessor)
 
 
+@pytest.mark.parametrize("field", ["_type", "predicateType"])
+def test_a_statement_of_another_type_is_named_as_one(field):
+    """Of a newer version, perhaps; not as one that was changed."""
+    document = json.loads(ONE.encode())
+    assert Statement.decode(canonical_json(document)) == ONE
+    with pytest.raises(SignatureError, match=f"its {field} is other, expected https://"):
+        Statement.decode(canonical_json(document | {field: "other"}))
+
+
 @pytest.mark.parametrize("digest", ["1" * 63, "A" * 64, "", None, b"1" * 64])
 def test_the_digest_of_each_subject_is_one(digest):
     """Whatever else a publisher's program passes is its mistake."""
