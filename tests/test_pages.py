@@ -29,7 +29,7 @@ from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.pages import _snapshot
 from ben_secure.pages import reader as pages
 from ben_secure.pages.reader import PageReader
-from support.databases import HAS_LMDB_VERIFY, faults_of, needs_lmdb_3
+from support.databases import HAS_LMDB_VERIFY, faults_of, make_database, needs_lmdb_3
 from support.page_files import NO_PAGE, Layout, build, changed, meta_page, open_env
 
 PAGE_SIZES = [256, 512, 1024, 2048, 4096, 8192, 16384, 32768]
@@ -889,3 +889,22 @@ def test_closed_readers_say_so(tmp_path):
         with pytest.raises(StoreError) as caught:
             PageReader(refused)
         assert set(os.listdir("/dev/fd")) == before, caught
+
+
+@pytest.mark.parametrize("records", [1, 7, 200, 5000])
+def test_keys_that_are_spread_are_keys_in_order(tmp_path, records):
+    """As many as asked for, or all, each once, of every part of the tree; the same each time."""
+    make_database(tmp_path / "db", {b"%060d" % n: b"x" for n in range(records)})
+    with PageReader(tmp_path / "db") as reader:
+        every = list(reader.keys())
+        for count in {1, 2, 5, records // 3, records - 1, records, records + 5} - {0}:
+            found = reader.spread(count)
+            assert found == sorted(set(found)) == reader.spread(count)
+            assert min(count, records) * 2 // 3 <= len(found) <= min(count, records)
+            assert set(found) <= set(every)
+            if count >= 5:
+                halves = [
+                    sum(key < every[records // 2] for key in found),
+                    sum(key >= every[records // 2] for key in found),
+                ]
+                assert min(halves) >= len(found) // 3

@@ -460,3 +460,13 @@ def test_keys_travel_to_workers(tagged, mac_key, method):
         assert bytes(range(32)).hex() not in repr(reader) + str(reader.verified)
         with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
             assert pool.submit(read_in_worker, reader).result() == ["1"]
+
+
+def test_a_manifest_is_that_of_one_database(tmp_path):
+    """Of several databases each has its own beside it, so naming one for all is a mistake of the caller."""
+    verify_key = SigningKey.generate().verify_key
+    named = Verification(verify_key=verify_key, manifest=tmp_path / "a.manifest")
+    named.check_databases(1)
+    Verification(verify_key=verify_key).check_databases(2)
+    with pytest.raises(ValueError, match="manifest is for a single database"):
+        named.check_databases(2)
