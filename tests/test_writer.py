@@ -353,6 +353,18 @@ def test_a_target_is_looked_for_under_the_lock(tmp_path, monkeypatch, name):
     assert records(tmp_path / "db") is not None if name == "other" else sorted(os.listdir(tmp_path)) == ["db"]
 
 
+def test_a_directory_that_lmdb_cannot_make_is_an_error_of_ours(tmp_path, monkeypatch):
+    """lmdb makes it itself, and raises what the operating system says; nothing is left."""
+
+    def fail(*_, **__):
+        raise OSError(5, os.strerror(5), "new")
+
+    monkeypatch.setattr(lmdb, "open", fail)
+    with pytest.raises(StoreError, match="Input/output error; the disk or the network failed"):
+        write(tmp_path / "db", {"a": PATCH})
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.threat("T29")
 @pytest.mark.parametrize("resume", [b"a", None])
 def test_what_is_kept_for_a_resumption_is_synchronised_at_each_commit(tmp_path, monkeypatch, resume):

@@ -28,4 +28,7 @@ def open_environment(path: str | bytes, **options: Any) -> lmdb.Environment:
         )
     if has_lmdb_verify():
         options["lib_version"] = 0
-    return lmdb.open(os.fsencode(path), **options)  # liblmdb takes any bytes, even if they are not UTF-8
+    try:
+        return lmdb.open(os.fsencode(path), **options)  # liblmdb takes any bytes, even if they are not UTF-8
+    except OSError as error:  # lmdb itself makes the directory
+        raise lmdb.Error(str(error)) from error
