@@ -97,9 +97,9 @@ BAND_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Common groups of bands for training, ordered by resolution and then as in ``get_stacked_*``.
 
-ConfigILM (Hackel et al., SoftwareX 2024), which trained the published models, has the same groups in the same order
-(``channel_configurations`` of its BigEarthNet v2 dataset), except that B8A comes after B12. For such weights list the
-bands: B02 B03 B04 B08 B05 B06 B07 B11 B12 B8A.
+ConfigILM (Hackel et al., SoftwareX 2024), whose readers were used to train the published models, has the same groups in
+the same order (``channel_configurations`` of its BigEarthNet v2 dataset), except that B8A comes after B12. For such
+weights list the bands: B02 B03 B04 B08 B05 B06 B07 B11 B12 B8A.
 """
 
 BAND_CLASSES: Mapping[str, tuple[BandSpec, ...]] = MappingProxyType(

@@ -177,7 +177,7 @@ OTHERS = {
     "JSON": (b"{}", "expected a member kty"),
     "JSON cut": (json.dumps(jwk("P-256")).encode()[:-1], "expected a member kty"),
     "JSON, deep": (b'{"a":' * 10_000, "expected a member kty"),
-    "two JWKs": (json.dumps({"keys": [jwk("P-256"), jwk("P-256")]}).encode(), "not one JWK"),
+    "two JWKs": (json.dumps({"keys": [jwk("P-256"), jwk("P-256")]}).encode(), "not a single JWK"),
     "a JWK of another curve": (json.dumps(jwk("P-256", crv="P-521")).encode(), "EC P-521"),
     "a JWK of a number": (json.dumps(jwk("P-256", crv=256)).encode(), "EC 256"),
     "a JWK to encrypt": (json.dumps(jwk("P-256", use="enc")).encode(), "not for signatures"),

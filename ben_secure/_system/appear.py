@@ -304,7 +304,7 @@ def _is_mount_point(path: str) -> bool:
 
 
 def name_taken(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
-    """Make the error for a name that is taken; ``force`` if it could be overwritten."""
+    """Make the error for a name that is taken. ``force`` tells whether it could be overwritten."""
     remedy = ", or overwrite it knowingly (--force, overwrite=True)" if force else ""
     return error(f"{printable(target, 400)} exists and is not overwritten; choose another name{remedy}")
 

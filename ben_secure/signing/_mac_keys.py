@@ -284,7 +284,7 @@ def _parsed_set(document: object) -> MacKeySet:
 
 
 def _from_jwk(entry: object) -> tuple[MacKey, bool]:
-    """Parse one key, and whether it tags. Members that RFC 7517 does not require may be absent, but not contradict."""
+    """Parse one key, and whether it tags. Optional members (RFC 7517) may be absent, but must not contradict."""
     if not isinstance(entry, dict) or entry.get("kty") != "oct":
         raise ValueError('a key is not of "kty" "oct"')
     encoded = entry.get("k")

@@ -158,7 +158,7 @@ def _jwk(text: bytes) -> Encoded:
             return Encoded(MAC, False, _not_a_publisher)
         document = entries[0] if len(entries) == 1 else document
     if not isinstance(document, dict) or "kty" not in document:
-        raise ValueError("it is JSON, or nearly, but not one JWK; expected a member kty")
+        raise ValueError("it is not valid JSON, or not a single JWK; expected a member kty")
     if document["kty"] == "oct":
         return Encoded(MAC, False, _not_a_publisher)
     return Encoded(PRIVATE if "d" in document else PUBLIC, False, partial(_from_jwk, document))
