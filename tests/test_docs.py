@@ -70,7 +70,7 @@ def test_each_role_has_a_page_that_runs():
     roles = [f"start/{role}.md" for role in ("researcher", "publisher", "administrator", "reviewer")]
     assert {f"docs/{role}" for role in roles} <= {*WALKED}
     for role in roles:
-        assert f"({role})" in (ROOT / "docs" / "index.md").read_text()
+        assert f"({role})" in (ROOT / "docs" / "index.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -96,7 +96,7 @@ def test_a_block_is_marked_right_above():
 @pytest.mark.parametrize("page", PAGES)
 def test_marked_blocks_name_files_that_exist(page):
     """A command that is not run still names tests, benchmarks and extras of the repository."""
-    project = (ROOT / "pyproject.toml").read_text()
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
     for block in blocks(page):
         for path in re.findall(r"\b(?:tests|benchmarks)/[\w./]+", block.text):
             assert (ROOT / path).exists(), path
@@ -107,7 +107,7 @@ def test_marked_blocks_name_files_that_exist(page):
 
 def test_pictures_are_small_and_used():
     """Each picture of the documentation is on a page and takes at most 100 kB."""
-    pages = "".join((ROOT / page).read_text() for page in PAGES)
+    pages = "".join((ROOT / page).read_text("utf-8") for page in PAGES)
     pictures = [*(ROOT / "docs" / "pictures").iterdir()]
     assert len(pictures) >= 3
     for picture in pictures:

@@ -23,8 +23,8 @@ from ben_secure.signing.keys import MacKey, SigningKey, VerifyKey
 from ben_secure.signing.statement import MAX_TEXT_CHARACTERS, Statement
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
-OURS = json.loads((VECTORS / "manifest.json").read_text())
-DSSE = json.loads((VECTORS / "dsse.json").read_text())
+OURS = json.loads((VECTORS / "manifest.json").read_text("utf-8"))
+DSSE = json.loads((VECTORS / "dsse.json").read_text("utf-8"))
 
 PUBLISHER, PARTNER, STRANGER = (
     SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)) for number in (1, 2, 3)
@@ -347,7 +347,7 @@ def test_another_release_is_not_the_one_asked_for():
 def test_vectors_are_made_again_byte_for_byte():
     """The second implementation, stored with the vectors, makes the same bytes."""
     generator = runpy.run_path(str(VECTORS / "generate_manifest.py"))
-    assert generator["document"]() == (VECTORS / "manifest.json").read_text()
+    assert generator["document"]() == (VECTORS / "manifest.json").read_text("utf-8")
 
 
 def vector_keys():

@@ -107,7 +107,7 @@ LIVE = [case for case in PAYLOADS if case.startswith(("F1", "F4", "F5", "F6")) a
 
 def table() -> dict[str, str]:
     """Rows of "Published bypasses" by id."""
-    lines = (ROOT / "threat_model.md").read_text().splitlines()
+    lines = (ROOT / "threat_model.md").read_text("utf-8").splitlines()
     return {match[1]: line for line in lines if (match := re.match(r"\| (F\d+) \|", line))}
 
 
@@ -156,7 +156,7 @@ def test_a_row_names_tests_that_exist(row):
     named = re.findall(r"`(test_\w+)::(test_\w+)`", cells[4])
     assert named
     for file, test in named:
-        assert f"def {test}(" in (ROOT / "tests" / f"{file}.py").read_text()
+        assert f"def {test}(" in (ROOT / "tests" / f"{file}.py").read_text("utf-8")
 
 
 def test_every_payload_has_its_row():

@@ -36,7 +36,7 @@ from test_hashing import by_hand, needs_blake3
 pytestmark = pytest.mark.threat("T23")
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
-V1, V2 = (json.loads((VECTORS / f"manifest{end}.json").read_text()) for end in ("", "_v2"))
+V1, V2 = (json.loads((VECTORS / f"manifest{end}.json").read_text("utf-8")) for end in ("", "_v2"))
 PUBLISHER = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(V1["keys"][0]["seed"])))
 PUBLIC = PUBLISHER.verify_key
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -75,7 +75,7 @@ def released(values, listed, stated):
 def test_vectors_are_made_again_byte_for_byte():
     """The second implementation, stored with the vectors, makes the same bytes; it has its own BLAKE3."""
     generator = runpy.run_path(str(VECTORS / "generate_manifest_v2.py"))
-    assert generator["document"]() == (VECTORS / "manifest_v2.json").read_text()
+    assert generator["document"]() == (VECTORS / "manifest_v2.json").read_text("utf-8")
 
 
 @pytest.mark.parametrize("vector", V2["valid"], ids=lambda vector: vector["case"])

@@ -14,7 +14,7 @@ from ben_secure.cli import main
 from support.documents import ROOT, command
 
 PACKAGING = ROOT / "packaging"
-PROJECT = (ROOT / "pyproject.toml").read_text()
+PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def listed(*arguments, capsys):
 
 def test_the_manual_has_every_command_and_option(made, capsys):
     """Whatever the help lists is on the page."""
-    page = (made / "man/man1/ben-secure.1").read_text().replace("\\-", "-")
+    page = (made / "man/man1/ben-secure.1").read_text("utf-8").replace("\\-", "-")
     commands, _ = listed(capsys=capsys)
     assert len(commands) > 10
     for name in commands:
@@ -84,7 +84,7 @@ def test_bash_completes(made, tmp_path, words, expected):
 def test_both_images_install_the_same():
     """The install command of the Dockerfile is that of the Apptainer definition, with an extra that exists."""
     installs = [
-        re.search(r"/opt/ben-secure/bin/pip install .*", (PACKAGING / name).read_text())[0]
+        re.search(r"/opt/ben-secure/bin/pip install .*", (PACKAGING / name).read_text("utf-8"))[0]
         for name in ("Dockerfile", "apptainer.def")
     ]
     assert installs[0] == installs[1]
@@ -94,9 +94,9 @@ def test_both_images_install_the_same():
 
 def test_both_images_have_what_the_build_needs():
     """The files that go into an image exist, and are those that pyproject.toml names."""
-    ignored = (PACKAGING / "Dockerfile.dockerignore").read_text()
+    ignored = (PACKAGING / "Dockerfile.dockerignore").read_text("utf-8")
     allowed = re.findall(r"^!(\S+)", ignored, re.MULTILINE)
-    copied = re.findall(r"^    (\S+) /src/\1$", (PACKAGING / "apptainer.def").read_text(), re.MULTILINE)
+    copied = re.findall(r"^    (\S+) /src/\1$", (PACKAGING / "apptainer.def").read_text("utf-8"), re.MULTILINE)
     assert sorted(allowed) == sorted(copied) == ["LICENSE", "README.md", "ben_secure", "pyproject.toml"]
     assert all((ROOT / name).exists() for name in allowed)
 
@@ -108,7 +108,7 @@ def test_the_recipe_has_the_requirements_of_the_package():
     expected = {"python >=3.10"}
     for name, least in re.findall(r'^  "([\w-]+)(>=[\d.]+)?', listed, re.MULTILINE):
         expected.add(f"{names.get(name, name)} {least}".strip())
-    recipe = (PACKAGING / "conda/meta.yaml").read_text()
+    recipe = (PACKAGING / "conda/meta.yaml").read_text("utf-8")
     for part, more in (("host", {"pip", "hatchling >=1.24"}), ("run", set())):
         found = re.search(rf"^  {part}:\n((?:    - .*\n)*)", recipe, re.MULTILINE)[1]
         assert {*re.findall(r"- (.*)", found)} == expected | more
@@ -116,7 +116,7 @@ def test_the_recipe_has_the_requirements_of_the_package():
 
 def test_the_citation_has_the_version():
     """The version has one place, ben_secure/__init__.py; the citation repeats it."""
-    assert f"\nversion: {ben_secure.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {ben_secure.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
     assert 'dynamic = ["version"]' in PROJECT
 
 
@@ -124,7 +124,7 @@ def test_the_citation_has_the_version():
 def test_the_action_ends_as_the_audit_does(tmp_path, monkeypatch):
     """The script of its last step writes the report and ends with 0, or with 1 if something is refused."""
     yaml = pytest.importorskip("yaml")
-    steps = yaml.safe_load((PACKAGING / "action/action.yml").read_text())["runs"]["steps"]
+    steps = yaml.safe_load((PACKAGING / "action/action.yml").read_text("utf-8"))["runs"]["steps"]
     step = steps[-1]
     assert {*step["env"]} == {*re.findall(r"\$(AUDIT_\w+)", step["run"])}
     monkeypatch.chdir(tmp_path)
@@ -136,4 +136,4 @@ def test_the_action_ends_as_the_audit_does(tmp_path, monkeypatch):
         shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
         found = subprocess.run(shell, env={**os.environ, **environment}, capture_output=True, text=True)
         assert found.returncode == code, found.stderr
-        assert (tmp_path / f"{database}.sarif").read_text().startswith("{")
+        assert (tmp_path / f"{database}.sarif").read_text("utf-8").startswith("{")

@@ -27,7 +27,7 @@ def defined(module):
 def documented():
     """What the pages of the reference show, by identity: an object, or what a module lists or else defines."""
     for page in PAGES:
-        for path in re.findall(r"^::: ([\w.]+)$", (ROOT / page).read_text(), re.MULTILINE):
+        for path in re.findall(r"^::: ([\w.]+)$", (ROOT / page).read_text("utf-8"), re.MULTILINE):
             found = pkgutil.resolve_name(path)
             yield found
             if isinstance(found, types.ModuleType):
@@ -42,7 +42,7 @@ def test_every_public_name_is_in_the_reference():
     shown = {id(found) for found in documented()}
     public = []
     for file in pathlib.Path(ben_secure.__file__).parent.rglob("*.py"):
-        if "\n__all__ = [" in file.read_text():
+        if "\n__all__ = [" in file.read_text("utf-8"):
             parts = file.relative_to(pathlib.Path(ben_secure.__file__).parent.parent).with_suffix("").parts
             module = importlib.import_module(".".join(part for part in parts if part != "__init__"))
             public += [f"{module.__name__}.{name}" for name in module.__all__]

@@ -134,10 +134,10 @@ def test_counts_are_written_in_words():
 def test_the_documentation_lists_the_rules():
     """docs/audit.md has each rule with its level and texts, in order, and no other."""
     rows = re.findall(
-        r"^\| `([\w-]+)` \| (error|warning|note) \| ([\w-]+) \| (.*) \| (.*) \|$", DOCS.read_text(), re.MULTILINE
+        r"^\| `([\w-]+)` \| (error|warning|note) \| ([\w-]+) \| (.*) \| (.*) \|$", DOCS.read_text("utf-8"), re.MULTILINE
     )
     assert rows == [
         (str(rule), str(text.level), str(text.category), text.title, text.help) for rule, text in RULES.items()
     ]
     for style in Format:
-        assert f"- `{style.value}`:" in DOCS.read_text()
+        assert f"- `{style.value}`:" in DOCS.read_text("utf-8")

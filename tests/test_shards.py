@@ -251,7 +251,9 @@ def test_nothing_is_overwritten_unasked(parts, capsys):
 def test_the_sample_script_for_slurm_runs(tmp_path, monkeypatch):
     """As in docs/audit.md: a loop replaces the array job, and the result is the report of one run."""
     make_database(tmp_path / "ben.lmdb", MIXED)
-    script, merge = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "audit.md").read_text(), re.DOTALL)
+    script, merge = re.findall(
+        r"```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "audit.md").read_text("utf-8"), re.DOTALL
+    )
     tasks = int(re.search(r"#SBATCH --array=1-(\d+)", script)[1])
     monkeypatch.setenv("PATH", f"{tmp_path}:{subprocess.os.environ['PATH']}")
     program = tmp_path / "ben-secure"
@@ -271,4 +273,4 @@ def test_the_sample_script_for_slurm_runs(tmp_path, monkeypatch):
     whole = subprocess.run(
         [program, "audit", "ben.lmdb", "--format", "html"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert (tmp_path / "report.html").read_text() == whole.stdout
+    assert (tmp_path / "report.html").read_text("utf-8") == whole.stdout

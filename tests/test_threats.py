@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def rows() -> dict[str, str]:
     """Rows of the table of threats by id."""
-    lines = (ROOT / "threat_model.md").read_text().splitlines()
+    lines = (ROOT / "threat_model.md").read_text("utf-8").splitlines()
     return {match[1]: line for line in lines if (match := re.match(r"\| (T\d+) \|", line))}
 
 
@@ -36,12 +36,12 @@ def marked(*, slow: bool) -> dict[str, set[str]]:
     """Names of the test modules by the id that a mark, or a case of the attack corpus, names; with slow ones or not."""
     found: dict[str, set[str]] = {}
     for path in pathlib.Path(__file__).parent.glob("*.py"):
-        for marks in decorated(ast.parse(path.read_text()).body):
+        for marks in decorated(ast.parse(path.read_text("utf-8")).body):
             if "pytest.mark.slow" in marks and not slow:
                 continue
             for threat in re.findall(r"threat\('(T\d+)'\)", " ".join(marks)):
                 found.setdefault(threat, set()).add(path.stem)
-        if ".threat)" in path.read_text():  # one mark for each attack of the corpus, by its own id
+        if ".threat)" in path.read_text("utf-8"):  # one mark for each attack of the corpus, by its own id
             from support import attacks
 
             for attack in attacks.ATTACKS:
