@@ -320,7 +320,7 @@ def test_a_secret_must_be_kept_as_one(place, capsys):
         "convert db new --mac-key db/key",
     ):
         code, _, err = run(arguments, capsys)
-        assert (code, "lies in the database's folder" in err) == (2, True), err
+        assert (code, "is in the database's folder" in err) == (2, True), err
     assert records("db") == BARE
 
 

@@ -337,7 +337,7 @@ def test_liblmdb_gets_only_what_its_verifier_passes(bare, monkeypatch):
 
 
 def test_without_lmdb_verify_nothing_is_changed_in_place(bare, monkeypatch):
-    """liblmdb trusts every byte; without a check of the file it does not get it, and a new database is made instead."""
+    """liblmdb trusts every byte, so it does not open a file that was not checked; a new database is made instead."""
     before = (bare / "data.mdb").read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr("ben_secure.store.change.in_place.has_lmdb_verify", lambda: False)
@@ -349,13 +349,13 @@ def test_without_lmdb_verify_nothing_is_changed_in_place(bare, monkeypatch):
 
 
 @needs_lmdb_3
-def test_a_fault_that_is_none_is_told_as_such(tmp_path):
+def test_a_report_that_may_be_no_fault_says_so(tmp_path):
     """lmdb.verify takes a value that was made smaller by the transaction that wrote it for damage; --out works."""
     path = make_database(tmp_path / "db", {})
     with lmdb.open(str(path)) as env, env.begin(write=True) as transaction:
         transaction.put(b"a", bytes(20_000))
         transaction.put(b"a", bytes(9_000))
-    with pytest.raises(StoreError, match=r"known to call a value damaged that was made smaller .*--out NEW"):
+    with pytest.raises(StoreError, match=r"lmdb.verify also reports a value .*made smaller.*--out NEW"):
         change_in_place(path, Tagger(KEYS).tagged)
     assert rewrite(path, tmp_path / "new", Tagger(KEYS).tagged).written == 1
     assert change_in_place(tmp_path / "new", Tagger(KEYS).tagged).checked == 1
@@ -532,7 +532,7 @@ def test_a_full_disk_ends_it_between_transactions(tmp_path, monkeypatch):
 
     def work():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        with pytest.raises(StoreError, match=r"cannot write .*/db: Input/output error; .*what was committed is whole"):
+        with pytest.raises(StoreError, match=r"cannot write .*/db: Input/output error; .*values are complete"):
             change_in_place(path, Tagger(KEYS).tagged)
 
     assert os.waitstatus_to_exitcode(os.waitpid(in_a_child(work), 0)[1]) == 0

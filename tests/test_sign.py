@@ -296,7 +296,7 @@ def test_several_databases_under_one_signature(tmp_path):
         (several(tmp_path / "same", one=TRAIN, two=TRAIN), "two of the databases have the same records"),
         (
             several(tmp_path / "odd", **{"one": TRAIN, "two two": TEST}),
-            "a database of a release is called two two.lmdb",
+            "a database of a release is named two two.lmdb",
         ),
     ):
         with pytest.raises((ValueError, StoreError), match=match):

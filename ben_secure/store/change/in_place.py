@@ -240,11 +240,11 @@ def _verify_structure(opened: _Opened) -> None:
     except (lmdb.verify.VerifyError, OSError) as error:
         faults = [str(error)]
     if faults:
-        shown = "; ".join(printable(fault, 200) for fault in faults[:_SHOWN_FAULTS])
+        first = "; ".join(printable(fault, 200) for fault in faults[:_SHOWN_FAULTS])
         raise StoreError(
-            f"lmdb.verify finds {len(faults)} fault(s) in the data file, so liblmdb does not get it: {shown}"
-            " (it is known to call a value damaged that was made smaller by the transaction that wrote it); "
-            "write a new database instead (--out NEW)",
+            f"lmdb.verify finds {len(faults)} fault{'s' if len(faults) > 1 else ''} in the data file, so it is not "
+            f"opened with liblmdb: {first} (lmdb.verify also reports a value that the transaction that wrote it made "
+            "smaller); write a new database instead (--out NEW)",
             database=opened.path,
         )
 
@@ -285,10 +285,10 @@ class _Editor:
                     start = next_key
         except lmdb.Error as error:
             cause = causes.from_text(str(error), self._folder)
-            cause_text = f"cannot write to the database: {printable(str(error))}; do it again to go on"
+            cause_text = f"cannot write to the database: {printable(str(error))}; run the command again to continue"
             if cause is not None:
                 cause_text = causes.unwritable(self._opened.path, cause)
-            raise StoreError(f"{cause_text}; what was committed is whole", database=self._opened.path) from error
+            raise StoreError(f"{cause_text}; committed values are complete", database=self._opened.path) from error
 
 
 def _change_some(transaction: lmdb.Transaction, start: bytes, transform: Transform) -> tuple[int, bytes | None]:
