@@ -158,9 +158,9 @@ def test_only_force_overwrites(tmp_path, capsys):
 def test_no_key_is_made_in_a_database(tmp_path, capsys):
     """A key in a database would be published with it."""
     (tmp_path / "data.mdb").touch()
-    assert "lies in the database's folder" in run(capsys, "mac", tmp_path / "mac", exit_code=2)
+    assert "is in the database's folder" in run(capsys, "mac", tmp_path / "mac", exit_code=2)
     arguments = ["publisher", tmp_path / "key", "--no-passphrase"]
-    assert "lies in the database's folder" in run(capsys, *arguments, exit_code=2)
+    assert "is in the database's folder" in run(capsys, *arguments, exit_code=2)
     assert modes(tmp_path).keys() == {"data.mdb"}
 
 

@@ -54,7 +54,7 @@ def test_a_fault_is_told_of_what_was_tagged_and_not_of_pixels():
     """The magic and one of two more signs: a length that fits, or a suite and version that are known."""
     value = b"payload" + FOOTER.pack(7)
     assert footer_fault(b"" + value[1:]) == (
-        "the value was changed: 6 bytes stand before its tag, expected 7; fetch the database again from its source"
+        "the value was changed: 6 bytes are before its tag, expected 7; fetch the database again from its source"
     )
     for place, message in ((-16, "suite 9, version 1"), (-15, "suite 1, version 9"), (-14, "reserved 090000000000")):
         other = bytearray(value)

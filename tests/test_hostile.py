@@ -204,11 +204,12 @@ WATCH = """
 import json, sys
 from ben_secure import loads
 from ben_secure.errors import BenSecureError
-from support.attacks import FRAMES_ARE_DROPPED, ATTACKS
+from support.attacks import ATTACKS
 
 pairs = [(attack.name, attack.value(), attack.accepted()) for attack in ATTACKS]
 seen, current = {}, ""
-for turn in range(2): # messages and patches import their modules in the first if turn:
+for turn in range(2):
+    if turn:  # the first turn imports modules
         sys.addaudithook(lambda event, arguments: current and seen.setdefault(event, current))
     for name, value, accepted in pairs:
         current = name

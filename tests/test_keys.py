@@ -376,7 +376,7 @@ def test_the_command_to_type_is_quoted(tmp_path):
         path.chmod(0o644)
         with pytest.raises(KeyFileError) as caught:
             read_mac_keys(path)
-        command = re.search(r"type (chmod 600 -- .*); if somebody", caught.value.message)[1]
+        command = re.search(r"type (chmod 600 -- .*); if others", caught.value.message)[1]
         type_in(command)
         assert mode(path) == 0o600
 
@@ -464,7 +464,7 @@ def test_a_secret_in_the_folder_of_its_database_is_refused(secret, tmp_path, nam
     (tmp_path / "link").symlink_to(database)
     (database / "data.mdb").touch()
     given_path = tmp_path / "link" if named == "link" else database / named
-    with pytest.raises(KeyFileError, match=r"lies in the database's folder .* type mv -- ") as caught:
+    with pytest.raises(KeyFileError, match=r"is in the database's folder .* type mv -- ") as caught:
         reader(path, database=given_path)
     follow(caught.value.message)
     assert not path.exists()
@@ -476,7 +476,7 @@ def test_a_secret_beside_any_data_file_is_refused(secret, tmp_path):
     path, reader = place_of(secret, tmp_path / "database")
     reader(path)
     (tmp_path / "database" / "data.mdb").touch()
-    with pytest.raises(KeyFileError, match="lies in the database's folder"):
+    with pytest.raises(KeyFileError, match="is in the database's folder"):
         reader(path)
 
 
@@ -486,11 +486,11 @@ def test_a_link_in_the_folder_of_a_database_is_refused(secret, tmp_path):
     database = tmp_path / "database"
     database.mkdir()
     (database / "link").symlink_to(path)
-    with pytest.raises(KeyFileError, match="lies in the database's folder"):
+    with pytest.raises(KeyFileError, match="is in the database's folder"):
         reader(database / "link", database=database)
     inside = shutil.move(path, database / "key")
     path.symlink_to(inside)
-    with pytest.raises(KeyFileError, match="lies in the database's folder"):
+    with pytest.raises(KeyFileError, match="is in the database's folder"):
         reader(path, database=database)
 
 
@@ -577,7 +577,7 @@ def test_nothing_is_overwritten_unless_told(kind, tmp_path):
 def test_no_secret_is_made_in_the_folder_of_a_database(kind, tmp_path):
     """Where every reader would refuse it; a public key may lie there."""
     (tmp_path / "data.mdb").touch()
-    with pytest.raises(KeyFileError, match="lies in the database's folder"):
+    with pytest.raises(KeyFileError, match="is in the database's folder"):
         write_any(kind, tmp_path / "key")
     write_any("public", tmp_path / "key")
 
@@ -714,7 +714,7 @@ def test_rotation_follows_a_link_and_obeys_the_rules_of_secrets(tmp_path):
     (tmp_path / "database").mkdir()
     (tmp_path / "database" / "data.mdb").touch()
     (tmp_path / "database" / "link").symlink_to(path)
-    with pytest.raises(KeyFileError, match="lies in the database's folder"):
+    with pytest.raises(KeyFileError, match="is in the database's folder"):
         add_mac_key(tmp_path / "database" / "link")
     assert path.read_bytes() == content
 

@@ -89,7 +89,7 @@ def test_a_flipped_bit_is_refused(keys, context, lmdb_key, payload, data):
         ("payload", 0, 7, "was changed: it is not the one that was tagged"),
         ("tag", 7, 39, "was changed: it is not the one that was tagged"),
         ("key id", 39, 47, "is tagged with the key .*, which is not among the keys given"),
-        ("payload length", 47, 55, r"was changed: 7 bytes stand before its tag, expected \d+"),
+        ("payload length", 47, 55, r"was changed: 7 bytes are before its tag, expected \d+"),
         ("suite and version", 55, 57, "expected suite 1 or 2, version 1"),
         ("reserved", 57, 63, "reserved [0-9a-f]{12}; expected .*, reserved zero"),
         ("magic", 63, 71, "has no tag"),
