@@ -84,7 +84,7 @@ def test_a_folder_or_a_file_or_with_a_query(server):
             assert list(reader) == sorted(PATCHES)
         assert server.requests[0][0] == first
     server.requests.clear()
-    with pytest.raises(StoreError, match="no such object"):
+    with pytest.raises(StoreError, match="the object does not exist"):
         PatchReader(server.url("x.lmdb?sig=1"))
     assert len(server.requests) == 1
 
@@ -173,7 +173,7 @@ BAD_ANSWERS = {
         "does not answer range",
     ),
     "forbidden": (lambda h, c, s: h.reply(403), "refuses access"),
-    "gone": (lambda h, c, s: h.reply(410), "no such object"),
+    "gone": (lambda h, c, s: h.reply(410), "the object does not exist"),
     "a teapot": (lambda h, c, s: h.reply(418), "status 418"),
     "always busy": (lambda h, c, s: h.reply(503), "status 503, in all of 3 attempts"),
     "too short": (lambda h, c, s: h.partial(c, s[0], s[1] - 9, Content_Range=range_of(c, s)), "connection failed"),
@@ -495,7 +495,7 @@ def test_every_value_is_verified(server, folder):
             assert reader["patch 3"].dumps() == PATCHES["patch 3"].dumps()
             with pytest.raises(KeyError):
                 reader["nope"]
-    with pytest.raises(StoreError, match="no such object"):
+    with pytest.raises(StoreError, match="the object does not exist"):
         PatchReader(server.url("deep.lmdb"), verify_key=PUBLISHER.verify_key)
     with pytest.raises(UntrustedDataError):
         PatchReader(server.url("x.lmdb"), **asked | {"verify_key": STRANGER.verify_key})

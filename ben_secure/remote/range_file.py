@@ -189,7 +189,7 @@ async def _patiently(source: _Object, start: int, stop: int, pin: Pin | None) ->
     try:
         return await source.get(start, stop, pin)
     except TryAgainError as error:
-        raise StoreError(f"{error}in all of {len(_PAUSES_S) + 1} attempts; try again later") from None
+        raise StoreError(f"{error}, in all of {len(_PAUSES_S) + 1} attempts; try again later") from None
 
 
 def _hand_over(finished: Future[Answer], mine: Future[Answer]) -> None:

@@ -43,7 +43,7 @@ def parse(text):
 
 def blocks(page):
     """The blocks of a page of the repository."""
-    return parse((ROOT / page).read_text())
+    return parse((ROOT / page).read_text("utf-8"))
 
 
 def to_run(page):
@@ -53,7 +53,7 @@ def to_run(page):
 
 def fences(page):
     """How many lines of a page open or close a block, in any form."""
-    return len(re.findall(r"^\s*(?:```|~~~)", (ROOT / page).read_text(), re.MULTILINE))
+    return len(re.findall(r"^\s*(?:```|~~~)", (ROOT / page).read_text("utf-8"), re.MULTILINE))
 
 
 def command(folder):
@@ -93,7 +93,7 @@ class Reader:
 
     def python(self, source, page):
         """Run a block in the session. Without torch, the blocks that need it are left out."""
-        if HAS_TORCH or not ("torch" in source or "dataset" in source):
+        if HAS_TORCH or not re.search(r"^[^#\n]*(torch|dataset)", source, re.MULTILINE):
             exec(compile(source, page, "exec"), vars(self.module))
 
     def console(self, text):

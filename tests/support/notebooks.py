@@ -35,7 +35,7 @@ if not os.path.exists("train.lmdb"):
 def cells(name):
     """The cells of a page: pairs of a type and a text."""
     text, *rest = re.split(
-        r"^```python\n(.*?)^```\n", (DOCS / f"{name}.md").read_text(), flags=re.DOTALL | re.MULTILINE
+        r"^```python\n(.*?)^```\n", (DOCS / f"{name}.md").read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
     )
     found = [("markdown", text), ("code", DATA)]
     found += [("markdown" if place % 2 else "code", part) for place, part in enumerate(rest)]
