@@ -472,5 +472,5 @@ def test_workers_that_are_lost_during_the_audit_are_told(plain, tmp_path, monkey
                 process.kill()
 
         report = audit_database(database, options=QUICK, run=Run(runner=runner, progress=end_workers))
-    assert report.undecided == "the cluster had no workers for 1 s; see why they ended"
+    assert report.undecided == "the cluster had no workers for 1 s; find out why they ended"
     assert 0 < report.checked < 600

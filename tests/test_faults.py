@@ -90,7 +90,11 @@ def statuses(place, limit, counts, lines):
     """Exit codes of commands under each limit, by command; a lack of descriptors is named."""
     found = collections.defaultdict(set)
     for line, count, status, output in run_script(FORKS, place, limit, json.dumps(counts), *lines):
-        assert "Traceback" not in output, (line, count, output[-2000:])
+        if limit == "memory" and status == 1 and output.startswith("OpenBLAS error: Memory"):
+            continue  # numpy's library ends the process itself while it is loaded
+        # Without memory, Python's hashlib logs hashes that it cannot load.
+        ours = "" if limit == "memory" and output.startswith("ERROR:root:code for hash") else output
+        assert "Traceback" not in ours, (line, count, output[-2000:])
         if limit == "descriptors" and status == 2:
             assert "Too many open files" in output, (line, count, output)
         found[line].add(status)

@@ -167,6 +167,7 @@ OTHERS = {
     "RSA of OpenSSH": (encoded(RSA, form=Private.OpenSSH), "it is a key of RSA, expected Ed25519"),
     "RSA in a JWK": (b'{"kty": "RSA", "n": "AQAB", "e": "AQAB", "d": "AQAB"}', "its algorithm is not supported"),
     "PuTTY": (b"PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", "it is a key of PuTTY; export it: puttygen"),
+    "an unknown label": (b"-----BEGIN OPENSSQ PRIVATE KEY-----\n", "it holds an unknown block; expected one PEM block"),
     "PGP": (b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n", "it holds PGP PRIVATE KEY BLOCK; expected one PEM block"),
     "cosign": (b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n", "it holds ENCRYPTED SIGSTORE PRIVATE KEY; exp"),
     "a certificate": (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n", "openssl x509 -pubkey -noout"),

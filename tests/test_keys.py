@@ -979,7 +979,7 @@ def test_files_with_another_number_or_kind_of_blocks_are_refused(tmp_path):
         private + private: "it holds PRIVATE KEY, PRIVATE KEY; expected one PEM block",
         private + public: "it holds PRIVATE KEY, PUBLIC KEY; expected one PEM block",
         private_pem(OTHERS["RSA"], form=PrivateFormat.TraditionalOpenSSL): "it holds RSA PRIVATE KEY",
-        private.replace(b"PRIVATE", b"SECRET"): "it holds SECRET KEY",
+        private.replace(b"PRIVATE", b"SECRET"): "it holds an unknown block",
         private[:60] + private[70:]: "damaged",
         b"-----BEGIN PRIVATE KEY-----\n": "the END line is missing",
     }

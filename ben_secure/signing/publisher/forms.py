@@ -32,6 +32,11 @@ from ben_secure.signing.publisher.schemes import PrivateKey, PublicKey
 PRIVATE, PUBLIC, MAC = "private", "public", "MAC"
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)-----END \1-----", re.DOTALL)
+# Of a label with other words nothing is shown, because in a damaged file they may be a piece of the key.
+_LABEL_WORDS = {
+    "BLOCK", "CERTIFICATE", "COSIGN", "DSA", "EC", "ENCRYPTED", "KEY", "OPENSSH", "PGP", "PRIVATE", "PUBLIC", "RSA",
+    "SIGSTORE",
+}  # fmt: skip
 _LABELS = ("PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "EC PRIVATE KEY", "OPENSSH PRIVATE KEY", "PUBLIC KEY")
 _OPENSSH_LINE = re.compile(rb"(?:ssh-|ecdsa-sha2-|sk-)[a-z0-9@.-]+ +[A-Za-z0-9+/]+=*(?: [^\n]*)?")
 _OPENSSH_OPEN = b"openssh-key-v1\0\0\0\0\4none"  # PROTOCOL.key of OpenSSH: magic, then the name of the cipher
@@ -95,7 +100,8 @@ def _pem(text: bytes) -> Encoded:
     if len(labels) != 1 or labels[0] not in _LABELS:
         if labels[:1] == ["CERTIFICATE"]:
             raise ValueError(_ELSEWHERE["CERTIFICATE"])
-        raise ValueError(f"it holds {', '.join(labels[:4])}; expected one PEM block: {', '.join(_LABELS)}")
+        blocks = [label if _LABEL_WORDS.issuperset(label.split()) else "an unknown block" for label in labels[:4]]
+        raise ValueError(f"it holds {', '.join(blocks)}; expected one PEM block: {', '.join(_LABELS)}")
     body = next((block[2] for block in _BLOCK.finditer(text) if block[1].decode() == labels[0]), None)
     if body is None:
         raise ValueError("it is cut off: the END line is missing; copy the whole file again")
