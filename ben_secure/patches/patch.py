@@ -378,8 +378,11 @@ class _WithoutPixels:
 
 
 def frame_of(patch: BigEarthNetPatch) -> bytes:
-    """Write the canonical value of a patch, with the pixels left out."""
-    return _written(_WithoutPixels(patch))
+    """Write the canonical value of a patch that was read, with the pixels left out."""
+    try:
+        return _written(_WithoutPixels(patch))
+    except pickle.PicklingError as error:  # it holds plain data only, so the cause is a lack of memory
+        raise MemoryError from error
 
 
 def _written(item: BigEarthNetPatch | _WithoutPixels) -> bytes:
