@@ -10,7 +10,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from ben_secure import MissingExtraError, TableError
+from ben_secure import MissingExtraError, StoreError, TableError
 from ben_secure.labels import _columnar, _delimited, _sheet, tables
 from ben_secure.labels.tables import pairs_of, read_names, read_table
 
@@ -179,19 +179,20 @@ def test_a_table_that_ends_pyarrow_is_refused(tmp_path, monkeypatch):
         read_table(write(tmp_path / "aborts.parquet", aborts))
     assert read_table(good) == {"A": {"x": 1}}
     columns = {"id": ["plain", ["A"]], "columns": {"x": ["plain", []]}, "left_out": {}}
-    ends = [("kill -ABRT $$", "was ended by signal 6"), ("exit 0", "did not finish")]
+    ends = [("kill -ABRT $$", "was ended by signal 6"), ("exit 1", "ended with exit code 1 without")]
     for document in ([], {}, 7, columns, columns | {"id": ["taken", ["plain", []], [7]]}):
         answer = json.dumps(document)
-        ends.append((f"printf '\\{len(answer):o}\\0\\0\\0\\0\\0\\0\\0%s' '{answer}'", "did not finish"))
+        ends.append((f"printf '\\{len(answer):o}\\0\\0\\0\\0\\0\\0\\0%s' '{answer}'", "ended with exit code 0"))
     for end, said in ends:
         script = write(tmp_path / "python", f"#!/bin/sh\n{end}\n")
         script.chmod(0o700)
         with monkeypatch.context() as patched:
             patched.setattr(sys, "executable", str(script))
-            with pytest.raises(
-                TableError, match=rf"good\.parquet: pyarrow cannot read it, and {said}; write .* as CSV"
-            ):
+            with pytest.raises(TableError, match=rf"good\.parquet: the process that reads it {said}.*; write .* CSV"):
                 read_table(good)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    with pytest.raises(StoreError, match="a worker process could not be started"):
+        read_table(good)
 
 
 def columnar_rows(path):
@@ -304,7 +305,10 @@ def test_odd_columns_are_left_out_by_name(tmp_path):
 
 
 def test_parquet_of_the_world(tmp_path):
-    """Categories, large types, lists of them, structs, decimals and times of any unit are plain data."""
+    """Categories, large types, lists of them, structs, decimals and times of any unit are plain data.
+
+    So is a batch whose cells are all null, in the second table.
+    """
     pa = pytest.importorskip("pyarrow")
     decimal = [Decimal("1.25"), None]
     fine = 1_497_355_801_123_456_789
@@ -361,6 +365,11 @@ def test_parquet_of_the_world(tmp_path):
     rows = read_table(parquet(tmp_path / "t.parquet", columns))
     assert rows == {"A": first, "B": second}
     assert [type(cell) for cell in rows["A"].values()] == [type(cell) for cell in first.values()]
+    names = columns.pop("patch_id")
+    kinds = {name: cells.type if isinstance(cells, pa.Array) else pa.float64() for name, cells in columns.items()}
+    columns = {"patch_id": names} | {name: pa.nulls(2, kind) for name, kind in kinds.items()}
+    rows = read_table(parquet(tmp_path / "n.parquet", columns | {"empty": pa.array([[], []], pa.list_(pa.string()))}))
+    assert rows == dict.fromkeys("AB", dict.fromkeys(kinds) | {"empty": []})
 
 
 def test_parquet_views(tmp_path):
@@ -371,11 +380,12 @@ def test_parquet_views(tmp_path):
         "blob": pa.array([b"x", None], pa.binary_view()),
         "texts": pa.array([["x"], None], pa.list_(pa.string_view())),
         "list": pa.array([["x", "y"], None], pa.list_view(pa.string())),
+        "null": pa.nulls(2, pa.string_view()),
     }
     rows = read_table(parquet(tmp_path / "t.parquet", columns))
     assert rows == {
-        "A": {"blob": b"x", "texts": ["x"], "list": ["x", "y"]},
-        "B": {"blob": None, "texts": None, "list": None},
+        "A": {"blob": b"x", "texts": ["x"], "list": ["x", "y"], "null": None},
+        "B": {"blob": None, "texts": None, "list": None, "null": None},
     }
 
 

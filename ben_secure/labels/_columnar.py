@@ -266,7 +266,7 @@ def _dictionary(array: Any, budget: _Budget) -> Tree:
     occurring = pc.unique(array.indices).drop_null()
     values = array.dictionary.take(occurring)
     indices = pc.index_in(array.indices, occurring).to_pylist()
-    if not (_is_text(values.type) and len(values)):
+    if not _is_text(values.type):
         return ["taken", _tree(values, budget), indices]
     lengths = pc.binary_length(values)
     if (longest := pc.max(lengths).as_py() or 0) > MAX_CELL_BYTES:

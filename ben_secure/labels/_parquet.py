@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import IO, Any, cast
 
+from ben_secure._system.forks import not_started
 from ben_secure._system.optional import require
 from ben_secure.errors import TableError, printable
 from ben_secure.labels._sheet import Cells, check_size, refused
@@ -38,6 +39,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
 
     Raises:
         TableError: The file cannot be read, or is not a table.
+        StoreError: No process can be started.
         MissingExtraError: pyarrow is not installed.
     """
     require(f"the Parquet table {printable(path, 400)}", "pyarrow", otherwise="a CSV table needs no library")
@@ -53,14 +55,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
 
 def _batches(path: str, request: bytes) -> Iterator[tuple[list[object], dict[str, list[object]], dict[str, str]]]:
     """Start the process, and read its batches: names of patches, other cells by column, columns that are left out."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, *sys.path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # not reached by Ctrl-C: this process ends it
-        env=os.environ | _ENVIRONMENT,
-    )
+    process = _start()
     requests, answers = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
     try:
         with suppress(BrokenPipeError):
@@ -75,13 +70,27 @@ def _batches(path: str, request: bytes) -> Iterator[tuple[list[object], dict[str
                 raise ValueError("its columns have different lengths")
             yield patch_names, columns, {name: printable(why, _TEXT) for name, why in answer["left_out"].items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # nonsense, or no answer
-        raise refused(path, f"pyarrow cannot read it, and {_end(process)}; write the table as CSV") from error
+        raise refused(path, f"the process that reads it {_end(process)}; write the table as CSV") from error
     finally:
         process.kill()
         for pipe in (requests, answers):
             with suppress(OSError):  # an unread request cannot be flushed
                 pipe.close()
         process.wait()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # not reached by Ctrl-C: the caller ends it
+            env=os.environ | _ENVIRONMENT,
+        )
+    except OSError as error:
+        raise not_started(error) from error
 
 
 def _answer(answers: IO[bytes]) -> dict[str, Any]:
@@ -95,7 +104,9 @@ def _end(process: subprocess.Popen[bytes]) -> str:
     with suppress(subprocess.TimeoutExpired):
         process.wait(1)
     code = process.returncode
-    return f"was ended by signal {-code}" if code is not None and code < 0 else "did not finish"
+    if code is None:
+        return "does not answer"
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code} without a complete answer"
 
 
 def _cells(tree: list[Any]) -> list[Any]:
