@@ -71,15 +71,15 @@ class TestLightning:
     @pytest.mark.parametrize(
         ("strategy", "form", "workers", "start"),
         [
-            ("ddp", "shuffled", 0, None),
             ("ddp", "by hand", 2, None),
-            ("ddp", "seeded", 2, "forkserver"),
             ("ddp_fork", "seeded", 2, None),
-            ("ddp_fork", "shuffled", 2, "spawn"),
             ("ddp_fork", "in order", 0, None),
             ("ddp_fork", "subset", 0, None),
-            ("ddp_spawn", "shuffled", 0, None),
             ("ddp_spawn", "shuffled", 2, "forkserver"),
+            pytest.param("ddp", "shuffled", 0, None, marks=pytest.mark.by_hand),
+            pytest.param("ddp", "seeded", 2, "forkserver", marks=pytest.mark.by_hand),
+            pytest.param("ddp_fork", "shuffled", 2, "spawn", marks=pytest.mark.by_hand),
+            pytest.param("ddp_spawn", "shuffled", 0, None, marks=pytest.mark.by_hand),
         ],
     )
     def test_two_ranks(self, tmp_path, numbered, strategy, form, workers, start):
