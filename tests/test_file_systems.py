@@ -16,7 +16,7 @@ import tempfile
 import pytest
 
 from ben_secure._system import appear, locks
-from ben_secure._system.files import Kind, write_file
+from ben_secure._system.files import Access, write_file
 from ben_secure.cli import main
 from ben_secure.errors import StoreError
 from ben_secure.publish import publish
@@ -54,14 +54,14 @@ def without(lacking, monkeypatch):
 
 CREATE = """
 import sys
-from ben_secure._system.files import Kind, write_file
-write_file(sys.argv[1], b"one", kind=Kind[sys.argv[2]])
+from ben_secure._system.files import Access, write_file
+write_file(sys.argv[1], b"one", access=Access[sys.argv[2]])
 """
 
 
-def create(path, kind="OPEN"):
+def create(path, access="OPEN"):
     """Write a file in a process of its own; exit code and the last line of its error."""
-    done = subprocess.run([sys.executable, "-c", CREATE, path, kind], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", CREATE, path, access], capture_output=True, text=True)
     return done.returncode, done.stderr.strip().rpartition("\n")[2]
 
 
@@ -69,9 +69,9 @@ def create(path, kind="OPEN"):
 def test_a_file_appears_and_is_not_replaced(lacks, tmp_path, without):
     """On file systems that lack any of these features."""
     without(lacks)
-    for kind in ("OPEN", "SECRET"):
-        assert create(tmp_path / kind, kind) == (0, "")
-        code, said = create(tmp_path / kind, kind)
+    for access in ("OPEN", "SECRET"):
+        assert create(tmp_path / access, access) == (0, "")
+        code, said = create(tmp_path / access, access)
         assert (code, "exists and is not overwritten" in said) == (1, True)
     assert sorted(os.listdir(tmp_path)) == ["OPEN", "SECRET"]
 
@@ -191,7 +191,7 @@ def test_a_lock_that_fails_is_not_one_that_is_lacking(tmp_path, monkeypatch):
     """A disk error is reported, and nothing is left."""
     monkeypatch.setattr(locks.fcntl, "flock", functools.partial(refuse, 5))
     with pytest.raises(StoreError, match="Input/output error; the disk or the network failed"):
-        write_file(tmp_path / "a", b"one", kind=Kind.OPEN)
+        write_file(tmp_path / "a", b"one", access=Access.OPEN)
     assert os.listdir(tmp_path) == []
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from ben_secure._system.files import Kind, check_free, new_files, write_file
+from ben_secure._system.files import Access, check_free, new_files, write_file
 from ben_secure.cli import main
 from ben_secure.errors import KeyFileError, StoreError
 from ben_secure.signing.keys import SigningKey
@@ -146,7 +146,7 @@ def test_a_fifo_is_written_to(tmp_path):
     write_file("/dev/null", b"report", overwrite=True)
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     with pytest.raises(KeyFileError, match="is a FIFO, which is not replaced"):
-        write_file(fifo, b"secret", kind=Kind.SECRET, overwrite=True, error=KeyFileError)
+        write_file(fifo, b"secret", access=Access.SECRET, overwrite=True, error=KeyFileError)
     assert stat.S_ISFIFO(fifo.stat().st_mode)
     assert sorted(os.listdir(tmp_path)) == ["fifo", "link"]
     check_free(str(fifo), streams=True)
@@ -167,7 +167,7 @@ def test_the_umask_is_honoured_except_by_secrets(tmp_path, umask):
     before = os.umask(umask)
     try:
         write_file(tmp_path / "report", b"one")
-        write_file(tmp_path / "secret", b"one", kind=Kind.SECRET)
+        write_file(tmp_path / "secret", b"one", access=Access.SECRET)
     finally:
         os.umask(before)
     assert mode(tmp_path / "report") == 0o666 & ~umask
@@ -176,17 +176,17 @@ def test_the_umask_is_honoured_except_by_secrets(tmp_path, umask):
 
 def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
     """It is the same file to those who read it; a secret is private whatever was there."""
-    for name, kind in (("report", Kind.OPEN), ("secret", Kind.SECRET)):
+    for name, access in (("report", Access.OPEN), ("secret", Access.SECRET)):
         (tmp_path / name).touch()
         (tmp_path / name).chmod(0o640)
-        write_file(tmp_path / name, b"one", overwrite=True, kind=kind)
+        write_file(tmp_path / name, b"one", overwrite=True, access=access)
     assert mode(tmp_path / "report") == 0o640
     assert mode(tmp_path / "secret") == 0o600
 
 
 def write_both(first, second, meanwhile, **options):
     """Write a set of two files; something happens before they get their names."""
-    with new_files([first, second], [Kind.OPEN, Kind.OPEN], **options) as files:
+    with new_files([first, second], [Access.OPEN, Access.OPEN], **options) as files:
         for number, file in enumerate(files):
             file.write(b"%d" % number)
         meanwhile()
@@ -257,7 +257,7 @@ def test_files_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatc
 
 def test_one_writer_at_a_time(tmp_path):
     """A second one is refused while the first has the file, and not after."""
-    with new_files([tmp_path / "a"], [Kind.OPEN]) as (file,):
+    with new_files([tmp_path / "a"], [Access.OPEN]) as (file,):
         file.write(b"one")
         with pytest.raises(StoreError, match=r"another writer is at work on .*/a; wait until it is done"):
             write_file(tmp_path / "a", b"two")

@@ -64,7 +64,7 @@ def process_state():
     """The state of the process that hostile values might change."""
     classes = {cls: (set(dir(cls)), {k: v for k, v in vars(cls).items() if k not in LAZY}) for cls in WATCHED}
     functions = {f: vars(f).copy() for f in (patches.rebuild_patch, metadata.rebuild_array, metadata.rebuild_scalar)}
-    rows = {pair: (id(row), row.name, row.kind, row.arity) for pair, row in names.TABLE.items()}
+    rows = {pair: (id(row), row.name, row.use, row.arity) for pair, row in names.TABLE.items()}
     return classes, functions, rows, sorted(vars(pickle.Unpickler))
 
 

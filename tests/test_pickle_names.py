@@ -12,7 +12,7 @@ import pytest
 import ben_secure
 from ben_secure import pickles
 from ben_secure.bands import BAND_CLASSES as BAND_TABLE
-from ben_secure.pickles.names import BAND_CLASSES, PATCH_MODULES, TABLE, Kind, Name, declared
+from ben_secure.pickles.names import BAND_CLASSES, PATCH_MODULES, TABLE, Name, Use, declared
 from support.legacy_values import PATCH_MODULES as WRITTEN_MODULES
 
 
@@ -21,12 +21,12 @@ def test_table_is_closed():
     """Exact pairs of text in a read-only mapping; every change of the table has to be made here, too."""
     assert type(TABLE) is types.MappingProxyType
     with pytest.raises(TypeError):
-        TABLE["os", "system"] = Name("system", Kind.CALL)
+        TABLE["os", "system"] = Name("system", Use.CALL)
     for row in TABLE.values():
         with pytest.raises(dataclasses.FrozenInstanceError):
-            row.kind = Kind.CALL
+            row.use = Use.CALL
     interface = "bigearthnet_patch_interface"
-    assert {pair: row.kind.name for pair, row in TABLE.items()} == {
+    assert {pair: row.use.name for pair, row in TABLE.items()} == {
         ("ben_secure.patches", "rebuild_patch"): "CALL",
         ("ben_secure.metadata", "rebuild_array"): "CALL",
         ("ben_secure.metadata", "rebuild_scalar"): "CALL",
@@ -58,8 +58,8 @@ def test_a_row_is_nothing_but_its_name():
         assert row.name == pair[1]
         assert not callable(row)
         assert row.patch_class is None
-        assert (row.arity > 0) == (row.kind in (Kind.CALL, Kind.BUILDER))
-        for attribute in ("name", "kind", "arity", "patch_class", "x", "__class__", "__call__", "__setstate__"):
+        assert (row.arity > 0) == (row.use in (Use.CALL, Use.BUILDER))
+        for attribute in ("name", "use", "arity", "patch_class", "x", "__class__", "__call__", "__setstate__"):
             with pytest.raises((AttributeError, TypeError)):
                 setattr(row, attribute, dict)
 

@@ -19,7 +19,7 @@ from ben_secure._system.naming import make_like
 from ben_secure.errors import StoreError, UndecidedError, printable
 
 
-class Kind(Enum):
+class Access(Enum):
     """Who may use a file. The value has the permissions. The umask applies to the first two."""
 
     OPEN = "0666"
@@ -52,7 +52,7 @@ def write_file(
     content: bytes,
     *,
     overwrite: bool = False,
-    kind: Kind = Kind.OPEN,
+    access: Access = Access.OPEN,
     error: type[UndecidedError] = StoreError,
 ) -> None:
     """Write a file. A reader sees the old content or the new. A character device or a FIFO is written into.
@@ -61,14 +61,14 @@ def write_file(
         path: The file; its directory must exist.
         content: The whole content.
         overwrite: Whether to replace an existing regular file.
-        kind: Who may use it. A file of kind ``OPEN`` keeps owner and permissions of the file that it replaces.
+        access: Who may use it. A file that is ``OPEN`` keeps owner and permissions of the file that it replaces.
         error: Class of the errors.
 
     Raises:
         UndecidedError: As for ``new_files``.
     """
     target = checked_path(path, error)
-    if kind is Kind.OPEN and is_stream(target):
+    if access is Access.OPEN and is_stream(target):
         try:
             with open(os.open(target, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY), "wb") as stream:
                 if not _keeps_nothing(os.fstat(stream.fileno()).st_mode):  # a link to a file was put in its place
@@ -77,14 +77,14 @@ def write_file(
         except OSError as failure:
             raise error(unwritable(target, failure)) from failure
         return
-    with new_files([target], [kind], overwrite=overwrite, error=error) as (file,):
+    with new_files([target], [access], overwrite=overwrite, error=error) as (file,):
         file.write(content)
 
 
 @contextlib.contextmanager
 def new_files(
     paths: Sequence[Path],
-    kinds: Sequence[Kind],
+    accesses: Sequence[Access],
     *,
     overwrite: bool = False,
     error: type[UndecidedError] = StoreError,
@@ -93,7 +93,7 @@ def new_files(
 
     Args:
         paths: The files, in one existing directory. The last one makes the others valid.
-        kinds: Who may use each of them.
+        accesses: Who may use each of them.
         overwrite: Whether to replace existing regular files.
         error: Class of the errors.
 
@@ -112,10 +112,10 @@ def new_files(
             check_free(target, overwrite=overwrite, error=error)
         with contextlib.ExitStack() as opened:
             files = []
-            for number, (target, kind) in enumerate(zip(targets, kinds, strict=True)):
+            for number, (target, access) in enumerate(zip(targets, accesses, strict=True)):
                 failing = target
-                files.append(opened.enter_context(_opened(os.path.join(workspace.directory, f"{number}"), kind.mode)))
-                _set_permissions(files[-1].fileno(), target, kind, error)
+                files.append(opened.enter_context(_opened(os.path.join(workspace.directory, f"{number}"), access.mode)))
+                _set_permissions(files[-1].fileno(), target, access, error)
             yield files
         workspace.put_files({f"{number}": target for number, target in enumerate(targets)}, overwrite=overwrite)
     except OSError as failure:
@@ -179,16 +179,16 @@ def _opened(path: str, mode: int) -> BinaryIO:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode), "wb")
 
 
-def _set_permissions(fd: int, target: str, kind: Kind, error: type[UndecidedError]) -> None:
+def _set_permissions(fd: int, target: str, access: Access, error: type[UndecidedError]) -> None:
     """Set the permissions of an empty file, before it has any content."""
-    if kind is Kind.OPEN:
+    if access is Access.OPEN:
         with contextlib.suppress(FileNotFoundError):
             make_like(fd, os.lstat(target))
-    elif kind is not Kind.TRUSTED and stat.S_IMODE(os.fstat(fd).st_mode) != kind.mode:  # because of the umask
+    elif access is not Access.TRUSTED and stat.S_IMODE(os.fstat(fd).st_mode) != access.mode:  # because of the umask
         with contextlib.suppress(OSError):
-            os.fchmod(fd, kind.mode)
+            os.fchmod(fd, access.mode)
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    if kind is Kind.SECRET and mode & 0o077:
+    if access is Access.SECRET and mode & 0o077:
         raise error(
             f"{printable(target, 400)} would be a secret that others can use (mode {mode:04o}): this file system "
             "keeps no permissions; keep secrets on another one"

@@ -12,7 +12,7 @@ from typing import Any, cast
 import click
 
 from ben_secure._system.files import is_stream
-from ben_secure.cli._usage import PATH, Kind, argument, whole
+from ben_secure.cli._usage import PATH, OptionType, argument, whole
 from ben_secure.signing._keyfiles import refuse_beside_data
 from ben_secure.signing.keys import read_mac_keys, read_verify_key
 from ben_secure.signing.policy import Keywords, Verification
@@ -38,10 +38,10 @@ def _png(text: str) -> str:
     return text
 
 
-CONTEXT = Kind("C", _context)
-STATEMENT_TEXT = Kind("TEXT", _statement_text, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
-KEY_FILE = Kind("FILE", lambda text: "/dev/stdin" if text == "-" else text, choices=None)
-PNG = Kind("FILE", _png, "a name that ends in .png, or - for standard output", choices=None)
+CONTEXT = OptionType("C", _context)
+STATEMENT_TEXT = OptionType("TEXT", _statement_text, f"1 to {MAX_TEXT_CHARACTERS} printable characters")
+KEY_FILE = OptionType("FILE", lambda text: "/dev/stdin" if text == "-" else text, choices=None)
+PNG = OptionType("FILE", _png, "a name that ends in .png, or - for standard output", choices=None)
 
 database = argument("database", metavar="DB", type=PATH, note="LMDB directory or its data file.")
 readable = argument(

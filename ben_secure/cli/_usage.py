@@ -1,7 +1,7 @@
 """Options and arguments of commands, their types, and the messages for usage errors.
 
-A ``Kind`` converts the text of an option, or reports the expected values in the same style as all other messages, which
-click's own types do not. Text from the command line is escaped in messages.
+An ``OptionType`` converts the text of an option, or reports the expected values in the same style as all other
+messages, which click's own types do not. Text from the command line is escaped in messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ben_secure.errors import printable
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
-class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.5
+class OptionType(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.5
     """Type of an option or argument: converts its text into a value."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before cli
         *,
         choices: tuple[str, ...] | None = (),
     ) -> None:
-        """Make a kind.
+        """Make a type.
 
         Args:
             metavar: Placeholder in the help.
@@ -64,11 +64,11 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # not generic before cli
         return [CompletionItem(choice) for choice in self._choices if choice.startswith(incomplete)]
 
 
-PATH = Kind("FILE", str, choices=None)
+PATH = OptionType("FILE", str, choices=None)
 
 
-def one_of(choices: Mapping[str, object]) -> Kind:
-    """Make a kind that accepts a few texts, in upper or lower case, and converts each into its value."""
+def one_of(choices: Mapping[str, object]) -> OptionType:
+    """Make a type that accepts a few texts, in upper or lower case, and converts each into its value."""
     values = {text.casefold(): value for text, value in choices.items()}
 
     def convert(text: str) -> object:
@@ -77,29 +77,29 @@ def one_of(choices: Mapping[str, object]) -> Kind:
         return values[text.casefold()]
 
     *others, last = choices
-    return Kind("|".join(choices), convert, f"{', '.join(others)} or {last}", choices=tuple(choices))
+    return OptionType("|".join(choices), convert, f"{', '.join(others)} or {last}", choices=tuple(choices))
 
 
-def whole(metavar: str = "N", *, least: int | None = None) -> Kind:
-    """Make a kind of whole numbers, with a minimum if ``least`` is given."""
+def whole(metavar: str = "N", *, least: int | None = None) -> OptionType:
+    """Make a type of whole numbers, with a minimum if ``least`` is given."""
 
     def convert(text: str) -> int:
         if (number := int(text)) < (number if least is None else least):
             raise ValueError
         return number
 
-    return Kind(metavar, convert, "a whole number" + ("" if least is None else f" of at least {least}"))
+    return OptionType(metavar, convert, "a whole number" + ("" if least is None else f" of at least {least}"))
 
 
-def number(metavar: str, *, least: float) -> Kind:
-    """Make a kind of finite numbers of at least ``least``."""
+def number(metavar: str, *, least: float) -> OptionType:
+    """Make a type of finite numbers of at least ``least``."""
 
     def convert(text: str) -> float:
         if not least <= (value := float(text)) < math.inf:
             raise ValueError
         return value
 
-    return Kind(metavar, convert, f"a number of at least {least}")
+    return OptionType(metavar, convert, f"a number of at least {least}")
 
 
 class Argument(click.Argument):

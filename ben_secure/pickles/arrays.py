@@ -15,7 +15,7 @@ import numpy as np
 from ben_secure.errors import LimitExceededError, PatchFormatError, Rule, printable
 from ben_secure.limits import Limits
 from ben_secure.metadata import array_from_bytes, rebuild_array, rebuild_scalar
-from ben_secure.pickles.names import Kind, Name
+from ben_secure.pickles.names import Name, Use
 from ben_secure.pickles.records import Block, Record, is_record, kind_of
 
 ALIGNMENT = 16
@@ -171,7 +171,7 @@ class Source:
             return made
         if kind is Record:
             return self._array(item)
-        if kind is Name and item.kind is not Kind.CLASS:
+        if kind is Name and item.use is not Use.CLASS:
             refuse_array("place for", item.name)
         return self.bytes(item)  # a class or a bytearray, which metadata cannot be, is refused by ``rebuild``
 

@@ -29,7 +29,7 @@ from ben_secure.errors import (
     printable,
 )
 from ben_secure.limits import Limits
-from ben_secure.pickles.names import Kind, Name, Table
+from ben_secure.pickles.names import Name, Table, Use
 from ben_secure.pickles.records import BLOCK_BYTES, Block, Record, kind_of
 
 _NO_FRAME = 1 << 62
@@ -156,9 +156,9 @@ def _fill_set(stack: list[Any], members: list[Any], sealed: set[int], numeric: i
     return numeric
 
 
-def _record(function: object, arguments: object, kinds: tuple[Kind, ...]) -> Record:
+def _record(function: object, arguments: object, uses: tuple[Use, ...]) -> Record:
     """Write a record, if function and arguments have the one form that honest pickles use."""
-    if type(function) is not Name or function.kind not in kinds:
+    if type(function) is not Name or function.use not in uses:
         _refuse(f"a {kind_of(function)} is called or instantiated", Rule.CALL_SHAPE)
     if type(arguments) is not tuple:
         _refuse(f"a call has a {kind_of(arguments)} for its arguments", Rule.CALL_SHAPE)
@@ -299,7 +299,7 @@ def _run(data: bytes, end: int, table: Table, limits: Limits, state: State, unti
                 _open(stack, Record, sealed).state = item
             elif op == 0x52 or op == 0x81:  # REDUCE, NEWOBJ
                 item, function = stack.pop(), stack.pop()
-                stack.append(_record(function, item, (Kind.BUILDER, Kind.CALL) if op == 0x52 else (Kind.CLASS,)))
+                stack.append(_record(function, item, (Use.BUILDER, Use.CALL) if op == 0x52 else (Use.CLASS,)))
             elif op == 0x74:  # TUPLE
                 items, stack = stack, outer.pop()
                 stack.append(tuple(items))

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 
-class Kind(IntEnum):
+class Use(IntEnum):
     """The permitted use of an admitted name."""
 
     CLASS = 1  # NEWOBJ without arguments, then BUILD once
@@ -29,13 +29,13 @@ class Name:
 
     Attributes:
         name: The last part of the pair.
-        kind: Its permitted use.
+        use: Its permitted use.
         arity: Number of arguments, if it is called.
         patch_class: The class that the caller declared under this pair. It is never called.
     """
 
     name: str
-    kind: Kind
+    use: Use
     arity: int = 0
     patch_class: Any = None
 
@@ -59,18 +59,18 @@ PATCH_MODULES: Mapping[str, str] = MappingProxyType(
 TABLE: Table = MappingProxyType(
     {
         # The canonical value (docs/format.md).
-        ("ben_secure.patches", "rebuild_patch"): Name("rebuild_patch", Kind.CALL, 6),
-        ("ben_secure.metadata", "rebuild_array"): Name("rebuild_array", Kind.CALL, 3),
-        ("ben_secure.metadata", "rebuild_scalar"): Name("rebuild_scalar", Kind.CALL, 2),
-        ("numpy", "ndarray"): Name("ndarray", Kind.NAME),
-        ("numpy", "dtype"): Name("dtype", Kind.BUILDER, 3),
-        **{(f"{core}.multiarray", "_reconstruct"): Name("_reconstruct", Kind.BUILDER, 3) for core in _NUMPY},
-        **{(f"{core}.multiarray", "scalar"): Name("scalar", Kind.CALL, 2) for core in _NUMPY},
+        ("ben_secure.patches", "rebuild_patch"): Name("rebuild_patch", Use.CALL, 6),
+        ("ben_secure.metadata", "rebuild_array"): Name("rebuild_array", Use.CALL, 3),
+        ("ben_secure.metadata", "rebuild_scalar"): Name("rebuild_scalar", Use.CALL, 2),
+        ("numpy", "ndarray"): Name("ndarray", Use.NAME),
+        ("numpy", "dtype"): Name("dtype", Use.BUILDER, 3),
+        **{(f"{core}.multiarray", "_reconstruct"): Name("_reconstruct", Use.BUILDER, 3) for core in _NUMPY},
+        **{(f"{core}.multiarray", "scalar"): Name("scalar", Use.CALL, 2) for core in _NUMPY},
         # Pickle protocol 5 writes these for an array (the default from Python 3.14 on).
-        **{(f"{core}.numeric", "_frombuffer"): Name("_frombuffer", Kind.CALL, 4) for core in _NUMPY},
+        **{(f"{core}.numeric", "_frombuffer"): Name("_frombuffer", Use.CALL, 4) for core in _NUMPY},
         # The original package.
-        **{(f"{_INTERFACE}.band_interface", name): Name(name, Kind.CLASS) for name in BAND_CLASSES},
-        **{(module, name): Name(name, Kind.CLASS) for name, module in PATCH_MODULES.items()},
+        **{(f"{_INTERFACE}.band_interface", name): Name(name, Use.CLASS) for name in BAND_CLASSES},
+        **{(module, name): Name(name, Use.CLASS) for name, module in PATCH_MODULES.items()},
     }
 )
 """Every admitted (module, name) pair."""
@@ -87,5 +87,5 @@ def declared(classes: tuple[Any, ...]) -> Table:
         pair = (cls.__module__, cls.__qualname__)
         if pair in table:
             raise ValueError(f"{pair[0]}.{pair[1]} is declared twice or is a class of the interface itself")
-        table[pair] = Name(cls.__qualname__, Kind.CLASS, patch_class=cls)
+        table[pair] = Name(cls.__qualname__, Use.CLASS, patch_class=cls)
     return MappingProxyType(table)

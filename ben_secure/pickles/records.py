@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ben_secure.pickles.names import Kind, Name
+from ben_secure.pickles.names import Name, Use
 
 BLOCK_BYTES = 512
 """A bytes object or bytearray of this size or more becomes a ``Block``."""
@@ -28,7 +28,7 @@ class Record:
     @property
     def is_complete(self) -> bool:
         """Whether BUILD is no longer allowed."""
-        return self.state is not None or self.name.kind is Kind.CALL
+        return self.state is not None or self.name.use is Use.CALL
 
 
 @dataclass(slots=True, eq=False)

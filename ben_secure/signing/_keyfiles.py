@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from ben_secure._system.appear import Path, checked_path
-from ben_secure._system.files import Kind, new_files, write_file
+from ben_secure._system.files import Access, new_files, write_file
 from ben_secure.errors import KeyFileError, printable, shell_command
 
 _MAX_BYTES = 64 * 2**10
@@ -92,8 +92,8 @@ def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False)
     """
     if secret:
         refuse_beside_data(path, None)
-    kind = Kind.SECRET if secret else Kind.TRUSTED
-    write_file(path, content, kind=kind, overwrite=overwrite, error=KeyFileError)
+    access = Access.SECRET if secret else Access.TRUSTED
+    write_file(path, content, access=access, overwrite=overwrite, error=KeyFileError)
 
 
 def create_pair(private: Path, secret: bytes, public: Path, content: bytes, *, overwrite: bool = False) -> None:
@@ -111,8 +111,8 @@ def create_pair(private: Path, secret: bytes, public: Path, content: bytes, *, o
     """
     refuse_beside_data(private, None)
     # The secret last: without it, a public file that a killed process left is useless, and is removed.
-    pair, kinds = (public, private), (Kind.TRUSTED, Kind.SECRET)
-    with new_files(pair, kinds, overwrite=overwrite, error=KeyFileError) as (public_file, private_file):
+    pair, accesses = (public, private), (Access.TRUSTED, Access.SECRET)
+    with new_files(pair, accesses, overwrite=overwrite, error=KeyFileError) as (public_file, private_file):
         public_file.write(content)
         private_file.write(secret)
 
@@ -128,7 +128,7 @@ def rewrite_secret(path: Path, change: Callable[[bytes], bytes]) -> None:
         KeyFileError: As ``read_secret``, or the file cannot be written. It is then unchanged.
     """
     target = os.path.realpath(_checked(path))
-    with new_files([target], [Kind.SECRET], overwrite=True, error=KeyFileError) as (file,):
+    with new_files([target], [Access.SECRET], overwrite=True, error=KeyFileError) as (file,):
         file.write(change(read_secret(path)))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ben_secure.errors import Rule
-from ben_secure.pickles.names import TABLE, Kind
+from ben_secure.pickles.names import TABLE, Use
 from support.assembler import (
     ATTACKS,
     FALSE,
@@ -366,11 +366,11 @@ def _add_call_shapes() -> None:
     """Every admitted global, called otherwise than honest payloads do."""
     why = "numpy's real functions obey hostile arguments: allocate, cast, read memory"
     for (module, attribute), row in TABLE.items():
-        kind, target = row.kind, name(module, attribute)
+        use, target = row.use, name(module, attribute)
         short = f"{module}.{attribute}"
-        if kind in (Kind.CLASS, Kind.NAME):
+        if use in (Use.CLASS, Use.NAME):
             attack("T1", f"{short} called", why, with_metadata(call(target)), Rule.CALL_SHAPE)
-        if kind is not Kind.CLASS:
+        if use is not Use.CLASS:
             attack("T1", f"{short} instantiated", why, with_metadata(new(target)), Rule.CALL_SHAPE)
             attack(
                 "T1", f"{short} instantiated by NEWOBJ_EX", why, with_metadata(target + b")}\x92"),
@@ -386,7 +386,7 @@ def _add_call_shapes() -> None:
             attack(
                 "T3", f"{short} itself in metadata", "the class is the value", with_metadata(target), Rule.PATCH,
             )
-        if kind in (Kind.BUILDER, Kind.CALL):
+        if use in (Use.BUILDER, Use.CALL):
             for label, arguments in {"no arguments": (), "seven arguments": (number(1),) * 7}.items():
                 attack("T3", f"{short} with {label}", why, with_metadata(call(target, *arguments)), Rule.CALL_SHAPE)
             for label, arguments in {"a list": b"]", "None": NONE, "a dict": b"}", "a string": text("ab")}.items():
@@ -394,7 +394,7 @@ def _add_call_shapes() -> None:
                     "T1", f"{short} with {label} for arguments", why, with_metadata(target + arguments + b"R"),
                     Rule.CALL_SHAPE,
                 )
-        if kind in (Kind.BUILDER, Kind.NAME):
+        if use in (Use.BUILDER, Use.NAME):
             attack(
                 "T3", f"{short} itself in metadata", "a function is the value", with_metadata(target), Rule.ARRAY,
             )

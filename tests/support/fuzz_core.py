@@ -24,7 +24,7 @@ from ben_secure.errors import BenSecureError
 from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.patches import BigEarthNet_S1_Patch, BigEarthNetPatch
 from ben_secure.pickles import machine
-from ben_secure.pickles.names import TABLE, Kind, Name
+from ben_secure.pickles.names import TABLE, Name, Use
 from ben_secure.pickles.records import Block, Record
 from ben_secure.tensors.reading import SIGN
 from ben_secure.values import Decoder
@@ -156,7 +156,7 @@ class _Item:
         self.kind, self.stored, self.sealed = kind, False, False
 
 
-_CLASSES = [pair for pair, row in TABLE.items() if row.kind is Kind.CLASS]
+_CLASSES = [pair for pair, row in TABLE.items() if row.use is Use.CLASS]
 _EMPTY = {b"]": "list", b"}": "dict", b"\x8f": "set", b")": "leaf"}
 
 
@@ -234,9 +234,9 @@ class _Node:
 
 
 def _stand_in(row: Name) -> Any:
-    if row.kind is Kind.CLASS:
+    if row.use is Use.CLASS:
         return type(row.name, (_Node,), {"__new__": lambda cls: _new(cls, row)})
-    return (lambda *arguments: _Node(row, arguments)) if row.kind is not Kind.NAME else row
+    return (lambda *arguments: _Node(row, arguments)) if row.use is not Use.NAME else row
 
 
 def _new(cls: type[_Node], row: Name) -> _Node:

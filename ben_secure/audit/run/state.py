@@ -18,7 +18,7 @@ from typing import Protocol
 
 import ben_secure
 from ben_secure._system.appear import collect
-from ben_secure._system.files import Kind, check_free, write_file
+from ben_secure._system.files import Access, check_free, write_file
 from ben_secure.audit.findings import Tally
 from ben_secure.audit.judge.scan import Judge, Options
 from ben_secure.audit.run._wire import list_of, members_of, number_of
@@ -167,7 +167,7 @@ class ResultFile:
         """
         members = {"shard": self.shard, "asked": self.requested, "databases": self._databases}
         document = {"schema": SCHEMA, "tool": _tool(), **members}
-        write_file(self.path, json.dumps(document).encode(), overwrite=overwrite, kind=Kind.PRIVATE)
+        write_file(self.path, json.dumps(document).encode(), overwrite=overwrite, access=Access.PRIVATE)
 
 
 class StateFile:

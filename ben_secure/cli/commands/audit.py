@@ -23,7 +23,7 @@ from ben_secure.audit.run.state import check_shard
 from ben_secure.audit.run.workers import VALUE_TIMEOUT_S
 from ben_secure.cli import _options
 from ben_secure.cli._common import STDOUT, check_output, explain, progress_bar
-from ben_secure.cli._usage import PATH, Command, Kind, argument, number, one_of, whole
+from ben_secure.cli._usage import PATH, Command, OptionType, argument, number, one_of, whole
 from ben_secure.errors import counted
 from ben_secure.signing.policy import Verification
 
@@ -34,7 +34,7 @@ def _shard(text: str) -> tuple[int, int]:
     return number, count
 
 
-SHARD = Kind("K/N", _shard, "the number of a shard and the number of shards, such as 3/64")
+SHARD = OptionType("K/N", _shard, "the number of a shard and the number of shards, such as 3/64")
 
 
 @click.command("audit", cls=Command)

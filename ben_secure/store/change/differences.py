@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from ben_secure.signing._record_list import Record
 
 KEPT = 20
-"""Number of LMDB keys that are kept of each kind. Further ones are only counted."""
+"""Number of LMDB keys that a tally keeps. Further ones are only counted."""
 
 
 @dataclass(slots=True)
-class Kind:
-    """Records of one kind.
+class Tally:
+    """Counts the records of one sort, and keeps the first keys.
 
     Attributes:
         count: Number of records.
@@ -45,9 +45,9 @@ class Changes:
         unchanged: Number of records in both lists, with the same value.
     """
 
-    added: Kind = field(default_factory=Kind)
-    changed: Kind = field(default_factory=Kind)
-    removed: Kind = field(default_factory=Kind)
+    added: Tally = field(default_factory=Tally)
+    changed: Tally = field(default_factory=Tally)
+    removed: Tally = field(default_factory=Tally)
     unchanged: int = 0
 
 

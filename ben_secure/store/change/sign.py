@@ -16,7 +16,7 @@ from operator import itemgetter
 
 from ben_secure import __version__
 from ben_secure._system.appear import checked_path
-from ben_secure._system.files import Kind, new_files
+from ben_secure._system.files import Access, new_files
 from ben_secure.errors import StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
@@ -200,7 +200,7 @@ def _sign(
                 _refuse_inside(target, os.fspath(pages.absolute_path))
         facts = [pages.facts for pages in readers]
         hashed = _Hashed(sum(map(len, readers)), draft.algorithm, progress)
-        with new_files(targets, [Kind.OPEN] * len(targets), overwrite=overwrite) as files:
+        with new_files(targets, [Access.OPEN] * len(targets), overwrite=overwrite) as files:
             written, differences = [], Changes()
             for pages, file in zip(readers, files, strict=False):
                 records = hashed.records(pages)
