@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import closing
 
 import lmdb
@@ -200,7 +201,7 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     patch_file(tmp_path / "db", place, "<Q", 12)
     [finding] = structure_findings(tmp_path / "db")
     assert finding.rule is Rule.DAMAGED
-    assert "page 12 is free, but also in use or free a second time" in finding.message
+    assert "page 12 belongs to two records or pages of its trees, or is free" in finding.message
 
 
 @pytest.mark.threat("T5")
@@ -208,7 +209,7 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     ("place", "form", "number", "message"),
     [
         (-8, "<Q", 7, "a list of 6 free pages says that it has 7"),
-        (0, "<Q", 10**6, "a list of 6 free pages says that it has 6, or leaves the file"),
+        (0, "<Q", 10**6, "a list of 6 free pages leaves the file"),
         (8, "<Q", 7, "a list of free pages does not descend"),
         (-16, "<Q", 2**40, "it has free pages of transaction 0000000000010000"),
         (-24, "<H", 55, "a list of free pages has 55 bytes"),
@@ -229,6 +230,38 @@ def test_a_list_of_free_pages_that_lies_is_a_finding(tmp_path, place, form, numb
     [finding] = structure_findings(tmp_path / "db")
     assert finding.rule is Rule.DAMAGED
     assert message in finding.message
+
+
+@pytest.mark.threat("T5")
+@pytest.mark.parametrize("in_hole", [False, True], ids=["the end", "the free list"])
+def test_holes_of_a_file_take_no_memory(tmp_path, in_hole):
+    """A few kilobytes can be a file of a terabyte, with as many pages, or with a list of free pages of gigabytes."""
+    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
+        for n in range(2):
+            with env.begin(write=True) as transaction:
+                transaction.put(b"a", bytes(BIG))
+                transaction.put(b"b%d" % n, bytes(BIG))
+    database = private(tmp_path / "db")
+    assert structure_findings(database) == []
+    content, last, length = (database / "data.mdb").read_bytes(), 2**28, 2**31
+    patch_file(database, newer_meta(database) + LAST, "<Q", last)
+    if in_hole:
+        node = content.rindex(struct.pack("<5Q", *range(7, 2, -1))) - 24
+        patch_file(database, node, "<IH", length, 1)
+        patch_file(database, node + 16, "<Q", 2**27)
+    with open(database / "data.mdb", "r+b") as file:
+        file.truncate(4096 * (last + 1))
+        file.seek(4096 * 2**27)
+        file.write(struct.pack("<QHHIQ", 2**27, 0, 4, length // 4096 + 1, length // 8 - 1))
+    tracemalloc.start()
+    with PageReader(database) as reader:
+        assert list(reader.keys()) == [b"a", b"b0", b"b1"]
+    [finding] = structure_findings(database)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert finding.rule is Rule.DAMAGED
+    assert ("leaves the file" if in_hole else "of its pages belong to nothing") in finding.message
+    assert peak < 2**23
 
 
 def test_a_deep_tree_of_free_pages_is_sound(tmp_path):

@@ -6,16 +6,17 @@ tree. Its keys are transactions (u64). Its values are their free pages: the numb
 pages (``mdb_cursor_put``: "don't bother to try shrinking the page"). The counts of a tree include such pages, although
 nothing refers to them.
 
-It reads no value outside the trees. It takes time proportional to the pages of the trees, and a byte of memory for each
-page of the file.
+It reads no value outside the trees. Time and memory are in proportion to the pages that it reads.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ben_secure.pages._census import Census, damaged
 from ben_secure.pages._meta import META_BYTES, parse_meta
@@ -29,6 +30,7 @@ _FREE_AT, _MAIN_AT = 40, 88  # in a meta page
 _NO_PAGE = (1 << 64) - 1
 _MAX_DEPTH = 32
 _NUMBER_BYTES = 8
+_PAGES_AT_ONCE = 256
 _SPARE_PAGES = 2**20
 
 
@@ -71,14 +73,14 @@ def check_accounts(snapshot: Snapshot) -> None:
     # Pages at the end that were freed in the transaction that took them are never written.
     if pages > file_pages + max(file_pages, _SPARE_PAGES):
         raise damaged(f"it has {file_pages} pages, and page {pages - 1} is in use")
-    census = Census(snapshot.meta, snapshot.file_bytes, pages)
+    census = Census(snapshot.meta, snapshot.file_bytes, owners=True)
     for _ in snapshot.walk(None, None, census):
         pass
     spare = _check_counts("records", main, census)
     census.restart(free.entries)
     _count_free_pages(snapshot, free, census)
     spare += _check_counts("free pages", free, census)
-    lost = census.left()
+    lost = pages - 2 - census.owned()
     if lost != spare:
         raise damaged(f"{lost} of its pages belong to nothing, expected {spare}")
 
@@ -118,25 +120,41 @@ def _count_free_pages(snapshot: Snapshot, tree: _Tree, census: Census) -> None:
             transaction = int.from_bytes(node.lmdb_key, "little")
             if len(node.lmdb_key) != _NUMBER_BYTES or transaction > snapshot.meta.txnid:
                 raise leaf.damaged(f"it has free pages of transaction {node.lmdb_key.hex()}")
-            census.own_free(_free_pages(snapshot, leaf, node))
+            for numbers in _free_pages(snapshot, leaf, node):
+                census.add_free(numbers)
 
 
-def _free_pages(snapshot: Snapshot, leaf: FreeLeaf, node: Node) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """The numbers of pages in one entry of the free list."""
-    meta = snapshot.meta
-    if node.length > _NUMBER_BYTES * (meta.last_page + 2) or node.length % _NUMBER_BYTES or not node.length:
+def _free_pages(snapshot: Snapshot, leaf: FreeLeaf, node: Node) -> Iterator[npt.NDArray[np.uint64]]:
+    """The numbers of pages in one entry of the free list, some at a time, because the entry may lie in a hole."""
+    last_page, count = snapshot.meta.last_page, node.length // _NUMBER_BYTES - 1
+    if count > last_page or node.length % _NUMBER_BYTES or count < 0:
         raise leaf.damaged(f"a list of free pages has {node.length} bytes")
+    previous = last_page + 1
+    for index, piece in enumerate(_pieces(snapshot, leaf, node)):
+        numbers = np.frombuffer(piece, "<u8")
+        if not index:
+            if numbers[0] != count:
+                raise leaf.damaged(f"a list of {count} free pages says that it has {numbers[0]}")
+            numbers = numbers[1:]
+        if len(numbers):
+            if not 2 <= numbers[-1] <= numbers[0] <= last_page:
+                raise leaf.damaged(f"a list of {count} free pages leaves the file")
+            if numbers[0] >= previous or (numbers[1:] >= numbers[:-1]).any():
+                raise leaf.damaged("a list of free pages does not descend")
+            previous = int(numbers[-1])
+            yield numbers
+
+
+def _pieces(snapshot: Snapshot, leaf: FreeLeaf, node: Node) -> Iterator[bytes]:
+    """The data of a node, a bounded number of bytes at a time."""
     if node.overflow_page is None:
-        data = leaf.page[node.data : node.data + node.length]
-    else:
-        first, pages = snapshot.overflow_run(node)
-        content = snapshot.read_pages(first, pages)
-        check_overflow_header(content[:PAGE_HEADER], first, pages, meta.last_page)
-        data = content[PAGE_HEADER : PAGE_HEADER + node.length]
-    numbers = np.frombuffer(data, "<u8")
-    free = numbers[1:]
-    if numbers[0] != len(free) or (len(free) and not 2 <= free[-1] <= free[0] <= meta.last_page):
-        raise leaf.damaged(f"a list of {len(free)} free pages says that it has {numbers[0]}, or leaves the file")
-    if (free[1:] >= free[:-1]).any():
-        raise leaf.damaged("a list of free pages does not descend")
-    return free
+        yield leaf.page[node.data : node.data + node.length]
+        return
+    first, pages = snapshot.overflow_run(node)
+    left = PAGE_HEADER + node.length
+    for number in range(first, first + pages, _PAGES_AT_ONCE):
+        piece = snapshot.read_pages(number, min(_PAGES_AT_ONCE, first + pages - number))[:left]
+        left -= len(piece)
+        if number == first:
+            check_overflow_header(piece[:PAGE_HEADER], first, pages, snapshot.meta.last_page)
+        yield piece[PAGE_HEADER if number == first else 0 :]

@@ -8,18 +8,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ben_secure.errors import Rule, StoreError
 from ben_secure.pages._meta import Meta
 from ben_secure.pages._nodes import Node
+
+_FEW_RUNS = 1024
+
+
+class _Owners:
+    """The pages that have an owner, as runs of neighbours.
+
+    The memory is in proportion to what was read, because neighbouring runs are joined. The file may have holes, so its
+    size says little about its content. New runs are compared with the others when they are as many.
+    """
+
+    def __init__(self) -> None:
+        self._runs = np.empty((0, 2), np.int64)  # first page and end of each run, ascending and apart
+        self._new: list[npt.NDArray[np.int64]] = []
+        self._left = _FEW_RUNS
+
+    def add(self, runs: npt.NDArray[np.int64]) -> None:
+        """Add first page and end of some runs; raises like ``settle``, perhaps later."""
+        self._new.append(runs)
+        self._left -= len(runs)
+        if self._left < 0:
+            self.settle()
+
+    def settle(self) -> int:
+        """Return the number of pages that have an owner.
+
+        Raises:
+            StoreError: One has two.
+        """
+        runs = np.concatenate([self._runs, *self._new])
+        firsts, ends = runs[np.argsort(runs[:, 0])].T
+        shared = firsts[1:] < ends[:-1]
+        if shared.any():
+            raise damaged(f"page {firsts[1:][shared][0]} belongs to two records or pages of its trees, or is free")
+        apart = firsts[1:] != ends[:-1]
+        self._runs = np.stack([firsts[np.r_[True, apart][: len(runs)]], ends[np.r_[apart, True][: len(runs)]]], axis=1)
+        self._new, self._left = [], max(_FEW_RUNS, len(self._runs))
+        return int((ends - firsts).sum())
 
 
 class Census:
     """Counts pages and entries. In an honest tree each page has one owner, and each entry is counted.
 
     So a crafted tree that reaches pages twice (T5) ends in an error, after work proportional to the size of the file.
-    With the number of pages, it keeps a byte for each page, and also finds two records that share a page, which counts
-    do not reveal.
+    With ``owners``, it also finds two records that share a page, which counts do not reveal.
 
     Attributes:
         branches: Branch pages.
@@ -28,18 +66,18 @@ class Census:
         entries: Records.
     """
 
-    def __init__(self, meta: Meta, file_bytes: int, pages: int | None) -> None:
+    def __init__(self, meta: Meta, file_bytes: int, *, owners: bool) -> None:
         """Begin to count.
 
         Args:
             meta: Meta page of the tree.
             file_bytes: Size of the data file.
-            pages: Number of pages in the database, to find the owner of each; None to skip this.
+            owners: Whether to find the owner of each page.
         """
         self._last_page = meta.last_page
         self._most = min(meta.last_page + 1, file_bytes // meta.page_bytes) - 2  # all but the meta pages
         self._left = self._most
-        self._owned = None if pages is None else bytearray(pages)
+        self._owners = _Owners() if owners else None
         self.restart(meta.entries)
 
     def restart(self, entries: int) -> None:
@@ -72,35 +110,31 @@ class Census:
             )
         if self._left < 0 or self.entries > self._most_entries:
             raise miscounted(f"more pages or entries than the {self._most} of the file and the {self._most_entries}")
-        if self._owned is not None:
-            self._own(self._owned, number, 1)
-            for first, pages in runs:
-                self._own(self._owned, first, pages)
+        if self._owners is not None:
+            self._owners.add(np.array([(first, first + pages) for first, pages in [(number, 1), *runs]], np.int64))
 
-    @staticmethod
-    def _own(owned: bytearray, first: int, pages: int) -> None:
-        shared = owned.find(1, first, first + pages)
-        if shared >= 0:
-            raise damaged(f"page {shared} belongs to two records or pages of its tree")
-        owned[first : first + pages] = b"\1" * pages
-
-    def own_free(self, numbers: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> None:
+    def add_free(self, numbers: npt.NDArray[np.uint64]) -> None:
         """Count free pages.
 
         Args:
-            numbers: Different numbers of pages of the database.
+            numbers: Numbers of pages of the database, descending; at least one.
 
         Raises:
-            StoreError: A page has an owner, or is free twice.
+            StoreError: A page has an owner, or is free twice; perhaps only ``owned`` raises this.
         """
-        owned = np.frombuffer(self._owned or bytearray(), "u1")
-        if owned[numbers].any():
-            raise damaged(f"page {numbers[owned[numbers] != 0][0]} is free, but also in use or free a second time")
-        owned[numbers] = 1
+        ascending = numbers[::-1].astype(np.int64)
+        begins = np.diff(ascending, prepend=0) != 1  # no page is 1
+        ends = np.r_[begins[1:], True]
+        if self._owners is not None:
+            self._owners.add(np.stack([ascending[begins], ascending[ends] + 1], axis=1))
 
-    def left(self) -> int:
-        """Pages without an owner."""
-        return (self._owned or bytearray()).count(0) - 2
+    def owned(self) -> int:
+        """Return the number of pages that have an owner, if each was to be found.
+
+        Raises:
+            StoreError: One has two.
+        """
+        return 0 if self._owners is None else self._owners.settle()
 
 
 def damaged(fact: str) -> StoreError:

@@ -143,11 +143,7 @@ class Snapshot:
         """
         meta = self.meta
         if census is None:
-            # The server states the size of a remote file, so no memory may depend on it.
-            whole = start is None and stop is None and isinstance(self._file, DataFile)
-            census = Census(
-                meta, self.file_bytes, min(meta.last_page + 1, self.file_bytes // meta.page_bytes) if whole else None
-            )
+            census = Census(meta, self.file_bytes, owners=start is None and stop is None)
         previous = b""
         # Each page with the range of keys below it: from the first (inclusive) to the second (exclusive).
         paths: list[Iterator[tuple[int, bytes, bytes | None]]] = [iter([(meta.root, b"", None)] if meta.depth else [])]
@@ -179,6 +175,7 @@ class Snapshot:
                 yield leaf, [node for node in nodes if node.lmdb_key < stop]
                 return
             yield leaf, nodes
+        census.owned()
         if not start and census.entries != meta.entries:
             raise miscounted(f"{census.entries} entries, not the {meta.entries}")
 

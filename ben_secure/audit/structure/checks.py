@@ -30,7 +30,7 @@ _WORKER = str(pathlib.Path(__file__).with_name("_verify_worker.py"))
 # Measured on honest files: 0.3 s for 2.8 GB (680,000 pages, 10,000 records), 3 us per record in a leaf, 2 bytes of
 # memory per page. A database of 100 GB has 25 million pages and 600,000 records.
 _CPU_SECONDS, _CPU_SECONDS_A_PAGE, _CPU_SECONDS_A_RECORD, _MAX_CPU_SECONDS = 10, 2e-6, 2e-5, 240
-_MEMORY_BYTES, _MEMORY_BYTES_A_PAGE, _MAX_MEMORY_BYTES = 2**28, 8, 2**33
+_MEMORY_BYTES, _MEMORY_BYTES_A_PAGE, _MAX_MEMORY_BYTES = 2**28, 8, 2**31
 
 _OWN_FILE = re.compile(r"data\.mdb|lock\.mdb|.*\.manifest|.*\.manifest\.dsse\.json|\..*\.ben-secure-writing")
 _MAX_LISTED = 10_000
