@@ -1,4 +1,4 @@
-"""``python -m ben_secure``: the same as ``ben-secure``."""
+"""``python -m ben_secure`` runs the command ``ben-secure``."""
 
 import sys
 

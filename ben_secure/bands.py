@@ -1,9 +1,9 @@
 """The band tables: the name, resolution, side and sensor of every BigEarthNet band, and their orders.
 
-It holds data and rules that follow from the data. It holds no pixels, and does not check input.
+This module has data and rules that follow from the data. It has no pixels, and does not check input.
 
 Sources: Sumbul et al., "BigEarthNet: A Large-Scale Benchmark Archive for Remote Sensing Image Understanding", IGARSS
-2019 (12 Sentinel-2 Level-2A bands, B10 left out; a patch covers 1.2 km by 1.2 km, hence 120, 60 and 20 pixels a side
+2019 (12 Sentinel-2 Level-2A bands, B10 left out; a patch covers 1.2 km by 1.2 km, which is 120, 60 and 20 pixels a side
 at 10, 20 and 60 m); Sumbul et al., "BigEarthNet-MM", IEEE Geoscience and Remote Sensing Magazine 9(3), 2021 (VV and VH
 of Sentinel-1 GRD, backscatter in dB on the 10 m grid). Texts that give the 60 m bands 30 pixels a side are wrong: the
 published GeoTIFFs have 20.

@@ -171,7 +171,7 @@ def _module(name: str, attributes: dict[str, object]) -> ModuleType:
 
 def _made() -> dict[str, ModuleType]:
     """Make the package and its modules."""
-    found = {}
+    modules = {}
     for short, (public, imported) in _MODULES.items():
         attributes: dict[str, object] = {name: getattr(patches, name) for name in (*(public or ()), *imported)}
         attributes["np"] = np
@@ -181,6 +181,6 @@ def _made() -> dict[str, ModuleType]:
             attributes["TPatch"] = TypeVar("TPatch", bound=patches.BigEarthNetPatch)
             attributes["TBand"] = TypeVar("TBand", bound=patches.Band)
             attributes["Bands"] = Sequence[patches.Band]
-        found[short] = _module(f"{ORIGINAL}.{short}", attributes)
-    package = _module(ORIGINAL, {"__version__": VERSION, **found})
-    return {ORIGINAL: package, **{module.__name__: module for module in found.values()}}
+        modules[short] = _module(f"{ORIGINAL}.{short}", attributes)
+    package = _module(ORIGINAL, {"__version__": VERSION, **modules})
+    return {ORIGINAL: package, **{module.__name__: module for module in modules.values()}}

@@ -24,7 +24,7 @@ def equal(a: object, b: object) -> bool:
         b: Accepted metadata.
 
     Returns:
-        Whether they are the same.
+        Whether they are equal.
     """
     return _equal(a, b)
 

@@ -121,7 +121,7 @@ class Rule(str, Enum):
 class BenSecureError(Exception):
     """Root of all errors about data. Only its subclasses are raised.
 
-    The message states the failure, the found and the expected, and the remedy. Attributes hold the location in the
+    The message states the failure, the values found and expected, and the remedy. Attributes hold the location in the
     data. They survive pickling, because errors pass from DataLoader workers to the main process.
 
     Attributes:

@@ -3,7 +3,7 @@
 Metadata is str, int, float, bool, None, bytes, list, tuple, dict with str keys, set, numpy arrays and scalars of
 numeric, bool or str dtype, and one-dimensional object arrays of plain str. Only exact types are allowed. So metadata
 can be checked completely, compared, and rebuilt without running code. The checks never call methods of a subclass and
-never recurse. Their limits end them for any cycles or shared references. The rebuilding functions take hostile
+never recurse. Limits stop them at cycles and at too many shared references. The rebuilding functions take hostile
 arguments, and allocate nothing before length, shape and dtype agree.
 """
 
@@ -126,7 +126,7 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
 
 
 def _weight(leaf: object) -> int:
-    """Return the number of objects for which a text counts, beyond one."""
+    """Return the number of additional objects that a long text counts for."""
     return len(leaf) // _TEXT_WEIGHT if isinstance(leaf, str | bytes) else 0
 
 

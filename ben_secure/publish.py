@@ -1,8 +1,8 @@
 """Make a release from databases: audit, convert or copy, sign, verify like a consumer, write the release notes.
 
-It stops at the first stage that fails. The release is made in a hidden folder beside its target, and is renamed when
-all of it is complete, verified and on disk. So an incomplete release is never left behind. The sources are only read.
-Each value is read once, and the same private bytes are audited and copied.
+Publishing stops at the first stage that fails. The release is made in a hidden folder beside its target, and is renamed
+when all of it is complete, verified and on disk. So an incomplete release is never left behind. The sources are only
+read. Each value is read once, and the same private bytes are audited and copied.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CROISSANT_NAME = "croissant.json"
 
 Path = str | os.PathLike[str]
 Stages = Callable[[str], AbstractContextManager[Progress | None]]
-"""Called with the name of each stage. Unless None, the value of the block is called with the finished and all steps."""
+"""Called with the name of a stage. Gives its block None, or a function to call with the finished and all steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,7 @@ def _verified_as_a_consumer_would(
                     progress(number, len(patches))
     with open(key_file, encoding="ascii") as file:
         public_key = file.read()
-    # Consumers would trust a key beside the data, and whoever replaces the data could replace the key, too.
+    # Consumers would trust a key beside the data, and an attacker who replaces the data could replace the key, too.
     os.unlink(key_file)
     return public_key
 

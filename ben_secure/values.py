@@ -102,7 +102,7 @@ class Decoder:
 
         Args:
             value: As for ``load``.
-            end: Likewise.
+            end: As for ``load``.
             make: Called with a patch, whose pixels it must not read, and with the last state of the machine (None for a
                 safetensors file). It must always be the same function. Its result should be small.
 

@@ -299,7 +299,7 @@ DAMAGE = {
     ),
     "flags REVERSEKEY": (lambda x: (x.meta + 92, u16(2)), r"flags 0x2 \(REVERSEKEY\)"),
     "flags unknown": (lambda x: (x.meta + 92, u16(0x100)), r"flags 0x100 \(unknown\)"),
-    "page number": (lambda x: (x.leaves[3], u64(9)), "it says that it is page 9"),
+    "page number": (lambda x: (x.leaves[3], u64(9)), "its header states page 9"),
     "page type": (lambda x: (x.leaves[3] + 10, u16(0x12)), "its type is 0x12, expected 0x2"),
     "DUPFIXED leaf": (lambda x: (x.leaves[3] + 10, u16(0x22)), "its type is 0x22"),
     "lower bound odd": (lambda x: (x.leaves[3] + 12, u16(33)), "its bounds are 33"),

@@ -81,8 +81,8 @@ class TestTables:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({}, "the table is for a split by its name, for exclude=, or"),
-            ({"split": ["patch 1"]}, "the table is for a split by its name, for exclude=, or"),
+            ({}, "table= has no effect without a named split, exclude= or"),
+            ({"split": ["patch 1"]}, "table= has no effect without a named split, exclude= or"),
             ({"split": "val"}, "does not have the split 'val'; its splits are train, test, validation"),
             ({"split": "train", "exclude": ["patch 9"]}, "exclude names the patch patch 9, which is not in"),
             ({"split": "test", "exclude": ["patch 1"]}, "leave no patch of"),

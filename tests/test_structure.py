@@ -182,7 +182,7 @@ def test_a_page_that_nobody_owns_is_a_finding(database):
     patch_file(database, place, "<Q", last + 1)
     [finding] = structure_findings(database)
     assert finding.rule is Rule.DAMAGED
-    assert "1 of its pages belong to nothing, expected 0" in finding.message
+    assert "1 of its pages have no owner, expected 0" in finding.message
 
 
 @pytest.mark.threat("T5")
@@ -208,7 +208,7 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
 @pytest.mark.parametrize(
     ("place", "form", "number", "message"),
     [
-        (-8, "<Q", 7, "a list of 6 free pages says that it has 7"),
+        (-8, "<Q", 7, "a list of 6 free pages states the length 7"),
         (0, "<Q", 10**6, "a list of 6 free pages leaves the file"),
         (8, "<Q", 7, "a list of free pages does not descend"),
         (-16, "<Q", 2**40, "it has free pages of transaction 0000000000010000"),
@@ -304,7 +304,7 @@ def test_a_sparse_file_with_a_huge_number_takes_little(database):
     with open(database / "data.mdb", "r+b") as file:
         file.truncate(2**26 * 4096)
     [finding] = structure_findings(database)
-    assert "of its pages belong to nothing, expected 0" in finding.message
+    assert "of its pages have no owner, expected 0" in finding.message
 
 
 def readable(path):

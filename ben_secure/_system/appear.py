@@ -273,17 +273,17 @@ def refuse_full(target: str) -> None:
     Raises:
         StoreError: Something else has this name, or it is an empty folder that a rename cannot replace.
     """
-    shown = printable(target, 400)
+    escaped = printable(target, 400)
     if not os.path.lexists(target):
         return
     if os.path.islink(target) or not os.path.isdir(target) or os.listdir(target):
         collect(target)
-        raise StoreError(f"{shown} exists and is not an empty folder; nothing was overwritten; choose another name")
+        raise StoreError(f"{escaped} exists and is not an empty folder; nothing was overwritten; choose another name")
     fixed = "a mount point" if _is_mount_point(target) else ""
     fixed = "the folder that you are in" if not fixed and os.path.samefile(target, os.curdir) else fixed
     if fixed:
         raise StoreError(
-            f"{shown} is {fixed}, which cannot be replaced; name a new folder in it, such as "
+            f"{escaped} is {fixed}, which cannot be replaced; name a new folder in it, such as "
             f"{printable(os.path.join(target, 'new'), 400)}"
         )
 
@@ -304,7 +304,7 @@ def _is_mount_point(path: str) -> bool:
 
 
 def name_taken(target: str, error: type[UndecidedError] = StoreError, *, force: bool = True) -> UndecidedError:
-    """Make the error for a name that is taken. ``force`` tells whether it could be overwritten."""
+    """Make the error for a name that is taken. With ``force``, the remedy includes overwriting it."""
     remedy = ", or overwrite it knowingly (--force, overwrite=True)" if force else ""
     return error(f"{printable(target, 400)} exists and is not overwritten; choose another name{remedy}")
 
@@ -338,10 +338,10 @@ def _workspace_of(target: str) -> str:
 
 
 def _looks_like_ours(status: os.stat_result, folder: str) -> bool:
-    """Whether owner and permissions of a folder are those of a new folder that this process makes beside it."""
+    """Whether a folder has the owner and permissions of a new folder that this process makes beside it."""
     if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
         return True
-    # A file system without owners or permissions gives all folders the same.
+    # On a file system without owners or permissions, all folders have the same ones.
     probe = f"{folder}-probe"
     with contextlib.suppress(OSError):
         os.rmdir(probe)

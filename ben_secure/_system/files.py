@@ -20,7 +20,7 @@ from ben_secure.errors import StoreError, UndecidedError, printable
 
 
 class Access(Enum):
-    """Who may use a file. The value has the permissions. The umask applies to the first two."""
+    """The permitted users of a file. The value has the permissions. The umask applies to the first two."""
 
     OPEN = "0666"
     """Like other files of the user."""
@@ -61,7 +61,7 @@ def write_file(
         path: The file; its directory must exist.
         content: The whole content.
         overwrite: Whether to replace an existing regular file.
-        access: Who may use it. A file that is ``OPEN`` keeps owner and permissions of the file that it replaces.
+        access: Its permitted users. A file that is ``OPEN`` keeps owner and permissions of the file that it replaces.
         error: Class of the errors.
 
     Raises:
@@ -93,7 +93,7 @@ def new_files(
 
     Args:
         paths: The files, in one existing directory. The last one makes the others valid.
-        accesses: Who may use each of them.
+        accesses: The permitted users of each file.
         overwrite: Whether to replace existing regular files.
         error: Class of the errors.
 

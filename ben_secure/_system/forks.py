@@ -36,7 +36,7 @@ def not_started(error: OSError) -> StoreError:
 class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
     """Forks children that have a module imported. It must be closed.
 
-    It starts immediately. Nothing waits for it before ``end``.
+    It starts immediately, and only ``end`` waits for it.
     """
 
     def __init__(self, module: str) -> None:
@@ -89,7 +89,8 @@ class ForkServer(contextlib.AbstractContextManager["ForkServer"]):
             child: Result of ``fork``. Each child is ended once.
 
         Returns:
-            Its exit code, or minus the signal that ended it; those of the server if the server is lost.
+            Its exit code, or minus the signal that ended it. If the server is lost, the exit code or signal of the
+            server.
         """
         answer = b""
         with contextlib.suppress(OSError):
@@ -116,16 +117,16 @@ _begun: dict[str, ForkServer] = {}
 
 
 def begin(module: str) -> None:
-    """Start a server for ``server_for``, which imports in parallel to its user. ``end_begun`` ends it.
+    """Start a server that ``server_for`` will return. It imports while its user does other work. ``end_begun`` ends it.
 
     Args:
-        module: As for ``ForkServer``; so are the errors.
+        module: As for ``ForkServer``. The errors are the same, too.
     """
     _begun[module] = ForkServer(module)
 
 
 def server_for(module: str) -> ForkServer:
-    """Return the server that was begun for a module, once; otherwise a new one. The caller must close it."""
+    """Return the server that ``begin`` started for a module, or a new one. The caller must close it."""
     return _begun.pop(module, None) or ForkServer(module)
 
 

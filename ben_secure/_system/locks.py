@@ -34,8 +34,8 @@ class Lock:
 
     def give_up(self) -> None:
         """Remove the folder if it is otherwise empty, and release the lock; to be called once."""
-        # Nobody else can lock it while it is open. Nothing is removed twice, because the next writer may have made it
-        # again.
+        # No other process can lock it while it is open. Nothing is removed twice, because the next writer may have made
+        # it again.
         removed(os.unlink, os.path.join(self._folder, self._name))
         removed(os.rmdir, self._folder)
         if self._fd >= 0:
@@ -47,7 +47,7 @@ def removed(remove: Callable[[str], None], path: str) -> None:
 
     Args:
         remove: A function such as ``os.unlink``.
-        path: What to remove.
+        path: The file or folder.
     """
     for _ in range(2):
         try:

@@ -37,7 +37,7 @@ class _Placed:
     replaces: bool
 
     def __post_init__(self) -> None:
-        """Refuse a note that leads elsewhere. Only this user should have written it."""
+        """Refuse paths that lead out of the folder, although only this user should have written the note."""
         if os.path.basename(self.source) != self.source or os.path.basename(self.target) != self.target:
             raise ValueError("names of files were expected, not paths")
         if "\0" in self.source + self.target:
@@ -53,7 +53,7 @@ class _Placed:
 
 
 class NamedSet:
-    """Files that appear together, in order. A note in the private folder names them, so that a half can be undone."""
+    """Files that appear together, in order. A note in the private folder lists them, so a partial set can be undone."""
 
     def __init__(self, folder: str, targets: Mapping[str, str]) -> None:
         """Name the files.

@@ -1,4 +1,4 @@
-"""``RELEASE.md``, a section for the dataset's page, and ``README.md``, the same as a card for Hugging Face."""
+"""Text for people: ``RELEASE.md``, a section for the dataset's page, and ``README.md``, a card for Hugging Face."""
 
 from __future__ import annotations
 

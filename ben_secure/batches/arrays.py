@@ -152,7 +152,7 @@ class PatchArrays:
         if labels_from not in ("patch", "table") or (by_table and table is None):
             raise ValueError(f"labels_from must be patch, or table with table=, not {printable(labels_from)!r}")
         if table is not None and not (by_table or isinstance(split, str) or exclude):
-            raise ValueError("the table is for a split by its name, for exclude=, or for labels_from='table'")
+            raise ValueError("table= has no effect without a named split, exclude= or labels_from='table'")
         rows = None if table is None else read_rows(table, by_table)
         self.names: PatchNames = find_names(self.readers, split, exclude, rows)
         self._label_column = None if rows is None or not by_table else LabelColumn(rows, self.names)

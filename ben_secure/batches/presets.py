@@ -54,7 +54,7 @@ ORDERS: Mapping[str, Order] = MappingProxyType(
 
 "esa" is the order of ESA's products. "configilm" is the order of ConfigILM for BigEarthNet v2, used to train the reBEN
 models. "configilm-v1" is its order for v1, which has neither B01 nor B09; they come last here. "torchgeo" has VH before
-VV, because its datasets sort their files, although its documentation says VV before VH."""
+VV, because its datasets sort their files, although its documentation lists VV before VH."""
 
 REBEN: Mapping[str, tuple[float, float]] = MappingProxyType(
     {

@@ -135,7 +135,7 @@ def _excluded(exclude: Path | Iterable[str] | None, items: list[Any], known: Col
 
 
 def _flagged(rows: Rows, flag: str, names: Iterable[str]) -> list[str]:
-    """The patches for which the table says yes."""
+    """The patches that have yes in this column of the table."""
     flagged = []
     for name in names:
         cell = rows.get(name, {}).get(flag)

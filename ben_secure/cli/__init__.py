@@ -52,7 +52,7 @@ def _run_and_report(arguments: list[str]) -> int:
             sys.stdout.flush()
         return exit_code
     except (OSError, SystemExit):
-        # Nobody reads the output. On a broken pipe, rich raises SystemExit(1), but 1 would mean "refused".
+        # The output is no longer read. On a broken pipe, rich raises SystemExit(1), but 1 would mean "refused".
         _discard_output()
         return 2
     except Exception as error:  # the failure could not be reported, because the installation is broken

@@ -71,7 +71,11 @@ _VERIFYING = {
         "--verify-key", type=KEY_FILE, multiple=True, help="Publisher's public key; may be repeated."
     ),
     "threshold": click.option(
-        "--threshold", type=whole(), default=1, show_default=True, help="Number of --verify-key that must have signed."
+        "--threshold",
+        type=whole(),
+        default=1,
+        show_default=True,
+        help="Number of these keys that must have signed.",
     ),
     "manifest": click.option("--manifest", type=PATH, help="Signed manifest or its URL (default: DB.manifest)."),
     "name": name,

@@ -72,13 +72,13 @@ def _s1_patch(vh: bytes) -> bytes:
 def _band(pixels: bytes) -> bytes:
     """Make a band of the original package (pydantic 1) with these pixels."""
     fields = {"name": _text("VH"), "spatial_resolution": b"K\x0a", "data_shape": b"KxKx\x86", "data": pixels}
-    given = b"\x8f(" + b"".join(map(_text, fields)) + b"\x90"
-    state = _dict(__dict__=_dict(**fields), __fields_set__=given, __private_attribute_values__=b"}")
+    field_set = b"\x8f(" + b"".join(map(_text, fields)) + b"\x90"
+    state = _dict(__dict__=_dict(**fields), __fields_set__=field_set, __private_attribute_values__=b"}")
     return _global("bigearthnet_patch_interface.band_interface", "BenS1_Band") + b")\x81" + state + b"b"
 
 
 def _array(shape: bytes) -> bytes:
-    """Make the empty array of a shape with which numpy's pickles begin."""
+    """Make the empty array with which numpy's pickles begin."""
     return _call("numpy.core.multiarray", "_reconstruct", _global("numpy", "ndarray") + shape + b"C\x01b")
 
 

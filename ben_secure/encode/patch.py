@@ -38,8 +38,8 @@ class Source:
     """The input for one patch. At least one of ``s2`` and ``s1`` must be set.
 
     Attributes:
-        name: Name under which the patch is stored: that of the Sentinel-2 patch, or without one that of the Sentinel-1
-            patch.
+        name: Name under which the patch is stored: the name of the Sentinel-2 patch if there is one, otherwise of the
+            Sentinel-1 patch.
         s2: Sentinel-2 folder, or None.
         s1: Sentinel-1 folder, or None.
         row: Row of the metadata table, if there is a table.

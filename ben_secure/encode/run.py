@@ -185,7 +185,7 @@ def _fingerprint(options: list[object], plan: Plan) -> bytes:
 
 
 def _offset(progress: Progress | None, resumed: int) -> Progress:
-    return lambda done, total: None if progress is None else progress(resumed + done, resumed + total)
+    return lambda finished, total: None if progress is None else progress(resumed + finished, resumed + total)
 
 
 def _write(

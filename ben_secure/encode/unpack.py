@@ -57,7 +57,7 @@ class Packing:
 
     Attributes:
         dtype: Dtype of the pixels, in the byte order of the file.
-        bits: Bits per pixel in the file; may be fewer than those of the dtype.
+        bits: Bits per pixel in the file; may be fewer than in the dtype.
         scheme: Number of the compression scheme.
         predictor: Number of the predictor; 1 means no predictor.
         inner: Number of the scheme around LERC, as in the LERC parameters; 0 means no scheme.

@@ -16,7 +16,7 @@ from ben_secure.labels._sheet import ID_COLUMNS, Cells, Selection, check_size, r
 _MAX_LINE_BYTES = 2**20
 _MAX_SHARED = 20_000
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_INDEX = ("", "Unnamed: 0")  # the unnamed index of pandas, and the same after reading and writing it again
+_INDEX = ("", "Unnamed: 0")  # the unnamed index of pandas, and its name after reading and writing it again
 
 
 def _lines(path: str) -> Iterator[str]:

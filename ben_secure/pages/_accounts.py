@@ -1,12 +1,12 @@
 """Find the owner of every page of a database: a record, one of the two trees, or the free list.
 
-So no two records share a page, and later writes of liblmdb cannot overwrite a record (T5). The free list is a separate
-tree. Its keys are transactions (u64). Its values are their free pages: the number of pages, then the page numbers
-(u64), descending (``MDB_IDL`` in midl.h). A value that was made smaller in the transaction that wrote it keeps its
-pages (``mdb_cursor_put``: "don't bother to try shrinking the page"). The counts of a tree include such pages, although
-nothing refers to them.
+This ensures that no two records share a page, and that later writes of liblmdb cannot overwrite a record (T5). The free
+list is a separate tree. Its keys are transactions (u64). Its values are their free pages: the number of pages, then the
+page numbers (u64), descending (``MDB_IDL`` in midl.h). A value that was made smaller in the transaction that wrote it
+keeps its pages (``mdb_cursor_put``: "don't bother to try shrinking the page"). The counts of a tree include such pages,
+although nothing refers to them.
 
-It reads no value outside the trees. Time and memory are in proportion to the pages that it reads.
+This module reads no value outside the trees. Time and memory are in proportion to the pages that it reads.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def check_accounts(snapshot: Snapshot) -> None:
         _Tree._make(_TREE.unpack_from(metas[snapshot.meta.page_number], offset)) for offset in (_FREE_AT, _MAIN_AT)
     )
     if free.flags & ~_ENVIRONMENT_FLAGS != _INTEGER_KEY or main.pad:
-        raise damaged(f"its meta page says {free.flags:#x} and {main.pad}, expected {_INTEGER_KEY:#x} and 0")
+        raise damaged(f"its meta page has flags {free.flags:#x} and pad {main.pad}, expected {_INTEGER_KEY:#x} and 0")
     file_pages = snapshot.file_bytes // page_bytes
     pages = snapshot.meta.last_page + 1
-    # Pages at the end that were freed in the transaction that took them are never written.
+    # Pages at the end that were freed in the transaction that allocated them are never written.
     if pages > file_pages + max(file_pages, _SPARE_PAGES):
         raise damaged(f"it has {file_pages} pages, and page {pages - 1} is in use")
     census = Census(snapshot.meta, snapshot.file_bytes, owners=True)
@@ -82,7 +82,7 @@ def check_accounts(snapshot: Snapshot) -> None:
     spare += _check_counts("free pages", free, census)
     lost = pages - 2 - census.owned()
     if lost != spare:
-        raise damaged(f"{lost} of its pages belong to nothing, expected {spare}")
+        raise damaged(f"{lost} of its pages have no owner, expected {spare}")
 
 
 def _check_counts(of: str, tree: _Tree, census: Census) -> int:
@@ -92,7 +92,7 @@ def _check_counts(of: str, tree: _Tree, census: Census) -> int:
     if counts != claimed or census.overflows > tree.overflow_pages:
         raise damaged(
             f"its tree of {of} has {counts[0]} branch, {counts[1]} leaf and {census.overflows} overflow pages and "
-            f"{counts[2]} entries, but the meta page says {claimed[0]}, {claimed[1]}, {tree.overflow_pages} and "
+            f"{counts[2]} entries, but the meta page states {claimed[0]}, {claimed[1]}, {tree.overflow_pages} and "
             f"{claimed[2]}"
         )
     return tree.overflow_pages - census.overflows
@@ -134,7 +134,7 @@ def _free_pages(snapshot: Snapshot, leaf: FreeLeaf, node: Node) -> Iterator[npt.
         numbers = np.frombuffer(piece, "<u8")
         if not index:
             if numbers[0] != count:
-                raise leaf.damaged(f"a list of {count} free pages says that it has {numbers[0]}")
+                raise leaf.damaged(f"a list of {count} free pages states the length {numbers[0]}")
             numbers = numbers[1:]
         if len(numbers):
             if not 2 <= numbers[-1] <= numbers[0] <= last_page:

@@ -1,6 +1,6 @@
 """Count the pages and records on walks over a database, and find the owner of each page.
 
-It works on numbers alone, and never reads a file.
+This module works on numbers alone, and never reads a file.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class _TreePage:
         self.number = number
         self.count = (lower - PAGE_HEADER) >> 1
         if own_number != number:
-            raise self.damaged(f"it says that it is page {own_number}")
+            raise self.damaged(f"its header states page {own_number}")
         if flags != self._flags:
             raise self.damaged(f"its type is {flags:#x}, expected {self._flags:#x}")
         if lower & 1 or not PAGE_HEADER < lower <= self.upper <= len(page):
@@ -75,10 +75,10 @@ class _TreePage:
 
     _ascend: Callable[[bytes, bytes], bool] = staticmethod(operator.lt)
 
-    def damaged(self, what: str) -> StoreError:
+    def damaged(self, fault: str) -> StoreError:
         """Make the error for this damaged page."""
         return StoreError(
-            f"{self._kind} page {self.number} of this LMDB file is damaged: {what}; fetch this database again",
+            f"{self._kind} page {self.number} of this LMDB file is damaged: {fault}; fetch this database again",
             rule=Rule.DAMAGED,
             offset=self.number * len(self.page),
         )

@@ -1,8 +1,8 @@
 """One committed state of a database: look up a key, read a value, iterate over the records, all from one meta page.
 
-It assumes that the pages of this state are not overwritten meanwhile. ``pages.PageReader``, its only caller, checks
-this after each read, and discards the answer if they may have been overwritten. It checks every page number against the
-database and the file before it follows it, and reads a bounded number of bytes at once.
+This module assumes that the pages of this state are not overwritten meanwhile. ``pages.PageReader``, its only caller,
+checks this after each read, and discards the answer if they may have been overwritten. It checks every page number
+against the database and the file before it follows it, and reads a bounded number of bytes at once.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Snapshot:
         """Iterate over the keys from ``start`` (inclusive) to ``stop`` (exclusive), a leaf page at a time.
 
         Raises:
-            StoreError: As ``find``, or keys do not ascend, or their number is not that of the meta page.
+            StoreError: As ``find``, or keys do not ascend, or their number differs from the meta page.
         """
         for _, nodes in self.walk(start, stop):
             yield [node.lmdb_key for node in nodes]

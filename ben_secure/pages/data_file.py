@@ -1,8 +1,8 @@
 """The data file of an LMDB environment: open it read-only and read byte ranges with ``os.pread``.
 
-It never maps the file, because a mapped file that shrinks kills the process (T7). It never writes, never creates or
-opens ``lock.mdb``, and never blocks on anything but a regular file. Every error of the operating system becomes a
-``StoreError``.
+This module never maps the file, because a mapped file that shrinks kills the process (T7). It never writes, never
+creates or opens ``lock.mdb``, and never blocks on anything but a regular file. Every error of the operating system
+becomes a ``StoreError``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DataFile:
         """
         file_path = data_file_path(path)
         self._path = os.path.abspath(file_path)
-        # O_NONBLOCK: opening a FIFO must not wait for a writer. On a regular file the flag means nothing.
+        # O_NONBLOCK: opening a FIFO must not wait for a writer. The flag has no effect on a regular file.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         try:
             self._fd = os.open(file_path, flags)

@@ -1,7 +1,7 @@
 """Read an untrusted LMDB 0.9 database through ``os.pread``: bounds-checked, as private copies, without liblmdb.
 
-It never maps the file, never passes it to liblmdb, never writes, and never opens ``lock.mdb``. Every file gives an
-answer or a ``BenSecureError``, after work at most in proportion to its size. In contrast to liblmdb with its map, a
+The reader never maps the file, never passes it to liblmdb, never writes, and never opens ``lock.mdb``. Every file gives
+an answer or a ``BenSecureError``, after work at most in proportion to its size. In contrast to liblmdb with its map, a
 crafted file cannot crash the process (T5), a writer cannot change bytes between check and use (T6), and a file that
 shrinks causes an error, not a SIGBUS (T7). The results for every well-formed plain database are those of liblmdb.
 
@@ -10,7 +10,7 @@ transaction T. Transactions F >= T + 1 free its pages, and enter them in the fre
 entries older than ``mdb_find_oldest``, which is W - 1 if no reader is registered (we never register), so F <= W - 2 and
 W >= T + 3. There is one writer at a time, so T + 1 and T + 2 were committed before W began. Each commit changes a meta
 page: transaction N writes page N & 1, with its transaction id last. Other pages are written before the meta page that
-refers to them. So: **read first; if the meta pages are then still those of the snapshot, the bytes belong to state T,
+refers to them. So: **read first; if the meta pages have not changed since the snapshot, the bytes belong to state T,
 which was current at the check.** If they changed, the snapshot and its cached pages are dropped, and the read is
 repeated. This holds for errors, too: an apparent damage during a commit is read again before it is reported. A meta
 page that was torn when it was read also differs at the check. (This does not hold on a network file system with the
@@ -180,7 +180,7 @@ class PageReader(AbstractContextManager["PageReader"]):
             Keys, strictly ascending.
 
         Raises:
-            StoreError: As ``get``; also if the keys do not ascend, or their number is not that of the meta page.
+            StoreError: As ``get``; also if the keys do not ascend, or their number differs from the meta page.
         """
         return self._follow(Snapshot.key_batches, lambda lmdb_key: lmdb_key, start, stop)
 

@@ -1,7 +1,7 @@
 """``BandBuffer``: bands of any sizes in one buffer of pixels, and access to them.
 
-It stores the parts of a patch without checking them; callers of ``_assemble`` have checked them. It never changes a
-pixel. Arrays are views of the buffer if possible.
+This module stores the parts of a patch without checking them, because callers of ``_assemble`` have checked them. It
+never changes a pixel. Arrays are views of the buffer if possible.
 """
 
 from __future__ import annotations

@@ -122,11 +122,11 @@ class BigEarthNetPatch(BandBuffer):
         """Fill a patch that has fixed bands with arrays in the order of ``specs``."""
         if any(isinstance(value, Band) for value in self.__dict__.values()):
             raise TypeError(f"the bands of a {self._kind} are fixed; derive from BigEarthNetPatch for others")
-        given = {}
+        by_name = {}
         for spec, array in zip(specs, arrays, strict=True):
             check_pixels(spec.name, array, spec.shape)
-            given[spec.name] = array
-        stored = [given[spec.name] for group in STANDARD_KINDS[self._kind] for spec in group]
+            by_name[spec.name] = array
+        stored = [by_name[spec.name] for group in STANDARD_KINDS[self._kind] for spec in group]
         layout = Layout.standard(self._kind, Layout.canonical_dtypes(self._kind, [array.dtype.str for array in stored]))
         self._fill(layout, stored, metadata)
 
@@ -220,12 +220,12 @@ class BigEarthNetPatch(BandBuffer):
         return card(type(self).__name__, [*rows, *contents["metadata"].items()], [thumbnail(contents["bands"])])
 
     def to_xarray(self) -> xarray.Dataset:
-        """Make an xarray Dataset, with coordinates if the metadata have ``bounds`` and ``epsg`` as from ``encode``.
+        """Make an xarray Dataset, with coordinates if the metadata has ``bounds`` and ``epsg`` as from ``encode``.
 
         Returns:
             A variable for each band, on its own grid: ``y`` and ``x`` for the finest resolution, for example ``y_20m``
-            and ``x_20m`` for others. Pixels are writable views of the patch. Metadata are attributes, and a reference
-            map is a variable. rioxarray reads the position and the coordinate reference system from it.
+            and ``x_20m`` for others. Pixels are writable views of the patch. Metadata becomes attributes, and a
+            reference map becomes a variable. rioxarray reads the position and the coordinate reference system from it.
 
         Raises:
             MissingExtraError: xarray is not installed.
@@ -364,7 +364,7 @@ def _shown(value: object) -> str:
 
 
 class _WithoutPixels:
-    """Replaces a patch before pickling, in order to see what all but its pixels takes."""
+    """Replaces a patch before pickling, to measure the size of all of it except its pixels."""
 
     __slots__ = ("patch",)
 

@@ -31,7 +31,7 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
 
         Args:
             bandVH: VH, numeric (120, 120), usually float32 backscatter in dB.
-            bandVV: VV, likewise.
+            bandVV: VV, numeric (120, 120), usually float32 backscatter in dB.
             **kwargs: Metadata; becomes attributes and ``__stored_args__``.
 
         Raises:

@@ -110,7 +110,7 @@ class Source:
 
     Args:
         view: The bytes.
-        limits: Bounds on what is built.
+        limits: Bounds on the result.
         blank: The pixels will not be read, so any bytes of the right number may replace them, without a copy.
 
     An object that occurs in several places is built once and shared in the result. Depth, number of objects (a shared

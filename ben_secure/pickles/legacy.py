@@ -191,7 +191,7 @@ class Legacy:
         return bands
 
     def _merged(self, rest: dict[str, Any]) -> list[tuple[Record, BandFacts]]:
-        """Do the same for S1+S2, whose bands are those of two inner patches."""
+        """Remove and return the bands of an S1+S2 patch, which are the bands of its two inner patches."""
         bands = []
         for attribute, kind in _INNER:
             inner = rest.pop(attribute, None)

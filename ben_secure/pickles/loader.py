@@ -25,7 +25,7 @@ from ben_secure.pickles.templates import Head, Template, Templates
 _ALL = (BigEarthNetPatch, BigEarthNet_S1_Patch, BigEarthNet_S2_Patch, BigEarthNet_S1_S2_Patch)
 _PATCH_CLASSES = {cls.__name__: cls for cls in _ALL}
 LARGE_BYTES = 15 * 2**20
-"""Pixels of fewer bytes leave room for all else in a canonical value, if that is plain."""
+"""With fewer bytes of pixels, a canonical value is within the limits if the rest of it is plain."""
 _PIXEL_OPCODES, _PIXEL_BYTES = 2, 32  # at most: frames that the pixels end and begin
 
 _WORDS = {"_reconstruct": "numpy array", "_frombuffer": "numpy array", "scalar": "numpy scalar", "dtype": "numpy dtype"}

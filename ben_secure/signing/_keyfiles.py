@@ -167,7 +167,7 @@ def _opened(path: str) -> int:
 
 
 def refuse_beside_data(path: Path, database: Path | None) -> None:
-    """Refuse a secret in the folder of its database, or directly in the folder of any other.
+    """Refuse a secret in the folder of its database, or directly in the folder of another database.
 
     Raises:
         KeyFileError: The secret lies there. The message has the command to type.

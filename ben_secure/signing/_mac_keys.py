@@ -125,11 +125,11 @@ class MacKey:
 
 
 class MacKeySet:
-    """MAC keys of which one tags new values and all can check. A key can thus be rotated while old values stay valid.
+    """Several MAC keys. One tags new values, and all can check. So a key can be rotated while old values stay valid.
 
     They may have different suites, so a database can change its suite in the same way. In a file they are a JWK Set in
     which ``key_ops`` (RFC 7517, section 4.3) is ``["sign", "verify"]`` for the key that tags and ``["verify"]`` for the
-    others. A pickle of the set contains the secrets, like that of a ``MacKey``.
+    others. A pickle of the set contains the secrets.
 
     Attributes:
         signing: The key that tags.
@@ -218,7 +218,7 @@ def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
 
     Args:
         path: File of mode 0600, of this user or root.
-        suite: Suite of the new key; None for that of the key that tags now.
+        suite: Suite of the new key; None for the suite of the key that tags now.
 
     Returns:
         The new content of the file.

@@ -1,4 +1,4 @@
-"""The checks that a caller requests (``Verification``), and their application to each value (``Verifier``).
+"""Checks that a caller requests (``Verification``), and their application to each value (``Verifier``).
 
 A database cannot weaken the requested checks. A value is verified before a byte of it is decoded. Importing this module
 is cheap: it does not load cryptography, which a caller who has a key has loaded already.
@@ -186,8 +186,9 @@ class Verifier:
 
         Raises:
             SignatureError: The manifest is not signed by enough of the keys.
-            ManifestMismatchError: It is not the signed one, or has another name, version or number of records.
-            StoreError: It is missing or cannot be read.
+            ManifestMismatchError: The manifest is not the signed one, or has another name, version or number of
+                records.
+            StoreError: The manifest is missing or cannot be read.
             TypeError: ``verification`` is not a ``Verification``.
         """
         expect(Verification, verification, "verification")

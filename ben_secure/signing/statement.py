@@ -80,7 +80,7 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A publisher's statement about one release of a dataset, and the manifest that it is used for.
+    """A publisher's statement about one release of a dataset, with one of its manifests selected.
 
     Attributes:
         name: Name of the dataset, 1 to 256 printable characters, like the next two.
@@ -93,7 +93,7 @@ class Statement:
         tool_name: Program that made the manifest.
         tool_version: Its version.
         subjects: All databases of a release of several, by name, no manifest twice; ``count`` and ``manifest_sha256``
-            are those of the manifest in use. Empty for a release of one database.
+            are those of the selected manifest. Empty for a release of one database.
         predecessor: The previous release, or None if the publisher does not name one.
     """
 
@@ -157,7 +157,7 @@ class Statement:
         return max(self.count, *(one.count for one in self.subjects)) if self.subjects else self.count
 
     def encode(self) -> bytes:
-        """Encode the statement as the payload of an envelope, the same for all its manifests."""
+        """Encode the statement as the payload of an envelope. The selection of a manifest does not change it."""
         dataset = {"name": self.name, "version": self.version}
         if self.license is not None:
             dataset["license"] = self.license
@@ -198,7 +198,7 @@ class Statement:
             The one statement that encodes to ``payload``.
 
         Raises:
-            SignatureError: There is none: the payload is a statement of another type or version, or not a statement.
+            SignatureError: The payload is a statement of another type or version, or not a statement.
         """
         document = parse_json(payload, "the signed statement")
         if not isinstance(document, dict):

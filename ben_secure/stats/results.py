@@ -41,14 +41,14 @@ class Histogram:
 class BandStatistics:
     """Statistics of one band over all patches that have it.
 
-    ``mean`` and ``std`` are exact, rounded to float64 once (``std`` to within one unit in the last place).
+    ``mean`` and ``std`` are exact, rounded to float64 once (``std`` to within one unit in the last place). Without
+    finite pixels, the first four attributes and the histogram are None.
 
     Attributes:
-        mean: Mean of the finite pixels. If there are no finite pixels, it is None, like the next three and the
-            histogram.
+        mean: Mean of the finite pixels.
         std: Standard deviation of the finite pixels as a population (divided by ``count``, as in ``numpy.std``).
         minimum: Minimum of the finite pixels; an int if all have integer dtypes of at most 16 bits.
-        maximum: Maximum of the finite pixels, likewise.
+        maximum: Maximum of the finite pixels; an int under the same condition.
         count: Number of finite pixels.
         nan: Number of NaN.
         positive_infinite: Number of +inf.

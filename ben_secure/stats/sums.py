@@ -164,7 +164,7 @@ def _moments(numbers: npt.NDArray[np.float64]) -> tuple[int, int]:
     """Sum numbers and their squares, exactly.
 
     The largest numbers are split into digits of 19 bits (integers, as float64) until the rest is zero, and then the
-    next largest. Sums of digits, and of products of two digits, are integers below 2**53, hence exact.
+    next largest. Sums of digits, and of products of two digits, are integers below 2**53, so they are exact.
 
     Args:
         numbers: Finite; at most ``_BLOCK``.

@@ -15,7 +15,7 @@ from ben_secure.errors import StoreError
 def open_environment(path: str | bytes, **options: Any) -> lmdb.Environment:
     """Open a database like ``lmdb.open``, in the file format of LMDB 0.9.
 
-    Version 3 of lmdb knows a second format, which an environment variable can select; older versions do not.
+    Version 3 of lmdb supports a second format, which an environment variable can select. Older versions do not.
 
     Raises:
         StoreError: The machine is big-endian. LMDB would write in its byte order.

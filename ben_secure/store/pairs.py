@@ -1,6 +1,6 @@
 """``PairedReader``: Sentinel-2 records joined with the Sentinel-1 patches of the same location, by a table of pairs.
 
-For databases that keep the two apart, such as those of rico-hdl. A ``PatchReader`` reads and verifies each record.
+Some databases keep the two apart, for example databases of rico-hdl. A ``PatchReader`` reads and verifies each record.
 Similar names are never a reason to join records. Nothing is written.
 """
 
@@ -62,7 +62,7 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
             )
         metadata[joined] = value
     kind = BigEarthNet_S1_S2_Patch.__name__
-    # The buffer of a merged patch is that of the Sentinel-2 patch, then that of the other (bands.STORAGE_ORDER).
+    # The buffer of a merged patch is the Sentinel-2 buffer, followed by the Sentinel-1 buffer (bands.STORAGE_ORDER).
     layout = Layout.canonical_dtypes(kind, [slot.dtype.str for slot in (*s2._layout.slots, *s1._layout.slots)])
     try:
         return rebuild(
@@ -80,8 +80,8 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
 
     Attributes:
         s2_reader: The reader of the Sentinel-2 records.
-        s1_reader: The reader of the Sentinel-1 records; may be the same.
-        pairs: Name of the Sentinel-1 record by that of the Sentinel-2 record; read-only.
+        s1_reader: The reader of the Sentinel-1 records; may be ``s2_reader``.
+        pairs: Name of the Sentinel-1 record by name of the Sentinel-2 record; read-only.
     """
 
     def __init__(self, s2_reader: PatchReader, pairs: Mapping[str, str], s1_reader: PatchReader | None = None) -> None:

@@ -1,8 +1,8 @@
 """``PatchReader``: an LMDB database of patches as a mapping from patch name to patch.
 
 Every value passes through ``pages`` (no liblmdb), ``signing.policy`` (if a key was given) and ``values.Decoder`` (no
-code execution), in this order. It never writes, never imports lmdb, and only returns patches that the trusted core has
-accepted.
+code execution), in this order. The reader never writes, never imports lmdb, and only returns patches that the trusted
+core has accepted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
     Threads may share a reader, and a forked DataLoader worker may use it. A pickle (for a spawned worker) contains the
     path, and unpickling opens the file again. There may be any number of readers of one database. A reader notices
-    commits of other processes to the file, but not that the file is replaced by another.
+    commits of other processes to the file, but not a replacement of the file.
 
     Two readers are equal only if they are the same object, because a comparison must not read two databases.
 
@@ -119,11 +119,11 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
         self._copied = type(patch._pixels) is bytearray
         return self._load(name, _fresh) if copied and not self._copied else patch
 
-    def _load(self, name: str, place: Callable[[int, int], memoryview]) -> BigEarthNetPatch:
-        """Read one patch into ``place(length, aligned)``, which the patch then owns (see ``Loader.load``)."""
+    def _load(self, name: str, allocate: Callable[[int, int], memoryview]) -> BigEarthNetPatch:
+        """Read one patch into ``allocate(length, aligned)``, which the patch then owns (see ``Loader.load``)."""
         lmdb_key = lmdb_key_of(name)
         aligned = self._decoder.pickles.pixels_at % ALIGNMENT
-        value = None if lmdb_key is None else self._pages.get_into(lmdb_key, lambda size: place(size, aligned))
+        value = None if lmdb_key is None else self._pages.get_into(lmdb_key, lambda size: allocate(size, aligned))
         end = self._verified_end(name, lmdb_key, value)
         try:
             return self._decoder.load(value, end, aligned)  # type: ignore[arg-type] # else there is no end
@@ -176,7 +176,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             The patches, in the order of ``names``.
 
         Raises:
-            KeyError: As ``reader[name]``; likewise all other errors.
+            KeyError: As ``reader[name]``, which has all other errors, too.
         """
         if not self._pages.remote:
             return [self[name] for name in names]

@@ -1,8 +1,8 @@
 """``PatchWriter``: write patches as canonical values into an LMDB database that appears complete or not at all.
 
-It opens only its own files with liblmdb, made in this run or in an interrupted run that is resumed (only this user can
-have changed them, see ``_system.appear``). To add to an existing database, it reads the records with ``pages`` and
-writes them again, so liblmdb never parses pages from elsewhere (T5). It never changes a database in place.
+The writer opens only its own files with liblmdb, made in this run or in an interrupted run that is resumed (only this
+user can have changed them, see ``_system.appear``). To add to an existing database, it reads the records with ``pages``
+and writes them again, so liblmdb never parses pages from elsewhere (T5). It never changes a database in place.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PatchWriter:
 
     The database is built in a hidden directory beside ``path`` and renamed to ``path`` when the block ends. If an
     exception leaves the block, or the process crashes, ``path`` is unchanged. A writer is for one thread. With
-    ``resume``, the patches written before such an end are kept; ``name in writer`` finds them.
+    ``resume``, the patches that an interrupted writer has written are kept; ``name in writer`` finds them.
 
     Attributes:
         path: The database as the caller named it.
@@ -105,7 +105,7 @@ class PatchWriter:
             self._pending: dict[bytes, bytes] = {}
             self._pending_bytes = 0
             self._map_bytes = max(_FIRST_MAP_BYTES, 2 * self._staged_bytes())
-            # Written through once at the end (``Workspace``): until then nobody needs this file, unless it must survive
+            # Written through once at the end (``Workspace``): until then the file is not needed, unless it must survive
             # a power failure. No other process uses it, so it does not need a lock.mdb.
             try:
                 self._env = cleanup.enter_context(

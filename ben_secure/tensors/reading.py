@@ -72,7 +72,7 @@ def read(
     """Read the safetensors patch in ``value[:end]``; the caller has verified the bytes after ``end``.
 
     Args:
-        value: The stored bytes, which nobody else may change; hostile.
+        value: The stored bytes, which must not change meanwhile; hostile.
         end: Where the payload ends.
         classes: Subclasses of ``BigEarthNetPatch`` that may occur, as the caller declares.
         limits: Limits on the cost of the value.

@@ -1,1 +1,1 @@
-"""Pictures for people, of any object that has named bands. It does not know the patch classes, which lie above it."""
+"""Pictures for people, of any object that has named bands. The patch classes lie above this package."""

@@ -1,7 +1,7 @@
 """Cards of a patch, a reader or a dataset for notebooks: HTML of bounded size without scripts, with all text escaped.
 
-It knows patches only as objects with bands. A patch that cannot be drawn has no picture. A patch that cannot be read is
-replaced by the error message.
+This module knows patches only as objects with bands. A patch that cannot be drawn has no picture. A patch that cannot
+be read is replaced by the error message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A patch as an xarray Dataset: each band on its own grid, with coordinates if the metadata contain them.
+"""A patch as an xarray Dataset: each band on its own grid, with coordinates if the metadata contains them.
 
 Nothing is resampled. Coordinates are the centres of the pixels, as in CF and rioxarray. The coordinate reference system
 is given by its EPSG number, without looking up the projection.
@@ -79,7 +79,7 @@ def to_dataset(layers: Iterable[Layer], metadata: Mapping[str, object]) -> xarra
 
 
 def _bounds(bounds: object) -> tuple[float, float, float, float] | None:
-    """Return left, bottom, right and top edge, or None if the metadata are something else."""
+    """Return left, bottom, right and top edge, or None if the metadata is something else."""
     if not isinstance(bounds, list | tuple) or len(bounds) != 4:
         return None
     if not all(type(edge) in (int, float) and math.isfinite(edge) for edge in bounds):

@@ -116,7 +116,8 @@ def refused_fingerprint(value: bytes) -> bytes | None:
         value: The stored bytes; untrusted.
 
     Returns:
-        16 bytes, the same for all programs that are too long for fickling. None if the value is a safetensors file.
+        16 bytes; all programs that are too long for fickling have one fingerprint. None if the value is a safetensors
+        file.
     """
     return None if value[4:9] == SIGN else _fingerprint(without_pixels(value))
 

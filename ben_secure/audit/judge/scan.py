@@ -56,7 +56,7 @@ class Options:
         if self.verification is not None:
             expect(Verification, self.verification, "verification")
         if self.since_manifest and (self.verification is None or not self.verification.verify_keys):
-            raise ValueError("since_manifest requires verify_key: without it nobody vouches for the skipped values")
+            raise ValueError("since_manifest requires verify_key: without it, the skipped values are not verified")
         for cls in self.classes:
             if getattr(cls, "__module__", None) == "__main__":
                 raise ValueError(

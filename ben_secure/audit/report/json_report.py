@@ -198,7 +198,7 @@ class JsonWriter:
 
 
 def write_json(reports: Sequence[AuditReport], out: TextIO, *, exit_code: int | None = None) -> None:
-    """Write finished reports. The bytes are the same as if ``JsonWriter`` had written each one when it was ready.
+    """Write finished reports, byte for byte as ``JsonWriter`` writes each one when it is ready.
 
     Args:
         reports: The reports.

@@ -1,7 +1,7 @@
 """Tallies as JSON, for the answers of workers and for state files.
 
-JSON instead of pickle, because a worker that judges untrusted values is not trusted, and neither is a file. Parsing is
-strict, and every text is escaped again. The law: a tally survives the round trip.
+JSON is used instead of pickle, because a worker that judges untrusted values is not trusted, and files are not either.
+Parsing is strict, and every text is escaped again. The law: a tally survives the round trip.
 """
 
 from __future__ import annotations

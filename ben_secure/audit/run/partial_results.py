@@ -1,7 +1,7 @@
 """Results on parts of a database as plain data: in state files, in shard files, and from other machines.
 
-A document does not say by itself which ranges it covers. It is read only as the answer to a list of requested ranges:
-its parts must follow each other from the start of the first range. Any deviation is an error (T12, T14, T20).
+A document does not state which ranges it covers. It is read only as the answer to a list of requested ranges: its parts
+must follow each other from the start of the first range. Any deviation is an error (T12, T14, T20).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def results_to_json(results: Iterable[PartialResult], failed: str | None = None)
     """Convert results into plain data.
 
     Args:
-        results: In key order. Each starts where the one before ends.
+        results: In key order. Each starts where the previous one ends.
         failed: Why the results end before the last requested range, or None.
     """
     parts = [

@@ -22,7 +22,7 @@ from ben_secure.signing.footer import FOOTER_BYTES
 if TYPE_CHECKING:
     from ben_secure.signing.manifest import Manifest
 
-CHANGED = "the database changed during the audit; repeat it when nobody writes to the database"
+CHANGED = "the database changed during the audit; repeat it when no program writes to the database"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +261,7 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
     Args:
         task: The range.
         announce: Called with n before record n of the range is read, and with the number of records at the end. If the
-            process dies, this number tells which record it was judging.
+            process dies, this number identifies the record that it was judging.
 
     Returns:
         The tally. If not every record could be judged, ``undecided`` is the reason, and the tally has the earlier

@@ -162,7 +162,7 @@ class _Worker:
 
 
 class _Lost(Exception):
-    """A worker was lost. The message says how.
+    """A worker was lost. The message describes how.
 
     Attributes:
         undecided: Whether the value may be innocent.

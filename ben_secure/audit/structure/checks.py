@@ -58,7 +58,7 @@ class StructureCheck:
         return findings
 
     def findings(self) -> list[Finding]:
-        """Wait for the findings, and for the second opinion at most as long again as the audit has taken so far.
+        """Wait for the findings. The second opinion gets at most as much more time as the audit has taken so far.
 
         Raises:
             StoreError: As ``structure_findings``.

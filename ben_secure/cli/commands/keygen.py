@@ -21,9 +21,7 @@ from ben_secure.signing.keys import (
 
 _SUITE = one_of({suite.name: suite for suite in Suite})
 _file = argument("file", metavar="FILE", type=PATH, note="Key file to write, outside any database folder.")
-_force = click.option(
-    "--force", is_flag=True, help="Overwrite FILE. The old key is lost, and with it what it can check."
-)
+_force = click.option("--force", is_flag=True, help="Overwrite FILE. The old key, which may still be needed, is lost.")
 
 
 @click.group("keygen", cls=Group, no_args_is_help=False)

@@ -37,10 +37,10 @@ _HASHES = {algorithm.value: algorithm for algorithm in Algorithm}
 @_options.license_
 @click.option("--hash", "algorithm", type=one_of(_HASHES), help="Hash of the values; readers need an extra for blake3.")
 @click.option(
-    "--since", type=PATH, metavar="OLD", help="Manifest of the previous release: name it, and list what changed."
+    "--since", type=PATH, metavar="OLD", help="Manifest of the previous release, to compare with and to name."
 )
 @click.option(
-    "--since-key", type=_options.KEY_FILE, help="Public key that signed --since (default: that of --signing-key)."
+    "--since-key", type=_options.KEY_FILE, help="Public key that signed --since (default: the one of --signing-key)."
 )
 @click.option("--out-manifest", type=PATH, help="Manifest to write, outside DB (default: DB.manifest).")
 @_options.passphrase_file
@@ -72,7 +72,7 @@ def command(
     """Sign a database: --mac-key tags its values; --signing-key or --signer writes a signed manifest beside it.
 
     Values are signed without decoding them, so audit the database first. Without --out, tagging changes the database
-    itself, in transactions. Nobody else may use it meanwhile. After an interruption, run the command again.
+    itself, in transactions. No other program may use it meanwhile. After an interruption, run the command again.
 
     Exit code 0: signed. 1: values were refused, and nothing was written. 2: the database could not be signed.
     """

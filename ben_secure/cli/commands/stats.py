@@ -39,7 +39,7 @@ def command(
 ) -> int:
     """Count patches and labels, and compute mean, standard deviation, extremes and histogram of every band.
 
-    Means and population standard deviations are exact, whatever the number of processes.
+    Means and population standard deviations are exact, for any number of processes.
 
     Exit code 0: all patches were counted. 1: a value is refused, and there are no statistics. 2: the database does not
     exist or is empty, or the PNG exists (without --force) or cannot be written.

@@ -1,8 +1,8 @@
 """Private keys in a device or a service, through the signers of securesystemslib (extra ``[signers]``).
 
-The only module that imports securesystemslib, and only to sign: its ``Envelope.verify`` skips a signature whose
-``keyid`` is not that of the key, so there an unsigned field decides. The public key comes from the caller and never
-from the device, and each signature is verified with it before it is written (``envelope.sign_statement``).
+Only this module imports securesystemslib, and only for signing. Its ``Envelope.verify`` is not used, because it skips a
+signature with another ``keyid`` than the key's, so an unsigned field would decide. The public key comes from the caller
+and never from the device, and each signature is verified with it before it is written (``envelope.sign_statement``).
 
 Tested with a PKCS#11 module (SoftHSM 2). URIs of other kinds, such as those of cloud services, are passed on unchanged,
 and are not tested.
@@ -77,7 +77,7 @@ class DeviceKey:
         except Exception as error:
             raise _failed(error) from error
         device_key = cls(signer, verify_key)
-        probe = b"ben-secure: is this the key? " + os.urandom(16)  # never what ``envelope.pae`` makes
+        probe = b"ben-secure: is this the key? " + os.urandom(16)  # never a result of ``envelope.pae``
         try:
             verify_key.verify(device_key.sign(probe), probe)
         except SignatureError as error:

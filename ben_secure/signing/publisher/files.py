@@ -105,8 +105,8 @@ def write_key_pair(
         path: File of the private key.
         public_path: File of the public key, in the same directory.
         signing_key: The key.
-        passphrase: Encrypts the private key; None to leave it as it is.
-        overwrite: Replace the files that are there.
+        passphrase: Encrypts the private key; None to leave it unencrypted.
+        overwrite: Replace existing files.
 
     Raises:
         KeyFileError: There is a file already, or one cannot be written.
@@ -121,7 +121,7 @@ def read_verify_key(path: Path) -> VerifyKey:
     """Read a public key: PEM or DER (SPKI), OpenSSH or JWK.
 
     Args:
-        path: File that nobody else may change; or ``/dev/stdin`` or ``/dev/fd/N``.
+        path: File that no other user may change; or ``/dev/stdin`` or ``/dev/fd/N``.
 
     Raises:
         KeyFileError: Others may change the file (the message has the command to type), or it is not a public key of
@@ -201,7 +201,7 @@ def _loaded(encoded: Encoded, password: bytes | None, path: Path, use: str) -> o
 
 
 def _name(quoted: re.Match[str]) -> str:
-    """What an error quotes, if it is the name of an algorithm and not a piece of the file, which may be secret."""
+    """Return the name of an algorithm that an error quotes. Anything else may be a secret piece of the file."""
     return quoted[0] if re.fullmatch(r"b?'[a-z0-9@.-]{1,40}'", quoted[0]) else "another one"
 
 

@@ -45,7 +45,7 @@ _ELSEWHERE = {
     "PuTTY": "it is a key of PuTTY; export it: puttygen FILE -O private-openssh-new -o NEW",
 }
 _CURVES: dict[object, tuple[ec.EllipticCurve, int]] = {"P-256": (ec.SECP256R1(), 32), "P-384": (ec.SECP384R1(), 48)}
-_MAX_NAME = 12  # "secp256k1"; what is longer may be a member at a wrong place, even the secret
+_MAX_NAME = 12  # as "secp256k1"; a longer text may be a misplaced member, even the secret
 _JWK_ALG = {"Ed25519": ("EdDSA", "Ed25519"), "P-256": ("ES256",), "P-384": ("ES384",)}  # RFC 8037, RFC 7518
 
 

@@ -24,7 +24,7 @@ class VerifyKey:
     Attributes:
         public_key: The key as ``cryptography`` has it.
         scheme: Signature scheme: ``ed25519``, ``ecdsa-sha2-nistp256`` or ``ecdsa-sha2-nistp384``. The key decides it.
-        fingerprint: SHA-256 of the key in DER (SPKI), in hexadecimal, for comparison by people; the same as
+        fingerprint: SHA-256 of the key in DER (SPKI), in hexadecimal, for comparison by people, as printed by
             ``openssl pkey -pubin -in FILE -outform DER | sha256sum``.
     """
 

@@ -1,7 +1,7 @@
 """Make the new value of a stored one: verify it, load it with the restricted loader, write it again, tag it.
 
-In this order: if verification is requested, nothing is decoded before it has verified. A Sentinel-1 record to be joined
-is checked like any value.
+The order matters: if verification is requested, nothing is decoded before it is verified. A Sentinel-1 record to be
+joined is checked like any value.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def convert(
 
     Args:
         source: The database; it is not changed.
-        target: Database to make; nothing may be there yet.
+        target: Database to make; must not exist.
         verification: The checks for every old value.
         tagger: Tags the new values; None to leave them untagged.
         form: The form of the new values.
@@ -164,8 +164,8 @@ def convert(
 
     Raises:
         SignatureError: The manifest is not signed by enough of the keys.
-        ManifestMismatchError: It is not the signed one, or has another name, version or number of records.
-        StoreError: It is missing; also as for ``rewrite``.
+        ManifestMismatchError: The manifest is not the signed one, or has another name, version or number of records.
+        StoreError: The manifest is missing; also as for ``rewrite``.
         TypeError: ``verification`` is not a ``Verification``.
         ValueError: ``verification`` names one manifest for two databases, or ``s1`` is given without ``pairs``.
     """

@@ -56,7 +56,7 @@ def changes(old: Iterable[Record], new: Iterable[Record]) -> Changes:
 
     Args:
         old: LMDB key and digest of each record of the previous release, keys ascending.
-        new: The same for the new release, with the same kind of digest.
+        new: LMDB key and digest of each record of the new release, with the same kind of digest.
 
     Returns:
         The changes.

@@ -72,26 +72,26 @@ def map_values(
         return [(lmdb_key, function(lmdb_key, value)) for lmdb_key, value in pages.items(start, stop)]
 
     pending: deque[Future[list[tuple[bytes, _Result]]]] = deque()
-    given = 0
+    processed = 0
     pool = ThreadPoolExecutor(workers, thread_name_prefix="ben-secure-values")
     try:
         for start, stop in _ranges(pages, min(_BATCH_RECORDS, 1 + len(pages) // (workers * _BATCHES_A_WORKER))):
             pending.append(pool.submit(work, start, stop))
             if len(pending) > workers * _BATCHES_AHEAD:
                 results = pending.popleft().result()
-                given += len(results)
+                processed += len(results)
                 yield from results
         while pending:
             results = pending.popleft().result()
-            given += len(results)
+            processed += len(results)
             yield from results
     finally:
         pool.shutdown(cancel_futures=True)
     check_unchanged(pages, facts)
     # The iteration over all keys has counted the records. A crafted tree can hide some of them from a search.
-    if given != facts.entries:
+    if processed != facts.entries:
         raise StoreError(
-            f"this LMDB file is damaged: {facts.entries} records are in its tree, and {given} are found by their keys; "
+            f"this LMDB file is damaged: {facts.entries} records are in its tree, and {processed} are found by key; "
             "fetch this database again",
             database=pages.path,
         )

@@ -2,9 +2,9 @@
 
 Only this module lets liblmdb open a file that this package may not have written. liblmdb trusts every byte of a file,
 and a crafted one crashes it (T5). So liblmdb opens the file only after ``lmdb.verify``, which works without liblmdb,
-has found no fault, and only if only this user could have changed it since. ``rewrite`` is for all other databases.
-After a kill at any moment, committed values are complete and the others are unchanged (LMDB copies on write and syncs
-each commit). The same call again does the rest.
+has found no fault, and only if no other user could have changed it since. ``rewrite`` is for all other databases. After
+a kill at any moment, committed values are complete and the others are unchanged (LMDB copies on write and syncs each
+commit). The same call again does the rest.
 
 The order of steps: lock out other writers of this package (``_system.appear``), refuse if another program has the
 database open, check every value (nothing is written if one is refused), run ``lmdb.verify``, then change.
@@ -63,9 +63,9 @@ def change_in_place(
     """Replace each value by the result of ``transform``, if that is another object.
 
     Args:
-        path: Directory with ``data.mdb`` inside, or the data file itself. Nobody else may be able to write to either,
+        path: Directory with ``data.mdb`` inside, or the data file itself. No other user may be able to write to either,
             and no program may have the database open.
-        transform: Called twice for each record: before anything is written, and for writing.
+        transform: Called twice for each record: first to check all of them, then to write.
         progress: Called after each record, first for the check and then, from 0 again, for the change.
 
     Returns:
@@ -128,7 +128,7 @@ class _Opened:
             cleanup.callback(os.close, self.descriptor)
         except OSError as error:
             raise StoreError(f"cannot open the database: {printable(str(error))}", database=path) from error
-        pinned = f"/proc/self/fd/{held}"  # without /proc, the path is used: nobody untrusted can replace the folder
+        pinned = f"/proc/self/fd/{held}"  # without /proc, the path is used: no untrusted user can replace the folder
         folder = pinned if os.path.isdir(pinned) else folder
         self.environment = folder if self.directory else os.path.join(folder, name)
         if not os.path.samestat(os.fstat(self.descriptor), reader.status):
@@ -272,12 +272,12 @@ class _Editor:
                 while True:
                     try:
                         with env.begin(write=True) as transaction:
-                            done, next_key = _change_some(transaction, start, transform)
+                            changed_now, next_key = _change_some(transaction, start, transform)
                     except lmdb.MapFullError:
                         self._map_bytes *= 2
                         env.set_mapsize(self._map_bytes)
                         continue
-                    changed += done
+                    changed += changed_now
                     if progress is not None:
                         progress(changed, to_change)
                     if next_key is None:

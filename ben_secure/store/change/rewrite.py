@@ -29,7 +29,7 @@ Transform = Callable[[bytes, bytes], bytes]
 """Makes the new value of an LMDB key and an old value, or raises ``UntrustedDataError``."""
 
 CopyTransform = Callable[[bytes, bytes], bytes | None]
-"""The same for a copy. None leaves the record out, because another record has its content."""
+"""Like ``Transform``, for a copy. None leaves the record out, because another record has its content."""
 
 
 @dataclass(slots=True, kw_only=True)

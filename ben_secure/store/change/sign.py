@@ -164,12 +164,12 @@ def sign_release(
 def _predecessor(before: Statement, name: str, version: str, algorithm: Algorithm) -> Predecessor:
     if before.algorithm is not algorithm:
         raise ValueError(
-            f"the release before lists digests of {before.algorithm.value}, this one would list {algorithm.value}, so "
-            "the two cannot be compared; use the same hash"
+            f"the previous release lists digests of {before.algorithm.value}, this one would list {algorithm.value}, "
+            "so the two cannot be compared; use the same hash"
         )
     if before.name != name or before.version == version:
         raise ValueError(
-            f"the release before is {printable(before.name)} {printable(before.version)}, this one is "
+            f"the previous release is {printable(before.name)} {printable(before.version)}, this one is "
             f"{printable(name)} {printable(version)}; expected the same name and another version"
         )
     return Predecessor(version=before.version, manifest_sha256=before.manifest_sha256)

@@ -58,7 +58,7 @@ class Outcome:
         manifest: The manifest for the comparison, or None.
         tag_faults: The faulty records by kind (``TAG_KINDS``); empty if tags were not verified.
         unknown_keys: Key ids in tags, in hexadecimal, that are not among the given keys; at most ``KEPT``.
-        manifest_faults: The faulty records by kind (``MANIFEST_KINDS``), likewise.
+        manifest_faults: The faulty records by kind (``MANIFEST_KINDS``); empty without a manifest.
         sample: Whether only a sample of the records was checked.
         stopped: The error that stopped the check, if a value is longer than readers accept. The database is then
             refused.
@@ -96,9 +96,9 @@ def verify(pages: PageReader, verification: Verification, progress: Progress | N
 
     Raises:
         SignatureError: The manifest is not signed by enough of the keys.
-        ManifestMismatchError: It is not the signed one, or has another name or version.
-        MissingExtraError: It lists digests of BLAKE3, and the library is not installed.
-        StoreError: It is missing, or the database is damaged or was written to meanwhile.
+        ManifestMismatchError: The manifest is not the signed one, or has another name or version.
+        MissingExtraError: The manifest lists digests of BLAKE3, and the library is not installed.
+        StoreError: The manifest is missing, or the database is damaged or was written to meanwhile.
         TypeError: ``verification`` is not a ``Verification``.
     """
     outcome, examined = _begin(pages, verification)
