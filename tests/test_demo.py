@@ -99,7 +99,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(tmp_path, capsys):
 def test_the_process(tmp_path):
     """``python -m ben_secure demo`` ends with 0 and cleans up."""
     command = [sys.executable, "-m", "ben_secure", "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, env={"TMPDIR": str(tmp_path), "PATH": ""})
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env={"TMPDIR": str(tmp_path), "PATH": ""})
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
     assert main(["demo", "--json"]) == 2

@@ -12,6 +12,7 @@ from ben_secure.cli import main
 from ben_secure.errors import counted
 from support.databases import NAME, SHELL, make_database
 from support.geotiffs import make_pairs
+from support.locales import names_in_utf8
 from support.strategies import make_patch
 
 ODD = os.fsdecode(b"d\xff \xe9'")
@@ -66,6 +67,7 @@ def words(command):
     return [word.replace("{}", ODD) for word in command.split()]
 
 
+@names_in_utf8
 def test_paths_need_not_be_utf8(place, capsys):
     """Every command accepts such paths in every role, and prints only printable characters."""
     for command, exit_code in COMMANDS:
@@ -80,6 +82,7 @@ def test_paths_need_not_be_utf8(place, capsys):
 
 
 @pytest.mark.slow
+@names_in_utf8
 def test_paths_in_json_need_not_be_utf8(place, capsys):
     """With ``--json``, the output is one ASCII object, on stdout or in the report."""
     for command, exit_code in COMMANDS:

@@ -48,6 +48,7 @@ from ben_secure.signing.keys import (
     write_signing_key,
     write_verify_key,
 )
+from support.locales import names_in_utf8
 
 pytestmark = pytest.mark.threat("T10")
 
@@ -369,6 +370,7 @@ def test_a_secret_that_is_kept_is_read(secret, private):
     reader(path)
 
 
+@names_in_utf8
 def test_the_command_to_type_is_quoted(tmp_path):
     """A path with spaces, quotes, accents or a hyphen in front is one argument of it."""
     for name in ("a key; ls", "it's", "$HOME", "-R", "clé 'a\\n'", "\x1b[31m"):

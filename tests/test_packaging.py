@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_bash_completes(made, tmp_path, words, expected):
     *before, last = words.split()
     script = f"""
         complete() {{ true; }}; compopt() {{ true; }}
-        source {file}
+        source {shlex.quote(str(file))}
         COMP_WORDS=({words}); COMP_CWORD={len(before)}
         _ben_secure_completion ben-secure {last} {before[-1]}
         echo "${{COMPREPLY[@]}}"

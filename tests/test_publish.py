@@ -239,7 +239,7 @@ def test_names_make_safe_file_names_and_commands(place, capsys):
         )
         assert code == 0
         assert os.path.isdir(f"r{number}/{database}")
-        with open(f"r{number}/RELEASE.md") as file:
+        with open(f"r{number}/RELEASE.md", encoding="utf-8") as file:
             page = file.read()
         command = shlex.split(re.search(r"^\$ (ben-secure .*)$", page, re.MULTILINE)[1])
         assert command[-4:] == ["--name", name, "--version", "1 'beta'"]
