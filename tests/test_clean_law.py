@@ -1,6 +1,7 @@
 """CLEAN covers many uses: a value that the audit calls clean can be loaded, tagged, converted and published."""
 
 import datetime
+import os
 import random
 import struct
 
@@ -15,6 +16,7 @@ from ben_secure.limits import DEFAULT_LIMITS
 from ben_secure.publish import publish
 from ben_secure.signing.footer import FOOTER_BYTES, MAGIC, payload_end
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey
+from ben_secure.store.change.append import append
 from ben_secure.store.change.convert import convert
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import rewrite
@@ -125,6 +127,14 @@ def test_a_key_that_cannot_be_written_is_a_finding(tmp_path):
             list(reader)
     refusals = rewrite(database, tmp_path / "new", Tagger(KEYS).tagged).refusals
     assert [error.rule for error in refusals.first] == [Rule.LMDB_KEY]
+    added = make_database(tmp_path / "added", {b"a": small})
+    for out in (None, tmp_path / "new"):
+        with pytest.raises(PatchFormatError, match=r"has 512 bytes, .* in .*/db\]") as caught:
+            append(database, added, out=out)
+        assert caught.value.rule is Rule.LMDB_KEY
+        assert append(shorter, added, out=tmp_path / f"copy {out is None}").kept == 1
+    assert sorted(os.listdir(tmp_path)) == ["added", "copy False", "copy True", "db", "shorter"]
+    assert data_file.read_bytes() == content
 
 
 def legacy(**metadata):

@@ -27,20 +27,25 @@ def name_of(lmdb_key: bytes) -> str:
         raise _unnamed(lmdb_key, f"is not UTF-8 (byte {error.start} of {len(lmdb_key)})") from error
 
 
-def check_length(lmdb_key: bytes) -> None:
+def check_length(lmdb_key: bytes, database: str | None = None) -> None:
     """Check that a key can be written.
+
+    Args:
+        lmdb_key: Raw LMDB key; hostile.
+        database: Path of the database, for the message, if it is not clear.
 
     Raises:
         PatchFormatError: It is too long.
     """
     if len(lmdb_key) > MAX_KEY_BYTES:
-        raise _unnamed(lmdb_key, f"has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}")
+        raise _unnamed(lmdb_key, f"has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}", database)
 
 
-def _unnamed(lmdb_key: bytes, fault: str) -> PatchFormatError:
+def _unnamed(lmdb_key: bytes, fault: str, database: str | None = None) -> PatchFormatError:
     return PatchFormatError(
         f"the LMDB key {fault}, so no reader can name this patch; write a copy without it: "
         "ben-secure convert DB NEW --skip-refused",
+        database=database,
         lmdb_key=lmdb_key,
         rule=Rule.LMDB_KEY,
     )

@@ -25,7 +25,7 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.patches import BigEarthNetPatch
 from ben_secure.signing.footer import FOOTER_BYTES, payload_end
 from ben_secure.store._environment import open_environment
-from ben_secure.store._names import MAX_KEY_BYTES
+from ben_secure.store._names import MAX_KEY_BYTES, check_length
 from ben_secure.store._released import refuse_if_released
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class PatchWriter:
         Raises:
             StoreError: ``path`` exists (without ``append``), or is signed or not a readable database (with it), another
                 writer is active on it, or its directory cannot be written to.
+            PatchFormatError: An existing LMDB key is too long (with ``append``).
         """
         self._target = target = os.path.abspath(self.path)
         self._target_file = os.path.realpath(data_file_path(target))
@@ -277,6 +278,7 @@ class PatchWriter:
             self._original = original.facts, original.status
             make_like(os.path.join(self._workspace.directory, DATA_FILE_NAME), os.stat(self._target_file))
             for lmdb_key, value in original.items():
+                check_length(lmdb_key, self.path)
                 self._put(lmdb_key, value)
 
     def _publish(self) -> None:

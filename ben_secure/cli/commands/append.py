@@ -24,9 +24,10 @@ def command(database: str, new: str, out: str | None, mac_key: str | None, conte
     """Add all patches of NEW to DB, or none of them.
 
     Every new value is judged first. No value of DB is replaced. A released database, which has a manifest beside it, is
-    never changed itself; use --out. With --mac-key, new values get a tag, and all values of DB must have a valid one.
+    never changed itself; use --out. With --mac-key, new values get a tag, and the first value of DB must have a valid
+    one.
 
-    Exit code 0: all patches were added. 1: a new value was refused, and nothing was written. 2: the patches could not
+    Exit code 0: all patches were added. 1: a value was refused, and nothing was written. 2: the patches could not
     be added.
     """
     if context and mac_key is None:

@@ -16,7 +16,7 @@ from ben_secure.pages.data_file import data_file_path
 from ben_secure.pages.reader import PageReader
 from ben_secure.remote.addresses import is_remote
 from ben_secure.signing.footer import FOOTER_BYTES, footer_of, payload_end
-from ben_secure.store._names import name_of
+from ben_secure.store._names import check_length, name_of
 from ben_secure.store._released import refuse_if_released
 from ben_secure.store.change.digests import check_unchanged
 from ben_secure.store.change.rewrite import Progress, Refusals, records
@@ -71,6 +71,7 @@ def append(
             be written. Nothing is changed then.
         TagMismatchError: The first existing value, or a new one, has a tag that is not of the tagger's keys.
         LimitExceededError: An existing value is too long.
+        PatchFormatError: An existing LMDB key is too long.
     """
     database, new = os.fspath(database), os.fspath(new)
     if out is None:
@@ -100,6 +101,7 @@ def append(
             return Appended(checked=checked, added=0, kept=kept, refusals=refusals)
         with PatchWriter(database if out is None else out, append=out is None, limits=limits) as writer:
             for lmdb_key, value in old.items() if out is not None else ():
+                check_length(lmdb_key, old.path)
                 writer.put_stored(lmdb_key, value)
             for lmdb_key, value in source.items():
                 writer.put_stored(lmdb_key, make(lmdb_key, value))
