@@ -63,7 +63,7 @@ def shell_command(*words: str) -> str:
     """Write a command for a person to type: printable ASCII that bash, zsh and ksh read as these words.
 
     Args:
-        words: The program and its arguments; paths as Python has them.
+        words: The program and its arguments. Paths as Python has them.
 
     Returns:
         The command. A word of printable ASCII is quoted as in ``shlex``. Any other is written as ``$'...'`` with its
@@ -80,7 +80,7 @@ def _shell_word(word: str) -> str:
 
 
 class Rule(str, Enum):
-    """Stable ids of the faults that a value or a database can have; errors and reports carry them.
+    """Stable ids of the faults that a value or a database can have. Errors and reports carry them.
 
     The rules of the second group never prevent the loading of a value. They concern a database as a whole, or are
     remarks of the audit (``audit.rules`` has the level and the help text of each).
@@ -125,7 +125,7 @@ class BenSecureError(Exception):
     data. They survive pickling, because errors pass from DataLoader workers to the main process.
 
     Attributes:
-        message: The text without the location; quotations of the data are printable ASCII.
+        message: The text without the location. Quotations of the data are printable ASCII.
         database: Path of the database, if known.
         lmdb_key: Raw LMDB key of the value, if known.
         rule: Stable id of the refusal, if the error is one.
@@ -235,4 +235,4 @@ class ResourceError(UndecidedError):
 
 
 class MissingExtraError(UndecidedError):
-    """A library that an optional function needs is not installed; the message names it."""
+    """A library that an optional function needs is not installed. The message names it."""

@@ -19,13 +19,13 @@ class Limits:
         max_value_bytes: Bytes of one stored value. 16 MiB holds an S1+S2 patch of complex128 bands nine times over.
         max_header_bytes: Bytes of the header of a safetensors value, metadata included. The header of an S2 patch has
             824 bytes, with labels about 2,000. JSON takes up to fifty times its bytes in memory during parsing.
-        max_opcodes: Opcodes of one pickle; bounds the time of the check (about 0.1 us per opcode).
+        max_opcodes: Opcodes of one pickle. This bounds the time of the check (about 0.1 us per opcode).
         max_memo: Memo entries. The unpickler allocates its memo up to the largest index.
         max_depth: Nesting of containers in the metadata, including the two around it. Deeper tuples overflow the C
             stack in ``hash`` and ``repr``.
         max_nodes: Objects in the metadata. A shared object counts each time that it occurs, and so does each text in an
             array. A "billion laughs" pickle has few opcodes and many nodes.
-        max_text_bytes: Bytes of all strings longer than 255 bytes; a string can take four times its bytes in memory.
+        max_text_bytes: Bytes of all strings longer than 255 bytes. A string can take four times its bytes in memory.
         max_int_bytes: Bytes of one integer. Printing an integer takes time quadratic in its length.
         max_bands: Bands of one patch.
         max_side: Pixels along one side of a band.

@@ -52,13 +52,13 @@ def check_name(name: object, taken: Container[str], limits: Limits = DEFAULT_LIM
     """Check a metadata name.
 
     Args:
-        name: The name; hostile.
+        name: The name (hostile).
         taken: Names of the patch itself: methods, bands, band attributes.
         limits: Bound on its length.
 
     Raises:
         TypeError: The name is not exactly a str.
-        ValueError: It is empty, too long, taken, or begins and ends with two underscores.
+        ValueError: The name is empty, too long, taken, or begins and ends with two underscores.
     """
     if type(name) is not str:
         raise TypeError(f"a metadata name must be a str, not {printable(type(name).__name__)}")
@@ -81,8 +81,8 @@ def check_value(name: str, value: object, limits: Limits = DEFAULT_LIMITS, spent
         Number of objects counted so far, including this value.
 
     Raises:
-        TypeError: It contains an object of another type; the message has its path, its type and the remedy.
-        ValueError: It is too large, too deep (or has a cycle), or an integer is too long.
+        TypeError: The value contains an object of another type. The message has its path, its type and the remedy.
+        ValueError: The value is too large, too deep (or has a cycle), or an integer is too long.
     """
     nodes = spent + 1 + _weight(value)
     if type(value) is list and len(value) <= limits.max_nodes and set(map(type, value)) == _TEXT_ONLY:  # labels, mostly
@@ -147,7 +147,7 @@ def _dict_items(path: tuple[object, ...], node: dict[object, object]) -> Iterabl
 
 
 def _check_leaf(path: tuple[object, ...], node: object, limits: Limits) -> int:
-    """Check an int, a set or a numpy object, and return its number of objects; refuse anything else.
+    """Check an int, a set or a numpy object, and return its number of objects. Refuse anything else.
 
     An array or set that is too large is not examined.
     """
@@ -271,9 +271,9 @@ def array_from_bytes(
     """Build an array from its bytes in one step. Nothing is allocated before all arguments agree.
 
     Args:
-        dtype: Numeric, bool or str dtype, or its ``dtype.str``; hostile.
-        shape: Tuple of lengths; hostile.
-        data: Exactly the array's bytes; hostile.
+        dtype: Numeric, bool or str dtype, or its ``dtype.str`` (hostile).
+        shape: Tuple of lengths (hostile).
+        data: Exactly the array's bytes (hostile).
         fortran: Whether the bytes are in Fortran order.
         limits: Bounds on dimensions and, in an array of text, elements.
 
@@ -334,7 +334,7 @@ def rebuild_array(dtype: object, shape: object, data: object, limits: Limits = D
     Args:
         dtype: ``dtype.str``; ``|O`` for a one-dimensional object array of str.
         shape: Tuple of lengths.
-        data: Its bytes in C order; the list of str for ``|O``.
+        data: Its bytes in C order, or the list of str for ``|O``.
         limits: As for ``array_from_bytes``.
 
     Returns:

@@ -48,7 +48,7 @@ class Published:
         checked: Number of audited values.
         refusals: Refused values. If there are any, no release is made.
         statement: The signed statement, or None.
-        databases: Names of the databases in the release; empty without a release.
+        databases: Names of the databases in the release. Empty without a release.
         sums: SHA-256 of each file, in hexadecimal, by its path in the release.
     """
 
@@ -74,7 +74,7 @@ def publish(
     """Make a release of one database, or of several under one signature.
 
     Args:
-        sources: The database, or several. In the release, a single database is named after the dataset; several keep
+        sources: The database, or several. In the release, a single database is named after the dataset. Several keep
             their names.
         target: Folder to make. It must not exist, or it must be empty.
         signing_key: The publisher's key.
@@ -167,7 +167,7 @@ def _copy(sources: dict[str, Path], directory: str, convert: bool, stages: Stage
 def _finish(
     directory: str, databases: tuple[str, ...], signing_key: SigningKey, statement: Statement, stages: Stages
 ) -> tuple[tuple[str, str], ...]:
-    """Verify the copies, and write the checksums and release notes; return the checksums."""
+    """Verify the copies, write the checksums and release notes, and return the checksums."""
     public_key = _verified_as_a_consumer_would(directory, databases, signing_key, statement, stages)
     with stages("summing"):
         files = tuple(_file(directory, path) for database in databases for path in files_of(database))
@@ -215,7 +215,7 @@ def _audited(lmdb_key: bytes, value: bytes) -> bytes:
 def _verified_as_a_consumer_would(
     directory: str, databases: tuple[str, ...], signing_key: SigningKey, statement: Statement, stages: Stages
 ) -> str:
-    """Read every patch of the new databases with the public key to be published; return the key in PEM."""
+    """Read every patch of the new databases with the public key to be published, and return the key in PEM."""
     key_file = os.path.join(directory, databases[0] + ".pub")
     write_verify_key(key_file, signing_key.verify_key)
     for database in databases:

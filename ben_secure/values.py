@@ -1,6 +1,6 @@
 """Read one stored value: a pickled patch or a safetensors file.
 
-The first bytes decide the format; a value that one reader refuses is never given to another. ``pickles`` and
+The first bytes decide the format. A value that one reader refuses is never given to another. ``pickles`` and
 ``tensors`` give the verdict. Lack of memory is not a verdict and raises an ``UndecidedError``.
 """
 
@@ -46,7 +46,7 @@ def name_foreign(error: BenSecureError, lmdb_key: bytes | None) -> None:
 
 
 class Decoder:
-    """Reads stored values of either format under fixed rules. Each reader has one; threads may share it.
+    """Reads stored values of either format under fixed rules. Each reader has one. Threads may share it.
 
     Args:
         classes: Subclasses of ``BigEarthNetPatch`` that may occur in addition to the interface's own, declared by the
@@ -64,10 +64,10 @@ class Decoder:
         self._limits = limits
 
     def load(self, value: bytes | memoryview, end: int, aligned: int | None = None) -> BigEarthNetPatch:
-        """Read the patch in ``value[:end]``; the caller has verified the bytes after ``end``.
+        """Read the patch in ``value[:end]``. The caller has verified the bytes after ``end``.
 
         Args:
-            value: The stored bytes, which must not change meanwhile; hostile.
+            value: The stored bytes, which must not change meanwhile (hostile).
             end: Where the payload ends.
             aligned: As for ``pickles.loader.Loader.load``.
 
@@ -173,8 +173,8 @@ def loads(
     Raises:
         UnsafePickleError: The value is a pickle that uses something that no honest patch needs. Nothing of it was
             executed.
-        LimitExceededError: It costs more than ``limits`` allow.
-        PatchFormatError: It is damaged, or is not a patch.
+        LimitExceededError: The value costs more than ``limits`` allow.
+        PatchFormatError: The value is damaged, or is not a patch.
         ResourceError: There is not enough memory to judge it.
         TypeError: ``data`` is not bytes-like, or an item of ``classes`` is not a patch class.
         ValueError: Two of ``classes`` have one name, or one has a name of the interface itself.

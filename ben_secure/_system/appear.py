@@ -5,7 +5,7 @@ for one writer (``locks``). When it is complete and on disk, one rename gives it
 any moment leaves the old content or the new, and perhaps that folder. The next writer to the same name removes the
 folder, or resumes from it if the fingerprint in its file ``resume`` is equal and only this user can have put it there.
 
-Several files that belong together appear in order; the file that makes them valid is the last. A file ``placing`` lists
+Several files that belong together appear in order. The file that makes them valid is the last. A file ``placing`` lists
 them beforehand. If a set is incomplete, the next writer removes the placed files, recognised by digest, and restores
 the replaced ones. So an incomplete set never survives the next writer.
 
@@ -67,7 +67,7 @@ class Workspace:
     """The private folder of a writer, from ``__init__``, which locks it, to ``discard``, which releases it.
 
     Attributes:
-        directory: Path of a directory for the new content; empty unless ``resumed``.
+        directory: Path of a directory for the new content. Empty unless ``resumed``.
         resumed: Whether ``directory`` holds the work of an earlier writer with the same fingerprint.
     """
 
@@ -265,7 +265,7 @@ def refuse_taken(target: str) -> None:
 
 
 def refuse_full(target: str) -> None:
-    """Refuse, before work begins, a name that a new folder cannot have; an empty folder may have it.
+    """Refuse, before work begins, a name that a new folder cannot have. An empty folder may have it.
 
     Args:
         target: Path of the new folder.
@@ -313,7 +313,7 @@ def checked_path(path: Path, error: type[UndecidedError] = StoreError) -> str:
     """Return a path as a str that the operating system accepts.
 
     Raises:
-        UndecidedError: It cannot be the name of a file.
+        UndecidedError: The path cannot be the name of a file.
     """
     try:
         name = os.fsdecode(path)

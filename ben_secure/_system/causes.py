@@ -65,7 +65,7 @@ def from_text(text: str, folder: str) -> OSError | None:
 
 
 def _trial(path: str) -> OSError | None:
-    """Write a small file and remove it; return the error if that fails."""
+    """Write a small file and remove it, and return the error if that fails."""
     try:
         with open(path, "xb") as file:
             file.write(bytes(_TRIAL_BYTES))
@@ -90,7 +90,7 @@ def _no_room(error: OSError, path: str) -> str:
 
 
 def _free(path: str) -> tuple[int, int | None] | None:
-    """Return the free bytes and inodes for this user on the disk of a path; None for inodes if it has none."""
+    """Return the free bytes and inodes for this user on the disk of a path, or None for inodes if it has none."""
     path = os.path.abspath(path)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         return None  # a device is not on a disk

@@ -2,7 +2,7 @@
 
 All callers share one walk. It resolves the path like the kernel, component by component and through every symbolic
 link, so it visits each folder in which the file, or a link to it, could be replaced. It relies on ``stat``. A POSIX ACL
-is visible there, because its mask is in the group bits; NFSv4 ACLs, capabilities and other hosts are not (T11).
+is visible there, because its mask is in the group bits. NFSv4 ACLs, capabilities and other hosts are not (T11).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def steps_to(path: str) -> Iterator[PathStep]:
         Each folder, each link and finally the file. A folder that the path passes twice occurs once.
 
     Raises:
-        OSError: One of them does not exist or cannot be accessed, or there are too many links.
+        OSError: A part of the path does not exist or cannot be accessed, or there are too many links.
     """
     current = "/"
     status = os.lstat(current)

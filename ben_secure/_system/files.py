@@ -58,7 +58,7 @@ def write_file(
     """Write a file. A reader sees the old content or the new. A character device or a FIFO is written into.
 
     Args:
-        path: The file; its directory must exist.
+        path: The file. Its directory must exist.
         content: The whole content.
         overwrite: Whether to replace an existing regular file.
         access: Its permitted users. A file that is ``OPEN`` keeps owner and permissions of the file that it replaces.

@@ -66,7 +66,7 @@ def take(folder: str) -> Lock | None:
         folder: A private folder of this user.
 
     Returns:
-        The lock; None if the folder does not exist or was released just now: make it and try again.
+        The lock, or None if the folder does not exist or was released just now: make it and try again.
 
     Raises:
         BlockingIOError: Another writer holds it. The text describes that writer.

@@ -59,7 +59,7 @@ class NamedSet:
         """Name the files.
 
         Args:
-            folder: The private folder; the files are in its directory ``new``.
+            folder: The private folder. The files are in its directory ``new``.
             targets: Path of each file by its name there.
         """
         self._folder = folder
@@ -123,7 +123,7 @@ def take_back(folder: str, parent: str, *, complete: bool = False) -> None:
 
 
 def read_note(path: str) -> bytes:
-    """Read a note in the private folder; of a note that is too long, the beginning.
+    """Read a note in the private folder, or only the beginning of a note that is too long.
 
     Raises:
         OSError: The file is missing, is not a regular file, or cannot be read.
@@ -205,7 +205,7 @@ def _copy(path: str, folder: str, name: str) -> None:
 
 
 def file_sha256(path: str) -> str:
-    """Hash a file; returns 64 hexadecimal digits."""
+    """Hash a file, and return 64 hexadecimal digits."""
     import hashlib
 
     digest = hashlib.sha256()

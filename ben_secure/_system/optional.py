@@ -24,7 +24,7 @@ def require(use: str, *libraries: str, otherwise: str = "") -> None:
         otherwise: The alternative without them, as the end of the message.
 
     Raises:
-        MissingExtraError: One of them is not installed, or cannot be imported.
+        MissingExtraError: A library is not installed, or cannot be imported.
     """
     missing = [library for library in libraries if not _is_installed(use, library)]
     if missing:

@@ -1,4 +1,4 @@
-"""Find out whether a database holds only patches. Every record goes through the loader; no value is kept."""
+"""Find out whether a database holds only patches. Every record goes through the loader. No value is kept."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

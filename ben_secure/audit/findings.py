@@ -85,7 +85,7 @@ class Finding:
         """Convert an error into a finding.
 
         Args:
-            lmdb_key: Raw LMDB key of the value; None for the database as a whole.
+            lmdb_key: Raw LMDB key of the value, or None for the database as a whole.
             error: The error. If it has no rule, it counts as ``malformed``.
 
         Returns:
@@ -151,7 +151,7 @@ class Tally:
         """Count one judged record.
 
         Args:
-            value_bytes: Length of its value, bytes; 0 if it could not be read.
+            value_bytes: Length of its value, bytes, or 0 if it could not be read.
             written_by: Program that wrote the value, as in ``formats``.
         """
         self.checked += 1
@@ -208,9 +208,9 @@ class FileFacts:
         file_bytes: Size of the file.
         transaction: Id of the last committed transaction.
         identity: 32 hexadecimal digits for a quick comparison of files: SHA-256 of the size (8 bytes, little-endian)
-            and of 64 samples of 16 kB spread evenly, truncated to 16 bytes. It misses changes between the samples;
+            and of 64 samples of 16 kB spread evenly, truncated to 16 bytes. It misses changes between the samples.
             ``sha256`` covers the whole file.
-        sha256: SHA-256 of the whole file, hexadecimal; None unless requested.
+        sha256: SHA-256 of the whole file, hexadecimal, or None unless requested.
     """
 
     file_bytes: int
@@ -227,7 +227,7 @@ class AuditReport:
         database: Path, as the caller gave it.
         entries: Number of records according to the meta page.
         tally: Counts and findings.
-        file: The data file that was judged; None if it could not be opened.
+        file: The data file that was judged, or None if it could not be opened.
         sampled: Whether only a sample of the records was to be judged.
         undecided: Why not every record could be judged, or None.
         interrupted: Whether the user interrupted the audit.

@@ -48,13 +48,13 @@ class PatchArrays:
     """Patches of one or several databases as float32 arrays with their labels.
 
     ``arrays[i]`` is one patch, ``arrays[[i, j, ...]]`` a batch of them in new arrays. A pickle of it contains the
-    paths, the names and the ``Verification``; unpickling opens and verifies the databases again. Threads may share it,
+    paths, the names and the ``Verification``. Unpickling opens and verifies the databases again. Threads may share it,
     and a forked process may use it.
 
     Attributes:
         names: Names of the patches, in the order of the items.
         bands: Names of the bands, in the order of the arrays.
-        classes: Classes of the label vectors, in order; empty if labels are not vectors.
+        classes: Classes of the label vectors, in order. Empty if labels are not vectors.
         readers: The databases.
         sample: Form of a sample, "tuple" or "dict".
         transform: Function called with each image (or with each sample if it is a dict), or None.
@@ -92,10 +92,10 @@ class PatchArrays:
             bands: Names of bands, in the desired order, or the name of a group in ``presets.GROUPS``: "RGB", "10m",
                 "20m", "60m", "10m_20m", "S1", "S2", "S1_10m_20m", "all".
             order: Order of the bands of a group and of the classes, to match pretrained weights: "esa", "configilm"
-                (BigEarthNet v2), "configilm-v1" or "torchgeo"; None for the order of ``bands.BAND_GROUPS`` and
+                (BigEarthNet v2), "configilm-v1" or "torchgeo", or None for the order of ``bands.BAND_GROUPS`` and
                 ``nomenclature``.
-            size: Height and width in pixels to which every band is resampled; None to keep each resolution, in an array
-                of its own.
+            size: Height and width in pixels to which every band is resampled, or None to keep each resolution, in an
+                array of its own.
             resampling: "nearest", "bilinear" or "bicubic", with the results of ``torch.nn.functional.interpolate``.
             labels: "multi-hot-19" or "multi-hot-43" for vectors, "names" for ``labels`` as stored, or None for no
                 labels.
@@ -111,7 +111,7 @@ class PatchArrays:
                 number, ``float("nan")`` to leave them, or None to refuse the patch.
             dtype: "float32"; or "native" for the bands as stored, in a dict of arrays by resolution (uint16, digital
                 numbers) and "S1" (float32, backscatter in dB). With "native", ``size``, ``resampling``, ``normalize``
-                and a number in ``fill`` are not applied here; ``ben_secure.torch.Converter`` applies them later, on a
+                and a number in ``fill`` are not applied here. ``ben_secure.torch.Converter`` applies them later, on a
                 device.
             sample: "tuple" for an image with its labels (float32 vectors), or only the image with ``labels=None``;
                 "dict" for ``{"image": ..., "label": ..., "mask": ..., "name": ...}`` (int64 vectors, as in torchgeo).
@@ -129,7 +129,7 @@ class PatchArrays:
 
         Raises:
             ValueError: An argument has a value that is not allowed, a patch is in two databases, a patch of the split
-                is in no database, or a file is ambiguous; also as ``Verification``.
+                is in no database, or a file is ambiguous, or as ``Verification``.
             TableError: A file of names or statistics, or a table, cannot be used.
             BenSecureError: As ``PatchReader``.
         """
@@ -236,7 +236,7 @@ class PatchArrays:
             indices: n indices into ``names``.
 
         Returns:
-            The labels as from ``batch``, vectors as a numpy array; None with ``labels=None``.
+            The labels as from ``batch``, vectors as a numpy array, or None with ``labels=None``.
 
         Raises:
             ValueError: The number, a shape or a dtype of the arrays is not as expected.
@@ -256,7 +256,7 @@ class PatchArrays:
         return self._labels.together(labels)
 
     def _read(self, row: int, outputs: Sequence[Array], mask: Mask | None) -> Any:
-        """Read the image of one patch into arrays, and its mask into another array; return its labels."""
+        """Read the image of one patch into arrays, and its mask into another array. Return its labels."""
         reader, name = self.readers[self.names.databases[row]], self.names[row]
         patch = None
         try:

@@ -36,7 +36,7 @@ def index_of(index: Any, length: int) -> int:
 
 
 def indices_of(indices: Iterable[Any], length: int) -> list[int]:
-    """Resolve the indices of several patches; raises like ``index_of``."""
+    """Resolve the indices of several patches. Raises like ``index_of``."""
     return [index_of(index, length) for index in indices]
 
 
@@ -49,7 +49,7 @@ def selected_indices(index: Any, length: int) -> list[int] | None:
         length: Number of patches.
 
     Returns:
-        The indices; None for the index of a single patch, or anything else.
+        The indices, or None if the index is for a single patch or has another type.
 
     Raises:
         IndexError: An index is out of range, or a mask has another length.

@@ -46,7 +46,7 @@ class Labels:
 
     Attributes:
         kind: One of ``KINDS``, or None.
-        classes: The classes of a vector in their order; empty for other kinds.
+        classes: The classes of a vector in their order. Empty for other kinds.
     """
 
     def __init__(self, kind: str | None, alphabetical: bool = False, dtype: npt.DTypeLike = np.float32) -> None:

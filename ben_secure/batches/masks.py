@@ -1,6 +1,6 @@
 """Reference maps as segmentation masks: CORINE Land Cover codes, or indices into the 19 classes.
 
-``encode`` stores a map as the metadata ``reference_map`` of its patch; rico-hdl stores it as a separate record.
+``encode`` stores a map as the metadata ``reference_map`` of its patch. Rico-hdl stores it as a separate record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Masks:
 
         Args:
             kind: One of ``MASKS``.
-            size: Height and width in pixels, resampled by nearest; None for 120, the size of the maps.
+            size: Height and width in pixels, resampled by nearest, or None for 120, the size of the maps.
             classes: Classes in the order of the label vectors. If they are not the 19 classes, the published order is
                 used.
 

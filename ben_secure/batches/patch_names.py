@@ -80,7 +80,7 @@ def find_names(
         The names in the order of ``split``, or database by database in key order. Reference maps are left out.
 
     Raises:
-        ValueError: A name is in two databases; also as ``splits.choose``.
+        ValueError: A name is in two databases, or as ``splits.choose``.
         TableError: A file cannot be used.
         PatchFormatError: An LMDB key is not UTF-8.
         StoreError: A database is damaged.

@@ -43,7 +43,7 @@ def band_names(bands: str | Sequence[str], order: str | None = None) -> tuple[st
 
     Args:
         bands: A key of ``presets.GROUPS``, or names of bands.
-        order: A key of ``presets.ORDERS``, for the order of a group; a list of names keeps its own order.
+        order: A key of ``presets.ORDERS``, for the order of a group. A list of names keeps its own order.
 
     Returns:
         The names, in order.
@@ -149,10 +149,10 @@ class Pixels:
 
         Args:
             bands: Names of bands, from ``band_names``.
-            size: Height and width in pixels of every band; None to keep the sizes.
+            size: Height and width in pixels of every band, or None to keep the sizes.
             resampling: One of ``resampling.MODES``.
-            normalize: Means and standard deviations; None to keep the values.
-            filling: Replacement, after normalisation, for pixels that are not finite; None to refuse them.
+            normalize: Means and standard deviations, or None to keep the values.
+            filling: Replacement, after normalisation, for pixels that are not finite, or None to refuse them.
             dtype: One of ``DTYPES``.
 
         Raises:

@@ -1,7 +1,7 @@
 """Orders of bands and classes, and statistics, for published weights. Data only.
 
 Weights are useful only if bands and classes have the same order as in training. The orders come from the code of
-ConfigILM 0.7.1 (``BENv1_utils``, ``BENv2_utils``) and torchgeo 0.8.1 (``BigEarthNet``, ``BigEarthNetV2``); tests
+ConfigILM 0.7.1 (``BENv1_utils``, ``BENv2_utils``) and torchgeo 0.8.1 (``BigEarthNet``, ``BigEarthNetV2``). Tests
 compare them with both.
 """
 

@@ -2,7 +2,7 @@
 
 Nearest, bilinear and bicubic with torch's conventions for ``align_corners=False``: the centre of pixel ``i`` of ``n``
 is at ``(i + 0.5) / n``, positions outside use the outermost pixel, and the cubic kernel has a = -0.75. The modes with
-"corners" have ``align_corners=True``, which shifts pixels; ConfigILM uses them. Both passes, vertical and horizontal,
+"corners" have ``align_corners=True``, which shifts pixels. ConfigILM uses them. Both passes, vertical and horizontal,
 are sums of weighted rows. A matrix product would use BLAS, whose threads compete with those of other loader workers.
 """
 
@@ -28,7 +28,7 @@ _CUBIC_A = -0.75  # torch, aten/src/ATen/native/UpSample.h
 
 
 class Taps(NamedTuple):
-    """The input rows of each output row, and their weights; one pair is a tap.
+    """The input rows of each output row, and their weights. One pair is a tap.
 
     Attributes:
         rows: (taps, target) input rows.

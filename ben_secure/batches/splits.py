@@ -35,7 +35,7 @@ def choose(
         split: Names, or the path of a file of names; with a table, a str is a value of its column ``split``. None for
             all.
         exclude: Names to leave out, or ``FLAGS`` of the table; or the path of a file of names.
-        rows: The result of ``read_rows``; None without a table.
+        rows: The result of ``read_rows``, or None without a table.
 
     Returns:
         The names, in the order of the given names, otherwise in the order of ``known``.
@@ -124,7 +124,7 @@ def _listed(source: Path | Iterable[str], argument: str) -> list[str]:
 
 
 def _excluded(exclude: Path | Iterable[str] | None, items: list[Any], known: Collection[str], where: str) -> set[str]:
-    """Names to leave out. A file may name patches that are not here; in a list of the caller that is a mistake."""
+    """Names to leave out. A file may name patches that are not here. In a list of the caller, that is an error."""
     if isinstance(exclude, str | os.PathLike):
         return set(_listed(exclude, "exclude")) if items else set()
     names = _listed(items, "exclude")

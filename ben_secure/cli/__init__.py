@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: Arguments without the program name; None for the arguments of the process.
+        argv: Arguments without the program name, or None for the arguments of the process.
 
     Returns:
         The exit code.

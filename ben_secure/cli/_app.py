@@ -35,7 +35,7 @@ class _Commands(Group):
         return list(_HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None if it does not exist."""
+        """Import a command. Return None if it does not exist."""
         if cmd_name in _HOMES and cmd_name not in self.commands:
             module, name = _HOMES[cmd_name]
             self.add_command(getattr(import_module(f"ben_secure.cli.commands.{module}"), name))

@@ -107,7 +107,7 @@ def verifying(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def _verification(databases: Sequence[str], keywords: dict[str, Any]) -> Verification | None:
-    """Read the key files and make the ``Verification``; None if no option requests one."""
+    """Read the key files and make the ``Verification``. Return None if no option requests one."""
     if (file := keywords["mac_key"]) is not None:
         keywords["mac_key"] = read_mac_keys(file, databases[0])  # only once, because the file may be a pipe
         for database in databases[1:]:

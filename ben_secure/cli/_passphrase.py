@@ -19,11 +19,11 @@ def passphrase_from(file: str | None, variable: str | None) -> bytes | None:
     """Read a passphrase from a file or an environment variable.
 
     Args:
-        file: Path of a file of mode 0600; the passphrase is its first line without the line ending.
+        file: Path of a file of mode 0600. The passphrase is its first line without the line ending.
         variable: Name of an environment variable.
 
     Returns:
-        The passphrase; None if both arguments are None.
+        The passphrase, or None if both arguments are None.
 
     Raises:
         KeyFileError: The passphrase is empty, or other users can read the file.

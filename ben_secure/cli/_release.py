@@ -83,10 +83,10 @@ class Release:
     """A publisher's statements about a release.
 
     Attributes:
-        name: Name of the dataset; None to take it from ``since``.
+        name: Name of the dataset, or None to take it from ``since``.
         version: Version of the release.
-        license: Licence; None to take it from ``since``, if it has one.
-        algorithm: Hash of the values in the manifest; None to take it from ``since``, or for SHA-256.
+        license: Licence, or None to take it from ``since``, if it has one.
+        algorithm: Hash of the values in the manifest, or None to take it from ``since``, or for SHA-256.
         since: Manifest of the previous release, or None.
     """
 

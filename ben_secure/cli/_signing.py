@@ -146,11 +146,11 @@ def print_rewritten(
     Args:
         command: Name of the command.
         source: The database.
-        target: The copy; None if the database itself was changed.
+        target: The copy, or None if the database itself was changed.
         result: The result.
         headline: First word of the last line if no value was refused.
         as_json: Whether to print one JSON object.
-        text: Text after the headline; None for the number of values.
+        text: Text after the headline, or None for the number of values.
         facts: Further members of the JSON object.
 
     Returns:

@@ -15,7 +15,7 @@ _ROUNDS = 5
 
 
 def measured() -> dict[Suite, float]:
-    """Measure how long it takes to tag a value of the size of a patch; takes a few milliseconds.
+    """Measure how long it takes to tag a value of the size of a patch. This takes a few milliseconds.
 
     Returns:
         Speed of one thread by suite, GB/s.
@@ -39,7 +39,8 @@ def advice(suite: Suite) -> str | None:
         suite: Suite of the key that tags.
 
     Returns:
-        The speed of all suites and what to do, or None if the suite is fast or the other one is not faster.
+        A text with the speed of all suites and the remedy. None if the suite is fast, or if the other one is not
+        faster.
     """
     speeds = measured()
     if speeds[suite] >= _SLOW_GB_S:

@@ -38,7 +38,7 @@ def header_lines(value: bytes) -> list[str]:
     """List a header: a line for each tensor and each item of metadata, or the raw bytes if it cannot be parsed.
 
     Args:
-        value: The stored bytes; untrusted.
+        value: The stored bytes (untrusted).
 
     Returns:
         Lines of printable ASCII.

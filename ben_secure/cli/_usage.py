@@ -33,9 +33,9 @@ class OptionType(click.ParamType):  # type: ignore[type-arg]  # not generic befo
 
         Args:
             metavar: Placeholder in the help.
-            convert: Converts the text; raises ValueError for an invalid text.
+            convert: Converts the text. Raises ValueError for an invalid text.
             expected: Description of valid values for the message. If empty, the message has the text of the ValueError.
-            choices: Texts for shell completion; None to complete file names.
+            choices: Texts for shell completion, or None to complete file names.
         """
         self.name = metavar
         self._convert = convert
@@ -106,7 +106,7 @@ class Argument(click.Argument):
     """A positional argument with a line in the help."""
 
     def __init__(self, names: list[str], *, note: str, metavar: str, **attributes: Any) -> None:
-        """Make an argument as click does; ``note`` is the line in the help."""
+        """Make an argument as click does. ``note`` is the line in the help."""
         super().__init__(names, metavar=metavar, **attributes)
         self.note = note
 

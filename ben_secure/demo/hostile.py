@@ -28,7 +28,7 @@ def attacks(honest: bytes, canary: str) -> tuple[Attack, ...]:
         canary: Path of the file that the first four of them would create.
 
     Returns:
-        The attacks; each is of a different kind.
+        The attacks. Each is of a different kind.
     """
     command = f"touch {shlex.quote(canary)}"
     shell = _call("posix", "system", _text(command)) + b"."

@@ -74,8 +74,8 @@ def run(directory: str | None, out: Console) -> int:
     """Show the tour.
 
     Args:
-        directory: Directory for the databases, new or empty; None for a temporary directory.
-        out: The output; it must not interpret markup.
+        directory: Directory for the databases, new or empty, or None for a temporary directory.
+        out: The output. It must not interpret markup.
 
     Returns:
         0 if everything behaved as expected, 1 if an attack was accepted or an honest patch was refused.

@@ -29,7 +29,7 @@ class Directory:
 
     Attributes:
         order: Byte order of the file: ``<`` or ``>``.
-        following: Offset of the next directory; 0 if there is none.
+        following: Offset of the next directory, or 0 if there is none.
     """
 
     __slots__ = ("_big", "_content", "_entries", "following", "order")
@@ -38,7 +38,7 @@ class Directory:
         """Read the entries of a directory.
 
         Args:
-            content: The whole file; untrusted.
+            content: The whole file (untrusted).
             order: Byte order.
             big: Whether the file is BigTIFF.
             offset: Offset of the directory.
@@ -97,7 +97,7 @@ class Directory:
             code: Number of the field.
 
         Returns:
-            The values; empty if the field is missing.
+            The values. Empty if the field is missing.
 
         Raises:
             ValueError: The field has another type, is too large, or is not within the file.
@@ -126,14 +126,14 @@ class Directory:
         return values[0] if values else default
 
     def floats(self, code: int) -> tuple[float, ...]:
-        """Read a field of floating-point numbers; otherwise as ``integers``."""
+        """Read a field of floating-point numbers. Otherwise as ``integers``."""
         if code not in self._entries:
             return ()
         letter, count, offset = self._field(code, _FLOATS, "floating-point numbers")
         return struct.unpack_from(f"{self.order}{count}{letter}", self._content, offset)
 
     def text(self, code: int) -> str | None:
-        """Read a field of text up to its first null byte, as Latin-1; None if the field is missing.
+        """Read a field of text up to its first null byte, as Latin-1. Return None if the field is missing.
 
         Raises:
             ValueError: As ``integers``.
@@ -148,7 +148,7 @@ def first_directory(content: bytes) -> Directory:
     """Read the directory of the first image.
 
     Args:
-        content: The whole file; untrusted.
+        content: The whole file (untrusted).
 
     Returns:
         The directory.

@@ -40,7 +40,7 @@ class FolderEntry:
     Attributes:
         name: Name of the entry, which is the name of the patch for a patch folder.
         folder: Path of the entry.
-        problem: Why it is not a patch folder; None if it is one, judging by its name.
+        problem: Why it is not a patch folder, or None if it is one, judging by its name.
         litter: Whether another program made it, so that it is skipped.
     """
 
@@ -122,7 +122,7 @@ def better_roots(root: str) -> tuple[str, list[str]]:
         root: A folder without patches.
 
     Returns:
-        The problem with the folder, and the folders to name instead; empty if the level is not the problem.
+        The problem with the folder, and the folders to name instead. Empty if the level is not the problem.
     """
     deeper = []
     with os.scandir(root) as entries:
@@ -150,7 +150,7 @@ class PatchFiles:
 
     Attributes:
         bands: File name and content of the GeoTIFF of each band.
-        label_file: File name and content of the label file; None if there is none or it was not requested.
+        label_file: File name and content of the label file, or None if there is none or it was not requested.
         passed_over: Number of skipped files: files of other programs, and reference maps.
     """
 
@@ -163,7 +163,7 @@ def read_reference_map(folder: str, name: str) -> tuple[str, bytes]:
     """Read the reference map of a patch.
 
     Args:
-        folder: Folder of the patch below the folder of reference maps; must not be a link.
+        folder: Folder of the patch below the folder of reference maps. It must not be a link.
         name: Name of the patch.
 
     Returns:
@@ -197,7 +197,7 @@ def read_files(folder: str, *, pixels: bool = True, label_file: bool = True) -> 
     """Read the files of a patch folder.
 
     Args:
-        folder: The folder; must not be a link.
+        folder: The folder. It must not be a link.
         pixels: Whether to read GeoTIFFs.
         label_file: Whether to read the label file.
 

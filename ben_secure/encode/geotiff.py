@@ -43,7 +43,7 @@ class _Grid:
     """How the image is cut into strips or tiles.
 
     Attributes:
-        rows: Rows of a strip or tile; the last strip may have fewer.
+        rows: Rows of a strip or tile. The last strip may have fewer.
         columns: Columns of a strip or tile.
         tiled: Whether these are tiles, which have their full size even at the edge of the image.
     """
@@ -75,7 +75,7 @@ def decode_band(content: bytes, spec: BandSpec) -> PixelArray:
     """Decode the pixels of a GeoTIFF file.
 
     Args:
-        content: The whole file; untrusted.
+        content: The whole file (untrusted).
         spec: The expected band.
 
     Returns:
@@ -128,7 +128,7 @@ def unknown_pixels(content: bytes, pixels: PixelArray) -> Unknown:
 
 
 def _no_data(directory: Directory) -> float | int | None:
-    """Return the no-data value in GDAL's field; None if the field is missing or is not a number."""
+    """Return the no-data value in GDAL's field, or None if the field is missing or is not a number."""
     text = (directory.text(_NO_DATA) or "").strip()
     try:
         return int(text) if text.lstrip("+-").isdecimal() and len(text) < 24 else float(text)
@@ -137,7 +137,7 @@ def _no_data(directory: Directory) -> float | int | None:
 
 
 def _as_pixel(number: float, dtype: np.dtype[Any]) -> Any:
-    """Convert a number into a pixel; None if the dtype cannot represent it."""
+    """Convert a number into a pixel. Return None if the dtype cannot represent it."""
     if dtype.kind in "fc":
         with np.errstate(over="ignore"):
             return dtype.type(number)
@@ -158,7 +158,7 @@ def _fill(directory: Directory, dtype: np.dtype[Any]) -> Any:
 
 
 def _packing(directory: Directory, spec: BandSpec) -> Packing:
-    """Compare the fields of the file with the band tables; return how the pixels are stored."""
+    """Compare the fields of the file with the band tables, and return how the pixels are stored."""
     samples = directory.integer(_SAMPLES, 1)
     if samples != 1:
         raise ValueError(f"it has {samples} bands, expected 1")

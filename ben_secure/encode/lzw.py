@@ -26,7 +26,7 @@ def check_codes(packed: bytes) -> None:
     """Check all codes up to END or to the end of the bytes.
 
     Args:
-        packed: The strip or tile; untrusted.
+        packed: The strip or tile (untrusted).
 
     Raises:
         ValueError: The data does not begin with CLEAR in the bit order of TIFF 6.0, has an undefined code or more codes

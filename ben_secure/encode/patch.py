@@ -61,7 +61,7 @@ class Reading:
 
     Attributes:
         patch: The patch.
-        unknown: Unknown pixels by band; bands without any are left out.
+        unknown: Unknown pixels by band. Bands without any are left out.
         passed_over: Number of skipped files: files of other programs, and reference maps.
     """
 
@@ -157,7 +157,7 @@ def _read(
 def _position(
     name: str, folder: str, files: PatchFiles, label_file: LabelFile | None, specs: Sequence[BandSpec]
 ) -> dict[str, object]:
-    """Return position and acquisition time. A GeoTIFF takes precedence over the label file, and that over the name."""
+    """Return position and acquisition time, from the first of these that has them: GeoTIFFs, label file, name."""
     position = acquired_from_name(name) | ({} if label_file is None else label_file.position)
     for spec in specs:
         file_name, content = files.bands[spec.name]
@@ -201,7 +201,7 @@ def read_label_file(name: str, folder: str) -> LabelFile | None:
         folder: Its folder.
 
     Returns:
-        The content; None if there is no label file.
+        The content, or None if there is no label file.
 
     Raises:
         EncodeError: The label file is unreadable or malformed, or there are two.
@@ -218,7 +218,7 @@ def refusal(name: str, path: str, problem: object, remedy: str = _REMEDY) -> Enc
     """Make the error about one patch.
 
     Args:
-        name: Name of the patch, or of a folder that is not a patch; untrusted.
+        name: Name of the patch, or of a folder that is not a patch (untrusted).
         path: The file or folder.
         problem: Description of the problem; already escaped.
         remedy: What to do.

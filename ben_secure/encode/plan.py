@@ -89,8 +89,8 @@ def make_plan(
     Args:
         s2: Folder of Sentinel-2 patches, or None.
         s1: Folder of Sentinel-1 patches, or None.
-        rows: The metadata table by the name of the Sentinel-2 patch, or None. If only Sentinel-1 patches are encoded,
-            the table may have their names instead, or list them in ``s1_name``.
+        rows: Rows of the metadata table by name of the Sentinel-2 patch, or None. If only Sentinel-1 patches are
+            encoded, the table may have their names instead, or list them in ``s1_name``.
         listed_only: Skip patches without a row in the table; otherwise they fail.
         failures: Counts folders that are not patches, and patches without a pair, row or reference map.
         maps: Folder of the reference maps, or None.

@@ -36,7 +36,7 @@ def position_from_geotiff(content: bytes, spec: BandSpec) -> dict[str, object]:
     """Get the position from a GeoTIFF.
 
     Args:
-        content: The whole file, which ``geotiff.decode_band`` has accepted; untrusted.
+        content: The whole file, which ``geotiff.decode_band`` has accepted (untrusted).
         spec: The band of the file.
 
     Returns:
@@ -71,7 +71,7 @@ def _geo_keys(directory: Directory) -> dict[int, int]:
 
 
 def _grid(directory: Directory) -> tuple[float, float, float, float] | None:
-    """Return left and top edge, and width and height of a pixel; None if north is not up or the grid is missing."""
+    """Return left and top edge, and width and height of a pixel, or None if north is not up or the grid is missing."""
     matrix = directory.floats(_TRANSFORMATION)
     if len(matrix) == 16:
         return (matrix[3], matrix[7], matrix[0], -matrix[5]) if matrix[1] == matrix[4] == 0 else None
@@ -85,7 +85,7 @@ def position_from_label_file(document: Mapping[str, object]) -> dict[str, object
     """Get position and time from a label file of BigEarthNet v1.
 
     Args:
-        document: The JSON object; untrusted. ``coordinates`` has the corners (``lly`` instead of ``lry`` for
+        document: The JSON object (untrusted). ``coordinates`` has the corners (``lly`` instead of ``lry`` for
             Sentinel-1), ``projection`` the coordinate system as text, ``acquisition_date`` or ``acquisition_time`` the
             time.
 
@@ -122,10 +122,10 @@ def acquired_from_name(name: str) -> dict[str, object]:
     """Get the acquisition time from the name of a patch. Names of v1 omit a leading zero of the hour.
 
     Args:
-        name: Name of the patch; untrusted.
+        name: Name of the patch (untrusted).
 
     Returns:
-        ``acquired``, which is only a date if the name has no valid time of day; empty if the name has no date.
+        ``acquired``, which is only a date if the name has no valid time of day. Empty if the name has no date.
     """
     match = _NAME.match(name)
     if match is None:

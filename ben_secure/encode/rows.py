@@ -19,11 +19,11 @@ def read_rows(tables: list[PathLike], columns: Collection[str] | None, left_out:
 
     Args:
         tables: Paths of the tables. Each patch must have a row in at most one of them.
-        columns: Names of the columns that become metadata; None for all.
+        columns: Names of the columns that become metadata, or None for all.
         left_out: Filled with the columns that cannot be metadata, and the reasons.
 
     Returns:
-        The rows by patch name, with labels and ``s1_name`` if the tables have them; None without tables.
+        The rows by patch name, with labels and ``s1_name`` if the tables have them, or None without tables.
 
     Raises:
         EncodeError: A table cannot be used, two tables have a row for the same patch, or a requested column is missing

@@ -42,7 +42,7 @@ class Encoded:
     """Result of ``encode``.
 
     Attributes:
-        written: Number of patches in the new database, including those of an interrupted run; 0 if no database was
+        written: Number of patches in the new database, including those of an interrupted run, or 0 if no database was
             written.
         resumed: Number of patches that come from an interrupted run.
         left_out: Number of patches skipped because the metadata table has no row for them.
@@ -93,13 +93,13 @@ def encode(
     their files have changed.
 
     Args:
-        target: Database to write; must not exist.
+        target: Database to write. It must not exist.
         s2: Folder of Sentinel-2 patches, in the layout of BigEarthNet v1 or v2.
         s1: Folder of Sentinel-1 patches, in either layout. With both folders, pairs are merged under the name of the
             Sentinel-2 patch.
         labels: Whether to store ``labels`` and ``new_labels``. If so, each patch must have labels.
         metadata: Metadata table or tables (see ``tables.read_table``), whose columns become metadata.
-        columns: Names of the columns to store; None for all columns with plain data. ``labels`` and ``s1_name`` are
+        columns: Names of the columns to store, or None for all columns with plain data. ``labels`` and ``s1_name`` are
             used even if they are not among the names.
         listed_only: Skip patches without a row in the tables, instead of failing.
         reference_maps: Folder of the reference maps of BigEarthNet v2, ``SCENE/PATCH/PATCH_reference_map.tif``. Each

@@ -57,7 +57,7 @@ class Packing:
 
     Attributes:
         dtype: Dtype of the pixels, in the byte order of the file.
-        bits: Bits per pixel in the file; may be fewer than in the dtype.
+        bits: Bits per pixel in the file. There may be fewer than in the dtype.
         scheme: Number of the compression scheme.
         predictor: Number of the predictor; 1 means no predictor.
         inner: Number of the scheme around LERC, as in the LERC parameters; 0 means no scheme.
@@ -84,7 +84,7 @@ def check_scheme(packing: Packing) -> None:
     """Check that ``unpack`` supports a packing, and that all readers agree on its meaning.
 
     Args:
-        packing: How the pixels are stored; untrusted.
+        packing: How the pixels are stored (untrusted).
 
     Raises:
         ValueError: The packing is lossy, unknown, ambiguous or invalid.
@@ -119,7 +119,7 @@ def unpack(packed: bytes, packing: Packing, shape: tuple[int, int]) -> PixelArra
     """Unpack the pixels of a strip or tile.
 
     Args:
-        packed: Bytes of the strip or tile in the file; untrusted.
+        packed: Bytes of the strip or tile in the file (untrusted).
         packing: How the pixels are stored; accepted by ``check_scheme``.
         shape: Rows and columns.
 

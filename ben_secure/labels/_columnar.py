@@ -74,7 +74,7 @@ def batches(path: str, kept: Collection[str] | None) -> Iterator[dict[str, Any]]
     """Read a table.
 
     Args:
-        path: Parquet; untrusted.
+        path: Parquet (untrusted).
         kept: As for ``Selection``.
 
     Yields:
@@ -204,7 +204,7 @@ class _Budget:
     Attributes:
         values: Number of values in the current batch, including values in lists.
         all_values: Number of values in all batches so far.
-        text_bytes: Bytes of text in all batches so far; equal texts of a batch count once.
+        text_bytes: Bytes of text in all batches so far. Equal texts of a batch count once.
     """
 
     def __init__(self) -> None:

@@ -57,7 +57,7 @@ def cells_of(path: str) -> Iterator[tuple[int, list[str]]]:
     """Read the cells of a file.
 
     Args:
-        path: Text in UTF-8; untrusted.
+        path: Text in UTF-8 (untrusted).
 
     Yields:
         Line number, and cells without surrounding spaces, of each line that is not empty.
@@ -84,7 +84,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
     """Read a table.
 
     Args:
-        path: CSV with a header; untrusted.
+        path: CSV with a header (untrusted).
         kept: As for ``Selection``.
         left_out: As for ``Selection``.
 
@@ -119,7 +119,7 @@ def _share(shared: dict[str, str], text: str) -> str:
 
 
 def header_of(path: str) -> list[str]:
-    """Return the cells of the first line of a text file; empty if it cannot be read."""
+    """Return the cells of the first line of a text file. Empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             line = file.readline(_MAX_LINE_BYTES).decode("utf-8-sig", "replace")

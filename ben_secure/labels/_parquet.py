@@ -30,7 +30,7 @@ def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -
     """Read a table.
 
     Args:
-        path: Parquet; untrusted.
+        path: Parquet (untrusted).
         kept: As for ``Selection``.
         left_out: As for ``Selection``.
 

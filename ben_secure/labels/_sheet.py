@@ -55,9 +55,9 @@ class Selection:
 
         Args:
             path: The table, for messages.
-            names: Names of its columns; untrusted.
-            index: Name of the unnamed pandas index; it is used for the patch name if no column has it.
-            kept: Names of the columns to keep, which need not exist; None for all.
+            names: Names of its columns (untrusted).
+            index: Name of the unnamed pandas index. It is used for the patch name if no column has it.
+            kept: Names of the columns to keep, which need not exist, or None for all.
             left_out: Filled with the columns that cannot be kept, and the reasons.
 
         Raises:

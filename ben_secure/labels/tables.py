@@ -46,7 +46,7 @@ def read_table(
             Missing cells become None, dates and times ISO 8601 str, and decimals int, float, or str if they have more
             than 15 digits. In both, ``labels`` and ``new_labels`` may be text: a list in JSON, or as printed by Python
             or numpy.
-        columns: Names of the columns to keep, which need not exist; None for all.
+        columns: Names of the columns to keep, which need not exist, or None for all.
         left_out: Filled with the columns that are not plain data, and the reasons. If None, such a column is an error.
 
     Returns:
@@ -55,7 +55,7 @@ def read_table(
 
     Raises:
         TableError: The file cannot be read, is not a table, is too large, has no column with patch names, or has a
-            missing or duplicate name; a column is not plain data but was requested or cannot be left out.
+            missing or duplicate name, or a column is not plain data but was requested or cannot be left out.
         MissingExtraError: pyarrow is not installed, and the table is Parquet.
     """
     path = os.fspath(path)

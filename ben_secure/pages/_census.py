@@ -30,7 +30,7 @@ class _Owners:
         self._left = _FEW_RUNS
 
     def add(self, runs: npt.NDArray[np.int64]) -> None:
-        """Add first page and end of some runs; raises like ``settle``, perhaps later."""
+        """Add first page and end of some runs. Raises like ``settle``, perhaps in a later call."""
         self._new.append(runs)
         self._left -= len(runs)
         if self._left < 0:
@@ -40,7 +40,7 @@ class _Owners:
         """Return the number of pages that have an owner.
 
         Raises:
-            StoreError: One has two.
+            StoreError: A page has two owners.
         """
         runs = np.concatenate([self._runs, *self._new])
         firsts, ends = runs[np.argsort(runs[:, 0])].T
@@ -90,7 +90,7 @@ class Census:
 
         Args:
             number: The page.
-            nodes: Its records; None for a branch page.
+            nodes: Its records, or None for a branch page.
             runs: First page and number of pages of each of their values that is outside the tree.
 
         Raises:
@@ -117,10 +117,10 @@ class Census:
         """Count free pages.
 
         Args:
-            numbers: Numbers of pages of the database, descending; at least one.
+            numbers: Numbers of pages of the database, descending, at least one.
 
         Raises:
-            StoreError: A page has an owner, or is free twice; perhaps only ``owned`` raises this.
+            StoreError: A page has an owner, or is free twice. Perhaps only ``owned`` notices this.
         """
         ascending = numbers[::-1].astype(np.int64)
         begins = np.diff(ascending, prepend=0) != 1  # no page is 1
@@ -129,10 +129,10 @@ class Census:
             self._owners.add(np.stack([ascending[begins], ascending[ends] + 1], axis=1))
 
     def owned(self) -> int:
-        """Return the number of pages that have an owner, if each was to be found.
+        """Return the number of pages that have an owner, or 0 unless owners are counted.
 
         Raises:
-            StoreError: One has two.
+            StoreError: A page has two owners.
         """
         return 0 if self._owners is None else self._owners.settle()
 
@@ -143,5 +143,5 @@ def damaged(fact: str) -> StoreError:
 
 
 def miscounted(counted: str) -> StoreError:
-    """Make the error about a tree that has other counts than its meta page."""
+    """Make the error about a tree whose counts differ from its meta page."""
     return damaged(f"its tree has {counted} of its meta page")

@@ -60,7 +60,7 @@ class _TreePage:
             number: The page number under which it was read.
 
         Raises:
-            StoreError: It is another page, of another type, or its header contradicts itself.
+            StoreError: This is another page, has another type, or has a header that contradicts itself.
         """
         own_number, flags, lower, self.upper = _PAGE.unpack_from(page)
         self.page = page
@@ -84,7 +84,7 @@ class _TreePage:
         )
 
     def key_span(self, index: int) -> tuple[int, int]:
-        """Return where the key of a node begins and ends in the page; ``index`` must be below ``count``."""
+        """Return where the key of a node begins and ends in the page. ``index`` must be below ``count``."""
         page = self.page
         (node,) = _POINTER.unpack_from(page, PAGE_HEADER + 2 * index)
         start = node + _NODE_HEADER
@@ -116,7 +116,7 @@ class Branch(_TreePage):
             number: The page number under which it was read.
 
         Raises:
-            StoreError: The page is damaged; also if separators do not ascend or nodes overlap.
+            StoreError: The page is damaged, or if separators do not ascend or nodes overlap.
         """
         super().__init__(page, number)
         self.children: list[int] = []
@@ -183,10 +183,10 @@ class Leaf(_TreePage):
         """Read every node.
 
         Args:
-            previous: Last key of the previous leaf, or empty; the keys here must be greater.
+            previous: Last key of the previous leaf, or empty. The keys here must be greater.
 
         Returns:
-            The nodes in key order; at least one.
+            The nodes in key order, at least one.
 
         Raises:
             StoreError: The page is damaged, keys do not ascend, nodes overlap, or one is of an unsupported kind.
@@ -236,7 +236,7 @@ class FreeBranch(Branch):
 
 
 class FreeLeaf(Leaf):
-    """A leaf page of that tree."""
+    """A leaf page of the tree of free pages."""
 
     __slots__ = ()
     _ascend = staticmethod(_number_ascends)
@@ -252,7 +252,7 @@ def check_overflow_header(header: bytes | bytearray, number: int, pages_needed: 
         last_page: Number of the last page of the database.
 
     Raises:
-        StoreError: It is another page, of another type, or the value cannot be in it.
+        StoreError: This is another page, has another type, or cannot hold the value.
     """
     own_number, flags, low, high = _PAGE.unpack(header)
     pages = low | high << 16

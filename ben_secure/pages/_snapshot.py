@@ -136,7 +136,7 @@ class Snapshot:
         Args:
             start: First key, or None.
             stop: Key to end before, or None.
-            census: Counts pages and records; None for a new one.
+            census: Counts pages and records, or None for a new one.
 
         Raises:
             StoreError: As ``key_batches``.
@@ -214,19 +214,19 @@ class Snapshot:
         """Read consecutive pages.
 
         Raises:
-            StoreError: They are not inside the database and the file.
+            StoreError: The pages are not inside the database and the file.
         """
         return self._file.read(self._offset(number, pages), pages * self.meta.page_bytes)
 
     def runs(self, nodes: Sequence[Node]) -> list[tuple[int, int]]:
-        """Return first page and number of pages of each value outside the tree; raises like ``overflow_run``."""
+        """Return first page and number of pages of each value outside the tree. Raises like ``overflow_run``."""
         return [self.overflow_run(node) for node in nodes if node.overflow_page is not None]
 
     def overflow_run(self, node: Node) -> tuple[int, int]:
         """Return first page and number of pages of a value. The value must be outside the tree.
 
         Raises:
-            StoreError: They are not inside the database and the file.
+            StoreError: The pages are not inside the database and the file.
         """
         pages = self._overflow_pages(node)
         return self._offset(node.overflow_page or 0, pages) // self.meta.page_bytes, pages

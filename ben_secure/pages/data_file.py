@@ -88,7 +88,7 @@ class DataFile:
         return self._fd
 
     def size(self) -> int:
-        """Return the present size of the file in bytes; raises like ``status``."""
+        """Return the present size of the file in bytes. Raises like ``status``."""
         return self.status().st_size
 
     def status(self) -> os.stat_result:
@@ -138,13 +138,13 @@ class DataFile:
         return data
 
     def read_behind(self, offset: int, header_bytes: int, size: int) -> tuple[bytes, bytes]:
-        """Read a header and, as a separate copy, the data after it; otherwise as ``read``."""
+        """Read a header and, as a separate copy, the data after it. Otherwise as ``read``."""
         # The data first: then the header is in the page cache, so a cold read needs one access to the disk.
         data = self.read(offset + header_bytes, size)
         return self.read(offset, header_bytes), data
 
     def read_into(self, offset: int, header: bytearray, view: memoryview) -> None:
-        """Fill a header, then a writable view, with the bytes from ``offset`` on; otherwise as ``read``."""
+        """Fill a header, then a writable view, with the bytes from ``offset`` on. Otherwise as ``read``."""
         try:
             size = os.preadv(self._fd, (header, view), offset)
         except (OSError, OverflowError) as error:

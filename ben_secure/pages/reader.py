@@ -52,7 +52,7 @@ class DatabaseFacts:
 
     Attributes:
         page_bytes: Page size.
-        depth: Levels of the tree; 0 for an empty database.
+        depth: Levels of the tree, or 0 for an empty database.
         branch_pages: Number of branch pages.
         leaf_pages: Number of leaf pages.
         overflow_pages: Number of pages of values that do not fit into a leaf.
@@ -102,7 +102,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         Raises:
             StoreError: There is no readable file at ``path``, it is not a plain LMDB 0.9 database (64-bit,
                 little-endian), or it is damaged on the path to its first record.
-            MissingExtraError: It is a URL, and the packages of the extra ``[remote]`` are not installed.
+            MissingExtraError: ``path`` is a URL, and the packages of the extra ``[remote]`` are not installed.
         """
         self.absolute_path = absolute(path)
         self.path = redacted(os.fspath(path))
@@ -140,14 +140,14 @@ class PageReader(AbstractContextManager["PageReader"]):
             A private copy of the value, or None if there is no such key.
 
         Raises:
-            LimitExceededError: The value is longer than ``max_value_bytes``; it was not read.
+            LimitExceededError: The value is longer than ``max_value_bytes``. It was not read.
             StoreError: The database is damaged or truncated, or a writer commits too often for a consistent read.
         """
         value: bytes | None = self._consistent(Snapshot.get, lmdb_key)
         return value
 
     def get_into(self, lmdb_key: bytes, allocate: Allocate) -> memoryview | None:
-        """Read the value of a key into memory of the caller; otherwise as ``get``.
+        """Read the value of a key into memory of the caller. Otherwise as ``get``.
 
         Args:
             lmdb_key: Raw key.
@@ -173,19 +173,19 @@ class PageReader(AbstractContextManager["PageReader"]):
         If a writer commits meanwhile, the iteration continues in the new state, after its last key.
 
         Args:
-            start: First key, if it exists; None for the beginning.
-            stop: Key to end before; None for the end.
+            start: First key, if it exists, or None for the beginning.
+            stop: Key to end before, or None for the end.
 
         Yields:
             Keys, strictly ascending.
 
         Raises:
-            StoreError: As ``get``; also if the keys do not ascend, or their number differs from the meta page.
+            StoreError: As ``get``, or if the keys do not ascend, or their number differs from the meta page.
         """
         return self._follow(Snapshot.key_batches, lambda lmdb_key: lmdb_key, start, stop)
 
     def items(self, start: bytes | None = None, stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Iterate over the records in key order; arguments and errors as for ``keys``.
+        """Iterate over the records in key order. Arguments and errors as for ``keys``.
 
         Yields:
             Key and value, keys strictly ascending.
@@ -206,7 +206,7 @@ class PageReader(AbstractContextManager["PageReader"]):
         Args:
             allocate: As for ``get_into``. All values may use the same memory.
             start: First key, if it exists.
-            stop: Key to end before; None for the end.
+            stop: Key to end before, or None for the end.
 
         Yields:
             Key and filled view, keys strictly ascending.
@@ -228,7 +228,7 @@ class PageReader(AbstractContextManager["PageReader"]):
             count: Number of keys, at least one.
 
         Returns:
-            ``count`` keys or a few less, ascending; all keys if there are not more.
+            ``count`` keys or a few less, ascending. All keys if there are not more.
 
         Raises:
             StoreError: As ``get``.
@@ -252,7 +252,7 @@ class PageReader(AbstractContextManager["PageReader"]):
 
         Args:
             offset: First byte.
-            size: Number of bytes; fewer are returned at the end of the file.
+            size: Number of bytes. Fewer are returned at the end of the file.
 
         Raises:
             StoreError: The operating system reports an error.

@@ -49,9 +49,9 @@ def check_pixels(name: str, data: object, shape: tuple[int, int]) -> None:
         shape: The required rows and columns.
 
     Raises:
-        BandTypeError: It is not a numpy array, or it is of a subclass other than ``np.memmap``, whose meaning would be
-            lost.
-        ValueError: Its shape differs or its dtype is not numeric.
+        BandTypeError: The object is not a numpy array, or is of a subclass other than ``np.memmap``, whose meaning
+            would be lost.
+        ValueError: The shape differs or the dtype is not numeric.
     """
     if type(data) is not np.ndarray and type(data) is not np.memmap:
         raise BandTypeError(
@@ -89,7 +89,7 @@ class Band:
 
         Args:
             name: Official name, such as ``B8A``. The fixed classes accept only their own bands.
-            data: Pixels, numeric, two-dimensional, used without a copy. Required; the default exists only so that a
+            data: Pixels, numeric, two-dimensional, used without a copy. Required. The default exists only so that a
                 wrong name is reported first, as in the original package.
             spatial_resolution: Metres along one side of a pixel. Not needed for the fixed classes.
             data_shape: Required rows and columns of ``data``. Not needed for the fixed classes.

@@ -131,7 +131,7 @@ class BandBuffer:
             spatial_resolution: Metres along one side of a pixel.
 
         Returns:
-            Pixels in natural order of the bands, as writable views; empty if there is no such band.
+            Pixels in natural order of the bands, as writable views. Empty if there is no such band.
         """
         return tuple(self._band(slot).data for slot in self._layout.by_resolution.get(spatial_resolution, ()))
 

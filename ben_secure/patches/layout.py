@@ -180,7 +180,7 @@ class Layout:
 
         Args:
             kind: ``BigEarthNetPatch`` or a key of ``STANDARD_KINDS``.
-            encoded: str of dtypes for a standard kind, tuple of entries for ``BigEarthNetPatch``; hostile.
+            encoded: str of dtypes for a standard kind, tuple of entries for ``BigEarthNetPatch`` (hostile).
             limits: Bounds on the number of bands and their sides.
 
         Returns:
@@ -188,7 +188,7 @@ class Layout:
 
         Raises:
             TypeError: An item of ``encoded`` has another type than required.
-            ValueError: ``encoded`` is out of bounds, contradicts the band tables or is not the canonical form.
+            ValueError: ``encoded`` is out of bounds, contradicts the band tables or is not in the canonical form.
         """
         layout = Layout.generic(encoded, limits) if kind == GENERIC else Layout.standard(kind, encoded)
         if len(layout.slots) > limits.max_bands:
@@ -225,7 +225,7 @@ class Layout:
         """Make the layout of a patch that lists its own bands.
 
         Args:
-            entries: Tuple of ``Entry``, in storage order; hostile.
+            entries: Tuple of ``Entry``, in storage order (hostile).
             limits: Bounds on the number of bands and their sides.
 
         Returns:
@@ -326,7 +326,7 @@ def _check_dtype(code: str) -> None:
 
 
 def _check_entry(entry: object, limits: Limits) -> None:
-    """Check one band of a generic layout; raises like ``Layout.generic``."""
+    """Check one band of a generic layout. Raises like ``Layout.generic``."""
     if type(entry) is not tuple or len(entry) != 7:
         raise TypeError(f"a band of a generic layout must be a tuple of 7 items, not {printable(type(entry).__name__)}")
     attribute, band_class, name, resolution_m, height, width, code = entry

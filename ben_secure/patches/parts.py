@@ -126,7 +126,7 @@ def rebuild_patch(
     """Rebuild a patch: the only function named in a canonical value, so that ``pickle`` alone can read it, too.
 
     Args:
-        version: The int 1; others are refused.
+        version: The int 1. Others are refused.
         kind: Name of one of the four patch classes, or a subclass of ``BigEarthNetPatch``.
         layout: As for ``rebuild``.
         pixels: As for ``rebuild``.

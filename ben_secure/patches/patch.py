@@ -90,7 +90,7 @@ class BigEarthNetPatch(BandBuffer):
 
         Args:
             bands: The bands, in any order, each name once.
-            **kwargs: Metadata; becomes attributes and ``__stored_args__``.
+            **kwargs: Metadata, which becomes attributes and ``__stored_args__``.
 
         Raises:
             TypeError: An item of ``bands`` is not a band, or metadata has a type that is not allowed.
@@ -202,8 +202,8 @@ class BigEarthNetPatch(BandBuffer):
         """Draw the patch. A notebook shows the result, ``.save(path)`` writes it, and ``.image`` is the array.
 
         Args:
-            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``; None for the first that fits the bands.
-            stretch: The ``stretch`` of another picture, to make them comparable; None for the stretch of this patch.
+            kind: ``true-colour``, ``infrared``, ``swir`` or ``radar``, or None for the first that fits the bands.
+            stretch: The ``stretch`` of another picture, to make them comparable, or None for the stretch of this patch.
 
         Returns:
             The picture, with stretched contrast (see ``ben_secure.view.quicklook.look``).
@@ -258,7 +258,7 @@ class BigEarthNetPatch(BandBuffer):
         }
 
     def dump(self, file: BinaryIO) -> None:
-        """Write the canonical value to a file that is open for binary writing; otherwise like ``dumps``."""
+        """Write the canonical value to a file that is open for binary writing. Otherwise like ``dumps``."""
         file.write(self.dumps())
 
     def dumps(self) -> bytes:
@@ -299,7 +299,7 @@ class BigEarthNetPatch(BandBuffer):
 
     @classmethod
     def loads(cls, data: bytes) -> BigEarthNetPatch:
-        """Read a patch from bytes; otherwise like ``load``."""
+        """Read a patch from bytes. Otherwise like ``load``."""
         return cls._decoder().loads(data, classes=cls._declared())
 
     @classmethod

@@ -32,7 +32,7 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
         Args:
             bandVH: VH, numeric (120, 120), usually float32 backscatter in dB.
             bandVV: VV, numeric (120, 120), usually float32 backscatter in dB.
-            **kwargs: Metadata; becomes attributes and ``__stored_args__``.
+            **kwargs: Metadata, which becomes attributes and ``__stored_args__``.
 
         Raises:
             TypeError: A band is not an array, or metadata has a type that is not allowed.
@@ -42,7 +42,7 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
 
     @classmethod
     def short_init(cls: type[S1T], VH: PixelArray, VV: PixelArray, **kwargs: object) -> S1T:
-        """Make a patch with short band names as arguments; otherwise like the constructor."""
+        """Make a patch with short band names as arguments. Otherwise like the constructor."""
         return cls(VH, VV, **kwargs)
 
     @staticmethod
@@ -57,7 +57,7 @@ class BigEarthNet_S1_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_Patch"):
 
         Raises:
             TypeError: The name is not a str.
-            ValueError: It is empty or too long.
+            ValueError: The name is empty or too long.
         """
         return "band" + _short_name(short_band_name)
 
@@ -106,7 +106,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
             band09: B09, (20, 20).
             band11: B11, (60, 60).
             band12: B12, (60, 60).
-            **kwargs: Metadata; becomes attributes and ``__stored_args__``.
+            **kwargs: Metadata, which becomes attributes and ``__stored_args__``.
 
         Raises:
             TypeError: A band is not an array, or metadata has a type that is not allowed.
@@ -132,7 +132,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
         B12: PixelArray,
         **kwargs: object,
     ) -> S2T:
-        """Make a patch with short band names as arguments; otherwise like the constructor."""
+        """Make a patch with short band names as arguments. Otherwise like the constructor."""
         return cls(B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
 
     @staticmethod
@@ -147,7 +147,7 @@ class BigEarthNet_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S2_Patch"):
 
         Raises:
             TypeError: The name is not a str.
-            ValueError: It is empty, too long, or has no number.
+            ValueError: The name is empty, too long, or has no number.
         """
         number = _short_name(short_band_name)
         if number.endswith("A"):
@@ -203,7 +203,7 @@ class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
         band12: PixelArray,
         **kwargs: object,
     ) -> None:
-        """Make a patch; arguments and errors as for the Sentinel-1 and the Sentinel-2 patch."""
+        """Make a patch. Arguments and errors as for the Sentinel-1 and the Sentinel-2 patch."""
         s2 = band01, band02, band03, band04, band05, band06, band07, band08, band8A, band09, band11, band12
         self._fill_standard(S1_BANDS + S2_BANDS, (bandVH, bandVV, *s2), kwargs)
 
@@ -226,7 +226,7 @@ class BigEarthNet_S1_S2_Patch(BigEarthNetPatch, kind="BigEarthNet_S1_S2_Patch"):
         B12: PixelArray,
         **kwargs: object,
     ) -> S1S2T:
-        """Make a patch with short band names as arguments; otherwise like the constructor."""
+        """Make a patch with short band names as arguments. Otherwise like the constructor."""
         return cls(VH, VV, B01, B02, B03, B04, B05, B06, B07, B08, B8A, B09, B11, B12, **kwargs)
 
     @property

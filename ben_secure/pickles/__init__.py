@@ -1,4 +1,4 @@
-"""The trusted core: bytes in, a patch or a refusal out; no files, no keys, nothing imported by name.
+"""The trusted core: bytes in, a patch or a refusal out. No files, no keys, nothing imported by name.
 
 ``machine`` decides and executes, ``canonical`` and ``legacy`` build, ``templates`` remembers. See docs/core.md.
 """

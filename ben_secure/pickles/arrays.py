@@ -41,7 +41,7 @@ def dtype_text(record: Any) -> str:
     """Return the dtype of a record as text, such as ``<u2``, ``<U5`` or ``|O``.
 
     Raises:
-        PatchFormatError: It is not a record of a numeric, bool, str or plain object dtype.
+        PatchFormatError: The record is not one of a numeric, bool, str or plain object dtype.
     """
     if not is_record(record, "dtype"):
         refuse_array("dtype", kind_of(record))
@@ -64,7 +64,7 @@ def array_parts(record: Any) -> tuple[Any, str, bool, Any]:
     """Return shape (unchecked), dtype, Fortran order and data of an array record.
 
     Raises:
-        PatchFormatError: It is not the record of an array, or has a state of another form: protocol 4 writes the data
+        PatchFormatError: The record is not one of an array, or has a state of another form: protocol 4 writes the data
             as bytes or a list, protocol 5 as bytes or a bytearray.
     """
     if is_record(record, "_reconstruct"):
@@ -136,7 +136,7 @@ class Source:
 
         Raises:
             PatchFormatError: A record is not that of a plain array.
-            LimitExceededError: It is too deep, has too many objects, or its arrays have too many bytes.
+            LimitExceededError: The metadata is too deep, has too many objects, or its arrays have too many bytes.
         """
         if type(item) in _SCALARS:
             self._count(1)
@@ -181,7 +181,7 @@ class Source:
             _exceed("objects in the metadata, shared ones written out", self._limits.max_nodes)
 
     def raw(self, data: Any) -> Any:
-        """Return a view of the bytes of a block, without a copy; any other object as it is."""
+        """Return a view of the bytes of a block, without a copy. Return any other object as it is."""
         return self.view[data.start : data.stop] if type(data) is Block else data
 
     def pixels(self, block: Block, aligned: int | None) -> bytearray | memoryview:
@@ -196,7 +196,7 @@ class Source:
         return bytearray().join(map(self.raw, parts))
 
     def bytes(self, data: Any) -> Any:
-        """Return the bytes or bytearray of a block; any other object as it is.
+        """Return the bytes or bytearray of a block. Return any other object as it is.
 
         Raises:
             LimitExceededError: The bytes requested so far exceed those that a value may have.
@@ -210,7 +210,7 @@ class Source:
         return data
 
     def _array(self, record: Record) -> Any:
-        """Build the array (writable, owning its data) or numpy scalar of one record; errors as ``metadata``."""
+        """Build the array (writable, owning its data) or numpy scalar of one record. Errors as ``metadata``."""
         try:
             if is_record(record, "rebuild_array", "rebuild_scalar", "scalar"):
                 dtype, data = record.arguments[0], record.arguments[-1]

@@ -1,7 +1,7 @@
 """The patch that the records of bigearthnet_patch_interface describe.
 
 All generations have the same parts under different names: interface 0.1.0 keeps the list of bands as ``bands``, 0.1.2
-as ``_bands``; the private state of a band is that of pydantic 1 or 2. Every part must have the form that its writer
+as ``_bands``. The private state of a band is that of pydantic 1 or 2. Every part must have the form that its writer
 makes, even if nothing reads it afterwards. No shape, name or order in the payload is trusted.
 """
 
@@ -84,7 +84,7 @@ def band_facts(band: Any) -> BandFacts:
     """Check a finished band record, except for its position in the patch.
 
     Raises:
-        PatchFormatError: It is not a band as written by pydantic 1 or 2, or its array cannot be pixels.
+        PatchFormatError: The record is not a band as written by pydantic 1 or 2, or its array cannot be pixels.
     """
     if not is_record(band, *BAND_CLASSES):
         _refuse(f"one of its bands is a {records.kind_of(band)}")
@@ -136,7 +136,7 @@ class Legacy:
     Args:
         source: The bytes of the value.
         limits: Bounds on bands and metadata.
-        known: ``band_facts`` of finished records that stay alive, by identity; they are not checked again.
+        known: ``band_facts`` of finished records that stay alive, by identity. They are not checked again.
 
     Attributes:
         parts: After ``patch``: its stored pixels in its order, or None if they are not exactly the blocks.

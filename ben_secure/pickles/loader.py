@@ -1,6 +1,6 @@
 """``Loader``: reads values under fixed rules, and remembers parts that recur.
 
-A value either matches a template, or ``machine`` runs it, and this module (canonical values, docs/format.md) or
+If a value does not match a template, ``machine`` runs it. Then this module (canonical values, docs/format.md) or
 ``legacy`` builds the patch. No other step decides. The memory of a loader never changes a verdict (see ``templates``).
 """
 
@@ -32,7 +32,7 @@ _WORDS = {"_reconstruct": "numpy array", "_frombuffer": "numpy array", "scalar":
 
 
 class Loader:
-    """Reads pickled patches; threads may share it.
+    """Reads pickled patches. Threads may share it.
 
     Args:
         classes: Subclasses of ``BigEarthNetPatch`` that may occur in addition to the interface's own, declared by the
@@ -57,10 +57,10 @@ class Loader:
         self._templates = Templates()
 
     def load(self, data: bytes | memoryview, end: int, aligned: int | None = None) -> BigEarthNetPatch:
-        """Read the patch in ``data[:end]``; the caller has verified the bytes after ``end``.
+        """Read the patch in ``data[:end]``. The caller has verified the bytes after ``end``.
 
         Args:
-            data: The stored bytes, which must not change meanwhile; hostile.
+            data: The stored bytes, which must not change meanwhile (hostile).
             end: Where the payload ends.
             aligned: If not None, the patch may keep ``data``, a writable memoryview, as its buffer. Positions equal to
                 ``aligned`` modulo 16 then have addresses that are multiples of 16.
@@ -70,8 +70,8 @@ class Loader:
 
         Raises:
             UnsafePickleError: The pickle uses something that no honest patch needs. Nothing of it was executed.
-            LimitExceededError: It costs more than the limits allow.
-            PatchFormatError: It is damaged, or is not a patch.
+            LimitExceededError: The value costs more than the limits allow.
+            PatchFormatError: The value is damaged, or is not a patch.
         """
         head, template = self._find(data, end)
         if template is not None:
@@ -95,7 +95,7 @@ class Loader:
         So every patch that is read can be written. Other checks imply this for plain and short metadata.
 
         Raises:
-            LimitExceededError: It is not.
+            LimitExceededError: The canonical value exceeds them.
         """
         frame, limits = frame_of(patch), self.limits
         try:

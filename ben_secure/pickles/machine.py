@@ -2,14 +2,14 @@
 
 It has no instruction that imports, calls or looks up an attribute. STACK_GLOBAL looks up a row of a frozen table.
 REDUCE and NEWOBJ write a ``Record``. BUILD stores a state in a record, once. An unknown opcode is refused. A large
-bytes object stays in the payload, as a ``Block`` whose content the machine never reads; ``templates`` relies on that.
+bytes object stays in the payload, as a ``Block`` whose content the machine never reads. ``templates`` relies on that.
 One parser checks and executes, so the two cannot disagree.
 
 - A list, dict, set or record can be changed only while the stack holds its one reference. Fetching it from the memo
   seals it. Therefore no object contains itself. The memo keeps its objects alive, so an identity in ``sealed`` never
   passes to another object.
 - Nothing is dropped: there is no POP, and a key occurs in a dict only once. So every part of a value is checked.
-- ``max_opcodes`` and the length of the payload bound the time; the payload bounds the memory. The machine never
+- ``max_opcodes`` and the length of the payload bound the time. The payload bounds the memory. The machine never
   recurses. ``arrays.Source`` bounds the depth and the number of objects of the result.
 """
 
@@ -63,7 +63,7 @@ class State:
     names: set[tuple[str, str]] = field(default_factory=set)  # requested by STACK_GLOBAL
 
     def fork(self, end: int) -> State:
-        """Copy the state for one payload of ``end`` bytes; copy objects that may still change, share all others.
+        """Copy the state for one payload of ``end`` bytes. Objects that may still change are copied, others are shared.
 
         An object that may still change is on a stack, and nowhere else except in the memo.
         """
@@ -117,7 +117,7 @@ def _bounded(data: bytes, start: int, width: int, end: int) -> int:
 
 
 def _open(stack: list[Any], kind: type, sealed: set[int]) -> Any:
-    """Return the object on top of the stack; it must have this type and must not be sealed."""
+    """Return the object on top of the stack. It must have this type and must not be sealed."""
     target = stack[-1] if stack else None
     if type(target) is not kind or (type(target) is Record and target.is_complete):
         _refuse(f"the target is a {kind_of(target)}, not a fresh {kind.__name__}")
@@ -208,15 +208,15 @@ def run(data: bytes, end: int, table: Table, limits: Limits, state: State | None
         end: Where the payload ends.
         table: The admitted names.
         limits: Limits on the cost of the payload.
-        state: The state after a known beginning; it is not changed.
+        state: The state after a known beginning. It is not changed.
 
     Returns:
         The state at STOP: ``levels[0][0]`` is the object that the pickle leaves (plain data, ``Record``, ``Block``).
 
     Raises:
         UnsafePickleError: A global outside the table, or an opcode, call or structure that no patch needs.
-        LimitExceededError: It is larger or longer than ``limits`` allow.
-        PatchFormatError: It is not a pickle, is cut short or damaged, or data follows it.
+        LimitExceededError: The pickle is larger or longer than ``limits`` allow.
+        PatchFormatError: The payload is not a pickle, is cut short or damaged, or data follows it.
     """
     if end > limits.max_value_bytes:
         raise LimitExceededError(

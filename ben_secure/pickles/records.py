@@ -17,7 +17,7 @@ class Record:
 
     Attributes:
         name: The row of the table that was called or instantiated.
-        arguments: Its arguments; empty for NEWOBJ.
+        arguments: Its arguments. Empty for NEWOBJ.
         state: The state that BUILD stored, or None.
     """
 
@@ -51,5 +51,5 @@ def kind_of(item: object) -> str:
 
 
 def is_record(item: Any, *names: str) -> bool:
-    """Whether an item is a record of one of these names of the interface or numpy, and not of a declared class."""
+    """Whether an item is a record with one of these names of the interface or numpy. Declared classes do not count."""
     return type(item) is Record and item.name.name in names and item.name.patch_class is None

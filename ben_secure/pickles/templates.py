@@ -7,7 +7,7 @@ Why equal keys give equal results: the machine never reads the content of a bloc
 whose pixels are exactly the blocks of its value, each once, unchanged, in a known order, without gaps, and whose
 metadata is text and numbers, never bytes. So class, layout and metadata were computed only from the bytes outside the
 blocks, under the rules of one ``Loader``. Equal bytes give equal results. There is one exception: the length of a last
-frame that ends with the value; ``Head.fits`` computes the length that it must have. A head without a known tail saves
+frame that ends with the value. ``Head.fits`` computes the length that it must have. A head without a known tail saves
 work, too: the machine continues from its state, which no value can change.
 
 Budget: ``MAX_BYTES``, which counts programs, states and every copy of metadata. A template of more than a few kB is not
@@ -56,7 +56,7 @@ class Template:
         self.note = note
 
     def patch(self, view: memoryview, aligned: int | None) -> BigEarthNetPatch:
-        """Return the patch of a value that has this head and this tail; ``aligned`` is that of ``Loader.load``."""
+        """Return the patch of a value that has this head and this tail. ``aligned`` is that of ``Loader.load``."""
         if len(self._parts) == 1:
             pixels = take(view, self._parts[0], aligned)
         else:
@@ -113,7 +113,7 @@ class Head:
 
 
 class Templates:
-    """Heads and templates under the rules of one ``Loader``; threads may share it."""
+    """Heads and templates under the rules of one ``Loader``. Threads may share it."""
 
     def __init__(self) -> None:
         self._heads: tuple[Head, ...] = ()

@@ -41,7 +41,7 @@ class PatchUnpickler(pickle.Unpickler):
         self._loader = Loader(tuple(classes), limits)
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Look a global up in the frozen table; returns a row, which is inert, and never imports.
+        """Look up a global in the frozen table. Return its row, which is inert. Nothing is imported.
 
         Raises:
             UnsafePickleError: The pair is not in the table.
@@ -57,7 +57,7 @@ class PatchUnpickler(pickle.Unpickler):
         return row
 
     def persistent_load(self, pid: object) -> NoReturn:
-        """Refuse every persistent id; patches have none.
+        """Refuse every persistent id. Patches have none.
 
         Raises:
             UnsafePickleError: Always.
@@ -65,7 +65,7 @@ class PatchUnpickler(pickle.Unpickler):
         raise UnsafePickleError("the payload refers to something outside itself", rule=Rule.FORBIDDEN_OPCODE)
 
     def load(self) -> BigEarthNetPatch:
-        """Read the file to its end; returns and raises as ``loads``."""
+        """Read the file to its end. Returns and raises as ``loads``."""
         value = self._file.read(self._loader.limits.max_value_bytes + FOOTER_BYTES + 1)
         end = payload_end(value)
         try:

@@ -57,7 +57,7 @@ class BucketObject:
         self.loop: AbstractEventLoop = self._files.loop
 
     async def get(self, start: int, stop: int, pin: Pin | None) -> Answer:
-        """Read one range; arguments, result and errors are those of ``WebObject.get``."""
+        """Read one range. Arguments, result and errors are those of ``WebObject.get``."""
         import aiohttp
         import botocore.exceptions as failures
 

@@ -63,7 +63,7 @@ class WebObject:
         Args:
             start: First byte.
             stop: End of the range (exclusive). It may be beyond the end of the object.
-            pin: The required version; None for any.
+            pin: The required version, or None for any.
 
         Returns:
             The bytes.

@@ -25,8 +25,7 @@ class Url(str):
     """A URL with its credentials, which ``repr`` and ``str`` do not show.
 
     Attributes:
-        pin: Version of the object that must be read, pinned by the reader that this is a copy of; None for the current
-            version.
+        pin: Version of the object that a reader has pinned and that must be read, or None for the current version.
     """
 
     pin: tuple[str, str] | None = None
@@ -102,7 +101,7 @@ def split(path: str) -> SplitResult:
     """Split a URL into its components.
 
     Raises:
-        StoreError: It is malformed.
+        StoreError: The URL is malformed.
     """
     try:
         url_parts = urlsplit(path[:])

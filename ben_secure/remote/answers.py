@@ -89,7 +89,7 @@ def check_pin(pin: Pin, expected: Pin | None) -> Pin:
     """Check that an answer has the pinned version, or a version that can be pinned.
 
     Raises:
-        StoreError: It has another version, or the server does not state the version.
+        StoreError: The answer has another version, or does not state its version.
     """
     etag, version = pin
     if not version and (not etag or etag.startswith("W/")):

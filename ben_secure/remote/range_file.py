@@ -47,7 +47,7 @@ class RangeFile:
 
         Raises:
             MissingExtraError: The packages for this kind of URL are not installed.
-            StoreError: It cannot be read, is empty, or the server cannot serve ranges of one version.
+            StoreError: The object cannot be read or is empty, or the server cannot serve ranges of one version.
         """
         self._flying: dict[tuple[int, int], Future[Answer]] = {}
         for url in urls:
@@ -76,7 +76,7 @@ class RangeFile:
 
         Raises:
             StoreError: The object was changed, or the server cannot be reached.
-            ValueError: It was closed.
+            ValueError: The file was closed.
         """
         if self._pid == 0:
             raise ValueError("this database was closed; open it again")
@@ -94,7 +94,7 @@ class RangeFile:
             self._flying.pop((offset, stop), None)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read exactly ``size`` bytes; raises like ``read_up_to``, and StoreError if the object ends before."""
+        """Read exactly ``size`` bytes. Raises like ``read_up_to``, and StoreError if the object ends before."""
         data = self.read_up_to(offset, size)
         if len(data) != size:
             raise StoreError(
@@ -103,12 +103,12 @@ class RangeFile:
         return data
 
     def read_behind(self, offset: int, header_bytes: int, size: int) -> tuple[bytes, bytes]:
-        """Read a header and the bytes that follow it, in one request; otherwise like ``read``."""
+        """Read a header and the bytes that follow it, in one request. Otherwise like ``read``."""
         data = self.read(offset, header_bytes + size)
         return data[:header_bytes], data[header_bytes:]
 
     def read_into(self, offset: int, header: bytearray, view: memoryview) -> None:
-        """Fill a header, then a writable view, with the bytes from ``offset`` on; otherwise like ``read``."""
+        """Fill a header, then a writable view, with the bytes from ``offset`` on. Otherwise like ``read``."""
         header[:], view[:] = self.read_behind(offset, len(header), len(view))
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
@@ -145,7 +145,7 @@ class RangeFile:
 
 
 def open_data_file(url: str) -> RangeFile:
-    """Open the data file of a database at a URL; raises like ``RangeFile``."""
+    """Open the data file of a database at a URL. Raises like ``RangeFile``."""
     pinned = isinstance(url, Url) and url.pin is not None
     return RangeFile(*([url] if pinned else data_files(url)))
 

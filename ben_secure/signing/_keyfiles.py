@@ -1,4 +1,4 @@
-"""Key files on disk: read a secret only if it is private; write it whole or not at all, for its owner only.
+"""Key files on disk: read a secret only if it is private, and write it whole or not at all, for its owner only.
 
 This module does not know the content of the files, and never shows a byte of it. ``_system.files`` writes them, one
 program at a time. ``keys`` and, for passphrases, ``cli`` call it.
@@ -26,14 +26,14 @@ def read_secret(path: Path, database: Path | None = None, check: Callable[[bytes
     Args:
         path: The file, or ``/dev/stdin`` or ``/dev/fd/N``. For a symbolic link, its target is judged.
         database: Database that the secret is for, if known. A secret in its folder would be published with it.
-        check: Called with the content before permissions are judged; raises if the content is not a secret.
+        check: Called with the content before permissions are judged. Raises if the content is not a secret.
 
     Returns:
         The whole content, at most 64 KiB.
 
     Raises:
-        KeyFileError: It cannot be read, is not a regular file, belongs to a user other than this one or root, can be
-            read or changed by others, or lies in the folder of a database.
+        KeyFileError: The file cannot be read, is not a regular file, belongs to a user other than this one or root, can
+            be read or changed by others, or lies in the folder of a database.
     """
     path = _checked(path)
     content, status = _read(path)
@@ -65,7 +65,7 @@ def read_public(path: Path) -> bytes:
         The whole content, at most 64 KiB.
 
     Raises:
-        KeyFileError: It cannot be read, is not a regular file, or can be changed by others.
+        KeyFileError: The file cannot be read, is not a regular file, or can be changed by others.
     """
     path = _checked(path)
     content, status = _read(path)
@@ -81,7 +81,7 @@ def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False)
     """Create a file, durably.
 
     Args:
-        path: Path of the new file; its directory must exist.
+        path: Path of the new file. Its directory must exist.
         content: Content of the new file.
         secret: Use mode 0600 and refuse the folder of a database. Otherwise everybody may read the file, and only its
             owner may change it.
@@ -97,7 +97,7 @@ def create(path: Path, content: bytes, *, secret: bool, overwrite: bool = False)
 
 
 def create_pair(private: Path, secret: bytes, public: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Create two files, both or neither; otherwise as ``create``.
+    """Create two files, both or neither. Otherwise as ``create``.
 
     Args:
         private: Path of the secret file.

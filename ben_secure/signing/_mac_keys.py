@@ -83,7 +83,7 @@ class MacKey:
         """Begin an HMAC-SHA-256 under the value-tag key.
 
         Args:
-            head: The first bytes, equal for many values. Key and head are processed once.
+            head: The first bytes, equal for many values. The state after key and head is kept for the next call.
 
         Returns:
             A new HMAC object, updated with ``head``.
@@ -139,14 +139,14 @@ class MacKeySet:
     __slots__ = ("by_id", "signing")
 
     def __init__(self, signing: MacKey, *others: MacKey) -> None:
-        """Put keys together.
+        """Make a set of keys.
 
         Args:
             signing: The key that tags new values.
             others: Keys that only check values.
 
         Raises:
-            TypeError: One is not a ``MacKey``.
+            TypeError: A key is not a ``MacKey``.
             ValueError: A key occurs twice, or one secret occurs for two suites.
         """
         keys = (signing, *others)
@@ -218,7 +218,7 @@ def add_mac_key(path: Path, suite: Suite | None = None) -> MacKeySet:
 
     Args:
         path: File of mode 0600, of this user or root.
-        suite: Suite of the new key; None for the suite of the key that tags now.
+        suite: Suite of the new key, or None for the suite of the key that tags now.
 
     Returns:
         The new content of the file.

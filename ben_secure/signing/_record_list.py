@@ -2,7 +2,8 @@
 
 This module turns records into bytes and bytes into records. It never opens a file by name, and does not know the origin
 of the bytes: ``manifest.Manifest`` passes only bytes whose digest was signed. Parsing is strict nevertheless, so each
-list has one encoding. All integers are little-endian. Nothing is between the parts or after them:
+list has one encoding. All integers are little-endian. The parts follow each other without gaps, and nothing follows the
+last:
 
 | offset | bytes | field |
 |---|---|---|
@@ -78,7 +79,7 @@ def write_record_list(records: Iterable[Record], file: IO[bytes], algorithm: Alg
 
     Args:
         records: Key and digest of each record, keys strictly ascending.
-        file: The output; need not be seekable.
+        file: The output. It need not be seekable.
         algorithm: The hash that made the digests.
 
     Returns:

@@ -32,7 +32,7 @@ class VerifiedStatement:
 
     Attributes:
         statement: The publisher's statement.
-        signed_by: The keys of the caller whose signatures are valid; at least ``threshold``.
+        signed_by: The keys of the caller whose signatures are valid, at least ``threshold``.
     """
 
     statement: Statement
@@ -138,10 +138,10 @@ def _encode(payload: bytes, signatures: Sequence[tuple[str | None, bytes]]) -> b
 
 
 def _decode(unverified: bytes) -> tuple[bytes, list[tuple[str | None, bytes]]]:
-    """Return payload and signatures of an envelope. Only its encoding is checked: it must be that of ``_encode``.
+    """Return payload and signatures of an envelope. Only its encoding is checked, which must be the one of ``_encode``.
 
     Raises:
-        SignatureError: It is encoded in another way.
+        SignatureError: The envelope is encoded in another way.
     """
     if len(unverified) > MAX_ENVELOPE_BYTES:
         raise _malformed(f"it has {len(unverified)} bytes, expected at most {MAX_ENVELOPE_BYTES}")

@@ -1,6 +1,6 @@
 """The footer of a tagged value. This module decides, without a key, whether a value has a tag.
 
-All code that reads, tags, untags, converts or verifies values uses it. It checks structure only; ``signing.tags``
+All code that reads, tags, untags, converts or verifies values uses it. It checks structure only. ``signing.tags``
 checks the tag itself with a key. The footer has 64 bytes behind the payload, with little-endian integers: tag (32), key
 id (8), payload length (u64), suite (u8), version (u8), reserved (6, zero), magic (8). All of these fields must be
 valid: pixels that end in the magic by chance are not a footer.

@@ -1,7 +1,7 @@
 """Keys and their files: ``MacKey`` for tags; ``SigningKey``, ``DeviceKey`` and ``VerifyKey`` for manifests.
 
 MAC, signing and verify keys are separate types, so one cannot stand in for another. Everyone who can check a tag can
-also make one; verifying a signature does not allow signing. Fingerprints identify keys. No secret is in a ``repr``, a
+also make one. Verifying a signature does not allow signing. Fingerprints identify keys. No secret is in a ``repr``, a
 message or an error.
 """
 

@@ -91,7 +91,7 @@ class Manifest:
             verified: From ``verify_envelope``.
 
         Raises:
-            ManifestMismatchError: They are not: the file was changed, or belongs to another release.
+            ManifestMismatchError: The file was changed, or belongs to another release.
             MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         """
         self.signed_by: tuple[VerifyKey, ...] = verified.signed_by
@@ -159,7 +159,7 @@ class Manifest:
 
         Args:
             lmdb_key: Raw key.
-            digest: Digest of the whole value (``hash``); None if the database does not have the record.
+            digest: Digest of the whole value (``hash``), or None if the database does not have the record.
 
         Returns:
             The difference, or None.
@@ -186,7 +186,7 @@ class Manifest:
         """Check that a record missing from the database is not in the list.
 
         Raises:
-            ManifestMismatchError: It was removed.
+            ManifestMismatchError: The record is in the list, so it was removed.
         """
         if self.digest_of(lmdb_key) is not None:
             raise Mismatch(kind=MismatchKind.MISSING, lmdb_key=lmdb_key).error()
@@ -195,7 +195,7 @@ class Manifest:
         """Check that a database has as many records as the list. Readers do this before they read any value.
 
         Raises:
-            ManifestMismatchError: It has more or fewer.
+            ManifestMismatchError: The database has more or fewer records.
         """
         self._check_count(entries, "database")
 
@@ -206,7 +206,7 @@ class Manifest:
             name: Its file name in the release.
 
         Raises:
-            ManifestMismatchError: It is another one.
+            ManifestMismatchError: The manifest is for another database.
         """
         subject = self.statement.subject
         if subject is None or subject.name != name:
@@ -224,7 +224,7 @@ class Manifest:
             records: Key and digest (``hash``) of the whole value of every record, keys ascending.
 
         Yields:
-            Each record that differs from the list, in key order; nothing if the database is the signed one.
+            Each record that differs from the list, in key order. Nothing if the database is the signed one.
         """
         remaining = iter(self._records)
         expected = next(remaining, None)
@@ -274,13 +274,13 @@ def open_manifest(
         path: The manifest file, or its URL.
         verify_keys: Keys of publishers, each of which the caller trusts.
         threshold: Number of these keys that must have signed.
-        name: Required name of the dataset; None to accept any name that they have signed.
-        version: Required version; None to accept any version, also an old one.
-        subject: Required database of a release of several, by its name in the statement; None to accept any.
+        name: Required name of the dataset, or None to accept any name that they have signed.
+        version: Required version, or None to accept any version, also an old one.
+        subject: Required database of a release of several, by its name in the statement, or None to accept any.
 
     Raises:
         SignatureError: The envelope is not signed by ``threshold`` of these keys, or does not describe a manifest.
-        ManifestMismatchError: It is for another name or version, or the manifest is not the one that was signed.
+        ManifestMismatchError: The manifest is for another name or version, or is not the one that was signed.
         MissingExtraError: The list has digests of BLAKE3, and that library is not installed.
         StoreError: One of the two files is missing or cannot be read.
         TypeError: A key is not a ``VerifyKey``.

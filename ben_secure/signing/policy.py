@@ -49,13 +49,13 @@ class Verification:
         verify_key: The publisher's key or keys. Every value must be the one in the manifest that they signed. Kept as a
             tuple.
         threshold: Number of the publishers' keys that must have signed.
-        manifest: The manifest, with its envelope beside it; None for ``PATH.manifest`` beside the database. Kept as an
-            absolute path or a URL.
-        name: Required name of the dataset in the manifest; None to accept any.
-        version: Required version in the manifest, so an old signed release cannot pass for the new one; None to accept
-            any.
-        subject: Required database of a release of several, by its file name in the release; None for the file name of
-            the database that is opened.
+        manifest: The manifest, with its envelope beside it, or None for ``PATH.manifest`` beside the database. Kept as
+            an absolute path or a URL.
+        name: Required name of the dataset in the manifest, or None to accept any.
+        version: Required version in the manifest, so an old signed release cannot pass for the new one, or None to
+            accept any.
+        subject: Required database of a release of several, by its file name in the release, or None for the file name
+            of the database that is opened.
 
     Raises:
         TypeError: A key, a text or the manifest has another type, such as a publisher's key as ``mac_key``.
@@ -122,7 +122,7 @@ class Verification:
             keywords: Fields of a new one. Fields that have their defaults request nothing.
 
         Returns:
-            ``verification``, or a new one; None if nothing is requested.
+            ``verification``, or a new one, or None if nothing is requested.
 
         Raises:
             TypeError: ``verification`` or a field has another type, or there is no such field.
@@ -153,10 +153,10 @@ class Verification:
         return self.verify_key if isinstance(self.verify_key, tuple) else ()
 
     def check_databases(self, count: int) -> None:
-        """Check that this can be applied to ``count`` databases at once.
+        """Check that this verification can be applied to ``count`` databases at once.
 
         Raises:
-            ValueError: It names a manifest, and there is more than one database.
+            ValueError: The verification names a manifest, and there is more than one database.
         """
         if self.manifest is not None and count > 1:
             raise ValueError(
@@ -180,8 +180,8 @@ class Verifier:
         Args:
             verification: The requested checks.
             database: Path of the database. The manifest is beside it, unless ``verification`` names another.
-            entries: Number of records in the database, to compare with the manifest; None for a caller who compares all
-                records.
+            entries: Number of records in the database, to compare with the manifest, or None for a caller who compares
+                all records.
             listed: Whether values must be in the manifest. If false, the manifest is opened, but only tags are checked.
 
         Raises:
@@ -244,7 +244,7 @@ class Verifier:
         """Check that a record missing from the database was not signed.
 
         Raises:
-            ManifestMismatchError: It was removed.
+            ManifestMismatchError: The record was signed, so it was removed.
         """
         if self._listed is not None:
             self._listed.check_absent(lmdb_key)

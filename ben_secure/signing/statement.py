@@ -92,7 +92,7 @@ class Statement:
         created: When it was signed, UTC, in whole seconds.
         tool_name: Program that made the manifest.
         tool_version: Its version.
-        subjects: All databases of a release of several, by name, no manifest twice; ``count`` and ``manifest_sha256``
+        subjects: All databases of a release of several, by name, no manifest twice. ``count`` and ``manifest_sha256``
             are those of the selected manifest. Empty for a release of one database.
         predecessor: The previous release, or None if the publisher does not name one.
     """
@@ -139,11 +139,11 @@ class Statement:
 
     @property
     def subject(self) -> Subject | None:
-        """The database of the selected manifest; None for a release of one database."""
+        """The database of the selected manifest, or None for a release of one database."""
         return next((one for one in self.subjects if (one.count, one.manifest_sha256) == self._about), None)
 
     def about(self, manifest_sha256: str) -> Statement | None:
-        """Return the same statement for another manifest of the release; None if the release does not have it."""
+        """Return the same statement for another manifest of the release, or None if the release does not have it."""
         if manifest_sha256 == self.manifest_sha256:
             return self
         for one in self.subjects:
@@ -239,8 +239,8 @@ class Statement:
         """Check that this is the requested release, and not an older one that passes for it.
 
         Args:
-            name: Required name of the dataset; None to accept any.
-            version: Required version; None to accept any.
+            name: Required name of the dataset, or None to accept any.
+            version: Required version, or None to accept any.
 
         Raises:
             ManifestMismatchError: The publisher signed this for another dataset or version.
@@ -285,7 +285,7 @@ def parse_json(data: bytes, kind: str) -> object:
         Unchecked plain data.
 
     Raises:
-        SignatureError: It is not JSON in UTF-8, or nested too deeply to be read.
+        SignatureError: The data is not JSON in UTF-8, or nested too deeply to be read.
     """
     try:
         return json.loads(data.decode("utf-8"))

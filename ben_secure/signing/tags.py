@@ -1,7 +1,7 @@
 """Value tags: a footer of 64 bytes behind each value, with a MAC of the value, its LMDB key and its dataset.
 
 This module computes and checks tags. It never decodes a value, and returns only bytes that the tag covers. A pickle
-ends at its STOP opcode, so programs that do not know tags can read a tagged pickle. There are two suites; the key
+ends at its STOP opcode, so programs that do not know tags can read a tagged pickle. There are two suites. The key
 chooses one. docs/format.md describes the format and why it is sound. The MAC is computed over the caller's private
 copy, in place.
 """
@@ -27,14 +27,15 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 
 
 def context_bytes(context: str) -> bytes:
-    """Encode the user's name for a dataset. It ensures that a value of another dataset with the same key is refused.
+    """Encode the user's name for a dataset. Its part in the tag ensures that a value of another dataset with the same
+    key is refused.
 
     Args:
         context: The name, at most 255 bytes in UTF-8, without Unicode normalisation. It may be empty.
 
     Raises:
-        TypeError: It is not a str.
-        ValueError: It is too long, or not Unicode.
+        TypeError: The name is not a str.
+        ValueError: The name is too long, or not Unicode.
     """
     if not isinstance(context, str):
         raise TypeError(f"the context must be a str, not {type(context).__name__}")
@@ -54,7 +55,7 @@ def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer) 
         payload: The value without a footer.
 
     Returns:
-        32 bytes. With HS256, the HMAC over domain, suite, key id, context, LMDB key and payload; fields of variable
+        32 bytes. With HS256, the HMAC over domain, suite, key id, context, LMDB key and payload. Fields of variable
         length follow their lengths. With A256GMAC, a new random N (16 bytes) and the GMAC of the payload, under a key
         derived from the same fields, the payload's length and N.
 
@@ -67,7 +68,7 @@ def make_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer) 
 
 
 def _computed(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: memoryview, nonce: bytes) -> bytes:
-    """Compute the tag in the key's suite; ``nonce`` is N, and is empty for HS256."""
+    """Compute the tag in the suite of the key. ``nonce`` is the N of A256GMAC, and is empty for HS256."""
     mac = mac_key.start(b"".join((_DOMAIN, bytes([mac_key.suite]), mac_key.key_id, _U32.pack(len(context)), context)))
     mac.update(b"".join((_U32.pack(len(lmdb_key)), lmdb_key, _U64.pack(len(payload)))))
     if mac_key.suite is Suite.HS256:
@@ -92,7 +93,7 @@ def append_tag(mac_key: MacKey, context: bytes, lmdb_key: bytes, payload: Buffer
 
     Raises:
         TypeError: ``mac_key`` is not a ``MacKey``.
-        ValueError: The payload has a tag already; readers refuse a value with two.
+        ValueError: The payload has a tag already. Readers refuse a value with two.
     """
     payload = memoryview(payload).cast("B")
     if footer_of(payload) is not None:

@@ -1,7 +1,7 @@
 """The statistics of a database, for code and as plain data for JSON.
 
 A tally alone determines them: equal counts give equal numbers, bit for bit. Names of labels and bands are those of the
-database; ``to_json`` escapes them.
+database. ``to_json`` escapes them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _NAME_CHARACTERS = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """A histogram. Its counts are exact; its bins may differ slightly in width.
+    """A histogram. Its counts are exact. Its bins may differ slightly in width.
 
     Attributes:
         edges: Ascending. Bin i is from edge i (inclusive) to edge i + 1 (exclusive). Integers up to 16 bits have bins
-            of whole numbers; the edges of other numbers lie on the fine grid that counting uses.
+            of whole numbers. The edges of other numbers lie on the fine grid that counting uses.
         counts: One per bin, one fewer than edges.
     """
 
@@ -47,7 +47,7 @@ class BandStatistics:
     Attributes:
         mean: Mean of the finite pixels.
         std: Standard deviation of the finite pixels as a population (divided by ``count``, as in ``numpy.std``).
-        minimum: Minimum of the finite pixels; an int if all have integer dtypes of at most 16 bits.
+        minimum: Minimum of the finite pixels. An int if all have integer dtypes of at most 16 bits.
         maximum: Maximum of the finite pixels; an int under the same condition.
         count: Number of finite pixels.
         nan: Number of NaN.

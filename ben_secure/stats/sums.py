@@ -28,7 +28,7 @@ class Counts:
 
     Attributes:
         first: The integer of the first counter.
-        counters: int64; empty if no integer was counted.
+        counters: int64. Empty if no integer was counted.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Sums:
             array: Integers or floats of at most 64 bits, of any size and shape.
 
         Raises:
-            TypeError: It has another dtype, such as complex numbers.
+            TypeError: The array has another dtype, such as complex numbers.
         """
         kind, flat = array.dtype.kind, array.ravel()
         if kind not in "iuf" or array.dtype.itemsize > 8:
@@ -144,7 +144,7 @@ class Sums:
         """Return mean and standard deviation of the finite numbers, each exact before it is rounded to float64.
 
         Returns:
-            Mean, and standard deviation of the population (divided by n, as in ``numpy.std``); None without numbers.
+            Mean, and standard deviation of the population (divided by n, as in ``numpy.std``), or None without numbers.
         """
         n, seen = self.count, self.integers.items()
         if not n:
@@ -167,7 +167,7 @@ def _moments(numbers: npt.NDArray[np.float64]) -> tuple[int, int]:
     next largest. Sums of digits, and of products of two digits, are integers below 2**53, so they are exact.
 
     Args:
-        numbers: Finite; at most ``_BLOCK``.
+        numbers: Finite, at most ``_BLOCK``.
 
     Returns:
         Sum in units of 2**-_UNIT, and sum of squares in units of 2**(-2 * _UNIT).

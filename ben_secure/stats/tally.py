@@ -75,7 +75,7 @@ class Tally:
         self._check()
 
     def merge(self, other: Tally) -> None:
-        """Add the counts of other patches; raises ``LimitExceededError`` as ``add``."""
+        """Add the counts of other patches. Raises ``LimitExceededError`` as ``add``."""
         self.patches += other.patches
         self.classes.update(other.classes)
         self.labelled.update(other.labelled)

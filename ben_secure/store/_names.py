@@ -12,7 +12,7 @@ def name_of(lmdb_key: bytes) -> str:
     """Decode the name of a patch.
 
     Args:
-        lmdb_key: Raw LMDB key; hostile.
+        lmdb_key: Raw LMDB key (hostile).
 
     Returns:
         The name.
@@ -35,7 +35,7 @@ def check_length(lmdb_key: bytes, database: str | None = None) -> None:
         database: Path of the database, for the message, if it is not clear.
 
     Raises:
-        PatchFormatError: It is too long.
+        PatchFormatError: The key is too long.
     """
     if len(lmdb_key) > MAX_KEY_BYTES:
         raise _unnamed(lmdb_key, f"has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}", database)
@@ -58,7 +58,7 @@ def lmdb_key_of(name: object) -> bytes | None:
         name: Name of a patch.
 
     Returns:
-        The LMDB key; None for a str that cannot be one.
+        The LMDB key, or None for a str that cannot be one.
 
     Raises:
         TypeError: ``name`` is not a str.

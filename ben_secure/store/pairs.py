@@ -29,7 +29,7 @@ _S1_PREFIX = "s1_"
 
 
 def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LIMITS) -> BigEarthNet_S1_S2_Patch:
-    """Join two patches; pixels are copied once.
+    """Join two patches. Pixels are copied once.
 
     Args:
         s2: A Sentinel-2 patch.
@@ -41,7 +41,7 @@ def join(s2: BigEarthNetPatch, s1: BigEarthNetPatch, limits: Limits = DEFAULT_LI
         of Sentinel-1 is called ``s1_NAME``.
 
     Raises:
-        PatchFormatError: One has another class, or the metadata cannot be joined.
+        PatchFormatError: A patch has another class, or the metadata cannot be joined.
     """
     for patch, cls in ((s2, BigEarthNet_S2_Patch), (s1, BigEarthNet_S1_Patch)):
         if kind_of(type(patch)) != cls.__name__:
@@ -80,8 +80,8 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
 
     Attributes:
         s2_reader: The reader of the Sentinel-2 records.
-        s1_reader: The reader of the Sentinel-1 records; may be ``s2_reader``.
-        pairs: Name of the Sentinel-1 record by name of the Sentinel-2 record; read-only.
+        s1_reader: The reader of the Sentinel-1 records. It may be ``s2_reader``.
+        pairs: Name of the Sentinel-1 record by name of the Sentinel-2 record. Read-only.
     """
 
     def __init__(self, s2_reader: PatchReader, pairs: Mapping[str, str], s1_reader: PatchReader | None = None) -> None:
@@ -90,7 +90,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
         Args:
             s2_reader: The reader of the Sentinel-2 records.
             pairs: Sentinel-1 name by Sentinel-2 name, for example from ``tables.pairs_of``.
-            s1_reader: The reader of the Sentinel-1 records; None if they are in the same database.
+            s1_reader: The reader of the Sentinel-1 records, or None if they are in the same database.
 
         Raises:
             TypeError: A reader is not a ``PatchReader``, or a name is not a str.
@@ -115,7 +115,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
 
     @property
     def verified(self) -> str | None:
-        """Description of the checks for every patch; None if one of its two records is not verified."""
+        """Description of the checks for every patch, or None if one of its two records is not verified."""
         s2, s1 = self.s2_reader.verified, self.s1_reader.verified
         if self.s1_reader is self.s2_reader or s2 is None or s1 is None:
             return s2 and s1
@@ -127,7 +127,7 @@ class PairedReader(AbstractContextManager["PairedReader"], Mapping[str, BigEarth
         Raises:
             KeyError: There is no Sentinel-2 record of this name, or the table does not pair it.
             StoreError: The Sentinel-1 record does not exist, or a database is damaged.
-            UntrustedDataError: As ``PatchReader`` for either record; also if they do not have the two classes.
+            UntrustedDataError: As ``PatchReader`` for either record, or if they do not have the two classes.
             TypeError: ``name`` is not a str.
         """
         s2 = self.s2_reader[name]

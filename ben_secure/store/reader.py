@@ -62,7 +62,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
 
         Args:
             path: The directory or the file; or an ``https``, ``http`` or ``s3`` URL (docs/remote.md).
-            verification: The checks for every value; None to accept any patch.
+            verification: The checks for every value, or None to accept any patch.
             limits: Limits on the cost of one value.
             classes: Subclasses of ``BigEarthNetPatch`` that may occur; declared by the caller, never by the data.
             **keywords: The fields of a new ``Verification``: ``mac_key``, ``context``, ``verify_key``, ``threshold``,
@@ -74,8 +74,8 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             SignatureError: The manifest is not signed by enough of the keys.
             ManifestMismatchError: The manifest was changed, does not have the requested name or version, or has another
                 number of records than the database.
-            TypeError: As ``Verification``; also if ``verification`` is not one.
-            ValueError: As ``Verification``; also if there are a ``verification`` and fields of one.
+            TypeError: As ``Verification``, or if ``verification`` is not one.
+            ValueError: As ``Verification``, or if there are a ``verification`` and fields of one.
         """
         self.limits = limits
         self.classes = tuple(classes)
@@ -133,7 +133,7 @@ class PatchReader(AbstractContextManager["PatchReader"], Mapping[str, BigEarthNe
             raise
 
     def _verified_end(self, name: str, lmdb_key: bytes | None, value: bytes | memoryview | None) -> int:
-        """Verify a value, and return where its payload ends; raises like ``raw``."""
+        """Verify a value, and return where its payload ends. Raises like ``raw``."""
         try:
             if value is None or lmdb_key is None:
                 if self._verifier is not None and lmdb_key is not None:

@@ -41,7 +41,7 @@ class PatchWriter:
 
     The database is built in a hidden directory beside ``path`` and renamed to ``path`` when the block ends. If an
     exception leaves the block, or the process crashes, ``path`` is unchanged. A writer is for one thread. With
-    ``resume``, the patches that an interrupted writer has written are kept; ``name in writer`` finds them.
+    ``resume``, the patches that an interrupted writer has written are kept. ``name in writer`` finds them.
 
     Attributes:
         path: The database as the caller named it.
@@ -64,8 +64,8 @@ class PatchWriter:
             path: Directory to make (with ``data.mdb`` inside); with ``append`` an existing database, which may be
                 the data file itself.
             append: Add to an existing database: copy its records unchanged and unverified, then add the new ones. This
-                needs the space of both. No other program may write to the database meanwhile.
-            limits: Limits for values, existing ones included; the tag does not count.
+                takes the space of both databases. No other program may write to the database meanwhile.
+            limits: Limits for values, existing ones included. The tag does not count.
             mac_key: Key to tag the patches with (in a set, the key that tags), so a reader with the key accepts only
                 these. Existing values are copied unchanged and not tagged.
             context: Dataset name bound into each tag, at most 255 bytes in UTF-8.
@@ -75,8 +75,8 @@ class PatchWriter:
 
         Raises:
             TypeError: ``mac_key`` is not a key, or ``context`` is not a str.
-            ValueError: ``context`` is too long, not Unicode, or given without a key; ``resume`` is empty, too long or
-                combined with ``append``.
+            ValueError: ``context`` is too long, not Unicode, or given without a key, or ``resume`` is empty, too long
+                or combined with ``append``.
         """
         if resume is not None and (append or not 1 <= len(resume) <= _MAX_RESUME_BYTES):
             raise ValueError(f"resume takes 1 to {_MAX_RESUME_BYTES} bytes, and not with append")
@@ -157,7 +157,7 @@ class PatchWriter:
 
         Args:
             name: As for a patch.
-            payload: Result of ``dumps``; it is tagged if there is a key.
+            payload: Result of ``dumps``. It is tagged if there is a key.
 
         Raises:
             ValueError: As for a patch.
@@ -310,7 +310,7 @@ class PatchWriter:
 
 
 def _lmdb_key(name: object) -> bytes:
-    """Return the LMDB key of a name; raise ValueError or TypeError if the name is not valid."""
+    """Return the LMDB key of a name, or raise ValueError or TypeError if the name is not valid."""
     if not isinstance(name, str):
         raise TypeError(f"patch names are str, not {type(name).__name__}")
     lmdb_key = name.encode()

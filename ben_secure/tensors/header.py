@@ -77,7 +77,7 @@ def header_bytes(value: bytes | memoryview, end: int, limits: Limits) -> bytes:
     """Return the header of ``value[:end]``.
 
     Args:
-        value: The stored bytes; hostile.
+        value: The stored bytes (hostile).
         end: Where the payload ends.
         limits: Bounds on the value and its header.
 
@@ -137,7 +137,7 @@ def read_header(header: bytes, limits: Limits) -> Header:
     """Read a header. Headers repeat in a database, so short ones are remembered.
 
     Args:
-        header: From ``header_bytes``; hostile.
+        header: From ``header_bytes`` (hostile).
         limits: Bound on the number of tensors.
 
     Returns:
@@ -246,7 +246,7 @@ def parse_json(data: bytes, max_depth: int, decoder: json.JSONDecoder) -> dict[s
         The object.
 
     Raises:
-        PatchFormatError: It is not a JSON object in UTF-8, is nested too deeply, or the decoder refuses it.
+        PatchFormatError: The text is not a JSON object in UTF-8, is nested too deeply, or the decoder refuses it.
     """
     try:
         text = data.decode()

@@ -3,7 +3,7 @@
 These are the kind, the bands of a patch that lists its own, and metadata. A bare Sentinel patch, as rico-hdl writes it,
 does not need a note and does not have one. JSON knows str, int, float, bool, None, list and dict. The writer refuses
 metadata of any other type by name, because reading must return exactly the metadata that was written. This module
-checks only the form of the note; ``patches.parts.rebuild`` checks its content.
+checks only the form of the note. ``patches.parts.rebuild`` checks its content.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read_note(text: str, limits: Limits) -> Note:
     """Read a note.
 
     Args:
-        text: JSON; hostile. The limit of the header bounds its length.
+        text: JSON (hostile). The limit of the header bounds its length.
         limits: Bound on the depth of metadata.
 
     Returns:
@@ -94,7 +94,7 @@ def write_note(
         JSON in ASCII.
 
     Raises:
-        TypeError: Metadata is of a type that JSON does not know; the message names it.
+        TypeError: Metadata is of a type that JSON does not know. The message names it.
         ValueError: A float is infinite or not a number.
     """
     members: dict[str, object] = {"kind": kind, "stored": stored}
@@ -109,7 +109,7 @@ def write_note(
 
 
 def _check_json(path: str, value: Any) -> None:
-    """Refuse values that JSON would lose or change; ``check_value`` has bounded the depth."""
+    """Refuse values that JSON would lose or change. ``check_value`` has bounded the depth."""
     kind = type(value)
     if kind is float and not math.isfinite(value):
         raise ValueError(

@@ -69,10 +69,10 @@ class Plan(NamedTuple):
 def read(
     value: bytes | memoryview, end: int, classes: tuple[type[BigEarthNetPatch], ...], limits: Limits
 ) -> BigEarthNetPatch:
-    """Read the safetensors patch in ``value[:end]``; the caller has verified the bytes after ``end``.
+    """Read the safetensors patch in ``value[:end]``. The caller has verified the bytes after ``end``.
 
     Args:
-        value: The stored bytes, which must not change meanwhile; hostile.
+        value: The stored bytes, which must not change meanwhile (hostile).
         end: Where the payload ends.
         classes: Subclasses of ``BigEarthNetPatch`` that may occur, as the caller declares.
         limits: Limits on the cost of the value.
@@ -81,8 +81,8 @@ def read(
         The patch, on a writable buffer of its own.
 
     Raises:
-        LimitExceededError: It costs more than ``limits`` allow.
-        PatchFormatError: It is damaged, or is not a patch.
+        LimitExceededError: The value costs more than ``limits`` allow.
+        PatchFormatError: The value is damaged, or is not a patch.
     """
     try:
         header = header_bytes(value, end, limits)

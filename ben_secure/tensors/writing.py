@@ -39,7 +39,7 @@ def dumps(patch: BigEarthNetPatch) -> bytes:
         has no metadata.
 
     Raises:
-        TypeError: Metadata has a type that JSON lacks (tuple, set, bytes, numpy); the message names it.
+        TypeError: Metadata has a type that JSON lacks (tuple, set, bytes, numpy). The message names it.
         ValueError: A band has a dtype or name that the format lacks, a float of the metadata is not finite, or the
             patch exceeds the limits of ``loads``.
     """

@@ -43,7 +43,7 @@ def batch_loader(
         seed: Makes the order depend only on this seed and the number of the epoch. The random numbers of workers depend
             on it, too.
         epoch: Number of the first epoch, from 0, to resume a run. Requires ``shuffle`` and ``seed``.
-        generator: Generator of the order, instead of a seed; None for torch's global generator.
+        generator: Generator of the order, instead of a seed, or None for torch's global generator.
         sampler: Indices of the patches in the order of reading, instead of ``shuffle``.
         collate_fn: Makes a batch from a sequence of items.
         **options: As for ``DataLoader``: ``pin_memory``, ``persistent_workers``, ``prefetch_factor``,

@@ -63,7 +63,7 @@ def gallery(title: str, names: Collection[str], load: Callable[[str], Any], veri
         title: Its heading.
         names: Names of the patches.
         load: Reads one patch.
-        verified: Description of the checks for each patch; None if there are none.
+        verified: Description of the checks for each patch, or None if there are none.
 
     Returns:
         HTML. An error message replaces a patch that cannot be read.

@@ -62,7 +62,7 @@ class Quicklook:
 
     Attributes:
         kind: One of ``KINDS``.
-        image: uint8 (rows, columns, 3): red, green, blue; row 0 is north.
+        image: uint8 (rows, columns, 3): red, green, blue. Row 0 is north.
         stretch: For red, green and blue, the values drawn black and white: digital numbers, or backscatter in dB.
     """
 
@@ -96,9 +96,9 @@ def look(bands: Mapping[str, npt.NDArray[Any]], kind: str | None = None, stretch
     resampled to the finest resolution by nearest neighbour. Complex bands are drawn by magnitude.
 
     Args:
-        bands: Two-dimensional pixels by band name; names are hostile.
-        kind: One of ``KINDS``; None for the first one that fits the bands.
-        stretch: For red, green and blue, the values to draw black and white; None to take the percentiles.
+        bands: Two-dimensional pixels by band name. Names are hostile.
+        kind: One of ``KINDS``, or None for the first one that fits the bands.
+        stretch: For red, green and blue, the values to draw black and white, or None to take the percentiles.
 
     Returns:
         The picture, of at most ``MAX_SIDE`` rows and columns.

@@ -1,4 +1,4 @@
-"""Name the program that wrote a value. Reports count these names; the verdict does not depend on them.
+"""Name the program that wrote a value. Reports count these names. The verdict does not depend on them.
 
 The name follows from the globals and dictionary keys that the machine saw, never from pixels or other bytes.
 """
@@ -20,7 +20,7 @@ def written_by(state: State | None) -> str:
     """Name the writer of a value that the loader has accepted.
 
     Args:
-        state: Final state of the machine; None for a safetensors file.
+        state: Final state of the machine, or None for a safetensors file.
 
     Returns:
         ``canonical``, ``legacy: interface ..., numpy ..., pydantic ...`` or ``safetensors``.

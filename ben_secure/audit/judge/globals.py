@@ -29,7 +29,7 @@ def with_global(finding: Finding, value: bytes, honest: Collection[tuple[str, st
 
     Args:
         finding: Why the value was refused.
-        value: The stored bytes; untrusted.
+        value: The stored bytes (untrusted).
         honest: Pairs of module and name that the caller allows in addition to the allow-list.
 
     Returns:
@@ -50,7 +50,7 @@ def foreign_global(value: bytes, honest: Collection[tuple[str, str]] = ()) -> st
     """Find the first global that no patch needs, in a pickle or in pickles appended to it.
 
     Args:
-        value: The stored bytes; untrusted.
+        value: The stored bytes (untrusted).
         honest: As for ``with_global``.
 
     Returns:

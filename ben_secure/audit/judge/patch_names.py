@@ -1,4 +1,4 @@
-"""Recognize LMDB keys that are BigEarthNet patch names. Other keys get a note; none is refused here.
+"""Recognize LMDB keys that are BigEarthNet patch names. Other keys get a note. None is refused here.
 
 The formats, each taken from published data:
 
@@ -36,7 +36,7 @@ def key_remark(lmdb_key: bytes) -> Finding | None:
     """Remark on an LMDB key that is not a patch name.
 
     Args:
-        lmdb_key: Raw LMDB key; untrusted.
+        lmdb_key: Raw LMDB key (untrusted).
 
     Returns:
         None for a patch name of BigEarthNet v1 or v2, Sentinel-1 or Sentinel-2; otherwise a note.

@@ -1,8 +1,8 @@
 """Fingerprint the program of a pickle without its pixels and labels.
 
 Thousands of values share one program, so fickling is asked once for each fingerprint (``audit.opinion.opinions``). A
-fingerprint is computed from the value alone and decides nothing. Opcodes are decoded by ``pickletools``, which
-executes none of them; no name is resolved.
+fingerprint is computed from the value alone and decides nothing. Opcodes are decoded by ``pickletools``, which executes
+none of them. No name is resolved.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def opcodes(data: bytes) -> Iterator[tuple[str, object, int, int]]:
     Time and memory are linear in the bytes consumed. The caller must bound the number of opcodes.
 
     Args:
-        data: The bytes; untrusted.
+        data: The bytes (untrusted).
 
     Yields:
         Name, argument, position, and position of the next opcode. If decoding fails, the last item has an empty name,
@@ -64,7 +64,7 @@ def without_pixels(value: bytes) -> bytes | None:
     """Write the program of a value with every long bytes object truncated.
 
     Args:
-        value: The stored bytes; untrusted. The footer of a tagged value is left out.
+        value: The stored bytes (untrusted). The footer of a tagged value is left out.
 
     Returns:
         A pickle with the opcodes of the value in their order, including those after a STOP, and the first few bytes
@@ -113,10 +113,10 @@ def refused_fingerprint(value: bytes) -> bytes | None:
     It covers all bytes that fickling sees, because calls and their arguments matter in a refused value.
 
     Args:
-        value: The stored bytes; untrusted.
+        value: The stored bytes (untrusted).
 
     Returns:
-        16 bytes; all programs that are too long for fickling have one fingerprint. None if the value is a safetensors
+        16 bytes. All programs that are too long for fickling have one fingerprint. None if the value is a safetensors
         file.
     """
     return None if value[4:9] == SIGN else _fingerprint(without_pixels(value))

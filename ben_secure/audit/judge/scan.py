@@ -36,7 +36,7 @@ class Options:
     """How to judge the values of a database. Instances are sent to workers.
 
     Attributes:
-        verification: Tags or manifest that every value must match; None to judge values alone.
+        verification: Tags or manifest that every value must match, or None to judge values alone.
         since_manifest: Skip each value that the manifest lists under the same LMDB key, because its signer has audited
             it, and judge all others. Records that the manifest does not list are then allowed.
         partial: The database is a part of the one that the manifest lists, so absent records are not missing.
@@ -76,7 +76,7 @@ def scan_value(
     """Judge one record by itself: would a reader load it?
 
     Args:
-        lmdb_key: Raw LMDB key; must be UTF-8, because a reader names patches by it.
+        lmdb_key: Raw LMDB key. It must be UTF-8, because a reader names patches by it.
         value: The stored bytes.
         classes: Patch subclasses that the caller declares, as for ``loads``.
         limits: Limits on the value.
@@ -178,7 +178,7 @@ class Judge:
             tally: Tally to which the record and its findings are added.
             position: Number of records in the database before this one.
             lmdb_key: Raw LMDB key of the record.
-            value: The stored bytes; no reference to them is kept.
+            value: The stored bytes. No reference to them is kept.
 
         Raises:
             ResourceError: There is not enough memory to judge the value. Nothing is counted.

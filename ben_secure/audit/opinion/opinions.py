@@ -4,8 +4,8 @@ fickling explains what a refused value would do under ``pickle``. An accepted va
 more about it than about honest patches. fickling never decides the verdict and never removes a finding. If it crashes,
 hangs or cannot read a value, the result is "no opinion", never an approval. Its answers are escaped here.
 
-The opinions do not depend on how the work was divided. Workers only compute fingerprints (``audit.judge.programs``);
-the process that adds up their tallies asks for the opinions, in key order.
+The opinions do not depend on how the work was divided. Workers only compute fingerprints (``audit.judge.programs``).
+The process that adds up their tallies asks for the opinions, in key order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Opinion:
     Attributes:
         text: One line for people; printable ASCII.
         beyond: Whether fickling reports more than about honest patches.
-        available: False if there is no opinion; ``text`` then gives the reason.
+        available: False if there is no opinion. ``text`` then gives the reason.
     """
 
     text: str
@@ -101,7 +101,7 @@ class Fickling(AbstractContextManager["Fickling"]):
     """The process that runs fickling. It starts on the first request, or by ``begin``, and restarts after it died.
 
     Args:
-        classes: Patch subclasses that the caller declares; fickling's remarks on their names are ignored.
+        classes: Patch subclasses that the caller declares. fickling's remarks on their names are ignored.
         seconds: Time limit of one analysis.
     """
 
@@ -211,8 +211,8 @@ class Opinions(AbstractContextManager["Opinions"]):
 
     Args:
         fickling: The process to ask. None starts one, which ends with the context.
-        classes: As for ``Fickling``; used if ``fickling`` is None.
-        seconds: As for ``Fickling``; used if ``fickling`` is None.
+        classes: As for ``Fickling``. Used if ``fickling`` is None.
+        seconds: As for ``Fickling``. Used if ``fickling`` is None.
     """
 
     def __init__(
@@ -243,10 +243,10 @@ class Opinions(AbstractContextManager["Opinions"]):
         """Ask about one refused value.
 
         Args:
-            value: The stored bytes; untrusted.
+            value: The stored bytes (untrusted).
 
         Returns:
-            The opinion; None if the value is empty or a safetensors file, which fickling does not read.
+            The opinion, or None if the value is empty or a safetensors file, which fickling does not read.
         """
         fingerprint = refused_fingerprint(value) if value else None
         return None if fingerprint is None else self._ask(fingerprint, lambda: value, self._refused)

@@ -27,8 +27,8 @@ def disassemble(value: bytes, refused_at: int | None) -> list[str]:
     """List the first opcodes of a value and those around a position, including opcodes after a STOP.
 
     Args:
-        value: The stored bytes; untrusted.
-        refused_at: Byte at which the loader refused the value; its opcode is marked with ``>``. None lists only the
+        value: The stored bytes (untrusted).
+        refused_at: Byte at which the loader refused the value. Its opcode is marked with ``>``. None lists only the
             beginning.
 
     Returns:
@@ -60,11 +60,11 @@ def around(value: bytes, offset: int) -> list[str]:
     """List a few opcodes around a position in a value.
 
     Args:
-        value: The stored bytes; untrusted.
+        value: The stored bytes (untrusted).
         offset: The byte of interest, marked with ``>`` if an opcode begins there.
 
     Returns:
-        At most ``_NEAR_BEFORE + _NEAR_AFTER + 1`` lines of printable ASCII; empty if the value is not a pickle.
+        At most ``_NEAR_BEFORE + _NEAR_AFTER + 1`` lines of printable ASCII. Empty if the value is not a pickle.
     """
     if value[:1] != b"\x80" or value[4:9] == SIGN:
         return []

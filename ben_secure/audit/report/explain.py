@@ -56,9 +56,9 @@ class Explanation:
         level: Severity.
         title: The problem in a few words.
         help: Meaning of the problem and what to do.
-        position: Byte, opcode and global, as far as they are known; may be empty.
-        consequence: Effect of loading the value with pickle, according to fickling or to this module; may be empty.
-        disassembly: The opcodes around the position; empty if the value is not available or is not a pickle.
+        position: The known ones of byte, opcode and global, as a text, which may be empty.
+        consequence: Effect of loading the value with pickle, according to fickling or to this module. It may be empty.
+        disassembly: The opcodes around the position. Empty if the value is not available or is not a pickle.
     """
 
     level: Level
@@ -74,7 +74,7 @@ def explain(finding: Finding, value: bytes | None = None) -> Explanation:
 
     Args:
         finding: The finding.
-        value: The stored bytes, if available; untrusted.
+        value: The stored bytes, if available (untrusted).
 
     Returns:
         The explanation; printable ASCII.

@@ -282,7 +282,7 @@ def _pictures(report: AuditReport, read: _Read) -> Markup | None:
 
 
 def _picture(value: bytes | None) -> bytes | None:
-    """Make a PNG of at most ``_PICTURE_SIDE`` pixels per side; None if the value cannot be drawn."""
+    """Make a PNG of at most ``_PICTURE_SIDE`` pixels per side. Return None if the value cannot be drawn."""
     from ben_secure.values import loads
     from ben_secure.view.quicklook import to_png
 

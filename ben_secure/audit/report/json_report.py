@@ -25,10 +25,10 @@ def printable_key(lmdb_key: bytes) -> str:
     """Escape an LMDB key for people. Ordinary names do not change.
 
     Args:
-        lmdb_key: Raw LMDB key; untrusted.
+        lmdb_key: Raw LMDB key (untrusted).
 
     Returns:
-        Printable ASCII. Backslashes are not doubled, so different keys can look the same; the hexadecimal form is
+        Printable ASCII. Backslashes are not doubled, so different keys can look the same. The hexadecimal form is
         exact.
     """
     return printable(lmdb_key.decode("utf-8", "backslashreplace"))
@@ -118,7 +118,7 @@ def ascii_json(value: object, indent: int | None = None) -> str:
 
     Args:
         value: The data.
-        indent: Spaces per level; None for one line.
+        indent: Spaces per level, or None for one line.
     """
     # json escapes non-ASCII and control characters, except DEL.
     return json.dumps(value, indent=indent, allow_nan=False).replace("\x7f", "\\u007f")

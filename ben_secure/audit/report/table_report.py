@@ -49,7 +49,7 @@ def to_table(report: AuditReport, console: Console) -> None:
 
     Args:
         report: The report.
-        console: Output; must not interpret markup (``plain_console``).
+        console: Output. It must not interpret markup (``plain_console``).
     """
     if report.findings and console.width < _MIN_TABLE_WIDTH:
         for finding in report.findings[:_ROWS]:
@@ -114,7 +114,7 @@ def counts_of(report: AuditReport) -> str:
 
 
 def opinions_of(report: AuditReport) -> str:
-    """Write in one line how many programs got which opinion; empty if fickling was not asked."""
+    """Write in one line how many programs got which opinion. Empty if fickling was not asked."""
     opinions = report.tally.opinions
     if not opinions:
         return ""
@@ -125,7 +125,7 @@ def opinions_of(report: AuditReport) -> str:
 
 
 def file_of(report: AuditReport) -> str:
-    """Write in one line which file was judged by which version; empty if the file could not be opened."""
+    """Write in one line which file was judged by which version. Empty if the file could not be opened."""
     file = report.file
     if file is None:
         return ""
@@ -157,7 +157,7 @@ def _print_lines(finding: Finding, console: Console) -> None:
 
 
 def _table(findings: tuple[Finding, ...], width: int) -> Table:
-    """Make a table with one row per finding. The last column has the global, or without one the message."""
+    """Make a table with one row per finding. The last column has the global if there is one, otherwise the message."""
     rows = [
         (
             str(finding.level),

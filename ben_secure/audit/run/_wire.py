@@ -45,7 +45,7 @@ def tally_from_json(document: object) -> Tally:
     """Read a tally.
 
     Args:
-        document: Decoded JSON; untrusted.
+        document: Decoded JSON (untrusted).
 
     Raises:
         ValueError: The document is not valid output of ``tally_to_json``.

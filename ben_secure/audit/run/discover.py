@@ -29,7 +29,7 @@ class SearchResult(NamedTuple):
 
     Attributes:
         path: A database, or something that could not be examined.
-        problem: Why it could not be examined; None for a database.
+        problem: Why it could not be examined, or None for a database.
     """
 
     path: str
@@ -44,7 +44,8 @@ def databases_in(path: str) -> list[SearchResult]:
 
     Returns:
         The path itself if it is not a folder. Otherwise, sorted by path: the folder if it contains ``data.mdb``, and
-        every database below it, with any name; then everything that could not be examined. Links are followed.
+        every database below it, with any name. These are followed by everything that could not be examined. Links are
+        followed.
     """
     try:
         if not os.path.isdir(path):

@@ -62,8 +62,8 @@ class Judging:
             options: How to judge.
             runner: Judges the ranges.
             workers: Number of ranges judged in parallel.
-            sample: Number of values to judge; None for all.
-            shard: Number of the shard to judge, starting at 1, and number of shards; None for all.
+            sample: Number of values to judge, or None for all.
+            shard: Number of the shard to judge, starting at 1, and number of shards, or None for all.
             prior: Earlier results, or None. If it is a ``StateFile``, new results are written to it.
             progress: Called after each range.
 

@@ -21,7 +21,7 @@ class PartialResult:
     """The result on one or more consecutive ranges.
 
     Attributes:
-        stop: LMDB key before which the ranges end; None for the end of the database.
+        stop: LMDB key before which the ranges end, or None for the end of the database.
         records: Number of records in the ranges.
         tally: Sum of their tallies.
     """
@@ -62,7 +62,7 @@ def results_from_json(
 
     Args:
         requested: The ranges, in key order.
-        document: From ``results_to_json``; untrusted.
+        document: From ``results_to_json`` (untrusted).
         complete: Whether the results must cover all ranges.
 
     Yields:

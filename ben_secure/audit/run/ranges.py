@@ -33,7 +33,7 @@ class Identity:
         inode: Inode number.
         file_bytes: Size of the file.
         mtime_ns: Modification time, nanoseconds since 1970 (UTC).
-        ctime_ns: Time of the last status change, nanoseconds since 1970 (UTC); the owner of the file cannot set it.
+        ctime_ns: Time of the last status change, nanoseconds since 1970 (UTC). The owner of the file cannot set it.
         txnid: Id of the last committed transaction.
         entries: Number of records according to the meta page.
     """
@@ -54,7 +54,7 @@ class RangeTask:
         path: Absolute path of the database.
         identity: State of the database when it was cut into ranges.
         start: First LMDB key; ``b""`` for the beginning.
-        stop: LMDB key before which the range ends; None for the end of the database.
+        stop: LMDB key before which the range ends, or None for the end of the database.
         position: Number of records before the range.
         records: Number of records in the range.
         options: How to judge.
@@ -78,7 +78,7 @@ class RangeTask:
 
 
 def open_pages(path: str, options: Options) -> PageReader:
-    """Open a database for its audit; raises as ``PageReader`` does."""
+    """Open a database for its audit. Raises as ``PageReader`` does."""
     return PageReader(path, max_value_bytes=options.limits.max_value_bytes + FOOTER_BYTES)
 
 
@@ -171,7 +171,7 @@ def sample(pages: PageReader, path: str, options: Options, count: int) -> Iterat
         pages: The database.
         path: Its absolute path, for the workers.
         options: How to judge.
-        count: Number of records to select; less than the database has.
+        count: Number of records to select, fewer than the database has.
 
     Yields:
         Ranges of one record, in key order.
@@ -209,7 +209,7 @@ def split(pages: PageReader, task: RangeTask, index: int) -> list[RangeTask]:
         index: Index of the record in the range.
 
     Returns:
-        Consecutive ranges that together are the range; the range of the record is ``alone``.
+        Consecutive ranges that together are the range. The range of the record is ``alone``.
 
     Raises:
         StoreError: The tree is damaged.
@@ -268,7 +268,7 @@ def judge_range(task: RangeTask, announce: Callable[[int], None] = _silent) -> T
         findings.
 
     Raises:
-        ResourceError: There is not enough memory to judge a value. End this process; a new one may be able to judge
+        ResourceError: There is not enough memory to judge a value. End this process. A new one may be able to judge
             that value alone.
     """
     tally = Tally()
@@ -331,7 +331,7 @@ class _Missing:
         self._position = task.position
 
     def before(self, lmdb_key: bytes | None, tally: Tally) -> None:
-        """Report the listed records before the next existing key; None for the end of the range."""
+        """Report the listed records before the next existing key. Return None for the end of the range."""
         while self._next is not None and (lmdb_key is None or self._next < lmdb_key):
             tally.add(
                 Finding(

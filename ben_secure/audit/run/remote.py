@@ -34,8 +34,8 @@ def audit_remote(url: str, *, options: Options | None = None, run: Run | None = 
 
     Args:
         url: The database.
-        options: How to judge; None for the defaults.
-        run: How to carry it out. ``sample`` must be set; ``resume`` and ``runner`` must be None.
+        options: How to judge, or None for the defaults.
+        run: How to carry it out. ``sample`` must be set. ``resume`` and ``runner`` must be None.
 
     Returns:
         The report on the sample. If the sample cannot be read, ``undecided`` is the reason.
@@ -74,8 +74,8 @@ def audit_paths(
 
     Args:
         paths: Databases, folders above databases, and URLs.
-        options: How to judge; None for the defaults.
-        run: How to carry it out; None for the defaults.
+        options: How to judge, or None for the defaults.
+        run: How to carry it out, or None for the defaults.
         on_report: Called with each report as soon as it is ready.
 
     Returns:

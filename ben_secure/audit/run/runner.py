@@ -37,16 +37,16 @@ class Run:
     """How to carry out an audit. Only ``sample`` affects the findings.
 
     Attributes:
-        workers: Number of worker processes; None for one per available processor. No value is judged in the calling
+        workers: Number of worker processes, or None for one per available processor. No value is judged in the calling
             process, because a value might kill it.
         value_timeout_s: Maximum time for one value, seconds. After that, the worker is ended.
-        sample: Number of values to judge, spread evenly over the keys; None for all.
+        sample: Number of values to judge, spread evenly over the keys, or None for all.
         digest: Whether to report the SHA-256 of the data file.
         resume: State file. If it exists, the audit continues from it. It is updated during the audit and removed at
             the end.
         fail_on: The exit code is 1 if a finding has at least this level.
         progress: Called after each range with the number of processed records and the total number.
-        runner: Judges the ranges; None for worker processes on this machine.
+        runner: Judges the ranges, or None for worker processes on this machine.
     """
 
     workers: int | None = None
@@ -72,8 +72,8 @@ def audit_database(
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself.
-        options: How to judge; None for the defaults.
-        run: How to carry it out; None for the defaults.
+        options: How to judge, or None for the defaults.
+        run: How to carry it out, or None for the defaults.
 
     Returns:
         The report. If the database cannot be read to its end, or if the user interrupts (Ctrl-C), ``undecided`` is the
@@ -101,8 +101,8 @@ def audit_many(
 
     Args:
         paths: Databases, and folders that are searched for databases recursively.
-        options: How to judge; None for the defaults.
-        run: How to carry it out; None for the defaults.
+        options: How to judge, or None for the defaults.
+        run: How to carry it out, or None for the defaults.
         on_report: Called with each report as soon as it is ready.
 
     Returns:
@@ -135,8 +135,8 @@ def audit_shard(
         paths: As for ``audit_many``; in the same order for each shard.
         shard: Number of the shard, starting at 1, and number of shards.
         target: File for the results.
-        options: How to judge; None for the defaults.
-        run: How to carry it out; None for the defaults. ``sample`` and ``resume`` must be None.
+        options: How to judge, or None for the defaults.
+        run: How to carry it out, or None for the defaults. ``sample`` and ``resume`` must be None.
         overwrite: Whether to replace an existing file.
 
     Returns:
@@ -170,7 +170,7 @@ def audit_merged(
 
     Args:
         files: The files of ``audit_shard``, one for each shard.
-        options: The options of the shards; None for the defaults.
+        options: The options of the shards, or None for the defaults.
         run: As for ``audit_many``. No value is judged.
         on_report: As for ``audit_many``.
 
@@ -221,7 +221,7 @@ def _reports(
 
 
 def _all_databases(paths: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, str | None]]:
-    """List each database, and each path at which there is nothing to judge with the reason."""
+    """List each database, and each path without a database with the reason."""
     for path in paths:
         try:
             results = databases_in(os.fspath(path))

@@ -35,7 +35,7 @@ def judge_shard(
     Args:
         paths: Databases, and folders that are searched for databases recursively.
         shard: Number of the shard, starting at 1, and number of shards.
-        target: File for the results; the caller must write it.
+        target: File for the results. The caller must write it.
         options: How to judge.
         runner: Judges the ranges.
         progress: Called after each range.
@@ -122,7 +122,7 @@ class ShardResults:
         return [(path, problem) for path in sorted(judged - {os.path.abspath(path) for path in databases})]
 
     def results_for(self, whole: RangeTask, options: dict[str, object]) -> Iterator[tuple[RangeTask, Tally]]:
-        """As ``PriorResults``; the results cover the whole database, or give a reason why they do not."""
+        """As ``PriorResults``. The results cover the whole database, or give a reason why they do not."""
         parts: list[object] = []
         failed = None
         for file in self._files:

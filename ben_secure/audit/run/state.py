@@ -94,7 +94,7 @@ class ResultFile:
         """Read a file that only this user or root can write.
 
         Returns:
-            The content; None if the file does not exist.
+            The content, or None if the file does not exist.
 
         Raises:
             StoreError: The file is malformed, from another version, or could have been changed by others.
@@ -136,7 +136,7 @@ class ResultFile:
             options: From ``describe``.
 
         Returns:
-            The untrusted document; None if the file has no results on the database.
+            The untrusted document, or None if the file has no results on the database.
 
         Raises:
             StoreError: The database has changed since, or the way of judging differs.
@@ -155,7 +155,7 @@ class ResultFile:
         return section["judged"]
 
     def put(self, whole: RangeTask, options: dict[str, object], judged: dict[str, object]) -> None:
-        """Set the results on a database; arguments as for ``judged``."""
+        """Set the results on a database. Arguments as for ``judged``."""
         identity = dataclasses.asdict(whole.identity)
         self._databases[whole.path] = {"identity": identity, "options": options, "judged": judged}
 
@@ -177,7 +177,7 @@ class StateFile:
         """Read the state of an earlier audit if the file exists.
 
         Args:
-            path: The file; its folder must exist.
+            path: The file. Its folder must exist.
 
         Raises:
             StoreError: The file is not a state file or could have been changed by others, or it does not exist and
@@ -259,7 +259,7 @@ def _tool() -> str:
 
 
 def _read(path: str) -> bytes | None:
-    """Read a file that only this user or root can write; None if it does not exist."""
+    """Read a file that only this user or root can write. Return None if it does not exist."""
     name = printable(path, 400)
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer. The flag has no effect on a regular file.

@@ -190,7 +190,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
             count: Number of workers, 1 or more.
             value_timeout_s: Maximum time for one value, seconds.
             max_value_bytes: Length of the longest value; determines the memory limit of a worker.
-            judge: Function that judges a range; workers must be able to import it.
+            judge: Function that judges a range. Workers must be able to import it.
 
         Raises:
             ValueError: ``count`` or ``value_timeout_s`` is not positive.

@@ -37,7 +37,7 @@ def unexplained(messages: list[str]) -> list[str]:
         messages: Messages of ``lmdb.verify``.
 
     Returns:
-        The messages that are faults; all of them if the sums do not agree.
+        The messages that are faults. All of them if the sums do not agree.
     """
     excess = {"main": 0, "freeDB": 0}
     counted = {"main": 0, "freeDB": 0}

@@ -79,7 +79,7 @@ def structure_findings(path: str | os.PathLike[str], judged: PageReader | None =
 
     Args:
         path: Directory with ``data.mdb`` inside, or the data file itself.
-        judged: A reader of the database; None to open one.
+        judged: A reader of the database, or None to open one.
 
     Returns:
         At most one finding for each of ``database-damaged``, ``foreign-file``, ``writable-by-others`` and

@@ -108,7 +108,7 @@ def command(
     """Check every value of databases, and the databases as a whole. No code from them is run.
 
     Exit code 0: every value is a patch and nothing else. 1: something was refused, or a finding has at least the level
-    --fail-on. 2: not everything could be checked, or there was nothing to check. 130: interrupted; findings so far are
+    --fail-on. 2: not everything could be checked, or there was nothing to check. 130: interrupted. Findings so far are
     reported.
     """
     with _options.usage_errors():
@@ -144,7 +144,7 @@ def command(
 
 
 def _report(audit: Callable[..., list[AuditReport]], style: Format, output: str | None, force: bool) -> int:
-    """Audit and write the report; returns the exit code."""
+    """Audit, write the report, and return the exit code."""
     out = sys.stdout if output is None else io.StringIO()
     stream = JsonWriter(out) if style is Format.JSON else None
     try:

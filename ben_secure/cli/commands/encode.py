@@ -69,7 +69,7 @@ def command(
     If a run is interrupted or stops at a bad patch, the same command resumes it. The finished patches are kept in a
     hidden folder beside OUT and are not encoded again.
 
-    Exit code 0: all patches are in OUT. 1: some could not be encoded (only with --keep-going); the others are in OUT.
+    Exit code 0: all patches are in OUT. 1: some could not be encoded (only with --keep-going). The others are in OUT.
     2: the command failed, and OUT was not written.
     """
     if s2 is None and s1 is None:
@@ -121,7 +121,7 @@ def _note_kept_files(out: str) -> Iterator[None]:
 
 
 def _print_result(out: str, result: Encoded, as_json: bool) -> int:
-    """Print the result; returns the exit code."""
+    """Print the result, and return the exit code."""
     failed = result.failures.count
     exit_code = 1 if failed else 0
     if as_json:

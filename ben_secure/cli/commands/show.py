@@ -37,7 +37,7 @@ def command(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Draw patches into a PNG; several KEYs make a contact sheet.
+    """Draw patches into a PNG. Several KEYs make a contact sheet.
 
     The contrast is stretched for viewing, so the pictures are not suitable for measurements. North is up. All patches
     of a contact sheet have the same stretch, so their brightness can be compared. Labels are printed below them.

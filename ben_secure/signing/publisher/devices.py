@@ -37,7 +37,7 @@ class DeviceKey:
     __slots__ = ("_signer", "verify_key")
 
     def __init__(self, signer: Signer, verify_key: VerifyKey) -> None:
-        """Take a signer of securesystemslib.
+        """Wrap a signer of securesystemslib.
 
         Args:
             signer: The signer. The key that it claims to have is ignored.
@@ -52,14 +52,14 @@ class DeviceKey:
         """Find a key by its URI, and test it with one signature, before hours of hashing.
 
         Args:
-            uri: A URI of securesystemslib. ``hsm:2?label=TOKEN`` is key 2 of a PKCS#11 token; the environment variable
+            uri: A URI of securesystemslib. ``hsm:2?label=TOKEN`` is key 2 of a PKCS#11 token. The environment variable
                 ``PYKCS11LIB`` names the module.
             verify_key: The public key to it.
             secret: Called at most once for each required secret, with its name (``pin``).
 
         Raises:
             MissingExtraError: securesystemslib is not installed, or a library that it needs for this signer.
-            KeyFileError: There is no such signer, it fails, or it signs with another key.
+            KeyFileError: The signer does not exist, fails, or signs with another key.
             ValueError: The URI names a file.
         """
         expect(VerifyKey, verify_key, "the public key of a DeviceKey")
@@ -91,7 +91,7 @@ class DeviceKey:
         """Have the device sign a message.
 
         Raises:
-            KeyFileError: It fails, or it does not return a signature of this kind of key.
+            KeyFileError: The device fails, or does not return a signature of this kind of key.
         """
         try:
             return one_encoding(self.verify_key.public_key, bytes.fromhex(self._signer.sign(message).signature))

@@ -50,7 +50,7 @@ def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path |
 
     Args:
         path: File of mode 0600, of this user or root; or ``/dev/stdin`` or ``/dev/fd/N``.
-        passphrase: For an encrypted key; a str is encoded as UTF-8. None for a key that is not encrypted. A function is
+        passphrase: For an encrypted key. A str is encoded as UTF-8. None for a key that is not encrypted. A function is
             called only if a passphrase is needed.
         database: Database that will be signed, if known. A key in its folder is refused.
 
@@ -105,7 +105,7 @@ def write_key_pair(
         path: File of the private key.
         public_path: File of the public key, in the same directory.
         signing_key: The key.
-        passphrase: Encrypts the private key; None to leave it unencrypted.
+        passphrase: Encrypts the private key, or None to leave it unencrypted.
         overwrite: Replace existing files.
 
     Raises:

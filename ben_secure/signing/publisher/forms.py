@@ -72,7 +72,7 @@ def identify(content: bytes) -> Encoded:
         content: The whole file.
 
     Raises:
-        ValueError: The content is unknown, or holds several keys; the text explains which.
+        ValueError: The content is unknown, or holds several keys. The text explains which.
     """
     if content[:1] == b"\x30":  # SEQUENCE; "0" in ASCII, which begins none of the other forms
         return _der(content)
@@ -145,7 +145,7 @@ def _length(data: bytes) -> int:
 
 
 def _base64(text: bytes) -> bytes:
-    """Decode base64 with any line breaks; return empty bytes for other text."""
+    """Decode base64 with any line breaks, and return empty bytes for other text."""
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error:

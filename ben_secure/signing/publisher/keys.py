@@ -31,10 +31,10 @@ class VerifyKey:
     __slots__ = ("fingerprint", "public_key", "scheme")
 
     def __init__(self, public_key: PublicKey) -> None:
-        """Take a key of ``cryptography``.
+        """Wrap a public key of the library ``cryptography``.
 
         Raises:
-            TypeError: It is not a public key of Ed25519, or of ECDSA on P-256 or P-384.
+            TypeError: The object is not a public key of Ed25519, or of ECDSA on P-256 or P-384.
         """
         scheme = schemes.scheme_of(public_key)
         if scheme is None or not isinstance(public_key, PublicKey):
@@ -101,10 +101,10 @@ class SigningKey:
     __slots__ = ("private_key", "verify_key")
 
     def __init__(self, private_key: PrivateKey) -> None:
-        """Take a key of ``cryptography``.
+        """Wrap a private key of the library ``cryptography``.
 
         Raises:
-            TypeError: It is not a private key of Ed25519, or of ECDSA on P-256 or P-384.
+            TypeError: The object is not a private key of Ed25519, or of ECDSA on P-256 or P-384.
         """
         if schemes.scheme_of(private_key) is None or not isinstance(private_key, PrivateKey):
             kind = type(private_key).__name__
@@ -123,7 +123,7 @@ class SigningKey:
         return self.verify_key.fingerprint
 
     def sign(self, message: bytes) -> bytes:
-        """Sign a message. Ed25519 is deterministic; signatures of ECDSA differ each time."""
+        """Sign a message. Ed25519 is deterministic. Signatures of ECDSA differ each time."""
         return schemes.sign(self.private_key, message)
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 The key alone decides the scheme: its curve decides the hash, and verified data cannot choose another. Every signature
 has one encoding. Ed25519 ensures this itself (RFC 8032: S is below the order). ECDSA (FIPS 186-5) does not: if (r, s)
 is valid, so is (r, n - s), and lax readers accept several encodings of either. Here a signature is strict DER (SEC 1,
-appendix C.8) and s is at most n / 2. Many signers return either s; ``one_encoding`` normalises it. The names are those
+appendix C.8) and s is at most n / 2. Many signers return either s. ``one_encoding`` normalises it. The names are those
 of securesystemslib and TUF.
 """
 
@@ -38,7 +38,7 @@ _ECDSA = {
 
 
 def scheme_of(key: object) -> str | None:
-    """Name the scheme of a key of ``cryptography``, public or private; None for any other object."""
+    """Name the scheme of a key of ``cryptography``, public or private. Return None for any other object."""
     if isinstance(key, PublicKey | PrivateKey):
         if isinstance(key, Ed25519PublicKey | Ed25519PrivateKey):
             return ED25519
@@ -56,10 +56,10 @@ def sign(private_key: PrivateKey, message: bytes) -> bytes:
 
 
 def one_encoding(public_key: PublicKey, signature: bytes) -> bytes:
-    """Return a signature of ECDSA in the one accepted encoding; a signature of Ed25519 has no other.
+    """Return a signature of ECDSA in the one accepted encoding. A signature of Ed25519 has no other.
 
     Raises:
-        ValueError: It is not DER, or not a signature of any key.
+        ValueError: The signature is not DER, or not a signature of any key.
     """
     if isinstance(public_key, Ed25519PublicKey):
         return signature

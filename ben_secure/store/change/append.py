@@ -55,8 +55,8 @@ def append(
 
     Args:
         database: The database to add to. Its records are copied unchanged, without judging them.
-        new: The database with the new records; it is only read. Each must be a patch under a name.
-        out: Directory to make, for all records; None to add to ``database`` itself, which takes the space of both
+        new: The database with the new records. It is only read. Each must be a patch under a name.
+        out: Directory to make, for all records, or None to add to ``database`` itself, which takes the space of both
             meanwhile.
         tagger: Tags the new values, for a database whose values are tagged.
         limits: Limits for all values.
@@ -67,8 +67,8 @@ def append(
 
     Raises:
         StoreError: ``database`` is released and ``out`` is None; an LMDB key is in both; tags and ``tagger`` do not go
-            together; one of them cannot be read, ``new`` is empty, one was written to meanwhile; or the result cannot
-            be written. Nothing is changed then.
+            together; a database cannot be read or was written to meanwhile; ``new`` is empty; or the result cannot be
+            written. Nothing is changed then.
         TagMismatchError: The first existing value, or a new one, has a tag that is not of the tagger's keys.
         LimitExceededError: An existing value is too long.
         PatchFormatError: An existing LMDB key is too long.
@@ -136,7 +136,7 @@ class _Maker:
             tagger.bare(*first)  # otherwise new values could get the tags of another dataset
 
     def __call__(self, lmdb_key: bytes, value: bytes) -> bytes:
-        """Return the value to store; raise UntrustedDataError if it is not a patch under a name."""
+        """Return the value to store, or raise UntrustedDataError if it is not a patch under a name."""
         self._decoder.load(value, payload_end(value))
         name_of(lmdb_key)
         if self._tagger is not None:

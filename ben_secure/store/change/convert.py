@@ -33,7 +33,7 @@ class Form(str, Enum):
 
 
 class _Pairing:
-    """The pairs of records to join, and their databases; ``s1`` is None if all records are in ``s2``."""
+    """The pairs of records to join, and their databases. ``s1`` is None if all records are in ``s2``."""
 
     def __init__(self, pairs: Mapping[str, str], s2: PageReader, s1: PageReader | None) -> None:
         self._s1_keys = {_encoded(s2_name): _encoded(s1_name) for s2_name, s1_name in pairs.items()}
@@ -42,7 +42,7 @@ class _Pairing:
         self._s1 = s2 if s1 is None else s1
 
     def s1_record(self, lmdb_key: bytes) -> tuple[bytes, bytes] | None:
-        """Find key and value of the Sentinel-1 record paired with a Sentinel-2 record; None for a Sentinel-1 record.
+        """Find key and value of the Sentinel-1 record paired with a Sentinel-2 record, or None for a Sentinel-1 record.
 
         Raises:
             UntrustedDataError: The table does not name the record, or the other record of its pair is missing.
@@ -75,7 +75,7 @@ def _alone(why: str, lmdb_key: bytes) -> PatchFormatError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Converter:
-    """Makes new values for ``convert``; ``s1_verifier`` is for the Sentinel-1 records of pairs."""
+    """Makes new values for ``convert``. ``s1_verifier`` is for the Sentinel-1 records of pairs."""
 
     verifier: Verifier | None
     pairing: _Pairing | None
@@ -84,7 +84,7 @@ class _Converter:
     tagger: Tagger | None
 
     def new(self, lmdb_key: bytes, value: bytes) -> bytes | None:
-        """Make the new value of a patch or of a pair; return None for a Sentinel-1 record that is joined to another.
+        """Make the new value of a patch or of a pair. Return None for a Sentinel-1 record that is joined to another.
 
         Raises:
             UntrustedDataError: The value does not verify, has a tag without a key to verify it, is not a patch, cannot
@@ -149,12 +149,12 @@ def convert(
     """Write a copy of a database in which every value is of one form.
 
     Args:
-        source: The database; it is not changed.
-        target: Database to make; must not exist.
+        source: The database. It is not changed.
+        target: Database to make. It must not exist.
         verification: The checks for every old value.
-        tagger: Tags the new values; None to leave them untagged.
+        tagger: Tags the new values, or None to leave them untagged.
         form: The form of the new values.
-        pairs: Sentinel-1 name by Sentinel-2 name, to join the records to merged patches; None to keep them apart.
+        pairs: Sentinel-1 name by Sentinel-2 name, to join the records to merged patches, or None to keep them apart.
         s1: Database of the Sentinel-1 records, if they are not in ``source``.
         skip_refused: As for ``rewrite``.
         progress: Called after each record.
@@ -165,7 +165,7 @@ def convert(
     Raises:
         SignatureError: The manifest is not signed by enough of the keys.
         ManifestMismatchError: The manifest is not the signed one, or has another name, version or number of records.
-        StoreError: The manifest is missing; also as for ``rewrite``.
+        StoreError: The manifest is missing, or as for ``rewrite``.
         TypeError: ``verification`` is not a ``Verification``.
         ValueError: ``verification`` names one manifest for two databases, or ``s1`` is given without ``pairs``.
     """

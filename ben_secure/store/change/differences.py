@@ -72,7 +72,7 @@ def compared(old: Iterable[Record], new: Iterable[Record], result: Changes) -> I
     Args:
         old: As for ``changes``.
         new: As for ``changes``.
-        result: Counts the changes; complete when the iterator is at its end.
+        result: Counts the changes. Complete when the iterator is at its end.
 
     Yields:
         The records of ``new``.

@@ -32,7 +32,7 @@ def record_digests(
 
     Args:
         pages: The database.
-        workers: Number of threads; None for the number of available processors.
+        workers: Number of threads, or None for the number of available processors.
         algorithm: The hash.
 
     Yields:
@@ -56,7 +56,7 @@ def map_values(
         pages: The database.
         function: Receives LMDB key and value. Threads help if it releases the GIL most of the time. An exception ends
             the iteration.
-        workers: Number of threads; None for the number of available processors.
+        workers: Number of threads, or None for the number of available processors.
 
     Yields:
         LMDB key and what the function returned, keys strictly ascending.
@@ -105,7 +105,7 @@ def check_unchanged(pages: PageReader, before: DatabaseFacts) -> None:
         before: Its facts when it was opened.
 
     Raises:
-        StoreError: It was written to or replaced.
+        StoreError: The database was written to or replaced.
     """
     if not pages.is_in_place():
         raise StoreError(

@@ -58,7 +58,7 @@ class Rewritten:
 
     Attributes:
         checked: Number of records, all of which were read.
-        written: Number of records in the new database; 0 if there is none.
+        written: Number of records in the new database, or 0 if there is none.
         refusals: Values that could not be transformed.
         joined: Number of records whose content is in another record.
     """
@@ -109,7 +109,7 @@ def rewrite(
 
     Args:
         source: The database to read.
-        target: Directory to make; it must not exist.
+        target: Directory to make. It must not exist.
         transform: Makes each new value.
         skip_refused: Leave refused values out and write the rest. Otherwise nothing is written if a value is refused,
             but the others are still checked.

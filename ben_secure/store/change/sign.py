@@ -40,7 +40,7 @@ class Signed:
 
     Attributes:
         statement: The signed statement.
-        manifest: Absolute path of the manifest; the envelope is ``manifest + ".dsse.json"``.
+        manifest: Absolute path of the manifest. The envelope is ``manifest + ".dsse.json"``.
     """
 
     statement: Statement
@@ -73,7 +73,7 @@ def sign_database(
         created: Time in the statement, UTC, in whole seconds.
         license: Licence of the dataset.
         algorithm: The hash of the manifest; with BLAKE3 every reader needs the extra ``[blake3]``.
-        manifest: Path of the manifest; None for the default beside the database.
+        manifest: Path of the manifest, or None for the default beside the database.
         since: The verified manifest of the previous release, which the statement will name. Every value is hashed
             nevertheless.
         on_changes: Called with the changes since then, before anything is signed. An exception stops the signing.
@@ -146,7 +146,7 @@ def sign_release(
 
     Raises:
         StoreError: As ``sign_database``.
-        ValueError: As ``sign_database``; also if two databases have the same name or the same records.
+        ValueError: As ``sign_database``, or if two databases have the same name or the same records.
     """
     draft = Statement(
         name=name,

@@ -58,8 +58,8 @@ class Tagger:
             ``value`` itself if it has a tag that stays, otherwise the value with a new tag.
 
         Raises:
-            TagMismatchError: It has a tag that none of the keys made for this LMDB key and dataset.
-            LimitExceededError: It is longer than readers accept.
+            TagMismatchError: The value has a tag that none of the keys made for this LMDB key and dataset.
+            LimitExceededError: The value is longer than readers accept.
         """
         footer = footer_of(value)
         if footer is None:
@@ -82,11 +82,11 @@ class Tagger:
         return value if valid else append_tag(self.mac_keys.signing, self.context, lmdb_key, payload)
 
     def tagged_in_place(self, lmdb_key: bytes, value: bytes) -> bytes:
-        """Return the value to store in place of the old one; otherwise as ``tagged``.
+        """Return the value to store in place of the old one. Otherwise as ``tagged``.
 
         Raises:
-            StoreError: It is an untagged safetensors file, and there is no other copy. Other programs could not read it
-                with a tag.
+            StoreError: The value is an untagged safetensors file. Other programs could not read it with a tag, and
+                there is no other copy.
         """
         if value[4:9] == SIGN and footer_of(value) is None:
             raise StoreError(

@@ -56,9 +56,9 @@ class Outcome:
     Attributes:
         checked: Number of checked values.
         manifest: The manifest for the comparison, or None.
-        tag_faults: The faulty records by kind (``TAG_KINDS``); empty if tags were not verified.
-        unknown_keys: Key ids in tags, in hexadecimal, that are not among the given keys; at most ``KEPT``.
-        manifest_faults: The faulty records by kind (``MANIFEST_KINDS``); empty without a manifest.
+        tag_faults: The faulty records by kind (``TAG_KINDS``). Empty if tags were not verified.
+        unknown_keys: Key ids in tags, in hexadecimal, that are not among the given keys, at most ``KEPT``.
+        manifest_faults: The faulty records by kind (``MANIFEST_KINDS``). Empty without a manifest.
         sample: Whether only a sample of the records was checked.
         stopped: The error that stopped the check, if a value is longer than readers accept. The database is then
             refused.
@@ -130,7 +130,7 @@ def verify_sample(
         The result. The same records are checked each time.
 
     Raises:
-        ManifestMismatchError: As ``verify``; also if the number of records is not the signed one.
+        ManifestMismatchError: As ``verify``, or if the number of records is not the signed one.
         SignatureError: As ``verify``.
     """
     if count >= len(pages):
