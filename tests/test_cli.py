@@ -218,7 +218,7 @@ UNFINISHED = "UNDECIDED: interrupted before the audit was finished\n"
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (RuntimeError("odd \x1b[31m"), 2, r"internal error, please report it: RuntimeError: odd \x1b[31m"),
-        (MemoryError(), 2, "internal error, please report it: MemoryError: "),
+        (MemoryError(), 2, "there is not enough memory; free some, or raise the limit (ulimit -v), and try again"),
         (PermissionError(13, "Permission denied", "a\nb"), 2, r"[Errno 13] Permission denied: 'a\nb'"),
         (ben_secure.UnsafePickleError("odd"), 1, "odd"),
         (ben_secure.StoreError("torn"), 2, "torn"),

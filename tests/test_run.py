@@ -24,6 +24,7 @@ from ben_secure.audit import Finding, Options, Run, audit_database, audit_many
 from ben_secure.audit.report import Format, overall_exit_code, write
 from ben_secure.audit.rules import Level
 from ben_secure.audit.run import runner
+from ben_secure.audit.run.ranges import judge_range
 from ben_secure.audit.structure import checks as structure
 from ben_secure.cli import main
 from ben_secure.errors import Rule, printable
@@ -174,6 +175,23 @@ def test_a_sample_is_a_first_look(database):
     for count in (100, 1000):
         report = audit_database(database, run=Run(sample=count), options=QUIET)
         assert (report.sampled, report.checked) == (False, 100)
+
+
+@pytest.mark.threat("T31")
+def test_lack_of_memory_at_one_database_leaves_the_reports_on_the_others(tmp_path):
+    """It is no verdict on that database, and no end of the audit."""
+    for name in "ab":
+        make_database(tmp_path / name, {NAME: HONEST[0]})
+
+    def judged(tasks, split):
+        for task in tasks:
+            if task.path.endswith("a"):
+                raise MemoryError
+            yield task, judge_range(task)
+
+    first, second = audit_many([tmp_path], options=QUIET, run=Run(runner=judged))
+    assert (first.verdict, second.verdict) == ("undecided", "clean")
+    assert first.undecided == "there is not enough memory to examine it; free some, and audit it again"
 
 
 @pytest.mark.threat("T12")

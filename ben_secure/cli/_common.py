@@ -89,6 +89,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return 130, "interrupted"
     if isinstance(error, BenSecureError):
         return 1 if isinstance(error, UntrustedDataError) else 2, without_credentials(printable(str(error), 1000))
+    if isinstance(error, MemoryError):
+        return 2, "there is not enough memory; free some, or raise the limit (ulimit -v), and try again"
     if isinstance(error, click.UsageError):
         return 2, without_credentials(wrong_call(error))
     if isinstance(error, OSError):

@@ -277,6 +277,8 @@ class _Audit:
             is_other_file = error.database not in (None, self._path, os.path.abspath(self._path))  # the manifest
             where = f"{printable(error.database, 400)}: " if is_other_file else ""
             self._undecided = self._undecided or where + error.message
+        except MemoryError:  # the audit of the next database may have enough
+            self._undecided = "there is not enough memory to examine it; free some, and audit it again"
         except KeyboardInterrupt:
             self._interrupted = True
         if digest is not None and self._file is not None:
