@@ -80,10 +80,12 @@ def test_without_labels_only_columns_are_stored():
 def test_labels_must_be_there_and_agree():
     """Missing labels, other types, and two different sources are refused; two equal sources are accepted."""
     file = LabelFile(["Pastures"], None)
-    assert metadata_of(file, {"labels": ["Pastures"]}, True)["labels"] == ["Pastures"]
+    for cell in (["Pastures"], None, ""):
+        assert metadata_of(file, {"labels": cell}, True)["labels"] == ["Pastures"]
     for label_file, row, message in (
         (None, None, "it has no labels"),
         (None, {"split": "train"}, "it has no labels"),
+        (None, {"labels": ""}, "it has no labels"),
         (None, {"labels": "['Pastures']"}, r"not a list, expected one such as \["),
         (None, {"labels": ["Pasture"]}, "'Pasture' is not one of the 43"),
         (None, {"labels": ["Pastures", "Pastures"]}, "occurs twice"),

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -22,12 +23,12 @@ def write(path, content):
     return path
 
 
-def parquet(path, columns):
+def parquet(path, columns, **options):
     """A Parquet file of these columns."""
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table(columns), path, version="2.6")
+    pq.write_table(pa.table(columns), path, version="2.6", **options)
     return path
 
 
@@ -165,7 +166,11 @@ def test_bad_parquet_is_refused(tmp_path):
     mapping = pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64()))
     with pytest.raises(TableError, match=r"the column x cannot be read: its type is map<.*, which is not plain data"):
         read_table(parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "x": mapping}))
-    for ids, message in (([None], "row 1 has no patch name"), ([7], "row 1 has no"), (["A", "A"], "row 2 names the")):
+    for ids, message in (
+        ([None], "row 1 has no patch name"),
+        ([7], "row 1 has a patch name of type int"),
+        (["A", "A"], "row 2 names the"),
+    ):
         with pytest.raises(TableError, match=message):
             read_table(parquet(tmp_path / "t.parquet", {"patch_id": ids}))
 
@@ -252,6 +257,7 @@ def test_csv_of_pandas_and_excel(tmp_path):
         "patch_id\tsplit\nA\ttrain\nB\ttest\n",
         " patch_id , split \n A ,train  \nB\t, test\n",
         '"patch_id";"split"\n"A";"train"\n"B";"test"\n',
+        "\ufeff\r\n \r\npatch_id;split\r\nA;train\r\nB;test\r\n",
     ):
         assert read_table(write(tmp_path / "t.csv", content)) == expected
     assert read_table(write(tmp_path / "t.tsv", "patch_id\tsplit\nA\ttrain\nB\ttest\n")) == expected
@@ -267,6 +273,7 @@ def test_labels_in_csv_are_lists(tmp_path):
         "['Pastures', 'Beaches, dunes, sands']",
         "['Pastures' 'Beaches, dunes, sands']",
         "['Pastures'\n 'Beaches, dunes, sands']",
+        "['Pastures'\r\n 'Beaches, dunes, sands']",
     ):
         quoted = cell.replace('"', '""')
         rows = read_table(write(tmp_path / "t.csv", f'patch_id,labels,x\nA,"{quoted}","{quoted}"\nB,[],\n'))
@@ -370,6 +377,30 @@ def test_parquet_of_the_world(tmp_path):
     columns = {"patch_id": names} | {name: pa.nulls(2, kind) for name, kind in kinds.items()}
     rows = read_table(parquet(tmp_path / "n.parquet", columns | {"empty": pa.array([[], []], pa.list_(pa.string()))}))
     assert rows == dict.fromkeys("AB", dict.fromkeys(kinds) | {"empty": []})
+
+
+def test_parquet_in_row_groups(tmp_path):
+    """A batch of rows may lie in several row groups, each with its own dictionary of the texts in lists and structs."""
+    columns = {
+        "patch_id": [f"P{n}" for n in range(30)],
+        "labels": [["Pastures", f"{n}"] for n in range(30)],
+        "place": [{"country": f"{n}", "codes": [n]} for n in range(30)],
+    }
+    path = parquet(tmp_path / "t.parquet", columns, row_group_size=7)
+    assert read_table(path) == {
+        name: {"labels": labels, "place": place} for name, labels, place in zip(*columns.values(), strict=True)
+    }
+
+
+def test_parquet_under_any_name(tmp_path):
+    """The name of the file may be bytes that are not UTF-8."""
+    path = os.fsencode(tmp_path) + b"/caf\xe9.parquet"
+    parquet(tmp_path / "t.parquet", {"patch_id": ["A"], "x": [1]})
+    try:
+        os.rename(tmp_path / "t.parquet", path)
+    except OSError:
+        pytest.skip("this file system stores only names in UTF-8")
+    assert read_table(os.fsdecode(path)) == {"A": {"x": 1}}
 
 
 def test_parquet_views(tmp_path):
@@ -503,6 +534,8 @@ def test_pairs_of_a_table():
         "A,SA\nB,SB\n",
         "s1_name,patch_id\nSA,A\nSB,B\n",
         '"A"\nB \n',
+        "\npatch_id;x\nA;1\nB;2\n",
+        '"s1\nname",name\nSA,A\nSB,B\n',
     ],
 )
 def test_names_of_a_split(tmp_path, content):

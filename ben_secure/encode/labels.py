@@ -106,7 +106,7 @@ def metadata_of(label_file: LabelFile | None, row: Mapping[str, object] | None, 
         return columns
     stored: dict[str, object] = {} if label_file is None else _both(label_file.labels)
     table_labels = None if row is None else row.get("labels")
-    if table_labels is not None:
+    if table_labels is not None and table_labels != "":  # an empty cell of CSV
         from_table = _from_table(table_labels)
         if stored and stored != from_table:
             raise ValueError("its labels differ between the label file and the metadata table")

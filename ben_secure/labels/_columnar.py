@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
+import os
 import re
 import resource
 import sys
@@ -87,11 +89,12 @@ def batches(path: str, kept: Collection[str] | None) -> Iterator[dict[str, Any]]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    name = os.fsencode(path)  # pyarrow encodes a str as UTF-8, which not every name is
     try:
-        with pq.ParquetFile(path, memory_map=False) as file:
+        with pa.OSFile(name) as source, pq.ParquetFile(source) as file:
             _check_facts(path, file.metadata)
             texts = _text_columns(file.metadata.schema)
-        with pq.ParquetFile(path, memory_map=False, read_dictionary=texts) as file:
+        with pa.OSFile(name) as source, pq.ParquetFile(source, read_dictionary=texts) as file:
             yield from _batches(path, file, kept)
     except MemoryError as error:
         raise refused(path, f"reading it needs more than {MAX_MEMORY_BYTES} bytes of memory") from error
@@ -132,7 +135,9 @@ def _batches(path: str, file: Any, kept: Collection[str] | None) -> Iterator[dic
             selection.leave_out(name, str(error))
     budget = _Budget()
     wanted = [selection.id, *selection.names]
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False):
+    # One row group at a time: pyarrow cannot read lists of text across two, because each has its own dictionary.
+    batches_of = (file.iter_batches(_BATCH_ROWS, [group], wanted, False) for group in range(file.num_row_groups))
+    for batch in itertools.chain.from_iterable(batches_of):
         budget.values = 0
         trees = {}
         for name in [selection.id, *selection.names]:

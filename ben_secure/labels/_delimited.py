@@ -1,7 +1,7 @@
 """Read CSV tables and lists of names, as written by pandas, Excel and others, with the standard library.
 
-The first line determines the delimiter: comma, semicolon or tab. The reader accepts a byte order mark, spaces around
-cells, empty cells and rows at the end, and the unnamed index of pandas.
+The first line with text determines the delimiter: comma, semicolon or tab. The reader accepts a byte order mark,
+spaces around cells, empty cells and rows at the end, and the unnamed index of pandas.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import itertools
 from collections.abc import Collection, Iterator
 
-from ben_secure.errors import printable
+from ben_secure.errors import TableError, printable
 from ben_secure.labels._sheet import ID_COLUMNS, Cells, Selection, check_size, refused
 
 _MAX_LINE_BYTES = 2**20
@@ -66,18 +66,20 @@ def cells_of(path: str) -> Iterator[tuple[int, list[str]]]:
         TableError: The file cannot be read, is too large, or is not CSV.
     """
     lines = _lines(path)
-    first = next(lines, "")
+    skipped = 0
+    while (first := next(lines, "")).isspace():
+        skipped += 1
     try:
         reader = csv.reader(itertools.chain([first], lines), strict=True, delimiter=_delimiter(first))
     except csv.Error as error:
-        raise refused(path, f"line 1 is not CSV: {printable(str(error))}") from error
+        raise refused(path, f"line {skipped + 1} is not CSV: {printable(str(error))}") from error
     try:
         for cells in reader:
             stripped = [cell.strip() for cell in cells]
             if any(stripped):
-                yield reader.line_num, stripped
+                yield skipped + reader.line_num, stripped
     except csv.Error as error:
-        raise refused(path, f"line {reader.line_num} is not CSV: {printable(str(error))}") from error
+        raise refused(path, f"line {skipped + reader.line_num} is not CSV: {printable(str(error))}") from error
 
 
 def rows_of(path: str, kept: Collection[str] | None, left_out: dict[str, str]) -> Iterator[tuple[int, object, Cells]]:
@@ -119,10 +121,8 @@ def _share(shared: dict[str, str], text: str) -> str:
 
 
 def header_of(path: str) -> list[str]:
-    """Return the cells of the first line of a text file. Empty if it cannot be read."""
+    """Return the first cells of a text file. Empty if it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            line = file.readline(_MAX_LINE_BYTES).decode("utf-8-sig", "replace")
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=_delimiter(line)), [])]
-    except (OSError, csv.Error):
+        return next(cells_of(path), (0, []))[1]
+    except TableError:
         return []

@@ -66,7 +66,9 @@ def read_table(
     rows: Rows = {}
     cells = 0
     for number, name, row in (_parquet if suffix in PARQUET else _delimited).rows_of(path, columns, unsupported):
-        if type(name) is not str or not name:
+        if name is not None and type(name) is not str:
+            raise refused(path, f"row {number} has a patch name of type {type(name).__name__}, expected text")
+        if not name:
             raise refused(path, f"row {number} has no patch name, expected one in each row")
         if name in rows:
             raise refused(path, f"row {number} names the patch {printable(name)}, and so does an earlier row")
@@ -94,7 +96,7 @@ def _list(path: str, number: int, column: str, cell: str) -> list[str]:
         texts: object = json.loads(cell)
     except (ValueError, RecursionError):
         inside = cell.removeprefix("[").removesuffix("]")
-        texts = _QUOTED.findall(inside) if not _QUOTED.sub("", inside).strip(", \n") else None
+        texts = _QUOTED.findall(inside) if not _QUOTED.sub("", inside).strip(", \r\n") else None
     if type(texts) is not list or not all(type(text) is str for text in texts):
         raise refused(path, f'row {number} has no list of texts in {column}, expected one such as ["Pastures"]')
     return texts
@@ -146,8 +148,8 @@ def read_names(path: str | os.PathLike[str]) -> list[str]:
     path = os.fspath(path)
     names: dict[str, None] = {}
     column = 0
-    for number, cells in _delimited.cells_of(path):
-        if number == 1 and (header := next((name for name in ID_COLUMNS if name in cells), None)) is not None:
+    for index, (number, cells) in enumerate(_delimited.cells_of(path)):
+        if not index and (header := next((name for name in ID_COLUMNS if name in cells), None)) is not None:
             column = cells.index(header)
             continue
         name = cells[column] if column < len(cells) else ""
