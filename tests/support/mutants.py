@@ -236,7 +236,7 @@ def main() -> int:
         work = pathlib.Path(folder).resolve()
         for name in ("ben_secure", "tests", "benchmarks", "docs"):
             shutil.copytree(CHECKOUT / name, work / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (*CHECKOUT.glob("*.md"), CHECKOUT / "pyproject.toml", CHECKOUT / "LICENSE"):
+        for file in (*CHECKOUT.glob("*.md"), *map(CHECKOUT.joinpath, ("pyproject.toml", "LICENSE", "mkdocs.yml"))):
             shutil.copy(file, work)
         return run(work, chosen(work, options), options)
 
