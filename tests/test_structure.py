@@ -1,6 +1,7 @@
 """A database as a whole: pages that contradict each other, foreign files, and who can write. Honest ones are quiet."""
 
 import random
+import re
 import shutil
 import signal
 import stat
@@ -202,6 +203,27 @@ def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     [finding] = structure_findings(tmp_path / "db")
     assert finding.rule is Rule.DAMAGED
     assert "page 12 belongs to two records or pages of its trees, or is free" in finding.message
+
+
+@pytest.mark.threat("T5")
+@pytest.mark.parametrize(
+    ("offset", "form", "number", "message"),
+    [
+        (6, "<H", 0, "has root 0x[0-9a-f]{1,3} and depth 0"),
+        (6, "<H", 33, "has root 0x[0-9a-f]{1,3} and depth 33"),
+        (40, "<Q", 2**64 - 1, "has root 0xf{16} and depth 1"),
+    ],
+    ids=["depth 0", "depth 33", "no root"],
+)
+def test_root_and_depth_of_the_tree_of_free_pages_agree(database, offset, form, number, message):
+    """A tree has both or neither, and at most 32 levels; the honest database has no finding."""
+    with lmdb.open(str(database), map_size=2**30, sync=False) as env, env.begin(write=True) as transaction:
+        transaction.delete(b"1")
+    assert structure_findings(database) == []
+    patch_file(database, newer_meta(database) + FREE + offset, form, number)
+    [finding] = structure_findings(database)
+    assert finding.rule is Rule.DAMAGED
+    assert re.search("tree of free pages " + message, finding.message)
 
 
 @pytest.mark.threat("T5")
