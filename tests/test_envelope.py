@@ -380,6 +380,17 @@ def test_invalid_envelopes(vector):
     assert re.match("this is not the envelope|the envelope is (not JSON|signed by 0)", message)
 
 
+@pytest.mark.threat("T8")
+@pytest.mark.parametrize(
+    "unverified",
+    [envelope_of(STATEMENT.encode(), "application/vnd.in-toto+xml"), b"[%s]" % ENVELOPE, b'"payloadType"'],
+    ids=["of another type", "in a list", "a string"],
+)
+def test_an_envelope_of_another_kind_is_named_as_such(unverified):
+    """Not as one that was changed on its way."""
+    assert f"its payloadType is not {PAYLOAD_TYPE}" in refused(unverified).message
+
+
 @pytest.mark.parametrize(
     ("unverified", "match"),
     [

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import ben_secure
-from ben_secure import LimitExceededError, Limits, ManifestMismatchError, StoreError
+from ben_secure import LimitExceededError, Limits, ManifestMismatchError, PatchFormatError, StoreError
+from ben_secure.errors import Rule
 from ben_secure.pages.reader import PageReader
 from ben_secure.signing.keys import SigningKey
 from ben_secure.signing.manifest import MismatchKind, open_manifest
@@ -209,17 +210,27 @@ def test_a_release_that_cannot_be_named_so(database, wrong):
     assert os.listdir(database.parent) == ["ben.lmdb"]
 
 
-def test_a_key_that_is_too_long(database, monkeypatch):
-    """A liblmdb built for longer keys writes databases that cannot have a manifest of this version."""
-    for length in (511, 512):
-        records = [(b"k" * length, bytes(32))]
+@pytest.mark.parametrize(
+    ("good", "bad", "fault"),
+    [
+        (b"k" * 511, b"k" * 512, "has 512 bytes, expected at most 511"),  # in databases of other builds of liblmdb
+        ("k\u00fc".encode(), b"k\xc3", r"is not UTF-8 \(byte 1 of 2\)"),
+    ],
+    ids=["too long", "not UTF-8"],
+)
+def test_a_key_that_no_reader_can_name_is_not_signed(database, monkeypatch, good, bad, fault):
+    """The message says how to leave it out."""
+    for lmdb_key in (good, bad):
+        records = [(lmdb_key, bytes(32))]
         monkeypatch.setattr(sign, "record_digests", lambda _, algorithm, records=records: records)
-        if length == 511:
-            signed = sign_database(database, [PUBLISHER], **RELEASE)
-            assert list(opened(signed)) == records
+        if lmdb_key is good:
+            assert list(opened(sign_database(database, [PUBLISHER], **RELEASE))) == records
         else:
-            with pytest.raises(StoreError, match="an LMDB key has 512 bytes, expected at most 511"):
+            with pytest.raises(
+                PatchFormatError, match=f"the LMDB key {fault}, .*--skip-refused.* in .*ben.lmdb"
+            ) as caught:
                 sign_database(database, [PUBLISHER], **RELEASE, overwrite=True)
+            assert caught.value.rule is Rule.LMDB_KEY
 
 
 def test_a_release_since_another(database):

@@ -8,11 +8,12 @@ MAX_KEY_BYTES = 511
 """MDB_MAXKEYSIZE of liblmdb. Other builds can store longer keys, which writers and manifests refuse."""
 
 
-def name_of(lmdb_key: bytes) -> str:
+def name_of(lmdb_key: bytes, database: str | None = None) -> str:
     """Decode the name of a patch.
 
     Args:
         lmdb_key: Raw LMDB key (hostile).
+        database: Path of the database, for the message, if it is not clear.
 
     Returns:
         The name.
@@ -20,11 +21,11 @@ def name_of(lmdb_key: bytes) -> str:
     Raises:
         PatchFormatError: The key is not UTF-8 or too long.
     """
-    check_length(lmdb_key)
+    check_length(lmdb_key, database)
     try:
         return lmdb_key.decode()
     except UnicodeDecodeError as error:
-        raise _unnamed(lmdb_key, f"is not UTF-8 (byte {error.start} of {len(lmdb_key)})") from error
+        raise _unnamed(lmdb_key, f"is not UTF-8 (byte {error.start} of {len(lmdb_key)})", database) from error
 
 
 def check_length(lmdb_key: bytes, database: str | None = None) -> None:

@@ -21,13 +21,14 @@ from ben_secure.errors import StoreError, printable
 from ben_secure.limits import DEFAULT_LIMITS, Limits
 from ben_secure.pages.reader import PageReader
 from ben_secure.remote.addresses import is_remote
-from ben_secure.signing._record_list import MAX_KEY_BYTES, Record, Written, write_record_list
+from ben_secure.signing._record_list import Record, Written, write_record_list
 from ben_secure.signing.envelope import sign_statement
 from ben_secure.signing.footer import FOOTER_BYTES
 from ben_secure.signing.hashing import Algorithm, hash_of
 from ben_secure.signing.keys import Signer
 from ben_secure.signing.manifest import ENVELOPE_SUFFIX, MANIFEST_SUFFIX, Manifest, manifest_path, name_of
 from ben_secure.signing.statement import Predecessor, Statement, Subject
+from ben_secure.store import _names
 from ben_secure.store.change.differences import Changes, compared
 from ben_secure.store.change.digests import check_unchanged, record_digests
 
@@ -87,6 +88,7 @@ def sign_database(
     Raises:
         StoreError: The database is empty, damaged, or was written to meanwhile; a manifest or an envelope exists
             already; or they cannot be written.
+        PatchFormatError: An LMDB key is not UTF-8 or too long, so that no reader can name the patch.
         LimitExceededError: A value is too long.
         MissingExtraError: The hash is BLAKE3, and its library is not installed.
         ValueError: Name, version, licence, time or a signer is not valid; or the previous release has another name or
@@ -242,13 +244,7 @@ class _Hashed:
     def records(self, pages: PageReader) -> Iterator[Record]:
         """Hash the records of one database."""
         for lmdb_key, digest in record_digests(pages, algorithm=self._algorithm):
-            if len(lmdb_key) > MAX_KEY_BYTES:
-                raise StoreError(
-                    f"an LMDB key has {len(lmdb_key)} bytes, expected at most {MAX_KEY_BYTES}; give this record a "
-                    "shorter one",
-                    database=pages.path,
-                    lmdb_key=lmdb_key,
-                )
+            _names.name_of(lmdb_key, pages.path)
             yield lmdb_key, digest
             self._done += 1
             if self._progress is not None:
