@@ -810,7 +810,7 @@ REFUSED = {
     "key_ops of lists": ([changed(key_ops=[["sign"], ["verify"]])], '"key_ops" of the key'),
     "none that tags": ([changed(key_ops=["verify"])], '0 keys have "sign"'),
     "two that tag": ([JWK, changed(k="A" * 43)], '2 keys have "sign"'),
-    "one key twice": ([JWK, changed(key_ops=["verify"])], "in the MacKeySet twice"),
+    "one key twice": ([JWK, changed(key_ops=["verify"])], "a key is listed twice"),
     "a key that is none": (["key"], '"kty" "oct"'),
 }
 

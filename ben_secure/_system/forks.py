@@ -170,7 +170,7 @@ def serve(control_fd: int, module: str) -> None:
 
 
 def _ended(pid: int) -> int:
-    """Kill a child and return its exit code, or minus the signal that ended it; 1 if it never existed."""
+    """Kill a child. Return its exit code, or minus the signal that ended it. For pid 0 (never started), return 1."""
     if pid == 0:
         return 1
     os.kill(pid, signal.SIGKILL)  # it was not waited for yet, so the number is still its own

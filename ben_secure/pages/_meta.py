@@ -1,9 +1,13 @@
 """The two meta pages of an LMDB 0.9 file: parse them, and identify a file that does not have them.
 
-This module works on bytes alone and never reads a file. The layout is ``MDB_meta`` of liblmdb 0.9 (mdb.c) on a 64-bit
-little-endian machine: a page header of 16 bytes (page number u64, pad u16, flags u16, lower u16, upper u16), then
-magic u32, version u32, address u64, map size u64, the records (``MDB_db``, 48 bytes) of the free-page database and of
-the main database, last page u64, transaction id u64. The first field of the first record is the page size.
+This module works on bytes alone and never reads a file. The layout is that of liblmdb 0.9 (mdb.c) on a 64-bit
+little-endian machine. A meta page holds, in this order:
+
+- a page header of 16 bytes: page number u64, pad u16, flags u16, lower u16, upper u16;
+- ``MDB_meta`` of 136 bytes: magic u32, version u32, address u64, map size u64; two records (``MDB_db``, 48 bytes each),
+  of the tree of free pages and of the main database; last page u64, transaction id u64.
+
+The first field of the first record is the page size.
 """
 
 from __future__ import annotations

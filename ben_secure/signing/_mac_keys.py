@@ -1,6 +1,7 @@
 """MAC keys: secrets that tag values, alone and in sets, and the JWK Sets (RFC 7517) that hold them.
 
-No secret is ever in a ``repr`` or in an error, nor in the cause of one. The public names are in ``keys``.
+No secret is ever in a ``repr`` or in an error, nor in the cause of one. Import the
+classes and functions from ``signing.keys``.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ class MacKeySet:
         self.signing = signing
         self.by_id = MappingProxyType({mac_key.key_id: mac_key for mac_key in keys})
         if len(self.by_id) != len(keys):
-            raise ValueError("a key is in the MacKeySet twice")
+            raise ValueError("a key is listed twice; list each key once")
         if len({mac_key._secret for mac_key in keys}) != len(keys):
             raise ValueError("a secret is in the MacKeySet for two suites; generate a new key for the other suite")
 

@@ -1,7 +1,7 @@
 """The files of a publisher's keys: read in every encoding that ``forms`` knows, written as PEM (RFC 8410).
 
 A file of another kind is reported as that kind. Only a private key must be unreadable for others. No secret is ever in
-an error. The public names are in ``signing.keys``.
+an error. Import the classes and functions from ``signing.keys``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A publisher's keys: ``VerifyKey``, ``SigningKey``, and ``Signer``, the interface that signing needs.
 
-No secret is ever in a ``repr`` or in an error. The public names are in ``signing.keys``.
+No secret is ever in a ``repr`` or in an error. Import the classes and functions from ``signing.keys``.
 """
 
 from __future__ import annotations
