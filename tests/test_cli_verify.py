@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 
 import lmdb
@@ -153,6 +154,20 @@ def test_tags_tell_what_is_wrong(verify):
         ),
     ):
         assert verify(TAGGED | changes, TAGS) == (1 if expected else 0, expected)
+
+
+def test_only_keys_that_are_unknown_are_named_as_such(place, capsys):
+    """Their key ids, each once; the keys that verify are not among them."""
+    first, second, *_ = NAMES
+    for records, unknown in (
+        (TAGGED, []),
+        (TAGGED | {first: BARE[first]}, []),
+        (TAGGED | {name: tag(BARE, OTHER_KEYS)[name] for name in (first, second)}, [OTHER_KEYS.fingerprint]),
+    ):
+        shutil.rmtree("mixed", ignore_errors=True)
+        make_database(pathlib.Path("mixed"), records)
+        document = json.loads(run(f"verify mixed {TAGS} --json", capsys)[1])
+        assert document["tags"]["unknown_keys"] == unknown
 
 
 @pytest.mark.threat("T8")

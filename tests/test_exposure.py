@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 
 import pytest
 
@@ -78,3 +79,13 @@ def test_links_without_end_are_an_error(tree):
         list(steps_to(str(tree / "loop")))
     with pytest.raises(FileNotFoundError):
         list(steps_to(str(tree / "nowhere")))
+    (tree / "chain 0").symlink_to("end/file")
+    for n in range(1, 41):
+        (tree / f"chain {n}").symlink_to(f"chain {n - 1}")
+    assert below(tree, tree / "chain 39")[-1] == "end/file"
+    with pytest.raises(OSError, match="symbolic links"):
+        list(steps_to(str(tree / "chain 40")))
+    if sys.platform == "linux":  # other kernels have other numbers
+        os.stat(tree / "chain 39")
+        with pytest.raises(OSError, match="symbolic links"):
+            os.stat(tree / "chain 40")

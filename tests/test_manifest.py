@@ -229,7 +229,10 @@ def test_every_changed_manifest_is_refused(data):
     swapped = file_of([(b"a", records[1][1]), (b"b", records[0][1]), records[2]])
     shorter = file_of(records[:2])
     for changed in (bytes(flipped), good[:end], good + data.draw(st.binary(min_size=1, max_size=9)), swapped, shorter):
-        refused(Manifest, changed, statement, match="this manifest is not the one that was signed: its SHA-256 is")
+        error = refused(
+            Manifest, changed, statement, match="this manifest is not the one that was signed: its SHA-256 is"
+        )
+        assert f"expected {statement.statement.manifest_sha256}; " in error.message
 
 
 @pytest.mark.parametrize("count", [0, 2, 4])

@@ -428,16 +428,22 @@ def test_a_manifest_that_is_not_what_it_should_be_is_a_finding(tmp_path):
 
 @pytest.mark.threat("T19")
 def test_since_a_manifest_records_may_be_added_and_not_removed(tmp_path):
-    """Removed ones make the number less than that of the manifest; the database that has grown is clean."""
+    """A smaller number is noticed at once, and each removed record; the database that has grown is clean."""
     records = {STEM + b"%d" % n: HONEST[n % 4] for n in range(6)}
     database = release(tmp_path, records)
     options = demanding(verify_key=PUBLISHER.verify_key, since_manifest=True)
-    shutil.rmtree(database)
-    make_database(database, records | {STEM + b"7": HONEST[1]})
-    assert audit_database(database, options=options).verdict == "clean"
-    shutil.rmtree(database)
-    make_database(database, dict(list(records.items())[:5]))
-    assert audit_database(database, options=options).rules == {Rule.MANIFEST: 1}
+    fewer = dict(list(records.items())[:5])
+    added = {STEM + b"7": HONEST[1], STEM + b"8": HONEST[1]}
+    for content, rules in (
+        (records | added, {}),
+        (fewer | added, {Rule.RECORD_MISSING: 1}),
+        (fewer, {Rule.MANIFEST: 1}),
+    ):
+        shutil.rmtree(database)
+        make_database(database, content)
+        assert audit_database(database, options=options).rules == rules
+        sampled = audit_database(database, run=Run(sample=2), options=options)
+        assert sampled.rules.get(Rule.MANIFEST, 0) == (content is fewer)
 
 
 def test_since_a_manifest_only_new_and_changed_values_are_judged(tmp_path):

@@ -211,6 +211,17 @@ def test_pixels_are_the_patchs_own():
     assert second == untouched == loads(memoryview(value))
 
 
+def test_a_note_that_names_another_class_is_told_which_tensors_are_there():
+    """The class of the tensors is accepted."""
+    kind = "BigEarthNet_S1_Patch"
+    assert type(loads(noted({"kind": kind, "stored": {}}))).__name__ == kind
+    for other in ("BigEarthNet_S2_Patch", "BigEarthNet_S1_S2_Patch"):
+        with pytest.raises(
+            PatchFormatError, match=f"names the class {other}, but the tensors are the bands of a {kind}"
+        ):
+            loads(noted({"kind": other, "stored": {}}))
+
+
 def test_a_note_may_be_spelled_otherwise():
     """Whitespace, escapes and the order of members affect caching, not the result."""
     patch = make_patch(BigEarthNet_S1_Patch, labels=["Moors, heathland", "\u2028"], x={"y": 1.5})

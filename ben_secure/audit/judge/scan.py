@@ -38,7 +38,7 @@ class Options:
     Attributes:
         verification: Tags or manifest that every value must match, or None to judge values alone.
         since_manifest: Skip each value that the manifest lists under the same LMDB key, because its signer has audited
-            it, and judge all others. Records that the manifest does not list are then allowed.
+            it, and judge all others. Other records are then allowed, and listed ones must exist.
         partial: The database is a part of the one that the manifest lists, so absent records are not missing.
         classes: Patch subclasses that the caller declares, as for ``loads``.
         limits: Limits on each value.
@@ -148,7 +148,7 @@ class Judge:
         if options.verification is not None:
             self._verifier = Verifier(options.verification, path, listed=not options.since_manifest)
             self._audited = self._verifier.manifest if options.since_manifest else None
-            self.listed = None if options.since_manifest or options.partial else self._verifier.manifest
+            self.listed = None if options.partial else self._verifier.manifest
 
     @property
     def manifest_sha256(self) -> str | None:
@@ -166,10 +166,8 @@ class Judge:
         Raises:
             ManifestMismatchError: The manifest lists another number; with ``since_manifest``, it lists more.
         """
-        if self.listed is not None and partly:
+        if self.listed is not None and (entries < len(self.listed) if self._audited is not None else partly):
             self.listed.check_count(entries)
-        elif self._audited is not None and not self._options.partial and entries < len(self._audited):
-            self._audited.check_count(entries)
 
     def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes | memoryview) -> None:
         """Judge one record and count it.
