@@ -34,6 +34,11 @@ os.umask(0o022)
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long value by its parameter: its bytes may differ between the processes that share the tests."""
+    return argname if isinstance(val, bytes) and len(val) > 40 else None
+
+
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """The whole suite runs in two processes, a file in one of them, unless something else is asked for (-n 0)."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "PYTEST_XDIST_WORKER" not in os.environ

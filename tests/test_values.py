@@ -25,7 +25,7 @@ def unpickled(value):
 PICKLES = [canonical(), *(write(small_tree(generation)) for generation in GENERATIONS)]
 
 
-@pytest.mark.parametrize("value", PICKLES, ids=["canonical", *GENERATIONS])
+@pytest.mark.parametrize("value", PICKLES)
 def test_pickles_are_read_as_before(tmp_path, value):
     """The same patch as from the reader of pickles, which reads nothing else."""
     alone = unpickled(value)
