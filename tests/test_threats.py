@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import gc
 import pathlib
 import re
 from collections.abc import Iterator
@@ -31,12 +32,21 @@ def decorated(body: list[ast.stmt], marks: tuple[str, ...] = ()) -> Iterator[tup
                 yield own
 
 
+def parsed(path: pathlib.Path) -> list[ast.stmt]:
+    """The statements of a module. CPython 3.11 fails if a finalizer parses, too, as that of a traceback does."""
+    gc.disable()
+    try:
+        return ast.parse(path.read_text("utf-8")).body
+    finally:
+        gc.enable()
+
+
 @functools.cache
 def marked(*, slow: bool) -> dict[str, set[str]]:
     """Names of the test modules by the id that a mark, or a case of the attack corpus, names; with slow ones or not."""
     found: dict[str, set[str]] = {}
     for path in pathlib.Path(__file__).parent.glob("*.py"):
-        for marks in decorated(ast.parse(path.read_text("utf-8")).body):
+        for marks in decorated(parsed(path)):
             if "pytest.mark.slow" in marks and not slow:
                 continue
             for threat in re.findall(r"threat\('(T\d+)'\)", " ".join(marks)):
