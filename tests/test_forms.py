@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption
 from cryptography.hazmat.primitives.serialization import PrivateFormat as Private
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +45,20 @@ pytestmark = pytest.mark.threat("T23")
 
 FINGERPRINTS = {kind: SigningKey(key).fingerprint for kind, key in KEYS.items()}
 kinds = pytest.mark.parametrize("kind", KEYS)
+
+
+@pytest.mark.parametrize("form", [Private.PKCS8, Private.TraditionalOpenSSL])
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()], ids=lambda curve: curve.name)
+def test_a_private_key_with_the_public_half_of_another_is_refused(curve, form, tmp_path):
+    """Not every OpenSSL compares the halves; whoever signs with such a key makes signatures that nobody accepts."""
+    content, other = (
+        key.private_bytes(Encoding.DER, form, NoEncryption())
+        for key in (ec.derive_private_key(n, curve) for n in (5, 7))
+    )
+    assert read_signing_key(secret_file(tmp_path / "good", content)).fingerprint
+    point = 2 * curve.key_size // 8  # at the end
+    with pytest.raises(KeyFileError, match="it is damaged, or contradicts itself; copy the whole file again"):
+        read_signing_key(secret_file(tmp_path / "bad", content[:-point] + other[-point:]))
 
 
 @kinds

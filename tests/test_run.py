@@ -148,7 +148,8 @@ def test_a_digest_is_of_one_state_of_the_file(database, monkeypatch):
 
     monkeypatch.setattr(PageReader, "file_content", disturbed)
     report = audit_database(database, run=Run(digest=True), options=QUIET)
-    assert (report.file.sha256, report.exit_code) == (None, 1)
+    assert report.file.sha256 is None
+    assert report.exit_code in (1, 2)  # a refused value was seen before the change, or not
     assert "changed during the audit" in report.undecided
 
 

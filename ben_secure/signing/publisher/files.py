@@ -27,7 +27,7 @@ from ben_secure.signing import _keyfiles
 from ben_secure.signing._kinds import expect
 from ben_secure.signing.publisher.forms import MAC, PRIVATE, PUBLIC, Encoded, identify
 from ben_secure.signing.publisher.keys import SigningKey, VerifyKey
-from ben_secure.signing.publisher.schemes import KINDS, PrivateKey, PublicKey, scheme_of
+from ben_secure.signing.publisher.schemes import KINDS, PrivateKey, PublicKey, is_consistent, scheme_of
 
 Passphrase = str | bytes | Callable[[], bytes] | None
 
@@ -71,6 +71,8 @@ def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path |
     key = _loaded(encoded, password, path, _SIGNS)
     if scheme_of(key) is None or not isinstance(key, PrivateKey):
         raise _unusable(path, _SIGNS, f"it is a key of {_algorithm(key)}, expected {KINDS}; {_MAKE}")
+    if not is_consistent(key):
+        raise _unusable(path, _SIGNS, _DAMAGED)
     return SigningKey(key)
 
 

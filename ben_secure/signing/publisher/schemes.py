@@ -47,6 +47,14 @@ def scheme_of(key: object) -> str | None:
     return None
 
 
+def is_consistent(private_key: PrivateKey) -> bool:
+    """Whether the public half of a private key belongs to it. Not every OpenSSL compares the halves in a file."""
+    if isinstance(private_key, Ed25519PrivateKey):  # its public half is always computed
+        return True
+    computed = ec.derive_private_key(private_key.private_numbers().private_value, private_key.curve)
+    return computed.public_key() == private_key.public_key()
+
+
 def sign(private_key: PrivateKey, message: bytes) -> bytes:
     """Sign a message. Signatures of ECDSA differ each time."""
     if isinstance(private_key, Ed25519PrivateKey):
