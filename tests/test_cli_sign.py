@@ -124,6 +124,7 @@ def test_sign_in_place(place, capsys):
     assert content("db/data.mdb") == before
 
 
+@needs_lmdb_3
 def test_a_context_is_missed(place, capsys):
     """A line on stdout explains an empty context, except with JSON; with a context there is no such line."""
     note = "note: without --context, a value and its tag are also valid in other databases with this key"

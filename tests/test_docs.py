@@ -7,6 +7,7 @@ import pytest
 from ben_secure import PatchWriter
 from ben_secure.demo.tour import make_patch
 from support import geotiffs
+from support.databases import needs_lmdb_3
 from support.documents import PAGES, ROOT, Reader, blocks, fences, parse, to_run
 
 # Pages that another test runs where a framework is installed.
@@ -53,10 +54,16 @@ INPUTS = {
 WALKED = [page for page in PAGES if page not in ELSEWHERE and to_run(page)]
 SLOW = {"docs/start/administrator.md"}
 """Takes long; the README has the same commands."""
+IN_PLACE = {"docs/keys.md", "docs/publishing.md"}
+"""Tag a database in place."""
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in WALKED]
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW) + [needs_lmdb_3] * (page in IN_PLACE))
+        for page in WALKED
+    ],
 )
 def test_a_page_runs(tmp_path, monkeypatch, capsys, page):
     """In an empty folder, every block of a page runs and prints the lines below it."""

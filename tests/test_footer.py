@@ -13,7 +13,7 @@ from ben_secure.pages.reader import PageReader
 from ben_secure.signing.footer import FOOTER_BYTES, MAGIC, Footer, Suite, footer_fault, footer_of, payload_end
 from ben_secure.signing.keys import MacKey, MacKeySet, SigningKey, write_mac_keys, write_signing_key
 from ben_secure.signing.tags import append_tag, make_tag, verified_payload
-from support.databases import make_database
+from support.databases import make_database, needs_lmdb_3
 
 pytestmark = pytest.mark.threat("T9")
 
@@ -110,6 +110,7 @@ def codes(*commands):
     return [main(command.split()) for command in commands]
 
 
+@needs_lmdb_3
 @pytest.mark.parametrize("end", NO_TAGS.values(), ids=NO_TAGS)
 def test_pixels_that_look_like_a_footer_are_pixels(place, capsys, end):
     """Such a value is loaded, audited, tagged, verified, untagged, converted, published as any other."""
@@ -145,6 +146,7 @@ def test_pixels_that_look_like_a_footer_are_pixels(place, capsys, end):
         reader["a"]
 
 
+@needs_lmdb_3
 def test_pixels_that_are_a_whole_footer_are_one(place, capsys):
     """Honest pixels never are, but hostile ones can be: everything treats them as a tag, which no key verifies."""
     value = value_ending_in(WHOLE)
@@ -166,6 +168,7 @@ def test_pixels_that_are_a_whole_footer_are_one(place, capsys):
     assert records("db") == {b"a": value}
 
 
+@needs_lmdb_3
 def test_a_value_with_two_tags_is_refused(place, capsys):
     """Both are valid, one after the other: no writer makes them, and every reader refuses them with the same words."""
     bare = value_ending_in(b"")

@@ -13,6 +13,7 @@ from ben_secure import PatchReader
 from ben_secure.cli import main
 from ben_secure.signing.keys import SigningKey, write_key_pair
 from ben_secure.store.writer import PatchWriter
+from support.databases import needs_lmdb_3
 from support.strategies import make_patch
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -90,6 +91,7 @@ def test_what_is_no_file_is_not_replaced(place, force, ben_secure):
     assert sorted(os.listdir()) == ["db", "fifo", "folder", "key", "key.pub", "link.png", "precious.png"]
 
 
+@needs_lmdb_3
 def test_every_command_works_in_a_folder_that_is_not_utf8(place, ben_secure):
     """Databases, keys, manifests, reports, pictures and releases with such names, in such a folder."""
     odd = b"\xff\xe9"

@@ -89,7 +89,8 @@ class BucketObject:
             ) from None
 
     async def _answer(self, response: dict[str, Any], start: int, stop: int, pin: Pin | None) -> Answer:
-        async with response["Body"] as body:
+        body = response["Body"]
+        async with body:  # not `as body`: aiobotocore 2 gives the response itself there
             status = response["ResponseMetadata"]["HTTPStatusCode"]
             if status != 206:
                 raise failure(status)
