@@ -157,7 +157,17 @@ def test_no_file_makes_the_encoder_take_more_than_its_band():
         decode_band(packed(b"x" * 90), B01)
     tiles = {322: ("I", [2**16]), 323: ("I", [2**16]), 324: ("I", [8]), 325: ("I", [800])}
     with pytest.raises(ValueError, match=r"its tiles have 65536 rows"):
-        decode_band(tiff(pixels(B01), tags=tiles), B01)
+        decode_band(tiff(pixels(B01), tags=tiles, without=[273, 278, 279]), B01)
+
+
+@pytest.mark.threat("T15")
+@pytest.mark.parametrize("code", [322, 323, 324, 325])
+def test_a_file_with_strips_and_tiles_is_refused(code):
+    """Readers differ about its pixels; without the one or the other it is read."""
+    assert same(decode_band(GOOD, B01), pixels(B01))
+    assert same(decode_band(TILED, B01), np.zeros((20, 20), "<u2"))
+    with pytest.raises(ValueError, match="it has strips and tiles"):
+        decode_band(tiff(pixels(B01), tags={code: ("I", [16])}), B01)
 
 
 @pytest.mark.threat("T15")

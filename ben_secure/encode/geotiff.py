@@ -188,7 +188,11 @@ def _packing(directory: Directory, spec: BandSpec) -> Packing:
 
 
 def _grid(directory: Directory, spec: BandSpec) -> _Grid:
-    tiled = _TILE_COLUMNS in directory or _TILE_OFFSETS in directory
+    tiled = any(code in directory for code in (_TILE_COLUMNS, _TILE_ROWS, _TILE_OFFSETS, _TILE_BYTES))
+    if tiled and (_STRIP_OFFSETS in directory or _STRIP_BYTES in directory):
+        raise ValueError(
+            "it has strips and tiles, so readers differ about its pixels (TIFF 6.0, section 15, forbids it)"
+        )
     if tiled:
         grid = _Grid(directory.integer(_TILE_ROWS, 0), directory.integer(_TILE_COLUMNS, 0), True)
     else:
