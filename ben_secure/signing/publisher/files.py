@@ -71,8 +71,6 @@ def read_signing_key(path: Path, passphrase: Passphrase = None, database: Path |
     key = _loaded(encoded, password, path, _SIGNS)
     if scheme_of(key) is None or not isinstance(key, PrivateKey):
         raise _unusable(path, _SIGNS, f"it is a key of {_algorithm(key)}, expected {KINDS}; {_MAKE}")
-    if not is_consistent(key):
-        raise _unusable(path, _SIGNS, _DAMAGED)
     return SigningKey(key)
 
 
@@ -189,7 +187,9 @@ def _identified(content: bytes, path: Path, use: str) -> Encoded:
 def _loaded(encoded: Encoded, password: bytes | None, path: Path, use: str) -> object:
     reason = "the passphrase is wrong, or it is damaged" if encoded.encrypted else _DAMAGED
     try:
-        return encoded.load(password)
+        key = encoded.load(password)
+        if not isinstance(key, PrivateKey) or is_consistent(key):
+            return key
     except UnsupportedAlgorithm as error:
         named = printable(_QUOTED.sub(_name, str(error)))
         unknown = f"its algorithm is not supported ({named}); expected {KINDS}"
