@@ -21,7 +21,7 @@ from ben_secure.store.change.convert import convert
 from ben_secure.store.change.in_place import change_in_place
 from ben_secure.store.change.rewrite import rewrite
 from ben_secure.store.change.tag import Tagger
-from support.databases import HONEST, NAME, make_database
+from support.databases import HAS_LMDB_VERIFY, HONEST, NAME, make_database
 from support.fuzz_core import honest_tensors, honest_values, mutate, mutate_tensors
 from support.legacy_values import Maker, small_tree, write
 from support.strategies import make_patch
@@ -80,7 +80,8 @@ def check_law(place, values):
     pickled = {lmdb_key: value for lmdb_key, value in clean.items() if value[:1] == b"\x80"}
     bare = make_database(place / "bare", pickled)  # of safetensors values only copies are tagged
     bare.chmod(0o755)
-    assert not pickled or change_in_place(bare, tagger.tagged_in_place).changed == len(pickled)
+    if pickled and HAS_LMDB_VERIFY:
+        assert change_in_place(bare, tagger.tagged_in_place).changed == len(pickled)
     return len(clean)
 
 
