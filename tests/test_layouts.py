@@ -213,6 +213,20 @@ def test_layouts_that_nobody_has_any_more_are_forgotten(make):
         tracemalloc.stop()
 
 
+def test_the_largest_layouts_are_bounded_in_bytes():
+    """As many bands as a patch may have, with the longest names, of letters that take four bytes each."""
+    name = "\U00020000" * 252
+    tracemalloc.start()
+    try:
+        for n in range(30):
+            entries = tuple(changed(attribute=None, name=f"{n:02}{band:02}{name}") for band in range(64))
+            assert len(Layout.generic(entries).slots) == 64
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
 @given(st.lists(st.tuples(DTYPES, st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=6))
 def test_generic_bands_are_aligned_and_gaps_are_known(bands):
     """Offsets are multiples of the itemsize; gaps and bands together cover the buffer exactly once."""

@@ -1,9 +1,11 @@
 """Resampling does what torch's ``interpolate`` does: nearest is exact, the others are within float32 rounding."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from ben_secure.batches.resampling import MODES, resample, taps
+from ben_secure.batches.resampling import MODES, nearest_rows, resample, taps
 
 SIZES = [(60, 120), (20, 120), (120, 128), (120, 64), (60, 224), (20, 60), (120, 119), (120, 1), (1, 120), (37, 91)]
 
@@ -76,3 +78,15 @@ def test_weights_sum_to_one(source, target, mode):
     assert places.max() < source
     np.testing.assert_allclose(weights.sum(axis=0), 1, rtol=1e-5)
     np.testing.assert_allclose(resampled(np.full((1, source, source), 7, "f4"), target, mode), 7, rtol=1e-5)
+
+
+def test_what_is_remembered_is_bounded_in_bytes():
+    """Tables of rows for the largest sizes that a loader accepts: less than 2 MB of the two kinds together."""
+    tracemalloc.start()
+    try:
+        for size in range(4096 - 30, 4096 + 1):
+            assert len(nearest_rows(120, size)) == size
+            assert taps(120, size, "bicubic").rows.shape == (4, size)
+        assert tracemalloc.get_traced_memory()[0] < 2 * 2**20
+    finally:
+        tracemalloc.stop()

@@ -289,7 +289,7 @@ class Layout:
 _alive: WeakValueDictionary[object, Layout] = WeakValueDictionary()
 
 
-@lru_cache(maxsize=32)  # about 15 kB each
+@lru_cache(maxsize=32)  # about 10 kB each
 def _standard(kind: str, dtypes: str) -> Layout:
     groups = STANDARD_KINDS.get(kind)
     if groups is None:
@@ -313,7 +313,7 @@ def _standard(kind: str, dtypes: str) -> Layout:
     return _alive.get((kind, dtypes)) or _alive.setdefault((kind, dtypes), Layout(kind, dtypes, entries))
 
 
-@lru_cache(maxsize=8)  # at most 64 bands with names of 256 characters: about 250 kB each
+@lru_cache(maxsize=8)  # at most 64 bands with names of 256 characters: about 100 kB each
 def _generic(entries: tuple[Entry, ...]) -> Layout:
     return _alive.get(entries) or _alive.setdefault(entries, Layout(GENERIC, entries, entries))
 
