@@ -40,7 +40,7 @@ def _equal(a: Any, b: Any) -> bool:
     if kind is dict:
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if kind is set:
-        return {_leaf_key(member) for member in a} == {_leaf_key(member) for member in b}
+        return len(a) == len(b) and {_leaf_key(member) for member in a} == {_leaf_key(member) for member in b}
     if kind is np.ndarray:
         return _same_array(a, b)
     return bool(_leaf_key(a) == _leaf_key(b))

@@ -237,7 +237,7 @@ class PackedScalar:
 
 
 def pack(value: object) -> object:
-    """Replace every numpy object by its packed form. Return the same object if there is none.
+    """Replace every numpy object by its packed form, and every set by one whose order depends on its members alone.
 
     Args:
         value: Metadata accepted by ``check_value``, which bounds its depth.
@@ -250,8 +250,10 @@ def pack(value: object) -> object:
 
 def _pack(value: Any) -> object:
     kind = type(value)
-    if kind in _SET_MEMBERS or kind is set:
+    if kind in _SET_MEMBERS:
         return value
+    if kind is set:
+        return set(sorted(value, key=_member_key))  # noqa: C414 - the order of insertion decides where members lie
     if kind is list or kind is tuple:
         packed = [_pack(item) for item in value]
         return value if all(map(_identical, packed, value)) else kind(packed)
@@ -259,6 +261,11 @@ def _pack(value: Any) -> object:
         packed = [_pack(item) for item in value.values()]
         return value if all(map(_identical, packed, value.values())) else dict(zip(value, packed, strict=True))
     return PackedArray(value) if kind is np.ndarray else PackedScalar(value)
+
+
+def _member_key(member: object) -> tuple[str, Any]:
+    """Return a sort key for members of one set: no two of them are equal, so values of one type can be compared."""
+    return type(member).__name__, member.hex() if type(member) is float else member
 
 
 def _identical(a: object, b: object) -> bool:

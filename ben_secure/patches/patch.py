@@ -264,8 +264,8 @@ class BigEarthNetPatch(BandBuffer):
     def dumps(self) -> bytes:
         """Write the canonical value: a pickle (protocol 5) of one call, with the pixels as one block.
 
-        Equal patches give equal bytes, except for the order of dicts and, between processes, of sets of str. The value
-        is read back once before it is returned, so ``loads`` never refuses it.
+        Equal patches give equal bytes, except for the order of dicts, of sets with NaN and, between processes, of all
+        sets. The value is read back once before it is returned, so ``loads`` never refuses it.
 
         Returns:
             The value, as ``ben_secure.loads`` reads it.
