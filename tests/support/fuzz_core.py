@@ -397,7 +397,9 @@ def examine_repainted(value: bytes) -> None:
             assert same(verdict(other, decoder=memory, aligned=aligned), alone)
             assert same(verdict(other, b"x" * 9, decoder=memory, aligned=aligned), alone)
         if isinstance(alone, BigEarthNetPatch):
-            assert verdict(other, decoder=memory).dumps() == alone.dumps()
+            again = verdict(other, decoder=memory)
+            # The place of a NaN in a set depends on its address.
+            assert again.dumps() == alone.dumps() or "nan" in repr(alone.to_dict()["metadata"])
             spoil(verdict(other, decoder=memory))
             assert same(verdict(other, decoder=memory), alone)
 
