@@ -426,8 +426,8 @@ def long_run(tmp_path, dataset):
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="there is no /proc that tells memory")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_memory_does_not_grow(long_run, workers):
-    """However many batches are read; a page a batch would be 16 MB."""
-    output, errors = long_run(workers, 5_000).communicate(timeout=600)
+    """However many batches are read; a page a batch would be 9 MB."""
+    output, errors = long_run(workers, 3_000).communicate(timeout=600)
     assert int(output) < 4_000, errors
 
 

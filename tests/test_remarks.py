@@ -12,6 +12,7 @@ from hypothesis import given
 from ben_secure import loads
 from ben_secure.audit.judge.remarks import MAX_BYTES, MAX_OBJECTS, MAX_TEXT, metadata_remark
 from ben_secure.store.reader import PatchReader
+from support.effort import effort_below
 from support.legacy_values import GENERATIONS, small_tree, write
 from support.strategies import make_patch, metadata
 
@@ -164,9 +165,8 @@ def test_large_metadata_costs_little(metadata):
     patch = loads(make_patch(**metadata[1]).dumps())
     tracemalloc.start()
     try:
-        start = time.process_time()
-        metadata_remark(patch)
-        assert time.process_time() - start < 2
+        with effort_below(100):
+            metadata_remark(patch)
         assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
     finally:
         tracemalloc.stop()

@@ -370,7 +370,7 @@ def make_s1(**metadata):
 
 def long_labels():
     """Metadata of nearly all that a template may hold."""
-    start = make_s1(labels=["1000000" * 40] * 8).dumps()
+    start = make_s1(labels=["1000000" * 30] * 8).dumps()
     return (start.replace(b"1000000", b"%07d" % n) for n in range(1600))
 
 
@@ -482,7 +482,7 @@ def test_what_a_process_keeps_is_bounded_in_bytes():
 
     def everything():
         for probe in PROBES:
-            yield from itertools.islice(probe(), 20 if probe in (large_lists, layouts) else 1500)
+            yield from itertools.islice(probe(), 5 if probe in (large_lists, layouts) else 500)
 
     other = Limits(max_bands=64, max_depth=31)
     assert kept(lambda value: (loads(value), loads(value, limits=other)), everything()) < 16 * 2**20
