@@ -17,6 +17,8 @@ from ben_secure.store.change.sign import sign_database
 from support.patch_databases import database, patches
 from support.releases import CREATED
 
+pytest.importorskip("aiohttp", reason="needs the extra [remote]")
+
 pytestmark = pytest.mark.slow
 
 PUBLISHER = SigningKey.generate()
