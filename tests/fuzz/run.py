@@ -161,8 +161,11 @@ def fuzz(name: str, seconds: float, seed: int, save: pathlib.Path) -> tuple[str,
         scratch.truncate(_MOST_INPUT + 16)
         command = [sys.executable, __file__, "--worker", name, "--seed", str(seed), "--seconds", str(seconds)]
         command += ["--save", str(save), "--scratch", scratch.name]
+        hashes = {**os.environ, "PYTHONHASHSEED": str(seed % 2**32)}  # the order of sets depends on it
         try:
-            run = subprocess.run(command, capture_output=True, text=True, timeout=2 * seconds + 180, check=False)
+            run = subprocess.run(
+                command, env=hashes, capture_output=True, text=True, timeout=2 * seconds + 180, check=False
+            )
             result = json.loads(run.stdout.splitlines()[-1])
         except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
             content = pathlib.Path(scratch.name).read_bytes()
