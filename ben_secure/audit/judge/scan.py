@@ -29,6 +29,7 @@ from ben_secure.values import Decoder, loads, name_foreign
 if TYPE_CHECKING:
     from ben_secure.patches import BigEarthNetPatch
     from ben_secure.pickles.machine import State
+    from ben_secure.signing.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +124,7 @@ class _Note(NamedTuple):
 
 
 class Judge:
-    """Judges the records of one database. Not thread-safe.
-
-    Attributes:
-        listed: Manifest whose records must all be in the database, or None.
-    """
+    """Judges the records of one database. Not thread-safe."""
 
     def __init__(self, path: str, options: Options) -> None:
         """Open the manifest, if one is needed.
@@ -144,17 +141,20 @@ class Judge:
         self._options = options
         self._latest = _Note("", None, None)
         self._decoder = Decoder(options.classes, options.limits)
-        self._verifier = self.listed = self._audited = None
+        self._verifier = self._manifest = None
         if options.verification is not None:
             self._verifier = Verifier(options.verification, path, listed=not options.since_manifest)
-            self._audited = self._verifier.manifest if options.since_manifest else None
-            self.listed = None if options.partial else self._verifier.manifest
+            self._manifest = self._verifier.manifest
+
+    @property
+    def listed(self) -> Manifest | None:
+        """Manifest whose records must all be in the database, or None."""
+        return None if self._options.partial else self._manifest
 
     @property
     def manifest_sha256(self) -> str | None:
         """SHA-256 of the manifest, hexadecimal. None if values are not compared with one."""
-        manifest = self.listed or self._audited
-        return None if manifest is None else manifest.statement.manifest_sha256
+        return None if self._manifest is None else self._manifest.statement.manifest_sha256
 
     def check_count(self, entries: int, *, partly: bool) -> None:
         """Compare the number of records with the manifest, unless every record will be compared with it.
@@ -166,8 +166,9 @@ class Judge:
         Raises:
             ManifestMismatchError: The manifest lists another number; with ``since_manifest``, it lists more.
         """
-        if self.listed is not None and (entries < len(self.listed) if self._audited is not None else partly):
-            self.listed.check_count(entries)
+        listed = self.listed
+        if listed is not None and (entries < len(listed) if self._options.since_manifest else partly):
+            listed.check_count(entries)
 
     def count(self, tally: Tally, position: int, lmdb_key: bytes, value: bytes | memoryview) -> None:
         """Judge one record and count it.
@@ -185,7 +186,7 @@ class Judge:
         try:
             if self._verifier is not None:
                 end = self._verifier.payload_end(lmdb_key, value)
-            if self._audited is not None and self._audited.digest_of(lmdb_key) == self._audited.hash(value):
+            if self._is_audited(lmdb_key, value):
                 tally.skipped += 1
                 return
             note: _Note = self._decoder.note(value, end, self._note)
@@ -207,6 +208,10 @@ class Judge:
             tally.add(dataclasses.replace(odd_key, position=position))
         if note.remark is not None:
             tally.add(Finding(lmdb_key=lmdb_key, rule=Rule.METADATA, message=note.remark, position=position))
+
+    def _is_audited(self, lmdb_key: bytes, value: bytes | memoryview) -> bool:
+        manifest = self._manifest if self._options.since_manifest else None
+        return manifest is not None and manifest.digest_of(lmdb_key) == manifest.hash(value)
 
     def _note(self, patch: BigEarthNetPatch, state: State | None) -> _Note:
         program = programs.accepted_fingerprint(state) if self._options.opinions and state is not None else None
