@@ -255,6 +255,37 @@ def test_a_list_of_free_pages_that_lies_is_a_finding(tmp_path, place, form, numb
 
 
 @pytest.mark.threat("T5")
+@pytest.mark.parametrize("place", [0, 2**17 - 4, 2**17 - 3, 2**17 - 2, 139_998])
+def test_a_long_list_of_free_pages_is_read_to_its_end(tmp_path, place):
+    """A list of a megabyte, as after the values of half a gigabyte are replaced; exchange two numbers in any piece."""
+    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
+        for n in range(2):
+            with env.begin(write=True) as transaction:
+                transaction.put(b"a", bytes(BIG))
+                transaction.put(b"b%d" % n, bytes(BIG))
+    database = private(tmp_path / "db")
+    content, meta, free = (database / "data.mdb").read_bytes(), newer_meta(database), 140_000
+    listed = content.rindex(struct.pack("<5Q", *range(7, 2, -1)))
+    (last,) = struct.unpack_from("<Q", content, meta + LAST)
+    numbers = [*range(last + free, last, -1), *struct.unpack_from("<6Q", content, listed)]
+    pages = (16 + 8 + 8 * len(numbers) + 4095) // 4096
+    run = last + free + 1
+    patch_file(database, listed - 24, "<IH", 8 + 8 * len(numbers), 1)
+    patch_file(database, listed - 8, "<Q", run)
+    patch_file(database, meta + FREE + FIELDS["overflows"][0], "<Q", pages)
+    patch_file(database, meta + LAST, "<Q", run + pages - 1)
+    patch_file(database, run * 4096, "<QHHIQ", run, 0, 4, pages, len(numbers))
+    with open(database / "data.mdb", "r+b") as file:
+        file.truncate((run + pages) * 4096)
+    patch_file(database, run * 4096 + 24, f"<{len(numbers)}Q", *numbers)
+    assert structure_findings(database) == []
+    patch_file(database, run * 4096 + 24 + 8 * place, "<2Q", *numbers[place : place + 2][::-1])
+    [finding] = structure_findings(database)
+    assert finding.rule is Rule.DAMAGED
+    assert "a list of free pages does not descend" in finding.message
+
+
+@pytest.mark.threat("T5")
 @pytest.mark.parametrize("in_hole", [False, True], ids=["the end", "the free list"])
 def test_holes_of_a_file_take_no_memory(tmp_path, in_hole):
     """A few kilobytes can be a file of a terabyte, with as many pages, or with a list of free pages of gigabytes."""
