@@ -794,6 +794,30 @@ def test_values_are_whole_while_another_process_writes(tmp_path):
     assert read_everything(path)
 
 
+@pytest.mark.threat("T6")
+@pytest.mark.parametrize("is_current", [True, False])
+def test_an_error_in_a_snapshot_that_has_passed_is_no_verdict(tmp_path, is_current):
+    """Pages that a commit has replaced may be written over at any time, current ones may not."""
+    path = build(tmp_path / "data", [(name, b"1" * 5000) for name in names(20)])
+    with PageReader(path) as reader:
+        spoilt = Layout(path.read_bytes()).overflows
+        if not is_current:
+            with open_env(path) as env, env.begin(write=True) as transaction:
+                for name in names(20):
+                    transaction.put(name, b"2" * 5000)
+            assert not set(spoilt) & set(Layout(path.read_bytes()).overflows)
+        with open(path, "r+b") as file:
+            for page in spoilt:
+                file.seek(page)
+                file.write(b"\xff" * 4096)
+        for name in names(20):
+            if is_current:
+                with pytest.raises(StoreError, match="damaged"):
+                    reader.get(name)
+            else:
+                assert reader.get(name) == b"2" * 5000
+
+
 def test_a_writer_that_never_rests_is_reported(tmp_path, monkeypatch):
     """Attempts are bounded, for a lookup and for a walk."""
     path = build(tmp_path / "data", [(b"a", b"1")])
