@@ -272,7 +272,8 @@ def tokens(root: Any, value: bytes = b"") -> list[Any]:
         else:
             places[id(item)] = len(found)
             if kind is set:
-                found.append(("set", sorted(repr(tokens(member, value)) for member in item)))
+                # The machine has bytes twice if two blocks are equal; that is refused when they are read.
+                found.append(("set", sorted({repr(tokens(member, value)) for member in item})))
             elif kind is dict:
                 found.append(("dict", len(item)))
                 pending += [part for pair in item.items() for part in pair][::-1]
