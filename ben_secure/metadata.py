@@ -239,6 +239,8 @@ class PackedScalar:
 def pack(value: object) -> object:
     """Replace every numpy object by its packed form, and every set by one whose order depends on its members alone.
 
+    An object without either is returned as it is.
+
     Args:
         value: Metadata accepted by ``check_value``, which bounds its depth.
 
