@@ -142,6 +142,16 @@ def test_shrunk_values_are_explained_only_if_the_sums_agree():
     assert unexplained(smaller) == smaller
 
 
+def with_free_pages(path):
+    """Make a database whose list of free pages has six of them, from 7 to 2 and in this order."""
+    with lmdb.open(str(path), map_size=2**30, sync=False) as env:
+        for n in range(2):
+            with env.begin(write=True) as transaction:
+                transaction.put(b"a", bytes(BIG))
+                transaction.put(b"b%d" % n, bytes(BIG))
+    return private(path)
+
+
 META = 16  # in a meta page, after its header
 FREE, MAIN, LAST, TXNID = META + 24, META + 72, META + 120, META + 128
 FIELDS = {"flags": (4, "<H"), "depth": (6, "<H"), "branches": (8, "<Q"), "leaves": (16, "<Q"), "overflows": (24, "<Q")}
@@ -189,18 +199,13 @@ def test_a_page_that_nobody_owns_is_a_finding(database):
 @pytest.mark.threat("T5")
 def test_a_page_that_is_used_twice_is_a_finding(tmp_path):
     """The free list names a page that holds a value: liblmdb would overwrite it."""
-    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
-        for n in range(2):
-            with env.begin(write=True) as transaction:
-                transaction.put(b"a", bytes(BIG))
-                transaction.put(b"b%d" % n, bytes(BIG))
-    private(tmp_path / "db")
-    assert structure_findings(tmp_path / "db") == []
-    content = (tmp_path / "db" / "data.mdb").read_bytes()
+    database = with_free_pages(tmp_path / "db")
+    assert structure_findings(database) == []
+    content = (database / "data.mdb").read_bytes()
     freed = struct.pack("<5Q", *range(7, 2, -1))
     place = content.rindex(freed)
-    patch_file(tmp_path / "db", place, "<Q", 12)
-    [finding] = structure_findings(tmp_path / "db")
+    patch_file(database, place, "<Q", 12)
+    [finding] = structure_findings(database)
     assert finding.rule is Rule.DAMAGED
     assert "page 12 belongs to two records or pages of its trees, or is free" in finding.message
 
@@ -240,16 +245,11 @@ def test_root_and_depth_of_the_tree_of_free_pages_agree(database, offset, form, 
 )
 def test_a_list_of_free_pages_that_lies_is_a_finding(tmp_path, place, form, number, message):
     """About its length, its pages or its transaction; unchanged it has no finding."""
-    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
-        for n in range(2):
-            with env.begin(write=True) as transaction:
-                transaction.put(b"a", bytes(BIG))
-                transaction.put(b"b%d" % n, bytes(BIG))
-    private(tmp_path / "db")
-    assert structure_findings(tmp_path / "db") == []
-    listed = (tmp_path / "db" / "data.mdb").read_bytes().rindex(struct.pack("<5Q", *range(7, 2, -1)))
-    patch_file(tmp_path / "db", listed + place, form, number)
-    [finding] = structure_findings(tmp_path / "db")
+    database = with_free_pages(tmp_path / "db")
+    assert structure_findings(database) == []
+    listed = (database / "data.mdb").read_bytes().rindex(struct.pack("<5Q", *range(7, 2, -1)))
+    patch_file(database, listed + place, form, number)
+    [finding] = structure_findings(database)
     assert finding.rule is Rule.DAMAGED
     assert message in finding.message
 
@@ -258,12 +258,7 @@ def test_a_list_of_free_pages_that_lies_is_a_finding(tmp_path, place, form, numb
 @pytest.mark.parametrize("place", [0, 2**17 - 4, 2**17 - 3, 2**17 - 2, 139_998])
 def test_a_long_list_of_free_pages_is_read_to_its_end(tmp_path, place):
     """A list of a megabyte, as after the values of half a gigabyte are replaced; exchange two numbers in any piece."""
-    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
-        for n in range(2):
-            with env.begin(write=True) as transaction:
-                transaction.put(b"a", bytes(BIG))
-                transaction.put(b"b%d" % n, bytes(BIG))
-    database = private(tmp_path / "db")
+    database = with_free_pages(tmp_path / "db")
     content, meta, free = (database / "data.mdb").read_bytes(), newer_meta(database), 140_000
     listed = content.rindex(struct.pack("<5Q", *range(7, 2, -1)))
     (last,) = struct.unpack_from("<Q", content, meta + LAST)
@@ -289,12 +284,7 @@ def test_a_long_list_of_free_pages_is_read_to_its_end(tmp_path, place):
 @pytest.mark.parametrize("in_hole", [False, True], ids=["the end", "the free list"])
 def test_holes_of_a_file_take_no_memory(tmp_path, in_hole):
     """A few kilobytes can be a file of a terabyte, with as many pages, or with a list of free pages of gigabytes."""
-    with lmdb.open(str(tmp_path / "db"), map_size=2**30, sync=False) as env:
-        for n in range(2):
-            with env.begin(write=True) as transaction:
-                transaction.put(b"a", bytes(BIG))
-                transaction.put(b"b%d" % n, bytes(BIG))
-    database = private(tmp_path / "db")
+    database = with_free_pages(tmp_path / "db")
     assert structure_findings(database) == []
     content, last, length = (database / "data.mdb").read_bytes(), 2**28, 2**31
     patch_file(database, newer_meta(database) + LAST, "<Q", last)
