@@ -232,7 +232,11 @@ def test_a_hostile_context_is_shown_escaped():
 def test_one_message_for_everything_that_was_changed(keys):
     """Value, LMDB key, context or tag: the check cannot know which was changed, and the message does not guess."""
     value = append_tag(keys.signing, b"c", b"k", b"payload")
-    changed = [b"P" + value[1:], value[:7] + b"\0" + value[8:], append_tag(keys.signing, b"d", b"k", b"payload")]
+    changed = [
+        b"P" + value[1:],
+        value[:7] + bytes([value[7] ^ 1]) + value[8:],
+        append_tag(keys.signing, b"d", b"k", b"payload"),
+    ]
     changed.append(append_tag(keys.signing, b"c", b"l", b"payload"))
     assert len({refused(b"c", b"k", each, keys).message for each in changed}) == 1
 
