@@ -159,7 +159,7 @@ json.dump([dead, len(alive)], open(sys.argv[2], "w"))
 def test_attack_is_refused(attack, trap):
     """The attack is refused with its class, rule and words, in bounded time and memory; its counterpart is a patch."""
     value, cached = attack.value(), attack.name.endswith("1")
-    with extension(attack, cached), effort_below(100), pytest.raises(BenSecureError) as caught:
+    with extension(attack, cached), effort_below(60), pytest.raises(BenSecureError) as caught:
         loads(value)
     error = caught.value
     assert type(error) is attack.error

@@ -368,7 +368,7 @@ def examine(value: bytes, family: bytes = b"") -> bool:
     memory = Decoder()
     for _ in range(5 if family else 0):
         verdict(family, decoder=memory)
-    with effort_below(100):
+    with effort_below(60):
         warm = verdict(value, decoder=memory)
     cold = verdict(value)
     assert same(warm, cold)
@@ -399,9 +399,16 @@ def examine_repainted(value: bytes) -> None:
         if isinstance(alone, BigEarthNetPatch):
             again = verdict(other, decoder=memory)
             # The place of a NaN in a set depends on its address.
-            assert again.dumps() == alone.dumps() or "nan" in repr(alone.to_dict()["metadata"])
+            assert again.dumps() == alone.dumps() or _has_nan_in_a_set(alone.to_dict()["metadata"])
             spoil(verdict(other, decoder=memory))
             assert same(verdict(other, decoder=memory), alone)
+
+
+def _has_nan_in_a_set(node: Any) -> bool:
+    if type(node) is set:
+        return any(member != member for member in node)  # NaN alone differs from itself
+    items = node.values() if type(node) is dict else node if type(node) in (list, tuple) else ()
+    return any(map(_has_nan_in_a_set, items))
 
 
 def spoil(patch: BigEarthNetPatch) -> None:
